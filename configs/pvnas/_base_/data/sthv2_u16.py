@@ -1,0 +1,22 @@
+# As sthv2.py, with clips of 16 frames.
+_base_ = "sthv2.py"
+
+train_pipeline = [
+    _base_.train_pipeline[0],
+    dict(type="UniformSample", clip_len=16),
+    *_base_.train_pipeline[2:],
+]
+val_pipeline = [
+    _base_.val_pipeline[0],
+    dict(type="UniformSample", clip_len=16, test_mode=True),
+    *_base_.val_pipeline[2:],
+]
+test_pipeline = [
+    _base_.test_pipeline[0],
+    dict(type="UniformSample", clip_len=16, num_clips=2, test_mode=True),
+    *_base_.test_pipeline[2:],
+]
+
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=val_pipeline))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

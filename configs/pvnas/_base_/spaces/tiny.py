@@ -1,0 +1,34 @@
+# Small enough to train every network of it: 4 * 5 * 4 * 5 = 400.
+space = dict(
+    name="tiny",
+    stem_channels=16,
+    head_channels=64,
+    stages=[
+        dict(
+            out_channels=24,
+            num_layers=2,
+            spatial_stride=2,
+            temporal_stride=1,
+            candidates=[
+                "mb_t1_k3_e2",
+                "mb_t3_k3_e2",
+                "mb_t5_k3_e2",
+                "ts_t3_k3_e2",
+                "skip",
+            ],
+        ),
+        dict(
+            out_channels=40,
+            num_layers=2,
+            spatial_stride=2,
+            temporal_stride=1,
+            candidates=[
+                "mb_t1_k3_e2",
+                "mb_t3_k3_e2",
+                "mb_t5_k3_e2",
+                "ts_t3_k3_e2",
+                "skip",
+            ],
+        ),
+    ],
+)

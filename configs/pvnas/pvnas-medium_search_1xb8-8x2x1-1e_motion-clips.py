@@ -1,0 +1,23 @@
+# A look at the space `medium` on a CPU: one pass over the clips of the demo, one cycle.
+_base_ = [
+    "_base_/spaces/medium.py",
+    "_base_/models/search.py",
+    "_base_/data/motion_clips.py",
+    "_base_/schedules/search.py",
+    "_base_/search_runtime.py",
+]
+
+model = dict(
+    backbone=dict(space=_base_.space),
+    cls_head=dict(
+        in_channels=_base_.space.head_channels, num_classes=_base_.num_classes
+    ),
+)
+train_dataloader = dict(batch_size=8)
+train_cfg = dict(max_epochs=1, input_shape=(3, 8, 32, 32))
+optim_wrapper = dict(alphas=dict(optimizer=dict(lr=0.1)))
+custom_hooks = [
+    dict(type="LRDiversityHook", num_cycles=1),
+    dict(type="SearchHistoryHook", interval=10),
+    dict(type="SkippedClipsHook"),
+]

@@ -1,0 +1,24 @@
+_base_ = [
+    "_base_/spaces/tiny.py",
+    "_base_/models/search.py",
+    "_base_/data/motion_clips.py",
+    "_base_/schedules/search.py",
+    "_base_/search_runtime.py",
+]
+
+model = dict(
+    backbone=dict(space=_base_.space),
+    cls_head=dict(
+        in_channels=_base_.space.head_channels, num_classes=_base_.num_classes
+    ),
+)
+train_cfg = dict(max_epochs=10, input_shape=(3, 8, 32, 32))
+# A run of some hundred steps: high rates, and two cycles instead of three.
+optim_wrapper = dict(
+    weights=dict(optimizer=dict(lr=0.1)), alphas=dict(optimizer=dict(lr=0.1))
+)
+custom_hooks = [
+    dict(type="LRDiversityHook", num_cycles=2, warmup=0.4, weights_lr_floor=0.1),
+    dict(type="SearchHistoryHook", interval=10),
+    dict(type="SkippedClipsHook"),
+]

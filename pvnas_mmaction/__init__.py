@@ -1,0 +1,24 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""PV-NAS as an MMAction2 plugin: importing it is all that a config needs.
+
+``custom_imports = dict(imports=['pvnas_mmaction'], allow_failed_imports=False)``
+mends what the installed MMAction2 lacks (:mod:`pvnas_mmaction.compat`), then
+registers the models, loops, hooks and data sets in ``mmaction.registry``.
+
+Import it before ``mmaction.models``, which fails without the mends. On a machine
+without torch or MMAction2 nothing is registered, so that genotypes, search spaces and
+costs can still be read there.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from . import compat
+
+__version__ = "0.1.0"
+
+compat.apply()
+
+if all(find_spec(name) is not None for name in ("torch", "mmengine", "mmaction")):
+    from . import datasets, engine, models  # noqa: F401  (registers what they hold)

@@ -1,0 +1,283 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Recognizers out of configs, ours and MMAction2's, ready to be measured."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmaction.registry import MODELS
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmengine.utils import get_installed_path
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..cli import load_config
+
+OURS = {
+    "PV-NAS-S": "pvnas_mmaction::pvnas/"
+    "pvnas-s_retrain_8xb32-8x8x1-200e_kinetics400-rgb.py",
+    "PV-NAS-L": "pvnas_mmaction::pvnas/"
+    "pvnas-l_retrain_8xb16-8x8x1-200e_kinetics400-rgb.py",
+    "PV-NAS-M": "pvnas_mmaction::pvnas/"
+    "pvnas-m_retrain_8xb8-16x4x1-200e_kinetics400-rgb.py",
+}
+ZOO = {
+    "TSM-R50": "mmaction::recognition/tsm/"
+    "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics400-rgb.py",
+    "TSM-MobileNetV2": "mmaction::recognition/tsm/"
+    "tsm_imagenet-pretrained-mobilenetv2_8xb16-1x1x8-100e_kinetics400-rgb.py",
+    "X3D-S": "mmaction::recognition/x3d/x3d_s_13x6x1_facebook-kinetics400-rgb.py",
+    "X3D-M": "mmaction::recognition/x3d/x3d_m_16x5x1_facebook-kinetics400-rgb.py",
+    "SlowOnly-R50": "mmaction::recognition/slowonly/"
+    "slowonly_r50_8xb16-8x8x1-256e_kinetics400-rgb.py",
+    "C2D-R50": "mmaction::recognition/c2d/"
+    "c2d_r50-in1k-pre_8xb32-8x8x1-100e_kinetics400-rgb.py",
+    "R(2+1)D-34": "mmaction::recognition/r2plus1d/"
+    "r2plus1d_r34_8xb8-8x8x1-180e_kinetics400-rgb.py",
+    "TANet-R50": "mmaction::recognition/tanet/"
+    "tanet_imagenet-pretrained-r50_8xb8-dense-1x1x8-100e_kinetics400-rgb.py",
+    "SlowFast-R50": "mmaction::recognition/slowfast/"
+    "slowfast_r50_8xb8-8x8x1-256e_kinetics400-rgb.py",
+    "Swin-T": "mmaction::recognition/swin/"
+    "swin-tiny-p244-w877_in1k-pre_8xb8-amp-32x2x1-30e_kinetics400-rgb.py",
+    "UniFormer-S": "mmaction::recognition/uniformer/"
+    "uniformer-small_imagenet1k-pre_16x4x1_kinetics400-rgb.py",
+    "MViTv2-S": "mmaction::recognition/mvit/"
+    "mvit-small-p244_32xb16-16x4x1-200e_kinetics400-rgb.py",
+    "TIN-R50": "mmaction::recognition/tin/"
+    "tin_kinetics400-pretrained-tsm-r50_1x1x8-50e_kinetics400-rgb.py",
+}
+DEFAULT = {**OURS, **ZOO}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model to measure: the name of its row, and its config."""
+
+    name: str
+    config: str
+
+    @classmethod
+    def parse(cls, text: str) -> Entry:
+        """Read ``NAME``, ``CONFIG`` or ``NAME=CONFIG``.
+
+        ``NAME`` alone is one of :data:`DEFAULT`; a config is a path or
+        ``package::path``, and gives its file name to a row without a name.
+        """
+        name, separator, config = text.partition("=")
+        if separator:
+            return cls(name, config)
+        if text in DEFAULT:
+            return cls(text, DEFAULT[text])
+        return cls(Path(text.rpartition("::")[2]).stem, text)
+
+
+@dataclass(frozen=True)
+class View:
+    """What a recognizer takes at once: one clip, cropped once.
+
+    Args:
+        frames: Frames of the clip (a 2D recognizer takes them as so many images).
+        height: Height in pixels.
+        width: Width in pixels.
+        is_2d: Whether frames are laid out as images, (N, T, C, H, W).
+    """
+
+    frames: int
+    height: int
+    width: int
+    is_2d: bool
+
+    def __str__(self) -> str:
+        return f"{self.frames}x{self.height}x{self.width}"
+
+    def resized(self, frames: int | None = None, crop: int | None = None) -> View:
+        """The view with another number of frames, or another square crop."""
+        return replace(
+            self,
+            frames=frames or self.frames,
+            height=crop or self.height,
+            width=crop or self.width,
+        )
+
+    def random_input(
+        self,
+        batch_size: int,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+    ) -> Tensor:
+        """Normally distributed input, the same for every model of a view.
+
+        Returns:
+            (N, 1, 3, T, H, W), or (N, T, 3, H, W) for a 2D recognizer.
+        """
+        generator = torch.Generator().manual_seed(0)
+        size = (batch_size, 1, self.frames, self.height, self.width, 3)
+        x = torch.randn(size, generator=generator).permute(0, 1, 5, 2, 3, 4)
+        if self.is_2d:
+            x = x[:, 0].transpose(1, 2)
+        if not channels_last:
+            x = x.contiguous()
+        return x.to(device=device, dtype=dtype)
+
+
+def read_config(name: str) -> Config:
+    """Read a config by its path or as ``package::path``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It does not parse.
+    """
+    package, separator, path = name.partition("::")
+    if separator:
+        name = str(Path(get_installed_path(package)) / ".mim" / "configs" / path)
+    return load_config(name)
+
+
+def view_of(config: Config) -> View:
+    """One view of a config's test (else of its validation), what the zoo states FLOPs
+    for. Some test with larger crops than they train with.
+
+    Raises:
+        ValueError: The pipeline does not say the number of frames or the size.
+    """
+    pipeline = config.get("test_pipeline") or config.get("val_pipeline")
+    if not pipeline:
+        raise ValueError("found neither test_pipeline nor val_pipeline in the config")
+    frames: int | None = None
+    size: tuple[int, int] | None = None
+    input_format = None
+    for transform in pipeline:
+        kind = transform["type"]
+        if "clip_len" in transform:
+            frames = transform["clip_len"]
+            clips = transform.get("num_clips", 1)
+        elif kind in ("CenterCrop", "ThreeCrop", "TenCrop"):
+            size = _pair(transform["crop_size"])
+        elif kind == "Resize" and not transform.get("keep_ratio", True):
+            size = _pair(transform["scale"])[::-1]
+        elif kind == "FormatShape":
+            input_format = transform["input_format"]
+    if frames is None or size is None or input_format not in ("NCHW", "NCTHW"):
+        raise ValueError(
+            f"pipeline: found clip_len {frames}, crop {size} and format "
+            f"{input_format!r}, expected all three (formats NCHW or NCTHW)"
+        )
+    is_2d = input_format == "NCHW"
+    return View(frames * clips if is_2d else frames, *size, is_2d)
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def without_pretrained(model: Any) -> Any:
+    """A copy of model config data that names no checkpoint."""
+    if isinstance(model, Mapping):
+        values = {
+            key: None
+            if key == "pretrained" or _is_pretrained(value)
+            else without_pretrained(value)
+            for key, value in model.items()
+        }
+        return {**values, "pretrained2d": False} if "pretrained2d" in values else values
+    if isinstance(model, (list, tuple)):
+        kept = (value for value in model if not _is_pretrained(value))
+        return type(model)(without_pretrained(value) for value in kept)
+    return copy.deepcopy(model)
+
+
+def _is_pretrained(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.get("type") == "Pretrained"
+
+
+def build_recognizer(config: Config) -> nn.Module:
+    """The recognizer of a config, with random weights; nothing is downloaded."""
+    init_default_scope(config.get("default_scope", "mmaction"))
+    with _quiet():
+        model = MODELS.build(without_pretrained(config.model))
+        for module in model.modules():
+            if getattr(module, "pretrained2d", False):
+                module.pretrained2d = False
+        model.init_weights()
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Only errors in the log: mmengine notes every parameter that is initialised."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def logits(model: nn.Module, x: Tensor) -> Tensor:
+    """Class scores before softmax: backbone, neck and head."""
+    return model(x, mode="tensor", stage="head")
+
+
+@torch.no_grad()
+def settle_batch_norm(model: nn.Module, x: Tensor) -> None:
+    """Set running statistics to those of one batch.
+
+    With statistics of 0 and 1, activations of an untrained network may grow without
+    bound or shrink to denormal numbers, which a CPU handles slowly.
+    """
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0
+    model.train()
+    logits(model, x)
+    model.eval()
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module, x: Tensor) -> int:
+    """Multiply-accumulates of a forward: convolutions, fully connected layers and the
+    products of attention, counted as PyTorch runs them."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        logits(model, x)
+    return counter.get_total_flops() // 2
+
+
+def count_params(model: nn.Module) -> int:
+    """Number of learnable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def fold_batch_norm(model: nn.Module) -> bool:
+    """Fold batch normalisation where the backbone knows how; whether it does."""
+    switch = getattr(model.backbone, "switch_to_deploy", None)
+    if switch is None:
+        return False
+    switch()
+    return True
+
+
+def to_channels_last(model: nn.Module) -> None:
+    """Lay the weights of 2D and 3D convolutions out as channels-last."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in model.parameters():
+        if parameter.dim() in formats:
+            parameter.data = parameter.data.contiguous(
+                memory_format=formats[parameter.dim()]
+            )

@@ -1,0 +1,394 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""What ``tools/train.py`` and ``tools/test.py`` share.
+
+They take the options of MMAction2's own tools, and differ in this:
+
+- ``--cfg-options`` are merged before the other options, so that these see them, and
+  ``--seed``, ``--diff-rank-seed`` and ``--deterministic`` are merged into a
+  ``randomness`` that the config sets instead of being dropped;
+- ``--amp`` works without a GPU (bfloat16) and for the two optimizers of a search;
+- a launcher without a GPU gets a gloo process group;
+- a config may be named ``package::path``;
+- a user's mistake ends in one line on stderr and exit status 2. Set the environment
+  variable ``PVNAS_DEBUG=1`` to get the traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import re
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmaction.registry import MODEL_WRAPPERS, RUNNERS
+from mmengine.config import Config, DictAction
+from mmengine.hub import get_config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from torch import distributed as torch_dist
+from torch.nn.parallel import DistributedDataParallel
+
+LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+EXIT_USER_ERROR = 2
+
+
+class KeyValueAction(DictAction):
+    """``DictAction`` whose complaint about a missing ``=`` names the argument."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        for value in values or ():
+            if "=" not in value:
+                parser.error(f"{option_string}: expected key=value, found {value!r}")
+        super().__call__(parser, namespace, values, option_string)
+
+
+def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing have in common."""
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=KeyValueAction,
+        metavar="KEY=VALUE",
+        help="override settings of the config, e.g. train_cfg.max_epochs=5; lists as "
+        "key=a,b or key='[a,b]', nested ones as key='[(a,b),(c,d)]', without spaces",
+    )
+    parser.add_argument(
+        "--launcher", choices=LAUNCHERS, default="none", help="default: none"
+    )
+    # torchrun sets the environment variable; older launchers pass the option
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+
+
+def load_config(name: str) -> Config:
+    """Read a config file.
+
+    Args:
+        name: Its path, or ``package::path`` for one that an installed package ships
+            (``pvnas_mmaction::pvnas/...``, ``mmaction::recognition/...``).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it does not parse.
+    """
+    try:
+        if "::" in name:
+            return get_config(name)
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"config: found no file {name}")
+        return Config.fromfile(name)
+    except SyntaxError as error:
+        raise ValueError(f"config {name}: {error}") from error
+
+
+def set_work_dir(cfg: Config, work_dir: str | None, config: str) -> None:
+    """Set ``cfg.work_dir``: the option, else the config's, else its file name."""
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get("work_dir") is None:
+        cfg.work_dir = os.path.join("work_dirs", Path(config).stem)
+
+
+def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
+    """Merge the options of ``tools/train.py`` into ``cfg``, in place.
+
+    Raises:
+        ValueError: If ``--amp`` or ``--auto-scale-lr`` does not fit the config.
+        FileNotFoundError: If the checkpoint to resume from does not exist.
+    """
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    set_work_dir(cfg, args.work_dir, args.config)
+    if args.no_validate:
+        cfg.val_cfg = None
+        cfg.val_dataloader = None
+        cfg.val_evaluator = None
+    if args.amp:
+        enable_amp(cfg)
+    if args.auto_scale_lr:
+        auto_scale_lr = cfg.get("auto_scale_lr") or {}
+        if "base_batch_size" not in auto_scale_lr:
+            raise ValueError(
+                "--auto-scale-lr: found no auto_scale_lr.base_batch_size in the "
+                "config, expected the batch size that its learning rates are meant "
+                "for. Add --cfg-options auto_scale_lr.base_batch_size=N"
+            )
+        cfg.auto_scale_lr.enable = True
+    if args.resume == "auto":
+        cfg.resume = True
+        cfg.load_from = None
+    elif args.resume is not None:
+        check_checkpoint(args.resume, "--resume")
+        cfg.resume = True
+        cfg.load_from = args.resume
+    randomness = dict(cfg.get("randomness") or {"seed": None})
+    if args.seed is not None:
+        randomness["seed"] = args.seed
+    if args.diff_rank_seed:
+        randomness["diff_rank_seed"] = True
+    if args.deterministic:
+        randomness["deterministic"] = True
+    cfg.randomness = randomness
+    return cfg
+
+
+def enable_amp(cfg: Config) -> None:
+    """Train with automatic mixed precision: float16 on a GPU, bfloat16 without.
+
+    A config with one optimizer gets another wrapper type. One with a constructor of
+    its own (a search) gets the type at its top, for the constructor to hand on.
+
+    Raises:
+        ValueError: If the config chooses a wrapper of its own.
+    """
+    wrapper = cfg.optim_wrapper
+    plain = ("OptimWrapper", "AmpOptimWrapper", "CPUAmpOptimWrapper")
+    found = wrapper.get("type", "OptimWrapper")
+    if found not in plain:
+        raise ValueError(
+            f"--amp: found optim_wrapper.type={found!r}, expected one of {plain}"
+        )
+    if torch.cuda.is_available() or "constructor" in wrapper:
+        wrapper.type = "AmpOptimWrapper"
+        wrapper.setdefault("loss_scale", "dynamic")
+        if not torch.cuda.is_available():
+            wrapper.setdefault("dtype", "bfloat16")
+    else:
+        wrapper.type = "CPUAmpOptimWrapper"
+
+
+def merge_test_args(cfg: Config, args: argparse.Namespace) -> Config:
+    """Merge the options of ``tools/test.py`` into ``cfg``, in place.
+
+    Raises:
+        ValueError: If an option does not fit the config, or the file to dump to is
+            no pickle.
+        FileNotFoundError: If the checkpoint does not exist.
+    """
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    set_work_dir(cfg, args.work_dir, args.config)
+    check_checkpoint(args.checkpoint, "checkpoint")
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+    if args.show or args.show_dir is not None:
+        hooks = cfg.get("default_hooks") or {}
+        if not hooks.get("visualization"):
+            raise ValueError(
+                "--show, --show-dir: found no default_hooks.visualization in the "
+                "config, expected dict(type='VisualizationHook')"
+            )
+        hooks.visualization.update(
+            enable=True,
+            show=args.show,
+            wait_time=args.wait_time,
+            out_dir=args.show_dir,
+            interval=args.interval,
+        )
+    if args.dump is not None:
+        if not args.dump.endswith((".pkl", ".pickle")):
+            raise ValueError(f"--dump: found {args.dump!r}, expected FILE.pkl")
+        if cfg.get("test_evaluator") is None:
+            raise ValueError("--dump: found no test_evaluator in the config")
+        evaluators = cfg.test_evaluator
+        if not isinstance(evaluators, (list, tuple)):
+            evaluators = [evaluators]
+        dump = dict(type="DumpResults", out_file_path=args.dump)
+        cfg.test_evaluator = [*evaluators, dump]
+    return cfg
+
+
+def check_checkpoint(path: str, option: str) -> None:
+    """Check that a checkpoint is whole, unless it is a URL or a name with a prefix.
+
+    Raises:
+        FileNotFoundError: If it is a path to no file.
+        ValueError: If the file is empty or its end is missing.
+    """
+    if re.match(r"\w{2,}:", path) is not None:
+        return
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{option}: found no file {path}")
+    with open(path, "rb") as file:
+        start = file.read(2)
+    # torch writes zip archives, whose directory comes last; before 1.6 plain pickles
+    if not start or (start == b"PK" and not zipfile.is_zipfile(path)):
+        raise ValueError(
+            f"{option}: found a truncated file {path}, expected a whole checkpoint. "
+            "Take an earlier one, or copy it again"
+        )
+
+
+def check_annotations(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Check the annotation lists before anything large is built.
+
+    Args:
+        cfg: The config.
+        splits: Which of "train", "val" and "test" are going to be read.
+
+    Raises:
+        FileNotFoundError: If an annotation file does not exist.
+        ValueError: If one holds no line.
+    """
+    for split in splits:
+        loader = cfg.get(f"{split}_dataloader")
+        if loader is None or loader.get("dataset") is None:
+            continue
+        for field, dataset in _leaf_datasets(
+            loader["dataset"], f"{split}_dataloader.dataset"
+        ):
+            name = dataset.get("ann_file")
+            if not isinstance(name, str) or not name or "://" in name:
+                continue
+            path = Path(dataset.get("data_root") or "", name)
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{field}.ann_file: found no file {path}, expected an annotation "
+                    "list with one video and its class id per line"
+                )
+            if not _has_content(path):
+                raise ValueError(
+                    f"{field}.ann_file: found no line in {path}, expected one video "
+                    "and its class id per line"
+                )
+
+
+def _leaf_datasets(cfg: Any, field: str) -> Iterator[tuple[str, Any]]:
+    """The data sets of a config with their fields, wrappers unwrapped."""
+    if cfg.get("dataset") is not None:
+        yield from _leaf_datasets(cfg["dataset"], f"{field}.dataset")
+    elif cfg.get("datasets") is not None:
+        for index, inner in enumerate(cfg["datasets"]):
+            yield from _leaf_datasets(inner, f"{field}.datasets[{index}]")
+    else:
+        yield field, cfg
+
+
+def _has_content(path: Path) -> bool:
+    with path.open("rb") as file:
+        return any(line.strip() for line in file)
+
+
+def start_distributed(cfg: Config) -> None:
+    """Start the processes' group where mmengine cannot: on machines without a GPU.
+
+    With a GPU, or with ``launcher='none'``, it does nothing and mmengine does the rest
+    (nccl unless ``env_cfg.dist_cfg`` says otherwise).
+
+    Raises:
+        ValueError: If the launcher's environment variables are not set.
+    """
+    if cfg.get("launcher", "none") == "none" or torch.cuda.is_available():
+        return
+    _export_ranks(cfg.launcher)
+    dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
+    torch_dist.init_process_group(
+        "gloo", timeout=timedelta(seconds=dist_cfg.get("timeout", 1800))
+    )
+    wrapper = cfg.get("model_wrapper_cfg")
+    if wrapper is None:
+        cfg.model_wrapper_cfg = dict(
+            type="MMDistributedDataParallel",
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get("find_unused_parameters", False),
+        )
+        return
+    init_default_scope(cfg.get("default_scope", "mmaction"))
+    wrapper_type = MODEL_WRAPPERS.get(wrapper.get("type", "MMDistributedDataParallel"))
+    if wrapper_type is not None and issubclass(wrapper_type, DistributedDataParallel):
+        wrapper.setdefault("device_ids", None)
+
+
+def _export_ranks(launcher: str) -> None:
+    """Give torch the variables of its own launcher in place of another's."""
+    names = {
+        "pytorch": {name: name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")},
+        "slurm": {
+            "RANK": "SLURM_PROCID",
+            "WORLD_SIZE": "SLURM_NTASKS",
+            "LOCAL_RANK": "SLURM_LOCALID",
+        },
+        "mpi": {
+            "RANK": "OMPI_COMM_WORLD_RANK",
+            "WORLD_SIZE": "OMPI_COMM_WORLD_SIZE",
+            "LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_RANK",
+        },
+    }[launcher]
+    wanted = [*names.values(), "MASTER_ADDR"]
+    missing = [name for name in wanted if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"--launcher {launcher}: found no environment variable "
+            f"{', '.join(missing)}. Start with tools/dist_*.sh or tools/slurm_*.sh, "
+            "or set them"
+        )
+    for name, source in names.items():
+        os.environ[name] = os.environ[source]
+    os.environ.setdefault("MASTER_PORT", "29500")
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner that a config describes."""
+    start_distributed(cfg)
+    if "runner_type" in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Whether an exception's message is meant for the user of a tool.
+
+    These are what the checks of this project and of mmengine raise on bad settings
+    and files: not assertions, nor what points to a fault of the program.
+    """
+    if isinstance(error, (ValueError, OSError, ImportError, pickle.UnpicklingError)):
+        return True
+    if isinstance(error, KeyError):  # "X is not in the mmaction::model registry"
+        return "registry" in str(error)
+    # torch on a truncated checkpoint
+    return isinstance(error, RuntimeError) and "PytorchStreamReader" in str(error)
+
+
+def error_line(error: BaseException) -> str:
+    """The message of an exception in one line.
+
+    A data loader's worker sends its whole traceback as the message: its last line is
+    the one that counts. mmengine names the class that raised before the message.
+    """
+    text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if "Original Traceback" in text:
+        return re.sub(r"^[\w.]+: ", "", lines[-1])
+    return " ".join(lines)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a tool; a user's mistake becomes one line on stderr and exit status 2."""
+    try:
+        main()
+    except Exception as error:
+        if os.environ.get("PVNAS_DEBUG") or not is_user_error(error):
+            raise
+        print(f"error: {error_line(error)}", file=sys.stderr)
+        print("(PVNAS_DEBUG=1 shows where it was raised)", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    finally:
+        if torch_dist.is_available() and torch_dist.is_initialized():
+            torch_dist.destroy_process_group()

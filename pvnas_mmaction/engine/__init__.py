@@ -1,0 +1,19 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Search: loop, schedule, optimisers. Importing this package registers them."""
+
+from .distributed import SearchDataParallel
+from .genotype_picture_hook import GenotypePictureHook
+from .lr_diversity_hook import LRDiversityHook
+from .optim import CPUAmpOptimWrapper, SearchOptimWrapperConstructor
+from .search_history_hook import SearchHistoryHook
+from .search_loop import SearchLoop
+
+__all__ = [
+    "CPUAmpOptimWrapper",
+    "GenotypePictureHook",
+    "LRDiversityHook",
+    "SearchDataParallel",
+    "SearchHistoryHook",
+    "SearchLoop",
+    "SearchOptimWrapperConstructor",
+]

@@ -1,0 +1,63 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""A picture of every network that a search finds, where its scalars are logged."""
+
+from __future__ import annotations
+
+from mmaction.registry import HOOKS
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..report.drawing import draw_network
+from ..report.layers import format_count, layer_rows
+from ..report.picture import figure_array, network_figure
+from .archive import ArchiveEntry
+from .search_loop import SearchLoop
+
+
+@HOOKS.register_module()
+class GenotypePictureHook(Hook):
+    """Gives the drawing of a cycle's network to the visualizer.
+
+    It is shown by each of the visualizer's backends: TensorBoard and Weights & Biases
+    under ``genotype``, at the step that ended the cycle; ``LocalVisBackend`` writes
+    ``<timestamp>/vis_data/vis_image/genotype_<step>.png``. In a config::
+
+        visualizer = dict(vis_backends=[
+            dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])
+
+    Raises:
+        ValueError: The training loop is no ``SearchLoop``.
+    """
+
+    # After LRDiversityHook (NORMAL), which ends the cycle and fills the archive.
+    priority = "BELOW_NORMAL"
+
+    def before_train(self, runner: Runner) -> None:
+        loop = runner.train_loop
+        if not isinstance(loop, SearchLoop):
+            raise ValueError(
+                f"train_cfg.type: found {type(loop).__name__}, expected 'SearchLoop' "
+                "with GenotypePictureHook"
+            )
+        self._shown = len(loop.archive)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx, data_batch=None, outputs=None
+    ) -> None:
+        entries = runner.train_loop.archive.entries
+        if len(entries) == self._shown:
+            return
+        self._shown = len(entries)
+        if is_main_process():
+            self._show(runner, entries[-1])
+
+    def _show(self, runner: Runner, entry: ArchiveEntry) -> None:
+        genotype = runner.train_loop.record.genotype(entry)
+        accuracy = "n/a" if entry.accuracy is None else f"{100 * entry.accuracy:.1f} %"
+        title = (
+            f"Cycle {entry.cycle + 1}: {format_count(entry.macs)} MACs, "
+            f"{format_count(entry.params)} parameters, accuracy {accuracy}"
+        )
+        figure = network_figure([(title, draw_network(layer_rows(genotype)))])
+        runner.visualizer.add_image("genotype", figure_array(figure), step=entry.step)

@@ -1,0 +1,265 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The two halves of the training list, and loaders whose every batch is a function of
+(seed, step).
+
+A sampler here yields keys (index, seed) in place of bare indices. The data set's random
+augmentations are seeded from the key, so that a batch does not depend on what was drawn
+before it: a search that was killed continues, in the middle of an epoch and with any
+number of workers, with the batches that it would have seen.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import torch
+from mmaction.registry import DATASETS
+from mmengine.dist import get_rank, get_world_size
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Key = tuple[int, int]
+
+
+class Stream(IntEnum):
+    """Streams of random numbers, so that none depends on how much another has drawn."""
+
+    SPLIT = 0
+    WEIGHTS_DATA = 1
+    ALPHA_DATA = 2
+    CALIBRATION = 3
+    WEIGHTS_PATH = 4
+    ALPHA_PATH = 5
+    WEIGHTS_DROPOUT = 6
+    ALPHA_DROPOUT = 7
+
+
+def derived_seed(*numbers: int) -> int:
+    """A 32-bit seed out of several numbers, none of them negative."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def split_by_class(
+    labels: Sequence[int], alpha_share: float, seed: int
+) -> tuple[list[int], list[int]]:
+    """Split a list of clips into a weights half and an alpha half, class by class.
+
+    Args:
+        labels: Class id of each clip.
+        alpha_share: Share of each class that goes to the alpha half, rounded; a class
+            of two clips or more has at least one in each half. Default of the search
+            loop: 0.5.
+        seed: The same seed gives the same split.
+
+    Returns:
+        Indices of the weights half and of the alpha half, ascending, disjoint and
+        together complete.
+
+    Raises:
+        ValueError: The share is not between 0 and 1, or one half would be empty.
+    """
+    if not 0 < alpha_share < 1:
+        raise ValueError(
+            f"alpha_share: found {alpha_share!r}, expected a number above 0 and below 1"
+        )
+    generator = np.random.default_rng(seed)
+    weights: list[int] = []
+    alphas: list[int] = []
+    labels = np.asarray(labels)
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        count = round(len(members) * alpha_share)
+        if len(members) > 1:
+            count = min(max(count, 1), len(members) - 1)
+        alphas.extend(members[:count].tolist())
+        weights.extend(members[count:].tolist())
+    if not weights or not alphas:
+        raise ValueError(
+            f"training list: found {len(labels)} clips, expected at least two of one "
+            "class, so that weights and alphas can be trained on different clips"
+        )
+    return sorted(weights), sorted(alphas)
+
+
+class StepSampler(Sampler[Key]):
+    """Keys for one half: shuffled anew in every epoch, from any batch on.
+
+    Epoch e is a permutation seeded by (seed, e), shared between the ranks in strides,
+    its last incomplete batch left out. Iteration starts at batch ``start`` and goes on
+    for ``num_batches``, across epochs.
+
+    Args:
+        indices: Clips of the half.
+        batch_size: Clips per batch and rank.
+        seed: Seed of the shuffling and of the keys.
+        rank: This process. Default 0.
+        world_size: Number of processes. Default 1.
+
+    Raises:
+        ValueError: The half holds less than one batch for every rank.
+    """
+
+    def __init__(
+        self,
+        indices: Sequence[int],
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.indices = list(indices)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.batches_per_epoch = len(self.indices) // (batch_size * world_size)
+        if self.batches_per_epoch == 0:
+            raise ValueError(
+                f"batch_size: found {batch_size} on each of {world_size} process(es), "
+                f"but this half of the training list has {len(self.indices)} clips; "
+                "take a smaller batch_size"
+            )
+        self.start = 0
+        self.num_batches = self.batches_per_epoch
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The half's clips in the order of an epoch."""
+        if self._order[0] != epoch:
+            generator = np.random.default_rng((self.seed, epoch))
+            self._order = (epoch, generator.permutation(self.indices))
+        return self._order[1]
+
+    def batch(self, number: int) -> list[Key]:
+        """Keys of one batch, counted from the start of the run."""
+        epoch, position = divmod(number, self.batches_per_epoch)
+        first = position * self.batch_size * self.world_size + self.rank
+        chosen = self.order(epoch)[first :: self.world_size][: self.batch_size]
+        return [
+            (int(index), derived_seed(self.seed, epoch, int(index))) for index in chosen
+        ]
+
+    def __iter__(self) -> Iterator[Key]:
+        for number in range(self.start, self.start + self.num_batches):
+            yield from self.batch(number)
+
+    def __len__(self) -> int:
+        """Keys of a whole epoch, wherever iteration starts."""
+        return self.batches_per_epoch * self.batch_size
+
+
+class SeededDataset(Dataset):
+    """A data set asked by key: random augmentations follow the key's seed.
+
+    The random state of the process is left as it was. Copies share the data set, for
+    MMEngine copies it with the config of each loader that reads it.
+
+    Args:
+        dataset: Any map-style data set.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.metainfo = getattr(dataset, "metainfo", {})
+
+    def __deepcopy__(self, memo: dict) -> SeededDataset:
+        return self
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> object:
+        index, seed = key
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        random.seed(seed)
+        np.random.seed(seed)
+        # Not torch.manual_seed, which would seed the accelerators too.
+        torch.default_generator.manual_seed(seed)
+        try:
+            return self.dataset[index]
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
+
+
+class SearchData:
+    """The training list in two halves, with a loader for each.
+
+    Args:
+        dataloader: Config of the training loader; its sampler is not used.
+        alpha_share: Share of each class that trains the alphas.
+
+    Raises:
+        ValueError: The loader is built already, it wants batches made otherwise, or
+            its data set has no single class id per clip.
+    """
+
+    def __init__(self, dataloader: Mapping[str, Any], alpha_share: float) -> None:
+        if not isinstance(dataloader, Mapping):
+            raise ValueError(
+                f"train_dataloader: found {type(dataloader).__name__}, expected a "
+                "config dict: a search splits its data set itself"
+            )
+        config = copy.deepcopy(dict(dataloader))
+        config.pop("sampler", None)
+        for key in ("batch_sampler", "num_batch_per_epoch"):
+            if config.pop(key, None) is not None:
+                raise ValueError(
+                    f"train_dataloader.{key}: found one, expected none: a search makes "
+                    "the batches of its two halves itself"
+                )
+        dataset = DATASETS.build(config.pop("dataset"))
+        self.ann_file = str(getattr(dataset, "ann_file", ""))
+        self.alpha_share = alpha_share
+        self._labels = _labels(dataset)
+        self._dataset = dataset
+        self._config = dict(config, dataset=SeededDataset(dataset))
+
+    def set_up(self, runner: Runner, seed: int) -> None:
+        """Split the list and build the loaders, all from ``seed``."""
+        self.seed = seed
+        self._runner = runner
+        self.weights_half, self.alpha_half = split_by_class(
+            self._labels, self.alpha_share, derived_seed(seed, Stream.SPLIT)
+        )
+        if hasattr(self._dataset, "keep_apart"):
+            # A video that can't be read is replaced within its own half.
+            self._dataset.keep_apart([self.weights_half, self.alpha_half])
+        ranks = get_rank(), get_world_size()
+        self.weights_loader = self._loader(
+            self.weights_half, Stream.WEIGHTS_DATA, *ranks
+        )
+        self.alpha_loader = self._loader(self.alpha_half, Stream.ALPHA_DATA, *ranks)
+
+    def calibration_loader(self, num_batches: int) -> DataLoader:
+        """Batches of the weights half, the same ones on every rank and every time."""
+        loader = self._loader(self.weights_half, Stream.CALIBRATION, 0, 1)
+        loader.sampler.num_batches = num_batches
+        return loader
+
+    def _loader(
+        self, indices: Sequence[int], stream: Stream, rank: int, world_size: int
+    ) -> DataLoader:
+        seed = derived_seed(self.seed, stream)
+        batch_size = self._config["batch_size"]
+        sampler = StepSampler(indices, batch_size, seed, rank, world_size)
+        config = dict(self._config, sampler=sampler)
+        return self._runner.build_dataloader(config, seed=seed)
+
+
+def _labels(dataset: Any) -> list[int]:
+    """Class id of every clip of a data set."""
+    labels = [dataset.get_data_info(i).get("label") for i in range(len(dataset))]
+    for index, label in enumerate(labels):
+        if not isinstance(label, int):
+            raise ValueError(
+                f"training list: clip {index} has the label {label!r}, expected one "
+                "class id per clip: a search splits its clips by class"
+            )
+    return labels

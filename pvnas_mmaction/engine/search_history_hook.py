@@ -1,0 +1,95 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The course of a search as a file, for reports: p of every layer over time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mmaction.registry import HOOKS
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..genotype import write_atomically
+
+SCALARS = (
+    "diversity",
+    "planned_diversity",
+    "gain",
+    "weights_lr",
+    "alphas_lr",
+    "entropy",
+    "expected_cost",
+    "cost_weight",
+    "num_skips",
+    "argmax_share",
+    "loss",
+    "alpha_loss",
+    "top1_acc",
+    "alpha_top1_acc",
+)
+
+
+@HOOKS.register_module()
+class SearchHistoryHook(Hook):
+    """Appends a line of JSON to ``work_dir/search/history.jsonl``.
+
+    A line holds ``step``, ``epoch``, ``cycle``, ``u``, ``p`` (a list per layer) and the
+    scalars that were logged last. A resumed search first drops the lines of steps that
+    it will take again.
+
+    Args:
+        interval: Steps between two lines. Default 20.
+
+    Raises:
+        ValueError: The interval is not a whole number from 1 up.
+    """
+
+    # After LRDiversityHook and RuntimeInfoHook have put their scalars down.
+    priority = "BELOW_NORMAL"
+
+    def __init__(self, interval: int = 20) -> None:
+        if type(interval) is not int or interval < 1:
+            raise ValueError(
+                f"interval: found {interval!r}, expected a whole number from 1 up"
+            )
+        self.interval = interval
+
+    def before_train(self, runner: Runner) -> None:
+        self.path = Path(runner.work_dir) / "search" / "history.jsonl"
+        if not is_main_process():
+            return
+        kept = []
+        if runner.iter > 0 and self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:  # cut off when the process was killed
+                    break
+                if record["step"] < runner.iter:
+                    kept.append(line + "\n")
+        write_atomically(self.path, "".join(kept))
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx, data_batch=None, outputs=None
+    ) -> None:
+        step = runner.iter
+        last = step + 1 == runner.max_iters
+        if not is_main_process() or (step % self.interval and not last):
+            return
+        owner = next(hook for hook in runner.hooks if hasattr(hook, "schedule"))
+        schedule = owner.schedule
+        record = dict(
+            step=step,
+            epoch=runner.epoch,
+            cycle=schedule.cycle_of(step),
+            u=schedule.position(step),
+            p=[[round(value, 5) for value in row] for row in owner.probabilities],
+        )
+        logged = runner.message_hub.log_scalars
+        for name in SCALARS:
+            if f"train/{name}" in logged:
+                record[name] = float(logged[f"train/{name}"].current())
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")

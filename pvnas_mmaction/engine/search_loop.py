@@ -1,0 +1,338 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The loop of a search: weights step and alpha step in turn, a genotype per cycle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmaction.registry import LOOPS
+from mmengine.dist import get_rank
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from .. import diversity
+from ..cost import check_input_shape, fixed_cost, layer_costs, network_cost
+from ..derive import Budget, derive
+from ..models.relaxation import get_relaxation
+from ..models.supernet import Path
+from .archive import Archive, ArchiveEntry
+from .budget import CostPenalty, build_budget, expected_cost
+from .distributed import (
+    SearchDataParallel,
+    check_ranks_agree,
+    is_distributed,
+    shared_seed,
+)
+from .search_data import SearchData, Stream, derived_seed
+from .search_record import SearchRecord
+from .steps import alpha_step, find_supernet, reestimated_batch_norm, weights_step
+
+DEFAULT_RELAXATIONS = dict(warmup="uniform", weights="gumbel_st", alphas="two_path")
+
+
+@LOOPS.register_module()
+class SearchLoop(EpochBasedTrainLoop):
+    """Search a supernet.
+
+    One iteration is a weights step on a batch of the weights half of the training list
+    and, while the alphas' learning rate is above 0, an alpha step on a batch of the
+    other half. Both halves come from the one training list, split by class.
+
+    The network of a cycle is derived exactly, under the budget if there is one, and
+    judged with inherited weights after its batch normalisation has been re-estimated.
+    :class:`LRDiversityHook` owns the learning rates and says when a cycle ends.
+
+    Files, written by rank 0 to ``work_dir/search/``: ``space.json``, ``split.json``,
+    ``archive.json``, ``genotypes/cycle_NN.json`` and, at the end, ``genotype.json``.
+
+    Args:
+        runner: The runner.
+        dataloader: Config of the training loader; its sampler is not used.
+        max_epochs: Passes over the weights half.
+        input_shape: (C, T, H, W) of a training view, for which costs are computed.
+        cost: ``dict(kind=..., budget=...)``, see :func:`build_budget`; further keys are
+            those of :class:`CostPenalty`. Default None: no budget.
+        relaxations: Names for ``warmup`` and ``weights`` (weights steps) and
+            ``alphas`` (alpha steps). Default ``uniform``, ``gumbel_st``, ``two_path``.
+        alpha_share: Share of the training list that trains the alphas. Default 0.5.
+        calibration_batches: Batches of training clips from which batch normalisation
+            is re-estimated before a network is judged. Default 8.
+        metric: Validation metric that ranks genotypes. Default ``"acc/top1"``.
+
+    Raises:
+        ValueError: A setting that can't be used; says which and what was expected.
+        InfeasibleBudgetError: No network of the space keeps the budget.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: dict,
+        max_epochs: int,
+        input_shape: Sequence[int],
+        cost: Mapping[str, Any] | None = None,
+        relaxations: Mapping[str, str] | None = None,
+        alpha_share: float = 0.5,
+        calibration_batches: int = 8,
+        metric: str = "acc/top1",
+    ) -> None:
+        self.data = SearchData(dataloader, alpha_share)
+        self.data.set_up(runner, shared_seed(runner.seed))
+        super().__init__(runner, self.data.weights_loader, max_epochs)
+        # Only a cycle's network is validated, never the supernet.
+        self.val_begin = self._max_epochs + 1
+
+        self.model = runner.model
+        if is_distributed() and not isinstance(self.model, SearchDataParallel):
+            raise ValueError(
+                f"model_wrapper_cfg.type: found {type(self.model).__name__!r}, "
+                "expected 'SearchDataParallel': a search reduces its gradients itself"
+            )
+        if is_model_wrapper(self.model):
+            self.model = self.model.module
+        self.supernet = find_supernet(self.model)
+        self.space = self.supernet.space
+        self.input_shape = check_input_shape(self.space.skeleton, input_shape)
+        self.num_classes = self.model.cls_head.num_classes
+        self.relaxations = {**DEFAULT_RELAXATIONS, **(relaxations or {})}
+        if set(self.relaxations) != set(DEFAULT_RELAXATIONS):
+            raise ValueError(
+                f"relaxations: found the keys {sorted(self.relaxations)}, expected "
+                f"some of {sorted(DEFAULT_RELAXATIONS)}"
+            )
+        for name in self.relaxations.values():
+            get_relaxation(name)
+        if self.relaxations["alphas"] == "uniform":
+            raise ValueError(
+                "relaxations.alphas: found 'uniform', which gives the alphas no "
+                "gradient, expected another relaxation"
+            )
+        self.penalty = self._build_penalty(cost)
+        self._costs = self._cost_table()
+        self.calibration_batches = calibration_batches
+        self.metric = metric
+        self.archive = Archive()
+        self.alpha_steps = 0
+        self._alpha_batches: Iterator[dict] | None = None
+        self.record = SearchRecord(
+            runner, self.space, self.input_shape, self.num_classes
+        )
+
+    @property
+    def seed(self) -> int:
+        """Seed that all noise of the search comes from."""
+        return self.data.seed
+
+    def _build_penalty(self, cost: Mapping[str, Any] | None) -> CostPenalty | None:
+        if cost is None:
+            return None
+        settings = dict(cost)
+        budget = build_budget(settings, self.space, self.input_shape, self.num_classes)
+        # A budget that no network keeps fails here, before any training.
+        derive([[0.0] * len(c) for c in self.space.candidates], [budget])
+        return CostPenalty(budget, **settings)
+
+    def _cost_table(self) -> tuple[float, Sequence[Sequence[float]]]:
+        """Fixed cost, and that of each candidate: the budget's, or else MACs."""
+        if self.penalty is not None:
+            return self.penalty.budget.fixed, self.penalty.budget.per_layer
+        fixed = fixed_cost(self.space, self.input_shape, self.num_classes).macs
+        layers = layer_costs(self.space, self.input_shape)
+        return fixed, [[cost.macs for cost in layer] for layer in layers]
+
+    # -- running ------------------------------------------------------------------
+
+    def run(self) -> torch.nn.Module:
+        """Launch the search; a resumed one goes on within its epoch."""
+        if not any(hasattr(hook, "schedule") for hook in self.runner.hooks):
+            raise ValueError(
+                "custom_hooks: found no LRDiversityHook, expected one: it sets the "
+                "learning rates of a search and ends its cycles"
+            )
+        seed = shared_seed(self.runner.seed)
+        if seed != self.seed:
+            # Resumed without a seed in the config: the checkpoint's holds.
+            self.data.set_up(self.runner, seed)
+            self.dataloader = self.data.weights_loader
+        self._epoch = self._iter // len(self.dataloader)
+        self.record.write_setting(self.data, self.penalty)
+        wrappers = self.runner.optim_wrapper
+        wrappers["weights"].initialize_count_status(
+            self.model, self._iter, self._max_iters
+        )
+        wrappers["alphas"].initialize_count_status(self.model, self.alpha_steps, -1)
+        self.data.alpha_loader.sampler.start = self.alpha_steps
+        self.data.alpha_loader.sampler.num_batches = self._max_iters
+        model = super().run()
+        self.record.write_result(self.archive)
+        return model
+
+    def run_epoch(self) -> None:
+        """Run what is left of one epoch."""
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        done = self._iter - self._epoch * len(self.dataloader)
+        sampler = self.dataloader.sampler
+        sampler.start, sampler.num_batches = self._iter, len(self.dataloader) - done
+        for idx, data_batch in enumerate(self.dataloader, start=done):
+            self.run_iter(idx, data_batch)
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
+
+    def run_iter(self, idx: int, data_batch: dict) -> None:
+        """One weights step and, unless the alphas rest, one alpha step."""
+        self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
+        wrappers = self.runner.optim_wrapper
+        resting = wrappers["alphas"].optimizer.param_groups[0]["lr"] == 0
+        path = self._sample(
+            self.relaxations["warmup" if resting else "weights"], Stream.WEIGHTS_PATH
+        )
+        check_ranks_agree(self._iter, path, list(self.supernet.alphas))
+        self._seed_dropout(Stream.WEIGHTS_DROPOUT)
+        outputs = weights_step(
+            self.model, self.supernet, data_batch, path, wrappers["weights"]
+        )
+        if not resting:
+            path = self._sample(self.relaxations["alphas"], Stream.ALPHA_PATH)
+            check_ranks_agree(self._iter, path, list(self.supernet.alphas))
+            alpha_batch = self._next_alpha_batch()
+            # After it: a loader that starts draws from torch's generator.
+            self._seed_dropout(Stream.ALPHA_DROPOUT)
+            outputs |= alpha_step(
+                self.model,
+                self.supernet,
+                alpha_batch,
+                path,
+                wrappers["alphas"],
+                self.penalty,
+            )
+            if self.penalty is not None:
+                self.penalty.update(self.expected_cost())
+        self.runner.call_hook(
+            "after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs
+        )
+        self._iter += 1
+
+    def _sample(self, relaxation: str, stream: Stream) -> Path:
+        seed = derived_seed(self.seed, stream, self._iter)
+        return self.supernet.sample(relaxation, torch.Generator().manual_seed(seed))
+
+    def _seed_dropout(self, stream: Stream) -> None:
+        """Dropout of a step follows from its number, whatever ran before it."""
+        torch.manual_seed(derived_seed(self.seed, stream, self._iter, get_rank()))
+
+    def _next_alpha_batch(self) -> dict:
+        if self._alpha_batches is None:
+            self._alpha_batches = iter(self.data.alpha_loader)
+        self.alpha_steps += 1
+        return next(self._alpha_batches)
+
+    # -- what is known of the search -----------------------------------------------
+
+    def probabilities(self) -> list[list[float]]:
+        """p of every layer, as plain numbers."""
+        alphas = [alpha.detach().double().tolist() for alpha in self.supernet.alphas]
+        return diversity.softmax(alphas, self.supernet.tau)
+
+    def expected_cost(self) -> float:
+        """E[cost] at present: in the budget's unit, or MACs where there is none."""
+        probabilities = self.supernet.probabilities()
+        return float(expected_cost(*self._costs, probabilities).detach())
+
+    def derive(self) -> tuple[int, ...]:
+        """The most probable network that keeps the budget, as candidate indices."""
+        log_probs = [
+            torch.log_softmax(alpha.detach().double() / self.supernet.tau, 0).tolist()
+            for alpha in self.supernet.alphas
+        ]
+        budgets: list[Budget] = [self.penalty.budget] if self.penalty else []
+        return derive(log_probs, budgets)[0].indices
+
+    def evaluate(self, indices: Sequence[int]) -> float | None:
+        """Validation accuracy of one network with inherited weights, or None where
+        there is no validation data."""
+        if self.runner.val_loop is None:
+            return None
+        with (
+            self.supernet.use_path(self.supernet.path_of(indices)),
+            reestimated_batch_norm(
+                self.model, self.data.calibration_loader(self.calibration_batches)
+            ),
+        ):
+            metrics = self.runner.val_loop.run()
+        if self.metric not in metrics:
+            raise ValueError(
+                f"metric: found {self.metric!r}, expected one of {sorted(metrics)}"
+            )
+        return float(metrics[self.metric])
+
+    # -- results -------------------------------------------------------------------
+
+    def finish_cycle(self, cycle: int) -> ArchiveEntry:
+        """Derive the cycle's genotype, judge it, and put it in the archive.
+
+        Args:
+            cycle: Number of the cycle that ends, from 0.
+        """
+        indices = self.derive()
+        accuracy = self.evaluate(indices)
+        blocks = self.space.genotype(indices).blocks
+        cost = network_cost(
+            self.space.skeleton, blocks, self.input_shape, self.num_classes
+        )
+        name = f"genotypes/cycle_{cycle + 1:02d}.json"
+        entry = ArchiveEntry(
+            cycle=cycle,
+            step=self._iter + 1,
+            blocks=blocks,
+            macs=cost.macs,
+            params=cost.params,
+            accuracy=accuracy,
+            distance=self.archive.distance(blocks),
+            diversity=diversity.diversity(self.probabilities()),
+            file=name,
+        )
+        self.archive.add(entry)
+        self.record.write_entry(entry, self.archive)
+        return entry
+
+    # -- resume --------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed search needs beyond weights, alphas and optimisers."""
+        pending = {
+            name: parameter.grad.clone()
+            for name, parameter in self.model.named_parameters()
+            if parameter.grad is not None
+        }
+        return dict(
+            space=self.space.to_config(),
+            seed=self.seed,
+            alpha_steps=self.alpha_steps,
+            archive=self.archive.to_dict(),
+            penalty=self.penalty.state_dict() if self.penalty else None,
+            pending_gradients=pending,
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`.
+
+        Raises:
+            ValueError: The state belongs to a search of another space.
+        """
+        if state["space"] != self.space.to_config():
+            raise ValueError(
+                f"checkpoint: found a search of space {state['space']['name']!r} with "
+                f"other stages or candidates, expected the space "
+                f"{self.space.name!r} of this config; resume with the config the "
+                "search was started with, or start anew in another work_dir"
+            )
+        self.alpha_steps = state["alpha_steps"]
+        self.archive = Archive.from_dict(state["archive"])
+        if self.penalty is not None and state["penalty"] is not None:
+            self.penalty.load_state_dict(state["penalty"])
+        parameters = dict(self.model.named_parameters())
+        for name, gradient in state["pending_gradients"].items():
+            parameters[name].grad = gradient.to(parameters[name])

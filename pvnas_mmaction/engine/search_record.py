@@ -1,0 +1,115 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""What a search leaves in its work directory, written whole and by rank 0 alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from mmengine.dist import master_only
+from mmengine.runner import Runner
+
+from .. import __version__
+from ..cost import fixed_cost, layer_costs
+from ..genotype import Genotype, save_genotype, write_atomically
+from ..search_space import SearchSpace
+from .archive import Archive, ArchiveEntry
+from .budget import CostPenalty
+from .search_data import SearchData
+
+
+class SearchRecord:
+    """Writer of ``work_dir/search``.
+
+    Files: ``space.json`` (space, budget, costs), ``split.json`` (the two halves),
+    ``archive.json``, ``genotypes/cycle_NN.json``, and ``genotype.json``, the best of
+    the archive.
+
+    Args:
+        runner: The runner.
+        space: The search space.
+        input_shape: (C, T, H, W) that costs are for.
+        num_classes: Outputs of the head.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        space: SearchSpace,
+        input_shape: Sequence[int],
+        num_classes: int,
+    ) -> None:
+        self.runner = runner
+        self.space = space
+        self.input_shape = tuple(input_shape)
+        self.num_classes = num_classes
+        self.directory = Path(runner.work_dir) / "search"
+
+    @master_only
+    def write_setting(self, data: SearchData, penalty: CostPenalty | None) -> None:
+        """Write down the space with its costs, and the split of the training list."""
+        budget = penalty.budget if penalty else None
+        setting = dict(
+            space=self.space.to_config(),
+            input_shape=list(self.input_shape),
+            num_classes=self.num_classes,
+            budget=budget and dict(kind=budget.kind, budget=budget.limit),
+            fixed=asdict(fixed_cost(self.space, self.input_shape, self.num_classes)),
+            layer_costs=[
+                [asdict(cost) for cost in layer]
+                for layer in layer_costs(self.space, self.input_shape)
+            ],
+        )
+        split = dict(
+            seed=data.seed,
+            alpha_share=data.alpha_share,
+            ann_file=data.ann_file,
+            weights=data.weights_half,
+            alphas=data.alpha_half,
+        )
+        write_atomically(self.directory / "space.json", json.dumps(setting) + "\n")
+        write_atomically(self.directory / "split.json", json.dumps(split) + "\n")
+        self._data = data
+        self.runner.logger.info(
+            f"Search space {self.space.name!r}: {self.space.size:.4g} networks, "
+            f"{len(self.space.layers)} layers; {len(data.weights_half)} clips train "
+            f"the weights, {len(data.alpha_half)} the alphas"
+        )
+
+    @master_only
+    def write_entry(self, entry: ArchiveEntry, archive: Archive) -> None:
+        """Write the genotype of a cycle, and the archive with it."""
+        save_genotype(self.genotype(entry), self.directory / entry.file)
+        archive.save(self.directory / "archive.json")
+
+    @master_only
+    def write_result(self, archive: Archive) -> None:
+        """Write the best genotype of the archive."""
+        best = archive.best()
+        if best is None:
+            return
+        path = self.directory / "genotype.json"
+        save_genotype(self.genotype(best), path)
+        self.runner.logger.info(
+            f"Search done: {len(archive)} genotype(s), the best is {path}: "
+            f"{' '.join(best.blocks)}"
+        )
+
+    def genotype(self, entry: ArchiveEntry) -> Genotype:
+        """The genotype of an entry, with its provenance."""
+        provenance = dict(
+            data=self._data.ann_file,
+            config=str(self.runner.cfg.filename or ""),
+            seed=self._data.seed,
+            code_version=__version__,
+            input_shape=list(self.input_shape),
+            num_classes=self.num_classes,
+            macs=entry.macs,
+            params=entry.params,
+            accuracy=entry.accuracy,
+            cycle=entry.cycle,
+            step=entry.step,
+        )
+        return Genotype(self.space.name, self.space.skeleton, entry.blocks, provenance)

@@ -1,0 +1,169 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""A recognizer as an ONNX model, and the check that it is still the same function."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import load_checkpoint
+from torch import Tensor, nn
+
+from .benchmark.zoo import (
+    build_recognizer,
+    fold_batch_norm,
+    logits,
+    settle_batch_norm,
+)
+
+DEFAULT_OPSET = 18
+INPUT, OUTPUT = "clips", "logits"
+
+
+class Classifier(nn.Module):
+    """A 3D recognizer as clips to class scores before softmax.
+
+    Shape: (N, C, T, H, W) -> (N, num_classes).
+    """
+
+    def __init__(self, recognizer: nn.Module) -> None:
+        super().__init__()
+        self.recognizer = recognizer
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return logits(self.recognizer, clips.unsqueeze(1))
+
+
+def load_classifier(
+    config: Config, checkpoint: str | None, input_shape: Sequence[int]
+) -> Classifier:
+    """The classifier of a config, in evaluation mode.
+
+    Args:
+        config: Config of a 3D recognizer.
+        checkpoint: Checkpoint file; None for random weights.
+        input_shape: (C, T, H, W) of a clip.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: The checkpoint belongs to another network.
+    """
+    recognizer = build_recognizer(config)
+    if checkpoint is None:
+        generator = torch.Generator().manual_seed(0)
+        clips = torch.randn((2, *input_shape), generator=generator)
+        settle_batch_norm(recognizer, clips.unsqueeze(1))
+    else:
+        try:
+            load_checkpoint(recognizer, checkpoint, map_location="cpu", strict=True)
+        except RuntimeError as error:
+            if "do not match exactly" not in str(error):
+                raise
+            text = " ".join(str(error).split())[:300]
+            raise ValueError(
+                f"checkpoint {checkpoint}: found other weights than those of the "
+                f"config's network, expected the config it was trained with: {text}"
+            ) from error
+    return Classifier(recognizer).eval()
+
+
+def export_onnx(
+    classifier: Classifier,
+    path: str | os.PathLike[str],
+    input_shape: Sequence[int],
+    opset: int = DEFAULT_OPSET,
+) -> None:
+    """Write a classifier as ONNX, with batch normalisation folded.
+
+    Input ``clips`` (N, C, T, H, W), already normalised; output ``logits``
+    (N, num_classes); N is free, the rest is fixed.
+
+    Args:
+        classifier: The classifier; it is left as it is.
+        path: The file to write.
+        input_shape: (C, T, H, W).
+        opset: Version of ONNX's operators. Default 18.
+    """
+    deployed = copy.deepcopy(classifier).eval()
+    fold_batch_norm(deployed.recognizer)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with _quiet():
+        torch.onnx.export(
+            deployed,
+            (torch.zeros((2, *input_shape)),),
+            str(path),
+            dynamo=True,
+            verbose=False,
+            external_data=False,
+            opset_version=opset,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes={INPUT: {0: "batch"}},
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on packages that are not installed."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+@torch.no_grad()
+def max_difference(
+    classifier: Classifier, path: str | os.PathLike[str], inputs: Iterable[Tensor]
+) -> list[float]:
+    """Largest absolute difference of logits between onnxruntime and PyTorch.
+
+    Args:
+        classifier: What was exported.
+        path: The ONNX file.
+        inputs: Batches (N, C, T, H, W); N may vary.
+
+    Returns:
+        One figure per batch; not a number counts as infinite.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        str(path), providers=["CPUExecutionProvider"]
+    )
+    differences = []
+    for clips in inputs:
+        (found,) = session.run([OUTPUT], {INPUT: clips.numpy()})
+        expected = classifier(clips)
+        difference = (torch.from_numpy(found) - expected).abs().max()
+        differences.append(float(difference.nan_to_num(nan=float("inf"))))
+    return differences
+
+
+def check_inputs(
+    input_shape: Sequence[int], batch_sizes: Sequence[int] = (1, 2, 3)
+) -> list[Tensor]:
+    """Batches to check with, of the range that normalised clips have: noise, one level
+    of gray, and a still picture of noise.
+
+    Args:
+        input_shape: (C, T, H, W).
+        batch_sizes: N of each batch. Default (1, 2, 3).
+    """
+    generator = torch.Generator().manual_seed(0)
+    batches = []
+    for index, size in enumerate(batch_sizes):
+        noise = torch.randn((size, *input_shape), generator=generator)
+        still = noise[:, :, :1].expand_as(noise).contiguous()
+        batches.append((noise, torch.ones_like(noise), still)[index % 3])
+    return batches

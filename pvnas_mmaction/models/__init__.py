@@ -1,0 +1,7 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Supernet and derived network; importing this package registers both."""
+
+from .pvnas_net import PVNASNet
+from .supernet import PVNASSupernet
+
+__all__ = ["PVNASNet", "PVNASSupernet"]

@@ -1,0 +1,176 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""How a 3D convolution is carried out: as PyTorch's own, or as cheaper 2D ones.
+
+A tensor (N, C, T, H, W) in channels-last memory holds the same numbers in the same
+order as (N*T, C, H, W) in channels-last memory, and as (N, C, T, H*W). So a
+convolution without temporal extent is a 2D convolution over N*T images, one without
+spatial extent is a 2D convolution over T x (H*W), and neither costs a copy. On CPU the
+2D kernels are several times faster, forward and backward; `benchmarks/lowering.py`
+prints the figures that the choice below rests on.
+
+Exported graphs (ONNX, torch.export) keep the plain 3D convolution, which other
+runtimes know how to handle.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def fold_time(x: Tensor) -> Tensor:
+    """(N, C, T, H, W) -> (N*T, C, H, W); a view if x is channels-last."""
+    n, c, t, h, w = x.shape
+    return x.transpose(1, 2).reshape(n * t, c, h, w)
+
+
+def unfold_time(x: Tensor, batch: int) -> Tensor:
+    """(N*T, C, H, W) -> (N, C, T, H, W), the inverse of :func:`fold_time`."""
+    nt, c, h, w = x.shape
+    return x.reshape(batch, nt // batch, c, h, w).transpose(1, 2)
+
+
+def conv_plain(x: Tensor, conv: nn.Conv3d) -> Tensor:
+    """PyTorch's own 3D convolution."""
+    return F.conv3d(
+        x, conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.groups
+    )
+
+
+def conv_folded(x: Tensor, conv: nn.Conv3d) -> Tensor:
+    """A kernel of 1 over time: a 2D convolution over N*T images."""
+    if conv.stride[0] > 1:
+        x = x[:, :, :: conv.stride[0]]
+    y = F.conv2d(
+        fold_time(x),
+        conv.weight[:, :, 0],
+        conv.bias,
+        conv.stride[1:],
+        conv.padding[1:],
+        groups=conv.groups,
+    )
+    return unfold_time(y, x.shape[0])
+
+
+def conv_over_time(x: Tensor, conv: nn.Conv3d) -> Tensor:
+    """A kernel of 1x1 over space: a 2D convolution over T x (H*W)."""
+    n, c, t, h, w = x.shape
+    flat = x.permute(0, 2, 3, 4, 1).reshape(n, t, h * w, c).permute(0, 3, 1, 2)
+    y = F.conv2d(
+        flat,
+        conv.weight[..., 0],
+        conv.bias,
+        (conv.stride[0], 1),
+        (conv.padding[0], 0),
+        groups=conv.groups,
+    )
+    y = y.permute(0, 2, 3, 1).reshape(n, y.shape[2], h, w, y.shape[1])
+    return y.permute(0, 4, 1, 2, 3)
+
+
+def conv_sum_of_folded(x: Tensor, conv: nn.Conv3d) -> Tensor:
+    """A joint kernel: one 2D convolution per temporal tap, summed."""
+    stride, reach = conv.stride[0], conv.padding[0]
+    n, _, t, _, _ = x.shape
+    out_frames = (t - 1) // stride + 1
+    folded = fold_time(x)
+    total = None
+    # The middle tap comes first: it alone reaches every output frame.
+    for tap in sorted(range(conv.kernel_size[0]), key=lambda k: abs(k - reach)):
+        # Output frame i reads input frame i * stride + shift.
+        shift = tap - reach
+        first = max(0, -(shift // stride))
+        last = min(out_frames - 1, (t - 1 - shift) // stride)
+        if last < first:
+            continue
+        y = F.conv2d(
+            folded,
+            conv.weight[:, :, tap],
+            conv.bias if total is None else None,
+            conv.stride[1:],
+            conv.padding[1:],
+            groups=conv.groups,
+        )
+        start = first * stride + shift
+        y = unfold_time(y, n)[:, :, start : start + (last - first) * stride + 1]
+        y = y[:, :, ::stride]
+        if total is None:
+            total = y
+        else:
+            pad = (0, 0, 0, 0, first, out_frames - 1 - last)
+            total = total + F.pad(y, pad)
+    assert total is not None
+    return total
+
+
+LOWERINGS = {
+    "plain": conv_plain,
+    "folded": conv_folded,
+    "over_time": conv_over_time,
+    "sum_of_folded": conv_sum_of_folded,
+}
+
+
+# Before torch 2.7 compiling and exporting can't be told apart.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+def is_exporting() -> bool:
+    """Whether a graph for another runtime is being recorded."""
+    return _is_exporting() or torch.onnx.is_in_onnx_export()
+
+
+def choose_lowering(conv: nn.Conv3d, x: Tensor) -> str:
+    """Name of the lowering used for a convolution of an input."""
+    if is_exporting():
+        return "plain"
+    if conv.kernel_size[0] == 1:
+        return "folded"
+    if conv.kernel_size[1:] == (1, 1) and conv.stride[1:] == (1, 1):
+        return "over_time"
+    # oneDNN's depthwise 3D is quick forward (channels-last) and slow backward.
+    backward = torch.is_grad_enabled() and (
+        x.requires_grad or conv.weight.requires_grad
+    )
+    if backward and conv.groups > 1 and x.device.type == "cpu":
+        return "sum_of_folded"
+    return "plain"
+
+
+class LoweredConv3d(nn.Conv3d):
+    """``nn.Conv3d`` with odd kernel, "same" padding, and a chosen lowering.
+
+    Args:
+        in_channels: Input width.
+        out_channels: Output width.
+        kernel_size: (Kt, Kh, Kw), odd.
+        stride: (St, Sh, Sw).
+        groups: Groups; ``in_channels`` of them make it depthwise. Default 1.
+        bias: Whether there is a bias. Default False.
+
+    Shape: (N, in_channels, T, H, W) -> (N, out_channels, ceil(T/St), ceil(H/Sh),
+    ceil(W/Sw)). Parameters are those of ``nn.Conv3d``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int, int],
+        stride: tuple[int, int, int] = (1, 1, 1),
+        groups: int = 1,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=tuple(size // 2 for size in kernel_size),
+            groups=groups,
+            bias=bias,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return LOWERINGS[choose_lowering(self, x)](x, self)

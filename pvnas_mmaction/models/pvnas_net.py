@@ -1,0 +1,156 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The network of one genotype, as a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmaction.registry import MODELS
+from mmengine.model import BaseModule
+from mmengine.utils import get_installed_path
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..genotype import Genotype, load_genotype, parse_genotype
+from .blocks import ConvBN, build_block, build_head, build_stem, init_weights
+from .checkpoint_check import check_state
+
+
+def resolve_genotype(genotype: str | Mapping[str, Any] | Genotype) -> Genotype:
+    """A genotype from what a config gives.
+
+    Args:
+        genotype: Path of a genotype file; ``"package::path"`` for one among the
+            configs of an installed package, e.g.
+            ``"pvnas_mmaction::pvnas/genotypes/pvnas-s.json"``; or the file's content
+            as a dict.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no genotype.
+    """
+    if isinstance(genotype, Genotype):
+        return genotype
+    if isinstance(genotype, Mapping):
+        return parse_genotype(genotype, where="genotype")
+    if not isinstance(genotype, (str, Path)):
+        raise ValueError(
+            f"genotype: found {genotype!r}, expected the path of a genotype file, or "
+            "its content as a dict"
+        )
+    package, separator, path = str(genotype).partition("::")
+    if separator:
+        genotype = Path(get_installed_path(package)) / ".mim" / "configs" / path
+    return load_genotype(genotype)
+
+
+@MODELS.register_module()
+class PVNASNet(BaseModule):
+    """Backbone built from a genotype.
+
+    Args:
+        genotype: Path of a genotype file, ``"package::path"``, or the file's content as
+            a dict; see :func:`resolve_genotype`.
+        out_indices: Which outputs to give: 0 to S - 1 for the S stages, S for the last
+            convolution, which ``I3DHead`` takes. One index gives a tensor, several a
+            tuple. Default None: the last convolution alone.
+        norm_eval: Whether batch normalisation keeps to its running statistics in
+            training. Default False.
+        pretrained: Checkpoint of a recognizer around this network (a path or URL), as
+            the tools write it; its backbone is taken. Short for
+            ``init_cfg=dict(type="Pretrained", checkpoint=..., prefix="backbone.")``.
+            Default None.
+        init_cfg: As in MMEngine's ``BaseModule``. Default None.
+
+    Raises:
+        FileNotFoundError: There is no such genotype file.
+        ValueError: A malformed genotype, or an output index out of range. Later: a
+            checkpoint that holds another network is loaded.
+    """
+
+    def __init__(
+        self,
+        genotype: str | Mapping[str, Any],
+        out_indices: Sequence[int] | None = None,
+        norm_eval: bool = False,
+        pretrained: str | None = None,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        if pretrained is not None:
+            if init_cfg is not None:
+                raise ValueError("pretrained and init_cfg: found both, expected one")
+            init_cfg = dict(
+                type="Pretrained", checkpoint=pretrained, prefix="backbone."
+            )
+        super().__init__(init_cfg=init_cfg)
+        self.genotype = resolve_genotype(genotype)
+        self.norm_eval = norm_eval
+        skeleton = self.genotype.skeleton
+        num_stages = len(skeleton.stages)
+        indices = (num_stages,) if out_indices is None else tuple(out_indices)
+        if not indices or any(not 0 <= index <= num_stages for index in indices):
+            raise ValueError(
+                f"out_indices: found {out_indices!r}, expected indices from 0 to "
+                f"{num_stages} ({num_stages} stages, then the last convolution)"
+            )
+        self.out_indices = indices
+        self.stem = build_stem(skeleton.in_channels, skeleton.stem_channels)
+        self.layers = nn.ModuleList(
+            build_block(spec, layer)
+            for spec, layer in zip(self.genotype.specs, skeleton.layers, strict=True)
+        )
+        self.head = build_head(skeleton.stages[-1].out_channels, skeleton.head_channels)
+        # Output index of the stage that ends with a layer.
+        layers = skeleton.layers
+        self._stage_ends = {layer.stage: layer.index for layer in layers}
+
+    def init_weights(self) -> None:
+        """Initialise the weights, then follow ``init_cfg``."""
+        init_weights(self)
+        super().init_weights()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
+    ) -> None:
+        space, blocks = self.genotype.space, " ".join(self.genotype.blocks)
+        check_state(
+            self,
+            state_dict,
+            prefix,
+            network=f"that of the genotype of space {space!r} with blocks {blocks}",
+            mend="Use the genotype that the checkpoint was trained with",
+        )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """(N, C, T, H, W) -> (N, head_channels, T', H', W'), or a tuple of outputs."""
+        x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))
+        outputs: dict[int, Tensor] = {}
+        for index, layer in enumerate(self.layers):
+            x = layer(x)
+            for stage, end in self._stage_ends.items():
+                if end == index:
+                    outputs[stage] = x
+        if len(self._stage_ends) in self.out_indices:
+            outputs[len(self._stage_ends)] = self.head(x)
+        chosen = tuple(outputs[index] for index in self.out_indices)
+        return chosen[0] if len(chosen) == 1 else chosen
+
+    def train(self, mode: bool = True) -> PVNASNet:
+        super().train(mode)
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def switch_to_deploy(self) -> None:
+        """Fold every batch normalisation into its convolution. For inference only: the
+        network can't be trained or loaded from a training checkpoint afterwards."""
+        self.eval()
+        for module in self.modules():
+            if isinstance(module, ConvBN):
+                module.switch_to_deploy()

@@ -1,0 +1,25 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The scope ``pvnas_mmaction``: a child of every registry of ``mmaction.registry``.
+
+The children stay empty, since everything here registers into ``mmaction.registry``
+itself. They exist for configs that inherit with ``_base_ = 'pvnas_mmaction::...'``:
+mmengine marks what such a base holds with the scope ``pvnas_mmaction``, imports this
+module to find that scope, and looks in the parents for what the child does not have.
+It fills only the registry it asks, not the parents: that happens here.
+"""
+
+from __future__ import annotations
+
+from mmaction import registry as _mmaction_registry
+from mmaction.utils import register_all_modules
+from mmengine.registry import Registry
+
+register_all_modules(init_default_scope=False)
+
+_SCOPE = __name__.partition(".")[0]
+
+REGISTRIES: dict[str, Registry] = {
+    name: Registry(parent.name, parent=parent, scope=_SCOPE, locations=[_SCOPE])
+    for name, parent in vars(_mmaction_registry).items()
+    if isinstance(parent, Registry) and parent.scope == "mmaction"
+}

@@ -1,0 +1,78 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""One thread per test process, and the video files that several tests read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Before torch and numpy load, and for the processes that tests start.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_name] = "1"
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    """The folder that holds tools/ and configs/."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def motion_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small motion clips: 32 to train, 16 to validate, 8 classes.
+
+    8 frames of 32x32 pixels each. Rendered once per test session: the first worker
+    of pytest-xdist that asks renders, the others wait for it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        base = base.parent  # shared by the workers
+    out = base / "motion_clips"
+    with _FileLock(base / "motion_clips.lock"):
+        if not (out / "val.txt").is_file():
+            command = [sys.executable, str(ROOT / "tools" / "make_motion_clips.py")]
+            command += ["--out", str(out), "--num-train", "32", "--num-val", "16"]
+            command += ["--size", "32", "--frames", "8", "--seed", "0"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stderr
+    return out
+
+
+class _FileLock:
+    """Holds a lock file as long as the ``with`` block runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        import fcntl
+
+        self.file = self.path.open("w")
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.file.close()
+
+
+@pytest.fixture(scope="session")
+def tennis7() -> Path:
+    """The folder of the tennis clips, which lie beside the project, not in it."""
+    folder = ROOT.parent / "shared" / "data" / "tennis7"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/data/tennis7")
+    return folder

@@ -1,0 +1,364 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""A search so small that it takes about a second, for tests of the engine.
+
+As a script it runs one in a process of its own: ``python tests/searching.py FILE`` with
+a JSON file of :func:`search_config`'s arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from mmaction.registry import DATASETS, HOOKS, MODELS
+from mmaction.structures import ActionDataSample
+from mmengine.config import Config
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import Dataset
+
+import pvnas_mmaction  # noqa: F401  (registers)
+
+NUM_CLASSES = 2
+INPUT_SHAPE = (3, 4, 8, 8)
+SPACE = dict(
+    name="toy",
+    stem_channels=4,
+    head_channels=8,
+    stages=[
+        dict(
+            out_channels=4,
+            num_layers=3,
+            spatial_stride=1,
+            temporal_stride=1,
+            candidates=["mb_t1_k3_e1", "mb_t3_k3_e2", "ts_t3_k3_e1", "skip"],
+        )
+    ],
+)
+_RUNS = count()
+
+
+@DATASETS.register_module()
+class ToyClips(Dataset):
+    """Clips in memory, (1, 3, 4, 8, 8) each; class 1 is brighter than class 0.
+
+    An item depends on its index and on every random state that MMAction2's pipelines
+    use. The index is in the data sample, so that a test sees what a batch holds.
+
+    Args:
+        length: Number of clips; their classes alternate.
+        noise: Size of the random part. Default 0.1.
+        multi_class: Whether labels are lists, as in multi-label data. Default False.
+    """
+
+    metainfo: dict = {}  # noqa: RUF012
+
+    def __init__(
+        self, length: int, noise: float = 0.1, multi_class: bool = False
+    ) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.clips = torch.randn((length, 1, *INPUT_SHAPE), generator=generator)
+        self.clips += torch.arange(length).reshape(-1, 1, 1, 1, 1, 1) % NUM_CLASSES
+        self.noise = noise
+        self.multi_class = multi_class
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def get_data_info(self, index: int) -> dict:
+        label = index % NUM_CLASSES
+        return dict(label=[label] if self.multi_class else label)
+
+    def __getitem__(self, index: int) -> dict:
+        noise = random.random() + np.random.rand() + float(torch.rand(()))
+        sample = ActionDataSample().set_gt_label(index % NUM_CLASSES)
+        sample.set_metainfo(dict(index=index))
+        return dict(inputs=self.clips[index] + self.noise * noise, data_samples=sample)
+
+
+@HOOKS.register_module()
+class KillHook(Hook):
+    """Kills the process, as SIGKILL does, once at each of some steps.
+
+    Args:
+        steps: Steps after which to kill, each once per work directory.
+        before_checkpoint: Whether the step's checkpoint is not written yet.
+    """
+
+    def __init__(self, steps: list[int], before_checkpoint: bool = False) -> None:
+        self.steps = steps
+        self.priority = "LOW" if before_checkpoint else "LOWEST"
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        marker = Path(runner.work_dir) / f"killed_at_{runner.iter}_{get_rank()}"
+        if runner.iter in self.steps and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@HOOKS.register_module()
+class TraceHook(Hook):
+    """Writes what each process does to ``trace_RANK.json`` in the work directory.
+
+    ``draws``: step, relaxation, indices of the path, and the alphas at that moment, bit
+    by bit; ``weights`` and ``alphas``: clips of each batch; ``opened``: files under the
+    work directory that the process has opened to write, up to the end of training.
+    """
+
+    priority = "HIGHEST"
+
+    def before_train(self, runner) -> None:
+        loop, self.trace = runner.train_loop, dict(draws=[], weights=[], alphas=[])
+        sample, next_batch = loop.supernet.sample, loop._next_alpha_batch
+
+        def traced_sample(relaxation, generator=None):
+            path = sample(relaxation, generator)
+            indices = [list(choice.indices) for choice in path]
+            bits = [
+                alpha.detach().numpy().tobytes().hex() for alpha in loop.supernet.alphas
+            ]
+            self.trace["draws"].append([runner.iter, relaxation, indices, bits])
+            return path
+
+        def traced_batch():
+            batch = next_batch()
+            self.trace["alphas"].append(batch_indices(batch))
+            return batch
+
+        loop.supernet.sample, loop._next_alpha_batch = traced_sample, traced_batch
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        self.trace["weights"].append(batch_indices(data_batch))
+
+    def after_run(self, runner) -> None:
+        work_dir = str(Path(runner.work_dir).resolve())
+        self.trace["opened"] = [path for path in _OPENED if path.startswith(work_dir)]
+        path = Path(work_dir) / f"trace_{get_rank()}.json"
+        path.write_text(json.dumps(self.trace))
+
+
+_OPENED: list[str] = []
+
+
+def _note_writes(event: str, args: tuple) -> None:
+    if event == "open" and isinstance(args[0], str | os.PathLike):
+        path, _, flags = args
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            _OPENED.append(os.path.realpath(path))
+
+
+if "RANK" in os.environ:
+    sys.addaudithook(_note_writes)
+
+
+class PlainConfig(Config):
+    """A config whose text is not formatted, which takes longer than the toy search."""
+
+    @property
+    def pretty_text(self) -> str:
+        items = self.to_dict().items()
+        return "\n".join(f"{key} = {value!r}" for key, value in items)
+
+
+def batch_indices(batch: dict) -> list[int]:
+    """Which clips a batch holds."""
+    return [sample.metainfo["index"] for sample in batch["data_samples"]]
+
+
+def toy_model(**head: Any) -> dict:
+    """Config of the recognizer around the toy supernet."""
+    return dict(
+        type="Recognizer3D",
+        backbone=dict(type="PVNASSupernet", space=SPACE),
+        cls_head=dict(
+            type="I3DHead",
+            in_channels=SPACE["head_channels"],
+            num_classes=NUM_CLASSES,
+            **{"dropout_ratio": 0.5, "average_clips": "prob", **head},
+        ),
+        data_preprocessor=dict(type="ActionDataPreprocessor", format_shape="NCTHW"),
+    )
+
+
+def build_toy_model(**head: Any) -> nn.Module:
+    """The recognizer with random weights and alphas."""
+    init_default_scope("mmaction")
+    torch.manual_seed(0)
+    model = MODELS.build(toy_model(**head))
+    for alpha in model.backbone.alphas:
+        nn.init.normal_(alpha)
+    return model.train()
+
+
+def make_batch(size: int = 4, seed: int = 1) -> dict:
+    """A batch as a loader gives it."""
+    torch.manual_seed(seed)
+    labels = [index % NUM_CLASSES for index in range(size)]
+    return dict(
+        inputs=[torch.randn(1, *INPUT_SHAPE) for _ in labels],
+        data_samples=[ActionDataSample().set_gt_label(label) for label in labels],
+    )
+
+
+def search_config(work_dir: str | Path, **changes: Any) -> Config:
+    """Config of the toy search: 18 steps, 3 an epoch, 2 cycles of 9.
+
+    Args:
+        work_dir: Where it writes.
+        **changes: Fields of the config; a dict is merged into the one that is there.
+    """
+
+    def loader(length: int, noise: float) -> dict:
+        return dict(
+            batch_size=4,
+            num_workers=0,
+            sampler=dict(type="DefaultSampler", shuffle=False),
+            dataset=dict(type="ToyClips", length=length, noise=noise),
+        )
+
+    config = PlainConfig(
+        dict(
+            default_scope="mmaction",
+            work_dir=str(work_dir),
+            # MMEngine keeps logs of the same second under one name.
+            experiment_name=f"toy_{os.getpid()}_{next(_RUNS)}",
+            model=toy_model(),
+            train_dataloader=loader(25, noise=0.1),
+            val_dataloader=loader(16, noise=0.0),
+            val_evaluator=dict(type="AccMetric"),
+            train_cfg=dict(
+                type="SearchLoop",
+                max_epochs=6,
+                input_shape=INPUT_SHAPE,
+                calibration_batches=2,
+            ),
+            val_cfg=dict(type="ValLoop"),
+            optim_wrapper=dict(
+                constructor="SearchOptimWrapperConstructor",
+                weights=dict(
+                    optimizer=dict(type="SGD", lr=0.05, momentum=0.9),
+                    clip_grad=dict(max_norm=20),
+                ),
+                alphas=dict(optimizer=dict(type="Adam", lr=0.1, betas=(0.5, 0.999))),
+            ),
+            param_scheduler=None,
+            default_hooks=dict(
+                runtime_info=dict(type="RuntimeInfoHook"),
+                timer=dict(type="IterTimerHook"),
+                logger=dict(type="LoggerHook", interval=1),
+                checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2),
+            ),
+            custom_hooks=[
+                dict(type="LRDiversityHook", mode="diversity", num_cycles=2),
+                dict(type="SearchHistoryHook", interval=2),
+            ],
+            log_processor=dict(type="LogProcessor", window_size=1, by_epoch=True),
+            log_level="WARNING",
+            model_wrapper_cfg=dict(type="SearchDataParallel"),
+            randomness=dict(seed=0),
+            launcher="none",
+        )
+    )
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            config.merge_from_dict({key: value})
+        else:
+            config[key] = value
+    return config
+
+
+def build_search(work_dir: str | Path, **changes: Any) -> Runner:
+    """A runner of the toy search, not started."""
+    return Runner.from_cfg(search_config(work_dir, **changes))
+
+
+def run_search(work_dir: str | Path, **changes: Any) -> Runner:
+    """Run the toy search."""
+    runner = build_search(work_dir, **changes)
+    runner.train()
+    return runner
+
+
+def run_forked(target: Callable[..., Any], *args: Any, **kwargs: Any) -> int | None:
+    """Run a function in a process forked from this one, for that starts at once.
+
+    Returns:
+        Its exit status; that of a process that a signal ended is negative.
+    """
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=target, args=args, kwargs=kwargs)
+    process.start()
+    process.join(timeout=120)
+    return process.exitcode
+
+
+def run_ranks(folder: Path, count: int, target: Callable[..., Any], *args: Any) -> list:
+    """Run a function in several forked processes joined by gloo.
+
+    Args:
+        folder: For the results.
+        count: Number of processes.
+        target: Called as ``target(*args)`` in each.
+        *args: Its arguments.
+
+    Returns:
+        What it returned, by rank, through ``torch.save``; an exception as its text.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    files = [folder / f"result_{rank}.pth" for rank in range(count)]
+    processes = [
+        context.Process(target=_run_rank, args=(rank, count, port, file, target, args))
+        for rank, file in enumerate(files)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+        process.kill()
+    return [torch.load(file) if file.exists() else None for file in files]
+
+
+def _run_rank(rank: int, count: int, port: int, file: Path, target, args) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(count),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    try:
+        result = target(*args)
+    except Exception as error:
+        result = f"{type(error).__name__}: {error}"
+    torch.save(result, file)
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    run_search(**json.loads(Path(sys.argv[1]).read_text()))
+
+
+if __name__ == "__main__":
+    main()

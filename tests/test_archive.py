@@ -1,0 +1,150 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The archive: distances, summary, its JSON, and a write that fails midway."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+import pytest
+
+from pvnas_mmaction.engine.archive import Archive, ArchiveEntry
+
+A = ("mb_t1_k3_e2", "mb_t3_k3_e2", "skip", "ts_t3_k3_e4")
+B = ("mb_t1_k3_e2", "mb_t3_k5_e2", "skip", "ts_t3_k5_e4")
+C = ("mb_t3_k3_e2", "mb_t3_k5_e2", "skip", "ts_t3_k3_e4")
+
+
+def entry(blocks=A, cycle=0, accuracy=0.5, distance=None, **changes) -> ArchiveEntry:
+    values = dict(
+        cycle=cycle,
+        step=100 * (cycle + 1),
+        blocks=blocks,
+        macs=1_234_567,
+        params=89_012,
+        accuracy=accuracy,
+        distance=distance,
+        diversity=0.1 + 0.2,
+        file=f"genotypes/cycle_{cycle + 1:02d}.json",
+    )
+    return ArchiveEntry(**{**values, **changes})
+
+
+def full_archive() -> Archive:
+    archive = Archive()
+    for cycle, (blocks, accuracy) in enumerate(
+        [(A, 0.5), (B, 0.75), (A, None), (C, 0.75)]
+    ):
+        archive.add(entry(blocks, cycle, accuracy, archive.distance(blocks)))
+    return archive
+
+
+def test_distance_is_to_the_nearest_entry():
+    archive = full_archive()
+    assert [e.distance for e in archive.entries] == [None, 0.5, 0.0, 0.5]
+    assert archive.distance(A) == 0
+    assert archive.distance(("x", *A[1:])) == 0.25
+    assert Archive().distance(A) is None
+
+
+def test_summary_by_hand():
+    # Pairs: AB 2, AA 0, AC 2, BA 2, BC 2, AC 2, of 4 layers each.
+    assert full_archive().summary() == {
+        "mean_pairwise_hamming": pytest.approx(10 / 4 / 6),
+        "distinct": 3,
+        "best_accuracy": 0.75,
+    }
+    assert len(full_archive()) == 4
+
+
+def test_summary_of_few_entries():
+    empty = {"mean_pairwise_hamming": 0.0, "distinct": 0, "best_accuracy": None}
+    assert Archive().summary() == empty
+    unmeasured = Archive([entry(accuracy=None)])
+    assert unmeasured.summary() == {**empty, "distinct": 1}
+
+
+def test_best_is_the_most_accurate_and_the_earliest_of_equals():
+    assert full_archive().best().blocks == B
+    assert Archive([entry(A, 0, None), entry(B, 1, 0.0)]).best().blocks == B
+    assert Archive([entry(A, 0, None), entry(B, 1, None)]).best().blocks == B
+    assert Archive().best() is None
+
+
+def test_file_gives_the_archive_back(tmp_path):
+    archive = full_archive()
+    path = tmp_path / "search" / "archive.json"
+    archive.save(path)
+    assert Archive.load(path).entries == archive.entries
+    data = json.loads(path.read_text())
+    assert data["summary"]["distinct"] == 3
+    assert data["entries"][1]["blocks"] == list(B)
+    assert stat.S_IMODE(path.stat().st_mode) & 0o444 == 0o444
+
+
+def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "archive.json"
+    Archive([entry()]).save(path)
+    before = path.read_bytes()
+
+    def fail(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        full_archive().save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["archive.json"]
+
+
+def changed(**changes) -> dict:
+    return {**full_archive().to_dict(), **changes}
+
+
+def changed_entry(index=1, drop=None, **changes) -> dict:
+    data = full_archive().to_dict()
+    data["entries"][index].update(changes)
+    data["entries"][index].pop(drop, None)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], r"here: expected an object, found \[\]"),
+        (changed(extra=1), r"here: expected the keys .* unknown \['extra'\]"),
+        (changed(format_version=2), "format_version: expected 1, found 2"),
+        (changed(entries="x"), "here, entries: expected a list, found 'x'"),
+        (changed(entries=[3]), "here, entry 0: expected an object, found 3"),
+        (changed_entry(drop="macs"), r"entry 1: .*missing \['macs'\]"),
+        (changed_entry(color=3), r"entry 1: .*unknown \['color'\]"),
+        (changed_entry(blocks="abcd"), "entry 1, blocks: expected a list"),
+        (changed_entry(blocks=["a"]), "entry 1, blocks: expected 4 layers .*found 1"),
+        (changed_entry(blocks=[1, 2, 3, 4]), "entry 1, blocks: expected one block"),
+        (changed_entry(0, blocks=[]), "entry 0, blocks: expected at least one"),
+        (changed_entry(step=-1), "entry 1, step: expected an integer of 0 or more"),
+        (changed_entry(macs=1.5), "entry 1, macs: expected an integer"),
+        (changed_entry(cycle=True), "entry 1, cycle: expected an integer"),
+        (changed_entry(accuracy=75.0), r"entry 1, accuracy: .*\[0, 1\], found 75"),
+        (changed_entry(distance="0.5"), r"entry 1, distance: .*found '0.5'"),
+        (changed_entry(diversity=None), r"entry 1, diversity: .*found None"),
+        (changed_entry(file=None), "entry 1, file: expected a path, found None"),
+    ],
+)
+def test_reading_is_strict(data, message):
+    with pytest.raises(ValueError, match=message):
+        Archive.from_dict(data, where="here")
+
+
+def test_broken_file_is_named(tmp_path):
+    path = tmp_path / "archive.json"
+    path.write_text('{"format_version": 1,')
+    with pytest.raises(ValueError, match=r"archive\.json: expected JSON, found"):
+        Archive.load(path)
+
+
+def test_blocks_given_as_a_list_become_a_tuple():
+    assert entry(list(A)) == entry(A)
+    with pytest.raises(ValueError, match="blocks: expected one block spec per layer"):
+        entry("abcd")

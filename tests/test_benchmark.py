@@ -1,0 +1,336 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The benchmark beside the zoo: costs against formulas and the zoo's own figures,
+statistics against numpy, memory against what must be held, and the tool as a whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from mmaction.registry import MODELS
+from mmengine.config import Config, ConfigDict
+from torch import nn
+
+from pvnas_mmaction.benchmark import measure, report, zoo
+from pvnas_mmaction.benchmark.zoo import DEFAULT, Entry, View
+from pvnas_mmaction.cost import network_cost
+from pvnas_mmaction.genotype import Genotype, Skeleton, Stage, save_genotype
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCKS = ("mb_t3_k3_e2", "mb3d_t3_k3_e2_se", "rb_t3_k3_e0.5", "ts_t3_k5_e2")
+GENOTYPE = Genotype(
+    "small", Skeleton(8, 32, (Stage(16, 2, 2, 1), Stage(24, 2, 2, 2))), BLOCKS
+)
+NUM_CLASSES = 5
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    """A retrain config of a small network on 4x64x64 views."""
+    save_genotype(GENOTYPE, tmp_path / "genotype.json")
+    path = tmp_path / "small.py"
+    path.write_text(
+        f"_base_ = ['{ROOT}/configs/pvnas/_base_/models/retrain.py', "
+        f"'{ROOT}/configs/pvnas/_base_/default_runtime.py']\n"
+        "model = dict(\n"
+        f"    backbone=dict(genotype='{tmp_path / 'genotype.json'}'),\n"
+        f"    cls_head=dict(in_channels=32, num_classes={NUM_CLASSES}))\n"
+        "test_pipeline = [\n"
+        "    dict(type='UniformSample', clip_len=4, num_clips=2, test_mode=True),\n"
+        "    dict(type='Resize', scale=(-1, 64)),\n"
+        "    dict(type='ThreeCrop', crop_size=64),\n"
+        "    dict(type='FormatShape', input_format='NCTHW')]\n"
+    )
+    return path
+
+
+# -- costs -----------------------------------------------------------------------
+
+
+def test_counted_cost_is_that_of_the_formulas(config):
+    cfg = zoo.read_config(str(config))
+    view = zoo.view_of(cfg)
+    assert view == View(4, 64, 64, is_2d=False)
+    model = zoo.build_recognizer(cfg).eval()
+    expected = network_cost(GENOTYPE.skeleton, BLOCKS, (3, 4, 64, 64), NUM_CLASSES)
+    assert zoo.count_macs(model, view.random_input(1)) == expected.macs
+    assert zoo.count_macs(model, view.random_input(2)) == 2 * expected.macs
+    assert zoo.count_params(model) == expected.params
+
+
+# The zoo counts batch normalisation, pooling and activations as well, up to a tenth in
+# networks of depthwise convolutions.
+@pytest.mark.parametrize(
+    ("name", "views", "tolerance"),
+    [
+        ("TSM-R50", (8, 224, 224), 0.01),
+        ("X3D-S", (13, 182, 182), 0.10),
+        ("SlowOnly-R50", (8, 256, 256), 0.01),
+        ("SlowFast-R50", (32, 256, 256), 0.01),
+    ],
+)
+def test_counted_cost_is_that_of_the_zoo(name, views, tolerance):
+    cfg = zoo.read_config(DEFAULT[name])
+    view = zoo.view_of(cfg)
+    assert (view.frames, view.height, view.width) == views
+    with torch.device("meta"):
+        model = MODELS.build(zoo.without_pretrained(cfg.model)).eval()
+    macs = zoo.count_macs(model, view.random_input(1).to("meta"))
+    said = _zoo_metadata(name)["FLOPs"]
+    said = float(said.rstrip("G")) * 1e9 if isinstance(said, str) else said
+    assert (1 - tolerance) * said <= macs <= said * (1 + tolerance)
+
+
+def _zoo_metadata(name: str) -> dict:
+    folder = Path(zoo.get_installed_path("mmaction")) / ".mim" / "configs"
+    path = folder / DEFAULT[name].partition("::")[2]
+    models = yaml.safe_load((path.parent / "metafile.yml").read_text())["Models"]
+    (found,) = (model for model in models if model["Name"] == path.stem)
+    return found["Metadata"]
+
+
+def test_nothing_pretrained_is_left():
+    model = ConfigDict(
+        type="Recognizer2D",
+        backbone=dict(
+            pretrained="torchvision://resnet50",
+            pretrained2d=True,
+            init_cfg=dict(type="Pretrained", checkpoint="a.pth"),
+            depth=50,
+        ),
+        cls_head=dict(
+            init_cfg=[
+                dict(type="Pretrained", checkpoint="b.pth"),
+                dict(type="TruncNormal", layer="Linear"),
+            ]
+        ),
+    )
+    kept = zoo.without_pretrained(model)
+    assert kept == dict(
+        type="Recognizer2D",
+        backbone=dict(pretrained=None, pretrained2d=False, init_cfg=None, depth=50),
+        cls_head=dict(init_cfg=[dict(type="TruncNormal", layer="Linear")]),
+    )
+    assert model.backbone.pretrained == "torchvision://resnet50"
+
+
+def test_settled_batch_norm_is_that_of_the_batch():
+    class Recognizer(nn.Sequential):
+        def forward(self, x, mode, stage):
+            return super().forward(x)
+
+    model = Recognizer(nn.BatchNorm1d(3))
+    x = torch.randn(50, 3) * 4 + 7
+    zoo.settle_batch_norm(model, x)
+    (norm,) = model
+    torch.testing.assert_close(norm.running_mean, x.mean(0))
+    torch.testing.assert_close(norm.running_var, x.var(0))
+    assert norm.momentum == 0.1 and not model.training
+
+
+# -- views -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "expected"),
+    [
+        (
+            [
+                dict(type="SampleFrames", clip_len=1, frame_interval=1, num_clips=8),
+                dict(type="TenCrop", crop_size=224),
+                dict(type="FormatShape", input_format="NCHW"),
+            ],
+            View(8, 224, 224, is_2d=True),
+        ),
+        (
+            [
+                dict(type="SampleFrames", clip_len=16, num_clips=10),
+                dict(type="ThreeCrop", crop_size=(200, 100)),
+                dict(type="FormatShape", input_format="NCTHW"),
+            ],
+            View(16, 200, 100, is_2d=False),
+        ),
+        (
+            [
+                dict(type="UniformSample", clip_len=8),
+                dict(type="Resize", scale=(64, 32), keep_ratio=False),
+                dict(type="FormatShape", input_format="NCTHW"),
+            ],
+            View(8, 32, 64, is_2d=False),
+        ),
+    ],
+)
+def test_view_of_a_pipeline(pipeline, expected):
+    assert zoo.view_of(Config(dict(test_pipeline=pipeline))) == expected
+
+
+def test_pipelines_that_tell_no_view():
+    with pytest.raises(ValueError, match="neither test_pipeline nor val_pipeline"):
+        zoo.view_of(Config(dict(train_pipeline=[])))
+    pipeline = [dict(type="SampleFrames", clip_len=8)]
+    with pytest.raises(ValueError, match="clip_len 8, crop None and format None"):
+        zoo.view_of(Config(dict(test_pipeline=pipeline)))
+
+
+@pytest.mark.parametrize("is_2d", [False, True])
+def test_layout_changes_no_number(is_2d):
+    view = View(4, 6, 5, is_2d)
+    plain, other = (view.random_input(2, channels_last=last) for last in (False, True))
+    assert plain.shape == ((2, 4, 3, 6, 5) if is_2d else (2, 1, 3, 4, 6, 5))
+    torch.testing.assert_close(plain, other, rtol=0, atol=0)
+    channel = plain.dim() - 3 if is_2d else 2
+    assert plain.is_contiguous() and other.stride(channel) == 1
+
+
+def test_entries():
+    assert Entry.parse("TSM-R50") == Entry("TSM-R50", DEFAULT["TSM-R50"])
+    assert Entry.parse("a/b_c.py") == Entry("b_c", "a/b_c.py")
+    assert Entry.parse("mmaction::x/y.py") == Entry("y", "mmaction::x/y.py")
+    assert Entry.parse("Mine=a/b.py") == Entry("Mine", "a/b.py")
+
+
+# -- figures ---------------------------------------------------------------------
+
+
+def test_statistics_are_numpys():
+    generator = np.random.default_rng(0)
+    own = measure.Timing(4, generator.uniform(5, 9, (6, 7)).tolist())
+    other = measure.Timing(4, generator.uniform(2, 3, (6, 7)).tolist())
+    assert own.median == pytest.approx(np.median(own.rounds))
+    expected = np.percentile(own.rounds, 90, method="inverted_cdf")
+    assert own.p90 == pytest.approx(expected)
+    assert own.throughput == pytest.approx(4 / (np.median(own.rounds) / 1000))
+    ratios = np.median(own.rounds, axis=1) / np.median(other.rounds, axis=1)
+    assert own.ratio(other) == pytest.approx(np.median(ratios))
+    assert own.ratio(own) == 1
+
+
+def test_memory_holds_weights_and_gradients(config, tmp_path):
+    """A head of 40 million weights: once for inference, twice for training."""
+    wide = tmp_path / "wide.py"
+    wide.write_text(
+        f"_base_ = '{config}'\nmodel = dict(cls_head=dict(num_classes=1250000))\n"
+    )
+    settings = measure.Settings(threads=1, crop=32)
+    weights = 1250000 * 33 * 4 / 2**20
+    inference, training = (
+        measure.peak_memory(Entry("wide", str(wide)), settings, kind)
+        for kind in (False, True)
+    )
+    assert weights < inference < 1.7 * weights
+    assert 2 * weights < training < 2.7 * weights
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("dtype", "float64", "dtype: found 'float64', expected one of float32"),
+        ("device", "tpu", "device: found 'tpu', expected cpu or cuda"),
+        ("rounds", 0, "rounds: found 0, expected 1 or more"),
+        ("batch_sizes", (0,), r"batch_sizes: found \(0,\), expected numbers from 1 up"),
+        ("train_batch_size", -1, "train_batch_size: found -1, expected 0 or more"),
+    ],
+)
+def test_settings_out_of_range(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        measure.Settings(**{field: value})
+
+
+def test_number_of_steps_is_right(config):
+    entries = [Entry("a", str(config)), Entry("b", str(config))]
+    settings = measure.Settings(
+        rounds=2, iters=1, batch_sizes=(1, 2), memory=False, crop=32
+    )
+    seen = []
+    results = measure.measure(entries, settings, seen.append)
+    assert len(seen) == measure.number_of_steps(entries, settings)
+    for result in results:
+        assert not result.errors
+        assert [len(t.rounds) for t in result.inference.values()] == [2, 2]
+
+
+# -- the tool --------------------------------------------------------------------
+
+
+def run(*options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_tool(config, tmp_path):
+    out = tmp_path / "out"
+    done = run(
+        f"Ours={config}", "TSM-MobileNetV2", "TIN-R50", f"Gone={tmp_path}/gone.py",
+        "--small", "--threads", "1", "--batch-sizes", "2", "1", "--out", str(out),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    data = json.loads((out / "benchmark.json").read_text())
+    ours, tsm, tin, gone = data["results"]
+    assert data["baseline"] == "Ours"
+    assert data["machine"]["threads"] == 1
+    assert [t["batch_size"] for t in ours["inference"]] == [2, 1]
+    assert ours["batch_norm_folded"] and not tsm["batch_norm_folded"]
+    expected = network_cost(GENOTYPE.skeleton, BLOCKS, (3, 4, 64, 64), NUM_CLASSES)
+    assert (ours["macs"], ours["params"]) == (expected.macs, expected.params)
+    for result in (ours, tsm):
+        assert result["errors"] == []
+        for timing in (*result["inference"], result["training"]):
+            times = [ms for row in timing["rounds_ms"] for ms in row]
+            assert timing["median_ms"] == pytest.approx(np.median(times))
+            gmacs = timing["batch_size"] * result["macs"] / 1e9
+            assert timing["ms_per_gmac"] == pytest.approx(np.median(times) / gmacs)
+    assert ours["training"]["ratio"] == 1 and tsm["training"]["ratio"] > 1
+    # A training step takes more than its forward alone.
+    assert tsm["training"]["median_ms"] > tsm["inference"][1]["median_ms"]
+    assert "tin_shift" in tin["errors"][0]
+    assert "gone.py" in gone["errors"][0]
+    for result in (tin, gone):
+        assert result["inference"] == [] and result["training"] is None
+
+    text = (out / "benchmark.md").read_text()
+    assert text in done.stdout
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1
+    assert [row.split("|")[1].strip() for row in rows[2:]] == [
+        "Ours *", "TSM-MobileNetV2", "TIN-R50", "Gone",
+    ]  # fmt: skip
+    assert "- TIN-R50: build: " in text
+    assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["TSM-R50", "TSM-R50"], "expected each name once"),
+        (["--rounds", "0"], "rounds: found 0, expected 1 or more"),
+    ],
+)
+def test_tool_says_what_is_wrong(options, message):
+    done = run(*options)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_baseline_has_to_be_there():
+    results = [measure.Result(Entry("a", "a.py"))]
+    with pytest.raises(ValueError, match="found 'b', expected one of a"):
+        report.find_baseline(results, "b")
+    results[0].errors.append("build: no")
+    assert report.find_baseline(results, None) is None
+    assert report.find_baseline(results, "a") is None
+
+
+def test_table_shows_what_is_missing():
+    result = measure.Result(Entry("a", "a.py"), errors=["build: no file"])
+    data = report.to_dict([result], measure.Settings(), None, "tools/benchmark.py a.py")
+    text = report.to_markdown(data)
+    assert "- a: build: no file" in text
+    assert "`tools/benchmark.py a.py`" in text
+    assert math.isclose(data["settings"]["seconds"], 2)

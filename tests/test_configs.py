@@ -1,0 +1,338 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Every config of configs/pvnas: found by itself, built, and run on small inputs."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmaction.registry import DATASETS, HOOKS, MODELS
+from mmaction.structures import ActionDataSample
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from pvnas_mmaction.benchmark.zoo import read_config, view_of
+from pvnas_mmaction.cost import network_cost
+from pvnas_mmaction.derive import derive
+from pvnas_mmaction.engine.budget import CostPenalty, build_budget
+from pvnas_mmaction.engine.steps import alpha_step, find_supernet, weights_step
+from pvnas_mmaction.models.pvnas_net import resolve_genotype
+from pvnas_mmaction.search_space import SearchSpace
+
+FOLDER = Path(__file__).resolve().parent.parent / "configs" / "pvnas"
+CONFIGS = sorted(path.name for path in FOLDER.glob("*.py"))
+SEARCH = [name for name in CONFIGS if "_search_" in name]
+RETRAIN = [name for name in CONFIGS if "_retrain_" in name]
+# MACs per view of 8 frames (M: 16); other numbers of frames in proportion.
+BUDGETS = {"s": (2e9, 8), "l": (16e9, 8), "m": (33e9, 16)}
+# Views of one video in the test: clips x crops.
+TEST_VIEWS = {
+    "kinetics400": 10 * 3,
+    "ucf101": 10 * 3,
+    "hmdb51": 10 * 3,
+    "sthv2": 2 * 3,
+    "jester": 2 * 3,
+    "diving48": 2 * 3,
+    "custom": 1,
+    "motion-clips": 1,
+}
+NUM_CLASSES = {
+    "kinetics400": 400,
+    "sthv2": 174,
+    "ucf101": 101,
+    "hmdb51": 51,
+    "jester": 27,
+    "diving48": 48,
+    "motion-clips": 8,
+}
+NAME = re.compile(
+    r"pvnas-(?P<size>\w+)_(?P<kind>search|retrain)_(?P<gpus>\d+)xb(?P<batch>\d+)-"
+    r"(?:(?P<dense>\d+)x\d+x1|u(?P<uniform>\d+))-(?P<epochs>\d+)e_"
+    r"(?P<data>[a-z0-9-]+?)(-rgb)?\.py"
+)
+
+
+@functools.cache
+def load(name: str) -> Config:
+    cfg = Config.fromfile(str(FOLDER / name))
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def parts(name: str) -> dict[str, str]:
+    match = NAME.fullmatch(name)
+    assert match is not None, f"{name}: not in MMAction2's naming scheme"
+    return match.groupdict()
+
+
+def num_frames(name: str) -> int:
+    return int(parts(name)["dense"] or parts(name)["uniform"])
+
+
+def batch(num_classes: int) -> dict:
+    """Two clips of 4 frames at 32x32 pixels, as a data loader gives them."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, 3, 4, 32, 32)
+    return dict(
+        inputs=[
+            torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+            for _ in range(2)
+        ],
+        data_samples=[
+            ActionDataSample().set_gt_label(label) for label in (0, num_classes - 1)
+        ],
+    )
+
+
+def test_there_are_configs_for_every_size_and_data_set():
+    found = {(p["size"], p["kind"], p["data"]) for p in map(parts, CONFIGS)}
+    for kind in ("search", "retrain"):
+        for data in ("kinetics400", "sthv2"):
+            for size in BUDGETS:
+                assert (size, kind, data) in found
+        for data in TEST_VIEWS:
+            assert any(found_data == data for _, _, found_data in found)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_name_says_what_the_config_does(name):
+    cfg, said = load(name), parts(name)
+    assert cfg.train_cfg.max_epochs == int(said["epochs"])
+    assert cfg.train_dataloader.batch_size == int(said["batch"])
+    total = int(said["gpus"]) * int(said["batch"])
+    if total > 16:
+        assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=total)
+    assert view_of(cfg).frames == num_frames(name)
+    loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
+    counts = {loader.dataset.num_classes for loader in loaders}
+    counts.add(cfg.model.cls_head.num_classes)
+    assert counts == {NUM_CLASSES.get(said["data"], cfg.num_classes)}
+    for loader in loaders:
+        assert DATASETS.get(loader.dataset.type) is not None
+    for hook in cfg.custom_hooks:
+        HOOKS.build(hook)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_pipelines_give_the_views_of_the_recipe(name, motion_clips):
+    cfg = load(name)
+    video = str(motion_clips / (motion_clips / "val.txt").read_text().split()[0])
+    view = view_of(cfg)
+    shape = (3, num_frames(name), view.height, view.width)
+    if name in SEARCH:
+        assert tuple(cfg.train_cfg.input_shape) == shape
+    views = dict(train=1, val=1, test=TEST_VIEWS[parts(name)["data"]])
+    for split, number in views.items():
+        pipeline = cfg[f"{split}_dataloader"].dataset.pipeline
+        sample = dict(filename=video, label=0, start_index=0, modality="RGB")
+        inputs = Compose(pipeline)(sample)["inputs"]
+        assert tuple(inputs.shape) == (number, *shape), split
+
+
+@pytest.mark.parametrize("name", RETRAIN)
+def test_retrain_schedule_covers_all_epochs(name):
+    cfg = load(name)
+    begin = 0
+    for scheduler in cfg.param_scheduler:
+        assert scheduler.get("begin", 0) == begin
+        begin = scheduler.end
+    assert begin == cfg.train_cfg.max_epochs
+
+
+@pytest.mark.parametrize("name", RETRAIN)
+def test_retrain_config_runs(name):
+    cfg = load(name)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    data = batch(cfg.num_classes)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    before = [p.detach().clone() for p in model.parameters()]
+    logs = model.train().train_step(data, wrapper)
+    # An untrained network does not know the class.
+    assert logs["loss"].item() == pytest.approx(math.log(cfg.num_classes), abs=0.7)
+    after = list(model.parameters())
+    assert all(p.isfinite().all() for p in after)
+    moved = sum(
+        not torch.equal(old, new) for old, new in zip(before, after, strict=True)
+    )
+    assert moved > 0.9 * len(after)
+    with torch.no_grad():
+        (first, _) = model.eval().test_step(data)
+    assert float(first.pred_score.sum()) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", [n for n in RETRAIN if parts(n)["size"] in BUDGETS])
+def test_retrain_network_keeps_the_budget(name):
+    cfg = load(name)
+    genotype = resolve_genotype(cfg.model.backbone.genotype)
+    view = view_of(cfg)
+    shape = (3, view.frames, view.height, view.width)
+    cost = network_cost(genotype.skeleton, genotype.blocks, shape, cfg.num_classes)
+    budget, frames = BUDGETS[parts(name)["size"]]
+    assert cost.macs <= budget * view.frames / frames
+
+
+@pytest.mark.parametrize("name", SEARCH)
+def test_search_budget_binds_and_can_be_kept(name):
+    cfg = load(name)
+    if parts(name)["size"] not in BUDGETS:
+        assert "cost" not in cfg.train_cfg
+        return
+    space = SearchSpace.from_config(cfg.model.backbone.space)
+    shape = cfg.train_cfg.input_shape
+    limit, frames = BUDGETS[parts(name)["size"]]
+    budget = build_budget(dict(cfg.train_cfg.cost), space, shape, cfg.num_classes)
+    assert budget.limit == limit * shape[1] / frames
+    dearest = budget.fixed + sum(max(row) for row in budget.per_layer)
+    assert dearest > budget.limit
+    indices = derive([[0.0] * len(row) for row in budget.per_layer], [budget])[
+        0
+    ].indices
+    blocks = space.genotype(indices).blocks
+    assert network_cost(
+        space.skeleton, blocks, shape, cfg.num_classes
+    ).macs <= limit * (shape[1] / frames)
+
+
+@pytest.mark.parametrize("name", SEARCH)
+def test_search_config_runs(name):
+    cfg = load(name)
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        model = MODELS.build(cfg.model)
+    # Memory that is never touched costs nothing: only what a path runs gets values.
+    model.to_empty(device="cpu")
+    model.data_preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    supernet = find_supernet(model)
+    generator = torch.Generator().manual_seed(0)
+    for alpha in supernet.alphas:
+        nn.init.zeros_(alpha)
+    weights_path = supernet.sample("gumbel_st", generator)
+    alpha_path = supernet.sample("two_path", generator)
+    for layer, *choices in zip(supernet.layers, weights_path, alpha_path, strict=True):
+        for index in {i for choice in choices for i in choice.indices}:
+            _reset(layer.ops[index])
+    for part in (supernet.stem, supernet.head, model.cls_head):
+        _reset(part)
+    model.cls_head.init_weights()
+
+    model.train()
+    wrappers = build_optim_wrapper(model, cfg.optim_wrapper)
+    data = batch(cfg.num_classes)
+    first = supernet.stem.conv.weight.detach().clone()
+    logs = weights_step(model, supernet, data, weights_path, wrappers["weights"])
+    assert logs["loss"].item() == pytest.approx(math.log(cfg.num_classes), abs=0.7)
+    assert not torch.equal(first, supernet.stem.conv.weight)
+    assert all(not alpha.any() for alpha in supernet.alphas)
+
+    settings = dict(cfg.train_cfg.get("cost") or {})
+    penalty = None
+    if settings:
+        budget = build_budget(
+            settings, supernet.space, cfg.train_cfg.input_shape, cfg.num_classes
+        )
+        penalty = CostPenalty(budget, **settings)
+    first = supernet.stem.conv.weight.detach().clone()
+    alpha_step(model, supernet, data, alpha_path, wrappers["alphas"], penalty)
+    assert torch.equal(first, supernet.stem.conv.weight)
+    assert all(alpha.isfinite().all() and alpha.any() for alpha in supernet.alphas)
+
+
+def _reset(module: nn.Module) -> None:
+    """Default values for everything under a module."""
+    for part in module.modules():
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", BUDGETS)
+def test_full_size_forward(size):
+    (name,) = (
+        n
+        for n in RETRAIN
+        if parts(n)["size"] == size and parts(n)["data"] == "kinetics400"
+    )
+    cfg = load(name)
+    model = MODELS.build(cfg.model).eval()
+    x = view_of(cfg).random_input(1)
+    with torch.no_grad():
+        scores = model(x, mode="tensor", stage="head")
+    assert scores.shape == (1, 400)
+    assert scores.isfinite().all()
+
+
+# -- mirrored classes ------------------------------------------------------------
+
+# In the order of jester-v1-labels.csv.
+JESTER = """Swiping Left, Swiping Right, Swiping Down, Swiping Up, Pushing Hand Away,
+Pulling Hand In, Sliding Two Fingers Left, Sliding Two Fingers Right,
+Sliding Two Fingers Down, Sliding Two Fingers Up, Pushing Two Fingers Away,
+Pulling Two Fingers In, Rolling Hand Forward, Rolling Hand Backward,
+Turning Hand Clockwise, Turning Hand Counterclockwise, Zooming In With Full Hand,
+Zooming Out With Full Hand, Zooming In With Two Fingers, Zooming Out With Two Fingers,
+Thumb Up, Thumb Down, Shaking Hand, Stop Sign, Drumming Fingers, No gesture,
+Doing other things"""
+
+
+def flip_label_map(name: str) -> dict[int, int]:
+    (flip,) = (
+        transform
+        for transform in load(name).train_dataloader.dataset.pipeline
+        if transform.type == "Flip"
+    )
+    return dict(flip.get("flip_label_map") or {})
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if parts(n)["data"] == "jester"])
+def test_jester_mirrors_labels(name):
+    labels = [label.strip() for label in JESTER.replace("\n", " ").split(",")]
+    opposite = {"Left": "Right", "Clockwise": "Counterclockwise"}
+    opposite |= {value: key for key, value in opposite.items()}
+    mirrored = [
+        " ".join(opposite.get(word, word) for word in label.split()) for label in labels
+    ]
+    expected = {
+        index: labels.index(label)
+        for index, label in enumerate(mirrored)
+        if label != labels[index]
+    }
+    assert flip_label_map(name) == expected
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if parts(n)["data"] == "sthv2"])
+def test_sthv2_mirrors_labels_as_tsm_does(name):
+    zoo = read_config(
+        "mmaction::recognition/tsm/"
+        "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb.py"
+    )
+    assert flip_label_map(name) == dict(zoo.sthv2_flip_label_map)
+
+
+# -- your own data ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if parts(n)["data"] == "custom"])
+def test_custom_data_follow_the_environment(name, monkeypatch):
+    monkeypatch.setenv("ANN_FILE_TRAIN", "/lists/train.txt")
+    monkeypatch.setenv("ANN_FILE_VAL", "/lists/val.txt")
+    monkeypatch.setenv("DATA_PREFIX", "/clips")
+    monkeypatch.setenv("NUM_CLASSES", "7")
+    cfg = Config.fromfile(str(FOLDER / name))
+    assert cfg.model.cls_head.num_classes == 7
+    for loader, ann_file in (
+        (cfg.train_dataloader, "/lists/train.txt"),
+        (cfg.val_dataloader, "/lists/val.txt"),
+        (cfg.test_dataloader, "/lists/val.txt"),
+    ):
+        assert loader.dataset.ann_file == ann_file
+        assert loader.dataset.data_prefix == dict(video="/clips")
+        assert loader.dataset.num_classes == 7

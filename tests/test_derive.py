@@ -1,0 +1,265 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Derivation against brute force, and on problems that strain the solver."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import pytest
+
+from pvnas_mmaction import derive as derive_module
+from pvnas_mmaction.derive import (
+    LOG_PROB_FLOOR,
+    Budget,
+    Derived,
+    InfeasibleBudgetError,
+    derive,
+)
+
+
+def log_softmax(row: list[float]) -> list[float]:
+    total = math.log(sum(math.exp(x) for x in row))
+    return [x - total for x in row]
+
+
+def distance(a, b) -> int:
+    return sum(x != y for x, y in zip(a, b, strict=True))
+
+
+class BruteForce:
+    """Every network of a small problem, with integer costs, listed."""
+
+    def __init__(self, log_probs, budgets) -> None:
+        self.budgets = budgets
+        self.feasible = {}
+        for network in itertools.product(*(range(len(row)) for row in log_probs)):
+            if all(self.cost(network, b) <= b.limit for b in budgets):
+                self.feasible[network] = sum(
+                    max(row[o], math.log(1e-30))
+                    for row, o in zip(log_probs, network, strict=True)
+                )
+
+    @staticmethod
+    def cost(network, budget) -> int:
+        chosen = [t[o] for t, o in zip(budget.per_layer, network, strict=True)]
+        return budget.fixed + sum(chosen)
+
+    def next_best(self, found, min_distance) -> float | None:
+        """Log-probability of the best network far enough from those found."""
+        rest = [
+            value
+            for network, value in self.feasible.items()
+            if all(distance(network, other) >= min_distance for other in found)
+        ]
+        return max(rest, default=None)
+
+    def check(self, results: list[Derived], num_candidates, min_distance) -> None:
+        for position, result in enumerate(results):
+            assert result.indices in self.feasible
+            earlier = [r.indices for r in results[:position]]
+            best = self.next_best(earlier, min_distance)
+            assert result.log_prob == pytest.approx(best, abs=1e-9)
+            assert self.feasible[result.indices] == pytest.approx(best, abs=1e-9)
+            assert all(distance(result.indices, e) >= min_distance for e in earlier)
+            assert result.costs == {
+                b.kind: self.cost(result.indices, b) for b in self.budgets
+            }
+        assert len(results) <= num_candidates
+        if len(results) < num_candidates:
+            assert self.next_best([r.indices for r in results], min_distance) is None
+
+
+def random_problem(seed: int):
+    """A small problem, every fourth with ties, zeros, or two tight budgets."""
+    generator = random.Random(seed)
+    sizes = [generator.randint(1, 5) for _ in range(generator.randint(1, 5))]
+    ties, zeros = seed % 4 == 1, seed % 4 == 2
+    log_probs = []
+    for size in sizes:
+        row = [
+            float(generator.randint(0, 1)) if ties else generator.gauss(0, 1.5)
+            for _ in range(size)
+        ]
+        row = log_softmax(row)
+        if zeros:
+            row = [-math.inf if generator.random() < 0.4 else x for x in row]
+        log_probs.append(row)
+    magnitude = generator.choice([3, 1000, 10**9])
+    budgets = []
+    for kind in ("flops", "params", "latency")[: generator.randint(0, 3)]:
+        table = [[generator.randint(0, magnitude) for _ in range(k)] for k in sizes]
+        fixed = generator.randint(0, magnitude)
+        # The exact cost of some network: the budget binds, or nearly so.
+        limit = fixed + sum(generator.choice(row) for row in table)
+        if generator.random() < 0.3:
+            limit = int(limit * generator.uniform(0.7, 1.3))
+        budgets.append(Budget(kind, max(limit, 1), fixed, table))
+    num_candidates = generator.randint(1, 4)
+    min_distance = generator.randint(1, len(sizes))
+    return log_probs, budgets, num_candidates, min_distance
+
+
+@pytest.mark.parametrize("block", range(12))
+def test_equals_brute_force(block):
+    feasible = 0
+    for seed in range(25 * block, 25 * block + 25):
+        log_probs, budgets, num_candidates, min_distance = random_problem(seed)
+        reference = BruteForce(log_probs, budgets)
+        if not reference.feasible:
+            with pytest.raises(InfeasibleBudgetError, match="no network keeps"):
+                derive(log_probs, budgets, num_candidates, min_distance)
+            continue
+        feasible += 1
+        results = derive(log_probs, budgets, num_candidates, min_distance)
+        reference.check(results, num_candidates, min_distance)
+    assert feasible > 0
+
+
+def test_enough_of_the_random_problems_can_be_solved():
+    solvable = [
+        bool(BruteForce(*random_problem(seed)[:2]).feasible) for seed in range(300)
+    ]
+    assert sum(solvable) >= 200
+    assert not all(solvable)
+
+
+def test_without_budgets_the_most_likely_candidates():
+    results = derive([[-2.0, -0.1], [-0.2, -1.7, -3.0]])
+    assert results == [Derived((1, 0), pytest.approx(-0.3), {})]
+
+
+def test_all_networks_in_order_and_no_more():
+    log_probs = [[-0.1, -2.5], [-0.3, -1.5]]
+    results = derive(log_probs, num_candidates=10)
+    assert [r.indices for r in results] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [r.log_prob for r in results] == pytest.approx([-0.4, -1.6, -2.8, -4.0])
+    assert [r.indices for r in derive(log_probs, (), 10, 2)] == [(0, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_budget_below_the_tolerance_of_the_solver_is_kept(seed, monkeypatch):
+    """One unit too much in 1e12 is within the tolerance of HiGHS, not within ours."""
+    generator = random.Random(seed)
+    calls = []
+    original = derive_module._Program._forbid_cover
+    monkeypatch.setattr(
+        derive_module._Program,
+        "_forbid_cover",
+        lambda *args: calls.append(1) or original(*args),
+    )
+    table = [[0, 10**12 + generator.randint(0, 3)] for _ in range(4)]
+    table += [[0, 1, 2, 3] for _ in range(3)]
+    log_probs = [log_softmax([0.0, 1.0 + generator.random()]) for _ in range(4)]
+    log_probs += [log_softmax([o + generator.random() for o in range(4)])] * 3
+    limit = sum(sorted(row[1] for row in table[:4])[:2]) + 4
+    budgets = [Budget("flops", limit, 0, table)]
+    results = derive(log_probs, budgets, num_candidates=3, min_distance=2)
+    assert calls, "the problem is too easy to test the repair"
+    BruteForce(log_probs, budgets).check(results, 3, 2)
+
+
+def test_a_limit_that_is_met_exactly_is_allowed():
+    table = [[10**11 + 1, 7], [10**11 + 3, 5]]
+    limit = 2 * 10**11 + 4 + 99
+    log_probs = [[-0.1, -3.0], [-0.1, -3.0]]
+    (result,) = derive(log_probs, [Budget("flops", limit, 99, table)])
+    assert result.indices == (0, 0)
+    assert result.costs == {"flops": limit}
+    assert isinstance(result.costs["flops"], int)
+    (result,) = derive(log_probs, [Budget("flops", limit - 1, 99, table)])
+    assert result.indices in {(0, 1), (1, 0)}
+    (result,) = derive(log_probs, [Budget("flops", 111, 99, table)])
+    assert result.indices == (1, 1)
+
+
+def test_latency_in_fractions_of_a_millisecond():
+    table = [[0.5, 0.25], [1.125, 0.75]]
+    budget = Budget("latency", 1.5, 0.25, table)
+    (result,) = derive([[-0.1, -2.0], [-0.1, -3.0]], [budget])
+    assert result.indices == (0, 1)
+    assert result.costs == {"latency": 1.5}
+
+
+def test_probability_zero_is_chosen_only_at_need():
+    log_probs = [[-math.inf, 0.0], [math.log(0.5)] * 2]
+    assert {r.indices[0] for r in derive(log_probs, (), 2)} == {1}
+    (result,) = derive(log_probs, [Budget("params", 5, 0, [[5, 6], [0, 1]])])
+    assert result.indices == (0, 0)
+    assert result.log_prob == pytest.approx(LOG_PROB_FLOOR + math.log(0.5))
+
+
+def test_every_layer_with_one_candidate():
+    budget = Budget("flops", 10, 1, [[4], [5]])
+    (result,) = derive([[0.0], [0.0]], [budget], num_candidates=3)
+    assert result == Derived((0, 0), 0.0, {"flops": 10})
+
+
+def test_infeasible_budget_names_the_cheapest_cost():
+    budget = Budget("flops", 1_000, 200, [[500, 900], [301, 400]])
+    with pytest.raises(
+        InfeasibleBudgetError,
+        match=r"flops budget of 1000 MACs: the cheapest possible costs 1001 MACs "
+        r"\(200 of them fixed\)",
+    ):
+        derive([[0.0, 0.0]] * 2, [budget])
+    latency = Budget("latency", 1.0, 0.25, [[0.5], [0.5]])
+    with pytest.raises(ValueError, match=r"latency budget of 1.0 ms: .* costs 1.25 ms"):
+        derive([[0.0], [0.0]], [latency])
+
+
+def test_budgets_that_exclude_each_other_say_what_each_would_need():
+    # Candidate 0 has few MACs and many parameters, candidate 1 the reverse.
+    flops = Budget("flops", 12, 0, [[5, 10], [5, 10]])
+    params = Budget("params", 25, 5, [[10, 5], [10, 5]])
+    assert derive([[0.0, 0.0]] * 2, [flops])[0].costs == {"flops": 10}
+    with pytest.raises(InfeasibleBudgetError) as raised:
+        derive([[0.0, 0.0]] * 2, [flops, Budget("params", 19, 5, params.per_layer)])
+    message = str(raised.value)
+    assert "no network keeps all budgets at once, though each can be kept" in message
+    assert "flops: limit 12 MACs, at least 15 where the others are kept" not in message
+    assert "flops: limit 12 MACs, at least 20 where the others are kept" in message
+    assert "params: limit 19 parameters, at least 25 where the others" in message
+    assert derive([[0.0, 0.0]] * 2, [flops, params])[0].indices == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "gpu"}, r"kind: expected one of \('flops', 'params', 'latency'\)"),
+        ({"limit": 0}, "flops budget, limit: expected a number of MACs above 0"),
+        ({"limit": math.nan}, "limit: expected a number of MACs .* found nan"),
+        ({"fixed": -1}, "flops budget: expected costs of 0 or more, found -1"),
+        ({"per_layer": [[math.inf]]}, "expected costs of 0 or more, found inf"),
+    ],
+)
+def test_mistakes_in_a_budget_are_named(changes, message):
+    values = dict(kind="flops", limit=5, fixed=0, per_layer=[[1, 2]])
+    with pytest.raises(ValueError, match=message):
+        Budget(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("log_probs", "arguments", "message"),
+    [
+        ([], {}, "log_probs: expected at least one layer"),
+        ([[0.0], []], {}, "log_probs of layer 1: expected at least one candidate"),
+        ([[math.nan]], {}, "log_probs of layer 0: expected finite numbers or -inf"),
+        ([[0.0]], {"num_candidates": 0}, "num_candidates: expected 1 or more, found 0"),
+        ([[0.0]], {"min_distance": 2}, "min_distance: expected 1 to 1 layers, found 2"),
+        (
+            [[0.0, 0.0]],
+            {"budgets": [Budget("flops", 5, 0, [[1]])]},
+            r"per_layer: expected \[2\] candidates in the layers, found \[1\]",
+        ),
+        (
+            [[0.0]],
+            {"budgets": [Budget("flops", 5, 0, [[1]])] * 2},
+            r"one of each kind at most, found \['flops', 'flops'\]",
+        ),
+    ],
+)
+def test_mistakes_in_arguments_are_named(log_probs, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        derive(log_probs, **arguments)

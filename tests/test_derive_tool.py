@@ -1,0 +1,333 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""tools/derive_genotype.py, on the checkpoint of a search that really ran."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import pickle
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmaction.registry import MODELS
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from searching import INPUT_SHAPE, NUM_CLASSES, SPACE, run_search, search_config
+
+from pvnas_mmaction.cost import network_cost
+from pvnas_mmaction.engine.archive import Archive
+from pvnas_mmaction.genotype import load_genotype
+from pvnas_mmaction.latency import LatencyTable
+from pvnas_mmaction.search_space import SearchSpace
+
+TOOL = Path(__file__).resolve().parent.parent / "tools" / "derive_genotype.py"
+TOY = SearchSpace.from_config(SPACE)
+
+
+@pytest.fixture(scope="module")
+def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Work directory of a finished toy search, and its config as toy.py in it."""
+    folder = tmp_path_factory.mktemp("search")
+    run_search(folder)
+    search_config(folder).dump(folder / "toy.py")
+    return folder
+
+
+@pytest.fixture
+def derive(monkeypatch, capsys):
+    """Run the tool; gives exit status, stdout and stderr."""
+
+    def call(*args) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, args)])
+        status = 0
+        try:
+            runpy.run_path(str(TOOL), run_name="__main__")
+        except SystemExit as exit_:
+            status = exit_.code
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def log_probs(work_dir: Path) -> list[list[float]]:
+    """By hand, from the alphas of the last checkpoint."""
+    checkpoint = torch.load(work_dir / "epoch_6.pth", weights_only=True)
+    rows = []
+    for layer in range(3):
+        row = checkpoint["state_dict"][f"backbone.alphas.{layer}"].double().tolist()
+        total = math.log(math.fsum(map(math.exp, row)))
+        rows.append([alpha - total for alpha in row])
+    return rows
+
+
+def blocks_of(indices) -> tuple[str, ...]:
+    return tuple(row[i] for row, i in zip(TOY.candidates, indices, strict=True))
+
+
+def cost_of(blocks):
+    return network_cost(TOY.skeleton, blocks, INPUT_SHAPE, NUM_CLASSES)
+
+
+def all_networks(work_dir: Path) -> list[tuple[float, tuple[int, ...]]]:
+    """Every network with its log-probability, the most likely first."""
+    rows = log_probs(work_dir)
+    choices = itertools.product(*(range(len(row)) for row in rows))
+    return sorted(
+        (
+            (math.fsum(row[i] for row, i in zip(rows, c, strict=True)), c)
+            for c in choices
+        ),
+        reverse=True,
+    )
+
+
+def test_best_network_of_each_budget(work_dir, derive, tmp_path):
+    networks = all_networks(work_dir)
+    macs = sorted(cost_of(blocks_of(c)).macs for _, c in networks)
+    for number, limit in enumerate((macs[0], macs[10], macs[-1])):
+        expected = next(c for _, c in networks if cost_of(blocks_of(c)).macs <= limit)
+        out = tmp_path / str(number)
+        status, stdout, _ = derive(
+            work_dir, "--budget-gflops", repr(limit / 1e9), "--out", out
+        )
+        assert status == 0
+        genotype = load_genotype(out / "genotype_01.json")
+        assert genotype.blocks == blocks_of(expected)
+        cost = cost_of(genotype.blocks)
+        assert cost.macs <= limit
+        assert genotype.provenance["macs"] == cost.macs
+        assert genotype.provenance["params"] == cost.params
+        assert genotype.provenance["step"] == 18
+        assert genotype.provenance["seed"] == 0
+        assert genotype.provenance["input_shape"] == list(INPUT_SHAPE)
+        assert genotype.provenance["checkpoint"].endswith("epoch_6.pth")
+        assert "--budget-gflops" in genotype.provenance["command"]
+        assert f"{cost.macs / 1e9:.4f}" in stdout
+        assert f"{cost.params / 1e6:.4f}" in stdout
+
+
+def test_several_budgets_at_once(work_dir, derive, tmp_path):
+    networks = all_networks(work_dir)
+    costs = [cost_of(blocks_of(c)) for _, c in networks]
+    macs = sorted(cost.macs for cost in costs)[30]
+    params = sorted(cost.params for cost in costs)[12]
+    expected = next(
+        c
+        for (_, c), cost in zip(networks, costs, strict=True)
+        if cost.macs <= macs and cost.params <= params
+    )
+    budgets = ["--budget-gflops", repr(macs / 1e9)]
+    budgets += ["--budget-params", repr(params / 1e6)]
+    status, *_ = derive(work_dir, *budgets, "--out", tmp_path)
+    assert status == 0
+    assert load_genotype(tmp_path / "genotype_01.json").blocks == blocks_of(expected)
+
+
+@pytest.mark.parametrize(
+    ("option", "layers"), [("2", 2), ("0.5", 2), ("1", 1), ("0.34", 2), ("3", 3)]
+)
+def test_candidates_keep_their_distance(work_dir, derive, tmp_path, option, layers):
+    expected: list[tuple[int, ...]] = []
+    for _, indices in all_networks(work_dir):
+        differing = [
+            sum(a != b for a, b in zip(indices, other, strict=True))
+            for other in expected
+        ]
+        if len(expected) < 3 and all(number >= layers for number in differing):
+            expected.append(indices)
+    status, *_ = derive(
+        work_dir, "--num-candidates", 3, "--min-distance", option, "--out", tmp_path
+    )
+    assert status == 0
+    found = [load_genotype(file).blocks for file in sorted(tmp_path.glob("*.json"))]
+    assert found == [blocks_of(indices) for indices in expected]
+
+
+def test_fewer_than_wanted_is_said(work_dir, derive, tmp_path):
+    options = ["--num-candidates", 9, "--min-distance", 3, "--out", tmp_path]
+    status, _, stderr = derive(work_dir, *options)
+    assert status == 0
+    assert "no more than 4 of 9" in stderr
+    assert len(list(tmp_path.glob("*.json"))) == 4
+
+
+def latency_table(path: Path) -> LatencyTable:
+    rows = [[3.0 + layer, 2.0, 1.0, 0.25] for layer in range(3)]
+    table = LatencyTable(TOY.to_config(), list(INPUT_SHAPE), 0.5, rows)
+    table.save(path)
+    return table
+
+
+def test_latency_budget(work_dir, derive, tmp_path):
+    table = latency_table(tmp_path / "table.json")
+    expected = next(c for _, c in all_networks(work_dir) if table.predict(c) <= 4.0)
+    options = ["--budget-ms", 4, "--latency-table", tmp_path / "table.json"]
+    status, stdout, _ = derive(work_dir, *options, "--out", tmp_path / "out")
+    assert status == 0
+    genotype = load_genotype(tmp_path / "out" / "genotype_01.json")
+    assert genotype.blocks == blocks_of(expected)
+    assert genotype.provenance["latency_ms"] == table.predict(expected)
+    assert f"{table.predict(expected):.3f}" in stdout
+
+
+def accuracy_of(work_dir: Path, blocks, weights: Path) -> float:
+    """Accuracy of saved weights, counted here."""
+    cfg = search_config(work_dir)
+    init_default_scope("mmaction")
+    genotype = json.loads(TOY.genotype([0, 0, 0]).to_json())
+    genotype["blocks"] = list(blocks)
+    backbone = dict(type="PVNASNet", genotype=genotype)
+    model = MODELS.build(dict(cfg.model.to_dict(), backbone=backbone)).eval()
+    checkpoint = torch.load(weights, weights_only=True)
+    model.load_state_dict(checkpoint["state_dict"])
+    right = total = 0
+    for batch in Runner.build_dataloader(cfg.val_dataloader):
+        for sample in model.val_step(batch):
+            right += int(sample.pred_score.argmax()) == int(sample.gt_label)
+            total += 1
+    return right / total
+
+
+def test_ranking_with_inherited_weights(work_dir, derive, tmp_path):
+    options = ["--num-candidates", 6, "--rank-on", work_dir / "toy.py"]
+    status, stdout, _ = derive(work_dir, *options, "--save-weights", "--out", tmp_path)
+    assert status == 0
+    files = sorted(tmp_path.glob("*.json"))
+    genotypes = [load_genotype(file) for file in files]
+    accuracies = [genotype.provenance["accuracy"] for genotype in genotypes]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert f"{accuracies[0]:.4f}" in stdout
+
+    # What the search itself measured for the most likely network.
+    entry = Archive.load(work_dir / "search" / "archive.json").entries[-1]
+    assert entry.blocks == blocks_of(all_networks(work_dir)[0][1])
+    same = [g for g in genotypes if g.blocks == entry.blocks]
+    assert [g.provenance["accuracy"] for g in same] == [entry.accuracy]
+
+    # Weights are those of the supernet, statistics of batch normalisation are not.
+    supernet = torch.load(work_dir / "epoch_6.pth", weights_only=True)["state_dict"]
+    file, genotype = files[0].with_suffix(".pth"), genotypes[0]
+    state = torch.load(file, weights_only=True)["state_dict"]
+    ops = TOY.indices(genotype)
+    for key, value in state.items():
+        for layer, index in enumerate(ops):
+            key = key.replace(f"layers.{layer}.", f"layers.{layer}.ops.{index}.", 1)
+            if "ops" in key:
+                break
+        if "running" in key or "num_batches" in key:
+            assert not torch.equal(value, supernet[key])
+        else:
+            assert torch.equal(value, supernet[key])
+    for file, genotype in zip(files, genotypes, strict=True):
+        weights = file.with_suffix(".pth")
+        accuracy = accuracy_of(work_dir, genotype.blocks, weights)
+        assert accuracy == genotype.provenance["accuracy"]
+
+
+def test_work_directory_that_was_moved(work_dir, derive, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(work_dir, moved)
+    pointer = moved / "last_checkpoint"
+    pointer.write_text("/somewhere/else/" + Path(pointer.read_text()).name)
+    status, *_ = derive(moved, "--out", tmp_path / "out")
+    assert status == 0
+    genotype = load_genotype(tmp_path / "out" / "genotype_01.json")
+    assert genotype.blocks == blocks_of(all_networks(work_dir)[0][1])
+
+
+def test_checkpoint_alone_needs_its_shape(work_dir, derive, tmp_path):
+    alone = tmp_path / "alone.pth"
+    shutil.copy(work_dir / "epoch_6.pth", alone)
+    status, _, stderr = derive(alone, "--out", tmp_path / "out")
+    assert status == 2
+    assert "--input-shape" in stderr
+    shape = ["--input-shape", *INPUT_SHAPE, "--num-classes", NUM_CLASSES]
+    status, *_ = derive(alone, *shape, "--out", tmp_path / "out")
+    assert status == 0
+    genotype = load_genotype(tmp_path / "out" / "genotype_01.json")
+    assert genotype.provenance["macs"] == cost_of(genotype.blocks).macs
+
+
+class Evil:
+    """Unpickling it would make a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.mkdir, (self.path,)
+
+
+def test_nothing_in_a_checkpoint_is_executed(derive, tmp_path):
+    file = tmp_path / "evil.pth"
+    torch.save(dict(state_dict={}, pvnas_search=Evil(tmp_path / "ran")), file)
+    status, _, stderr = derive(file, "--out", tmp_path / "out")
+    assert status == 2
+    assert "expected a checkpoint that MMEngine has written" in stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_bad_checkpoints(derive, tmp_path):
+    out = ["--out", tmp_path / "out"]
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps([1]))
+    torch.save(dict(state_dict={}), tmp_path / "other.pth")
+    (tmp_path / "empty").mkdir()
+    for name, message in (
+        ("none.pth", "none.pth: found nothing, expected a checkpoint"),
+        ("text.pth", "expected a checkpoint that MMEngine has written"),
+        ("pickle.pth", "expected a checkpoint that"),
+        ("other.pth", "found no state of a search"),
+        ("empty", "found no file last_checkpoint"),
+    ):
+        status, _, stderr = derive(tmp_path / name, *out)
+        assert status == 2, name
+        assert message in stderr
+        first, *_ = stderr.splitlines()
+        assert first.startswith("error: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_infeasible_budget_names_the_cheapest_cost(work_dir, derive, tmp_path):
+    cheapest = min(cost_of(blocks_of(c)).macs for _, c in all_networks(work_dir))
+    limit = repr((cheapest - 1) / 1e9)
+    status, _, stderr = derive(work_dir, "--budget-gflops", limit, "--out", tmp_path)
+    assert status == 2
+    assert f"cheapest possible costs {cheapest}" in stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--budget-ms", 5], "--budget-ms: found no --latency-table"),
+        (["--save-weights"], "--save-weights: found no --rank-on"),
+        (["--min-distance", 1.5], "--min-distance: found 1.5"),
+        (["--min-distance", 4], "expected a share above 0 and below 1, or a whole"),
+        (["--budget-gflops", -1], "--budget-gflops: found -1"),
+        (["--num-candidates", 0], "num_candidates: expected 1 or more, found 0"),
+        (["--latency-table", "none.json"], "no such latency table"),
+        (["--rank-on", "none.py"], "found no file none.py"),
+        (["--device", "gpu"], "device: found 'gpu', expected cpu or cuda"),
+    ],
+)
+def test_wrong_options(work_dir, derive, tmp_path, options, message):
+    status, _, stderr = derive(work_dir, *options, "--out", tmp_path)
+    assert status == 2
+    assert message in stderr.splitlines()[0]
+
+
+def test_ranking_on_data_that_does_not_fit(work_dir, derive, tmp_path):
+    options = ["--rank-on", work_dir / "toy.py", "--cfg-options"]
+    out = ["--out", tmp_path]
+    status, _, stderr = derive(work_dir, *out, *options, "model.cls_head.num_classes=5")
+    assert status == 2
+    assert "expected one that the weights of" in stderr
+    status, _, stderr = derive(work_dir, *out, *options, "train_cfg.metric=acc/none")
+    assert status == 2
+    assert "metric: found 'acc/none', expected one of ['acc/mean1'" in stderr

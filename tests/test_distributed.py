@@ -1,0 +1,369 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Several processes: one path, the same alphas, gradients of the whole batch."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner import Runner
+from searching import (
+    build_toy_model,
+    make_batch,
+    run_ranks,
+    run_search,
+    search_config,
+)
+from torch import nn
+
+from pvnas_mmaction import cli
+from pvnas_mmaction.engine.distributed import (
+    SearchDataParallel,
+    average_gradients,
+    check_ranks_agree,
+    shared_seed,
+)
+from pvnas_mmaction.engine.steps import alpha_step, find_supernet, weights_step
+from pvnas_mmaction.models.relaxation import Choice
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="MMEngine would put both processes on one GPU"
+)
+NO_VALIDATION = dict(val_cfg=None, val_dataloader=None, val_evaluator=None)
+
+
+# the command
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory, project_root: Path) -> Path:
+    """Work directory of a search that tools/dist_train.sh has run on two processes."""
+    folder = tmp_path_factory.mktemp("launched")
+    config = search_config(
+        folder / "work",
+        custom_imports=dict(imports=["searching"], allow_failed_imports=False),
+        custom_hooks=[
+            dict(type="LRDiversityHook", num_cycles=2),
+            dict(type="SearchHistoryHook", interval=2),
+            dict(type="TraceHook"),
+        ],
+        train_dataloader=dict(batch_size=2),
+    )
+    config.pop("launcher")
+    config.dump(folder / "toy.py")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = str(server.getsockname()[1])
+    tests = str(Path(__file__).parent)
+    path = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [str(project_root / "tools/dist_train.sh"), str(folder / "toy.py"), "2"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHON": sys.executable, "PORT": port, "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder / "work"
+
+
+@pytest.fixture(scope="module")
+def traces(launched: Path) -> list[dict]:
+    files = [launched / f"trace_{rank}.json" for rank in range(2)]
+    return [json.loads(file.read_text()) for file in files]
+
+
+def test_every_rank_draws_the_same_paths_from_the_same_alphas(traces):
+    assert traces[0]["draws"] == traces[1]["draws"]
+    relaxations = [draw[1] for draw in traces[0]["draws"]]
+    assert relaxations == (["uniform"] * 3 + ["gumbel_st", "two_path"] * 6) * 2
+    # They move at every alpha step.
+    bits = [tuple(draw[3]) for draw in traces[0]["draws"] if draw[1] == "two_path"]
+    assert len(set(bits)) == 12
+
+
+def test_ranks_read_their_share_of_the_batch_of_one_process(traces, tmp_path):
+    hooks = [dict(type="LRDiversityHook", num_cycles=2), dict(type="TraceHook")]
+    run_search(tmp_path, custom_hooks=hooks, **NO_VALIDATION)  # batches of 4
+    alone = json.loads((tmp_path / "trace_0.json").read_text())
+    for half in ("weights", "alphas"):
+        parts = zip(*(trace[half] for trace in traces), alone[half], strict=True)
+        for first, second, whole in parts:
+            assert len(first) == len(second) == 2
+            assert sorted(first + second) == sorted(whole)
+        # Each epoch of three batches in an order of its own, on every rank.
+        for trace in traces:
+            batches = trace[half]
+            epochs = [str(batches[i : i + 3]) for i in range(0, len(batches), 3)]
+            assert len(set(epochs)) == len(epochs) >= 4
+
+
+def test_rank_0_alone_writes(launched, traces):
+    assert traces[1]["opened"] == []
+    names = {Path(path).name for path in traces[0]["opened"]}
+    assert {"history.jsonl", "scalars.json", "last_checkpoint"} <= names
+    history = (launched / "search/history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in history] == [*range(0, 18, 2), 17]
+    entries = json.loads((launched / "search/archive.json").read_text())["entries"]
+    assert [entry["accuracy"] is None for entry in entries] == [False, False]
+
+
+# steps
+
+
+def sgd(model: nn.Module, **settings):
+    config = dict(
+        constructor="SearchOptimWrapperConstructor",
+        weights=dict(optimizer=dict(type="SGD", lr=1.0), **settings),
+        alphas=dict(optimizer=dict(type="SGD", lr=1.0), **settings),
+    )
+    return build_optim_wrapper(model, config)
+
+
+def without_batch_norm() -> nn.Module:
+    """A toy model whose loss on a batch is the mean over its clips."""
+    model = build_toy_model(dropout_ratio=0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.eval()
+    return model
+
+
+def step_both(model: nn.Module, batch: dict, **settings) -> dict[str, torch.Tensor]:
+    supernet, wrappers = find_supernet(model), sgd(model, **settings)
+    generator = torch.Generator().manual_seed(0)
+    path = supernet.sample("two_path", generator)
+    weights_step(model, supernet, batch, path, wrappers["weights"])
+    path = supernet.sample("two_path", generator)
+    alpha_step(model, supernet, batch, path, wrappers["alphas"])
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def my_share(batch: dict) -> dict:
+    rank, count = dist.get_rank(), dist.get_world_size()
+    return {key: value[rank::count] for key, value in batch.items()}
+
+
+def test_two_ranks_step_as_one_on_the_whole_batch(tmp_path):
+    model, batch = without_batch_norm(), make_batch(8)
+
+    def rank():
+        return step_both(copy.deepcopy(model), my_share(batch))
+
+    ranks = run_ranks(tmp_path, 2, rank)
+    before = dict(model.named_parameters())
+    alone = step_both(copy.deepcopy(model), batch)
+    for name, expected in alone.items():
+        assert torch.equal(ranks[0][name], ranks[1][name])
+        torch.testing.assert_close(ranks[0][name], expected, rtol=1e-4, atol=1e-6)
+    moved = [name for name in alone if not torch.equal(alone[name], before[name])]
+    assert sum("alphas" in name for name in moved) == 3
+    assert len(moved) > 10
+
+
+def test_gradients_that_wait_are_the_same_on_every_rank(tmp_path):
+    """For a checkpoint holds those of rank 0."""
+    model, batch = without_batch_norm(), make_batch(8)
+
+    def rank():
+        step_both(model, my_share(batch), accumulative_counts=2)
+        return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+    first, second = run_ranks(tmp_path, 2, rank)
+    assert {"backbone.alphas.0", "backbone.stem.conv.weight"} <= first.keys()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_average_gradients_by_hand(tmp_path):
+    def rank():
+        scale = float(dist.get_rank() + 1)
+        parameters = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(4))]
+        parameters += [nn.Parameter(torch.zeros(5, dtype=torch.float64))]
+        # Not contiguous, as channels-last weights are.
+        parameters[0].grad = (torch.arange(6.0).reshape(3, 2) * scale).T
+        parameters[2].grad = torch.ones(5, dtype=torch.float64) * scale
+        average_gradients(parameters)
+        return [p.grad for p in parameters]
+
+    for found in run_ranks(tmp_path, 3, rank):
+        assert torch.equal(found[0], (torch.arange(6.0).reshape(3, 2) * 2).T)
+        assert found[1] is None
+        assert torch.equal(found[2], torch.full((5,), 2.0, dtype=torch.float64))
+    alone = nn.Parameter(torch.zeros(1))
+    alone.grad = torch.ones(1)
+    average_gradients([alone])
+    assert alone.grad == 1
+
+
+# staying equal
+
+
+@pytest.mark.parametrize("differs", ["nothing", "alphas", "path"])
+def test_ranks_that_differ_are_noticed(tmp_path, differs):
+    def rank():
+        odd = dist.get_rank() == 1
+        alphas = [torch.zeros(4), torch.zeros(3)]
+        if odd and differs == "alphas":
+            alphas[1][2] = torch.finfo(torch.float32).tiny
+        last = 2 if odd and differs == "path" else 1
+        check_ranks_agree(7, (Choice((0, 3)), Choice((last,))), alphas)
+        return "agree"
+
+    message = "RuntimeError: step 7: the processes hold different alphas or drew"
+    for found in run_ranks(tmp_path, 3, rank):
+        assert found.startswith("agree" if differs == "nothing" else message)
+
+
+def test_a_perturbed_rank_stops_the_search(tmp_path):
+    def rank():
+        config = search_config(tmp_path / "work", launcher="pytorch", **NO_VALIDATION)
+        runner = Runner.from_cfg(config)
+        step = runner.train_loop.run_iter
+
+        def perturb(idx, batch):
+            if dist.get_rank() == 1 and runner.iter == 4:
+                with torch.no_grad():
+                    runner.train_loop.supernet.alphas[0][0] += 1e-6
+            step(idx, batch)
+
+        runner.train_loop.run_iter = perturb
+        runner.train()
+
+    message = "RuntimeError: step 4: the processes hold different alphas"
+    assert all(found.startswith(message) for found in run_ranks(tmp_path, 2, rank))
+
+
+def test_the_wrapper_copies_rank_0(tmp_path):
+    def rank():
+        torch.manual_seed(dist.get_rank())
+        model = SearchDataParallel(nn.BatchNorm1d(3))
+        nn.init.normal_(model.module.weight)
+        with torch.no_grad():
+            model(torch.randn(4, 3))
+        copied = SearchDataParallel(model.module)
+        return copied.module.state_dict()
+
+    first, second = run_ranks(tmp_path, 2, rank)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_seeds_that_differ_by_rank(tmp_path):
+    """MMAction2's --diff-rank-seed: one split and one path all the same."""
+
+    def rank():
+        config = search_config(
+            tmp_path / "work",
+            launcher="pytorch",
+            randomness=dict(seed=5, diff_rank_seed=True),
+            train_cfg=dict(max_epochs=4),
+            train_dataloader=dict(batch_size=2),
+            **NO_VALIDATION,
+        )
+        runner = Runner.from_cfg(config)
+        runner.train()
+        loop = runner.train_loop
+        alphas = [alpha.detach() for alpha in loop.supernet.alphas]
+        return runner.seed, shared_seed(runner.seed), loop.data.alpha_half, alphas
+
+    first, second = run_ranks(tmp_path, 2, rank)
+    assert (first[0], second[0]) == (5, 6)
+    assert (first[1], second[1]) == (5, 5)
+    assert first[2] == second[2]
+    assert all(torch.equal(a, b) for a, b in zip(first[3], second[3], strict=True))
+
+
+def test_killed_and_resumed_on_two_processes(tmp_path):
+    def search(folder: str, kill_at: list[int]):
+        config = search_config(
+            tmp_path / folder,
+            launcher="pytorch",
+            resume=True,
+            default_hooks=dict(checkpoint=dict(by_epoch=False, interval=3)),
+            custom_hooks=[
+                dict(type="LRDiversityHook", num_cycles=2),
+                dict(type="KillHook", steps=kill_at),
+            ],
+            train_dataloader=dict(batch_size=2),
+            optim_wrapper=dict(weights=dict(accumulative_counts=2)),
+        )
+        runner = Runner.from_cfg(config)
+        runner.train()
+        parameters = runner.model.module.named_parameters()
+        return {name: parameter.detach() for name, parameter in parameters}
+
+    whole = run_ranks(tmp_path, 2, search, "whole", [])
+    assert run_ranks(tmp_path / "dead", 2, search, "killed", [10]) == [None, None]
+    resumed = run_ranks(tmp_path, 2, search, "killed", [10])
+    for name, value in whole[0].items():
+        for other in (whole[1], *resumed):
+            assert torch.equal(value, other[name]), name
+    names = [
+        f"search/{name}" for name in ("archive.json", "genotype.json", "split.json")
+    ]
+    for name in names:
+        ours, theirs = (tmp_path / run / name for run in ("killed", "whole"))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+# what stands around a search
+
+
+def test_another_wrapper_is_refused(tmp_path):
+    def rank():
+        wrapper = dict(type="MMDistributedDataParallel", device_ids=None)
+        config = search_config(
+            tmp_path / "work", launcher="pytorch", model_wrapper_cfg=wrapper
+        )
+        Runner.from_cfg(config).train()
+
+    message = (
+        "model_wrapper_cfg.type: found 'MMDistributedDataParallel', expected "
+        "'SearchDataParallel'"
+    )
+    assert all(message in found for found in run_ranks(tmp_path, 2, rank))
+
+
+def test_plain_training_on_two_processes(tmp_path):
+    """A network from a genotype, with MMEngine's own loop and wrapper."""
+    genotype = tmp_path / "genotype.json"
+    space = build_toy_model().backbone.space
+    genotype.write_text(space.genotype([0, 1, 2], {}).to_json())
+
+    def rank():
+        dist.destroy_process_group()  # the tool starts its own
+        config = search_config(
+            tmp_path / "work",
+            launcher="pytorch",
+            model=dict(
+                backbone=dict(_delete_=True, type="PVNASNet", genotype=str(genotype))
+            ),
+            train_cfg=dict(_delete_=True, type="EpochBasedTrainLoop", max_epochs=2),
+            optim_wrapper=dict(_delete_=True, optimizer=dict(type="SGD", lr=0.1)),
+            custom_hooks=[],
+        )
+        config.pop("model_wrapper_cfg")
+        runner = cli.build_runner(config)
+        before = copy.deepcopy(runner.model.module.state_dict())
+        runner.train()
+        after = dict(runner.model.module.named_parameters())
+        moved = [name for name, p in after.items() if not torch.equal(p, before[name])]
+        assert len(moved) > len(after) / 2
+        return type(runner.model).__name__, runner.model.module.state_dict()
+
+    ranks = run_ranks(tmp_path, 2, rank)
+    assert isinstance(ranks[0], tuple), ranks
+    (kind, first), (_, second) = ranks
+    assert kind == "MMDistributedDataParallel"
+    for name, value in first.items():
+        if "running" not in name:  # each rank's own batches
+            assert torch.equal(value, second[name])

@@ -1,0 +1,171 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Diversity, entropy and distances, against enumeration and hand counts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pvnas_mmaction.diversity import (
+    argmax_share,
+    diversity,
+    entropy,
+    hamming,
+    mean_pairwise_hamming,
+    shrink,
+    shrink_to_diversity,
+    softmax,
+)
+
+alpha_layers = st.lists(
+    st.lists(st.floats(-30, 30), min_size=1, max_size=7), min_size=1, max_size=6
+)
+
+
+def random_probs(seed: int, sizes: list[int]) -> list[list[float]]:
+    generator = random.Random(seed)
+    draws = [[generator.expovariate(1) for _ in range(size)] for size in sizes]
+    return [[x / sum(layer) for x in layer] for layer in draws]
+
+
+def enumerated_difference(probs: list[list[float]]) -> float:
+    """Expected share of differing layers of two networks, by listing every pair."""
+    networks = list(itertools.product(*(range(len(layer)) for layer in probs)))
+
+    def probability(network):
+        return math.prod(layer[o] for layer, o in zip(probs, network, strict=True))
+
+    return sum(
+        probability(a)
+        * probability(b)
+        * sum(x != y for x, y in zip(a, b, strict=True))
+        / len(probs)
+        for a in networks
+        for b in networks
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_diversity_is_the_expected_difference_of_two_draws(seed):
+    size = 2 + seed % 3
+    probs = random_probs(seed, [size] * 3)
+    uniform = 1 - 1 / size
+    assert diversity(probs) == pytest.approx(enumerated_difference(probs) / uniform)
+
+
+def test_diversity_of_unequal_layers_by_hand():
+    # (1 - (0.75^2 + 0.25^2)) / (1/2) = 0.75 and (1 - 0.5) / (3/4) = 2/3
+    probs = [[0.75, 0.25], [0.5, 0.5, 0.0, 0.0], [1.0]]
+    assert diversity(probs) == pytest.approx((0.75 + 2 / 3) / 2)
+
+
+def test_entropy_and_argmax_share_by_hand():
+    probs = [[0.5, 0.25, 0.25, 0.0], [1.0, 0.0], [1.0]]
+    assert entropy(probs) == pytest.approx((1.5 / 2 + 0) / 2)
+    assert argmax_share(probs) == pytest.approx((0.5 + 1.0) / 2)
+
+
+def test_bounds_uniform_one_hot_and_no_choice():
+    uniform = [[1 / 3] * 3, [1 / 7] * 7]
+    one_hot = [[0.0, 1.0, 0.0], [1.0, 0.0]]
+    assert diversity(uniform) == pytest.approx(1)
+    assert entropy(uniform) == pytest.approx(1)
+    assert diversity(one_hot) == 0
+    assert entropy(one_hot) == 0
+    assert argmax_share(one_hot) == 1
+    assert (diversity([[1.0]]), entropy([[1.0]]), argmax_share([[1.0]])) == (0, 0, 1)
+
+
+def test_softmax_is_stable_and_obeys_tau():
+    assert softmax([[1e4, 1e4 - math.log(3)]])[0] == pytest.approx([0.75, 0.25])
+    assert softmax([[0.0, 2 * math.log(3)]], tau=2)[0] == pytest.approx([0.25, 0.75])
+    assert softmax([[-1e6, 0.0, 1e6]], tau=0.01)[0] == [0.0, 0.0, 1.0]
+
+
+def test_hamming_by_hand():
+    assert hamming(("a", "b", "c", "d"), ["a", "x", "c", "y"]) == 0.5
+    assert hamming([1, 2], [1, 2]) == 0
+    # distances 1/2, 1 and 1/2
+    assert mean_pairwise_hamming(["ab", "ac", "dc"]) == pytest.approx(2 / 3)
+    assert mean_pairwise_hamming(["ab"]) == 0
+    assert mean_pairwise_hamming([]) == 0
+
+
+@settings(deadline=None)
+@given(alpha_layers, st.floats(0, 1), st.floats(0.1, 5))
+def test_shrink_reaches_the_target_or_leaves_the_alphas(alphas, target, tau):
+    before = diversity(softmax(alphas, tau))
+    factor = shrink_to_diversity(alphas, target, tau)
+    after = diversity(softmax(shrink(alphas, factor), tau))
+    if before >= target or all(len(layer) == 1 for layer in alphas):
+        assert factor == 1
+    else:
+        assert 0 <= factor < 1
+        assert after == pytest.approx(target, abs=1e-6)
+    for old, new in zip(alphas, shrink(alphas, factor), strict=True):
+        mean = sum(old) / len(old)
+        assert new == pytest.approx([mean + factor * (a - mean) for a in old])
+
+
+def test_shrink_of_two_candidates_has_a_closed_form():
+    # D = 4 p (1 - p), so p = (1 + sqrt(1 - D)) / 2 and the gap is log(p / (1 - p)).
+    gap, tau = 9.0, 1.5
+    for target in (0.2, 0.5, 0.95, 0.999):
+        p = (1 + math.sqrt(1 - target)) / 2
+        expected = tau * math.log(p / (1 - p)) / gap
+        factor = shrink_to_diversity([[gap, 0.0], [1.0, 1.0 + gap]], target, tau)
+        assert factor == pytest.approx(expected, rel=1e-6)
+
+
+def test_shrink_never_sharpens_and_ends_at_uniform():
+    alphas = [[0.1, 0.0, -0.1]]
+    assert shrink_to_diversity(alphas, 0.2) == 1
+    assert diversity(
+        softmax(shrink(alphas, shrink_to_diversity(alphas, 1.0)))
+    ) == pytest.approx(1, abs=1e-12)
+    assert shrink_to_diversity([[5.0], [3.0]], 0.9) == 1
+
+
+@settings(deadline=None)
+@given(alpha_layers)
+def test_diversity_falls_as_the_factor_grows(alphas):
+    curve = [diversity(softmax(shrink(alphas, f / 10))) for f in range(11)]
+    assert all(a >= b - 1e-9 for a, b in itertools.pairwise(curve))
+    assert all(0 <= value <= 1 for value in curve)
+
+
+@pytest.mark.parametrize("measure", [diversity, entropy, argmax_share])
+@pytest.mark.parametrize(
+    ("probs", "message"),
+    [
+        ([], "at least one layer, found none"),
+        ([[0.5, 0.5], []], "layer 1: expected at least one candidate"),
+        ([[0.5, 0.5], [0.5, 0.4]], "layer 1: expected a sum of 1, found 0.9"),
+        ([[1.5, -0.5]], r"layer 0: expected values in \[0, 1\]"),
+        ([[math.nan, 1.0]], r"layer 0: expected values in \[0, 1\]"),
+    ],
+)
+def test_what_is_no_distribution_is_refused(measure, probs, message):
+    with pytest.raises(ValueError, match=message):
+        measure(probs)
+
+
+def test_other_mistakes_are_named():
+    with pytest.raises(ValueError, match="tau: expected a finite number above 0"):
+        softmax([[1.0]], tau=0)
+    with pytest.raises(ValueError, match=r"alphas of layer 0: .* diverged"):
+        softmax([[math.nan, 1.0]])
+    with pytest.raises(ValueError, match="alphas: expected at least one layer"):
+        softmax([])
+    for target in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=r"target: expected a diversity in \[0, "):
+            shrink_to_diversity([[1.0, 2.0]], target)
+    with pytest.raises(ValueError, match="found 2 and 3 layers"):
+        hamming("ab", "abc")
+    with pytest.raises(ValueError, match="at least one layer, found none"):
+        hamming("", "")

@@ -1,0 +1,220 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Networks outside of eager PyTorch: ONNX, torch.export and torch.compile."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import save_checkpoint
+
+from pvnas_mmaction.benchmark.zoo import build_recognizer
+from pvnas_mmaction.cost import network_cost
+from pvnas_mmaction.export import (
+    check_inputs,
+    export_onnx,
+    load_classifier,
+    max_difference,
+)
+from pvnas_mmaction.genotype import (
+    BlockSpec,
+    Genotype,
+    Skeleton,
+    Stage,
+    load_genotype,
+    save_genotype,
+)
+from pvnas_mmaction.models.blocks import OPS
+from pvnas_mmaction.models.pvnas_net import PVNASNet
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = sorted((ROOT / "configs" / "pvnas" / "genotypes").glob("*.json"))
+# The first layer of a stage changes width and strides, the second keeps its shape.
+SKELETON = Skeleton(8, 32, (Stage(16, 2, 2, 1), Stage(24, 2, 2, 2)))
+SHAPE = (3, 6, 32, 32)
+TOLERANCE = 1e-4
+
+
+def spec_of(family: str) -> str:
+    """A block spec of a family with a temporal kernel and squeeze-and-excitation."""
+    for ratio in ("2", "0.5"):
+        try:
+            return str(BlockSpec.parse(f"{family}_t3_k5_e{ratio}_se"))
+        except ValueError:
+            continue
+    raise AssertionError(f"family {family}: no block spec fits")
+
+
+def genotype_of(family: str) -> Genotype:
+    if family == "skip":
+        return Genotype("small", SKELETON, ("mb_t1_k3_e2", "skip") * 2)
+    return Genotype("small", SKELETON, (spec_of(family),) * 4)
+
+
+def write_config(folder: Path, genotype: Genotype, num_classes: int = 5) -> Path:
+    save_genotype(genotype, folder / "genotype.json")
+    path = folder / "config.py"
+    path.write_text(
+        f"_base_ = ['{ROOT}/configs/pvnas/_base_/models/retrain.py', "
+        f"'{ROOT}/configs/pvnas/_base_/default_runtime.py']\n"
+        "model = dict(\n"
+        f"    backbone=dict(genotype='{folder / 'genotype.json'}'),\n"
+        f"    cls_head=dict(in_channels={genotype.skeleton.head_channels}, "
+        f"num_classes={num_classes}, init_std=0.3))\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("family", OPS)
+def test_onnx_is_the_same_function(family, tmp_path):
+    config = Config.fromfile(str(write_config(tmp_path, genotype_of(family))))
+    torch.manual_seed(0)
+    classifier = load_classifier(config, None, SHAPE)
+    path = tmp_path / "model.onnx"
+    export_onnx(classifier, path, SHAPE)
+
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert not [n for n in model.graph.node if n.op_type == "BatchNormalization"]
+    (graph_input,), (graph_output,) = model.graph.input, model.graph.output
+    sizes = [d.dim_param or d.dim_value for d in graph_input.type.tensor_type.shape.dim]
+    assert (graph_input.name, sizes) == ("clips", ["batch", *SHAPE])
+    assert graph_output.name == "logits"
+
+    inputs = check_inputs(SHAPE, (1, 2, 5))
+    with torch.no_grad():
+        scores = [classifier(clips) for clips in inputs]
+    # The scores differ from input to input, so that equality says something.
+    assert all(s.std(dim=1).min() > 0.01 for s in scores)
+    assert (scores[0] - scores[1][:1]).abs().max() > 0.01
+    assert max(max_difference(classifier, path, inputs)) <= TOLERANCE
+    # The classifier itself is still what it was: not folded.
+    assert any(isinstance(m, torch.nn.BatchNorm3d) for m in classifier.modules())
+
+
+def test_onnx_of_other_weights_is_noticed(tmp_path):
+    config = Config.fromfile(str(write_config(tmp_path, genotype_of("mb"))))
+    classifier = load_classifier(config, None, SHAPE)
+    path = tmp_path / "model.onnx"
+    export_onnx(classifier, path, SHAPE)
+    with torch.no_grad():
+        classifier.recognizer.cls_head.fc_cls.bias += 0.01
+    assert min(max_difference(classifier, path, check_inputs(SHAPE))) > TOLERANCE
+    with torch.no_grad():
+        classifier.recognizer.cls_head.fc_cls.bias.fill_(float("nan"))
+    assert max_difference(classifier, path, check_inputs(SHAPE)) == [float("inf")] * 3
+
+
+# -- the tool --------------------------------------------------------------------
+
+
+def run(*options: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "tools" / "export_onnx.py")]
+    return subprocess.run(
+        [*command, *map(str, options)], capture_output=True, text=True, timeout=300
+    )
+
+
+def test_tool(tmp_path):
+    config = write_config(tmp_path, genotype_of("ts"))
+    torch.manual_seed(1)
+    recognizer = build_recognizer(Config.fromfile(str(config)))
+    checkpoint = tmp_path / "trained.pth"
+    save_checkpoint(dict(state_dict=recognizer.state_dict()), str(checkpoint))
+    out = tmp_path / "new" / "model.onnx"
+    done = run(config, checkpoint, "--out", out, "--input-shape", *SHAPE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("max abs difference") == 3
+    # The file holds the weights of the checkpoint.
+    classifier = load_classifier(
+        Config.fromfile(str(config)), str(checkpoint), SHAPE
+    ).eval()
+    assert max(max_difference(classifier, out, check_inputs(SHAPE))) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("family", "num_classes", "message"),
+    [
+        ("rb", 5, "checkpoint: found another network"),
+        ("mb", 7, r"trained\.pth: found other weights than those of the config"),
+    ],
+)
+def test_checkpoint_of_another_network(family, num_classes, message, tmp_path):
+    path = write_config(tmp_path, genotype_of(family), num_classes)
+    recognizer = build_recognizer(Config.fromfile(str(path)))
+    checkpoint = tmp_path / "trained.pth"
+    save_checkpoint(dict(state_dict=recognizer.state_dict()), str(checkpoint))
+    config = Config.fromfile(str(write_config(tmp_path, genotype_of("mb"))))
+    with pytest.raises(ValueError, match=message):
+        load_classifier(config, str(checkpoint), SHAPE)
+
+
+def test_missing_checkpoint(tmp_path):
+    config = write_config(tmp_path, genotype_of("mb"))
+    done = run(config, tmp_path / "none.pth", "--out", tmp_path / "m.onnx")
+    assert done.returncode == 2
+    assert "none.pth" in done.stderr
+
+
+# -- shipped genotypes ------------------------------------------------------------
+
+
+def smallest_genotype() -> Path:
+    def macs(path: Path) -> int:
+        genotype = load_genotype(path)
+        shape = (3, 8, 64, 64)
+        return network_cost(genotype.skeleton, genotype.blocks, shape, 10).macs
+
+    return min(SHIPPED, key=macs)
+
+
+def build(path: Path) -> PVNASNet:
+    torch.manual_seed(0)
+    model = PVNASNet(str(path))
+    model.init_weights()
+    return model.eval()
+
+
+def test_genotypes_are_shipped():
+    assert SHIPPED
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_torch_export(path):
+    model = build(path)
+    x = torch.randn(2, 3, 4, 32, 32)
+    batch = torch.export.Dim("batch", min=1, max=16)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
+    for size in (2, 3):
+        x = torch.randn(size, 3, 4, 32, 32)
+        with torch.no_grad():
+            torch.testing.assert_close(
+                program.module()(x), model(x), rtol=1e-3, atol=1e-4
+            )
+
+
+def check_compiled(path: Path, backend: str) -> None:
+    model = build(path)
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    x = torch.randn(1, 3, 4, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-3, atol=1e-4)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_torch_compile_takes_the_whole_graph(path):
+    check_compiled(path, "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
+def test_torch_compile():
+    """The compiler itself, with the cheapest network only: it takes a minute."""
+    check_compiled(smallest_genotype(), "inductor")

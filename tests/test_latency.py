@@ -1,0 +1,423 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Latency tables: the file, how they are measured, and the tool that does it."""
+
+from __future__ import annotations
+
+import json
+import random
+import runpy
+import sys
+import time
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pvnas_mmaction import measure
+from pvnas_mmaction.derive import Budget, derive
+from pvnas_mmaction.latency import LatencyTable, load_latency_table
+from pvnas_mmaction.measure import MeasureConfig
+from pvnas_mmaction.search_space import SearchSpace
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "configs" / "pvnas" / "_base_" / "spaces" / "tiny.py"
+SHAPE = [3, 4, 16, 16]
+SPACE = SearchSpace.from_config(
+    dict(
+        name="toy",
+        stem_channels=8,
+        head_channels=16,
+        stages=[
+            dict(
+                out_channels=8,
+                num_layers=3,
+                spatial_stride=1,
+                temporal_stride=1,
+                candidates=["mb_t1_k3_e1", "mb_t3_k3_e2", "skip"],
+            ),
+            dict(
+                out_channels=16,
+                num_layers=1,
+                spatial_stride=2,
+                temporal_stride=2,
+                candidates=["mb_t1_k3_e1", "rb_t3_k3_e0.5"],
+            ),
+        ],
+    )
+)
+ROWS = [[3.0, 4.0, 0.25]] * 3 + [[1.0, 2.5]]
+
+
+def toy_table() -> LatencyTable:
+    return LatencyTable(SPACE.to_config(), SHAPE, 0.5, ROWS, dict(device="cpu"))
+
+
+# -- the file ---------------------------------------------------------------------
+
+
+def test_prediction_is_the_sum():
+    assert toy_table().predict([1, 2, 0, 1]) == 0.5 + 4.0 + 0.25 + 3.0 + 2.5
+
+
+def test_file_reads_back(tmp_path):
+    path = tmp_path / "table.json"
+    toy_table().save(path)
+    assert load_latency_table(path, SPACE, SHAPE) == toy_table()
+    assert [file.name for file in tmp_path.iterdir()] == ["table.json"]
+
+
+def other_space() -> SearchSpace:
+    config = SPACE.to_config()
+    config["stages"][0]["candidates"] = ["mb_t1_k3_e1", "mb_t3_k3_e3", "skip"]
+    return SearchSpace.from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("table", "space", "shape", "message"),
+    [
+        (toy_table(), other_space(), SHAPE, "found a table for space 'toy' with other"),
+        (toy_table(), SPACE, [3, 8, 16, 16], "input_shape: found .*, expected"),
+        (
+            replace(toy_table(), layer_ms=ROWS[:3]),
+            SPACE,
+            SHAPE,
+            r"layer_ms: found rows of \[3, 3, 3\] entries",
+        ),
+        (
+            replace(toy_table(), fixed_ms=-1.0),
+            SPACE,
+            SHAPE,
+            "found negative or infinite times",
+        ),
+    ],
+)
+def test_table_about_something_else(tmp_path, table, space, shape, message):
+    path = tmp_path / "table.json"
+    table.save(path)
+    with pytest.raises(ValueError, match=message):
+        load_latency_table(path, space, shape)
+
+
+def test_files_that_are_no_table(tmp_path):
+    path = tmp_path / "table.json"
+    with pytest.raises(FileNotFoundError, match="no such latency table"):
+        load_latency_table(path, SPACE, SHAPE)
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match="expected JSON"):
+        load_latency_table(path, SPACE, SHAPE)
+    path.write_text("[]", encoding="utf-8")
+    with pytest.raises(ValueError, match="found list, expected an object"):
+        load_latency_table(path, SPACE, SHAPE)
+    toy_table().save(path)
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(data, format_version=2)), encoding="utf-8")
+    with pytest.raises(ValueError, match="format_version"):
+        load_latency_table(path, SPACE, SHAPE)
+
+
+# -- measuring --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("dtype", "int8", "dtype: found 'int8', expected one of float32"),
+        ("threads", 0, "threads: found 0, expected 1 or more"),
+        ("rounds", 0, "rounds: found 0, expected 1 or more"),
+        ("batch_size", -1, "batch_size: found -1"),
+        ("device", "meta", "device: found 'meta', expected cpu or cuda"),
+        ("device", "gpu", "device: found 'gpu', expected cpu or cuda"),
+    ],
+)
+def test_settings_out_of_range(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        MeasureConfig(**{field: value})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_device_that_is_not_there():
+    with pytest.raises(ValueError, match="this machine has no GPU"):
+        MeasureConfig(device="cuda")
+
+
+def test_setting_records_threads_and_clock():
+    before = torch.get_num_threads()
+    assert MeasureConfig(threads=2).setting()["clock"] == "wall time"
+    setting = MeasureConfig(threads=1, seed=3).setting()
+    assert torch.get_num_threads() == before
+    assert (setting["threads"], setting["clock"]) == (1, "thread time")
+    assert setting["seed"] == 3
+    assert setting["machine"]["torch"] == torch.__version__
+
+
+def test_thread_time_leaves_out_what_others_take():
+    clock = measure.Clock("cpu")
+    assert clock.kind == "thread time"
+    clock.mark()
+    time.sleep(0.05)
+    clock.mark()
+    started = time.thread_time()
+    while time.thread_time() - started < 0.02:
+        pass
+    clock.mark()
+    asleep, busy = clock.intervals()
+    assert asleep < 10 < 20 <= busy
+    assert clock.marks == []
+
+
+@pytest.mark.parametrize("counts", [[1], [3, 1, 2], [5, 5], [2, 13, 12, 1]])
+def test_every_candidate_has_its_turn(counts):
+    networks = list(measure.covering_networks(counts, random.Random(0)))
+    assert len(networks) == max(counts)
+    for layer, count in enumerate(counts):
+        assert {network[layer] for network in networks} == set(range(count))
+
+
+def test_table_of_known_times(monkeypatch):
+    """Medians of readings, outliers and all, shared by layers of one kind."""
+    noise = random.Random(1)
+    seen: list[tuple[int, ...]] = []
+
+    def time_layers(supernet, head, x, network, clock):
+        seen.append(network)
+        times = [2.0, *(row[i] for row, i in zip(ROWS, network, strict=True)), 1.0]
+        # Later readings of a network come late now and then.
+        return [t * (1 if noise.random() < 0.75 else 7) for t in times]
+
+    monkeypatch.setattr(measure, "_time_layers", time_layers)
+    config = MeasureConfig(rounds=40, batch_size=4, threads=1)
+    table = measure.measure_table(SPACE, SHAPE, 5, config)
+    assert len(seen) == 3 * 41
+    assert table.layer_ms == [[ms / 4 for ms in row] for row in ROWS]
+    assert table.fixed_ms == 3.0 / 4
+    assert table.input_shape == SHAPE
+    assert table.space == SPACE.to_config()
+    assert table.setting["batch_size"] == 4
+
+
+def test_layers_of_one_kind_share_their_readings(monkeypatch):
+    """Layers 0 to 2 of the toy are alike: one median over all of them."""
+
+    def time_layers(supernet, head, x, network, clock):
+        return [1.0, 1.0, 2.0, 9.0, 4.0, 1.0]
+
+    monkeypatch.setattr(measure, "_time_layers", time_layers)
+    config = MeasureConfig(rounds=3, threads=1)
+    table = measure.measure_table(SPACE, SHAPE, 5, config)
+    assert table.layer_ms[:3] == [[2.0, 2.0, 2.0]] * 3
+    assert table.layer_ms[3] == [4.0, 4.0]
+
+
+def test_all_parts_are_timed():
+    config = MeasureConfig(threads=1, rounds=1)
+    supernet = measure._prepare(measure.PVNASSupernet(SPACE.to_config()), config)
+    head = measure._prepare(measure._head(SPACE, 5), config)
+    x = torch.randn(1, *SHAPE)
+    clock = measure.Clock("cpu")
+    with torch.inference_mode():
+        times = measure._time_layers(supernet, head, x, [0, 1, 2, 1], clock)
+    assert len(times) == 1 + 4 + 1
+    assert all(ms >= 0 for ms in times)
+
+
+class Count(nn.Module):
+    """Counts its calls, each of which takes a number of milliseconds."""
+
+    def __init__(self, milliseconds: float) -> None:
+        super().__init__()
+        self.milliseconds = milliseconds
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        started = time.thread_time()
+        while time.thread_time() - started < self.milliseconds / 1e3:
+            pass
+        return x
+
+
+def test_networks_run_in_turn():
+    networks = [Count(4.0), Count(1.0), Count(8.0)]
+    config = MeasureConfig(threads=1, rounds=5)
+    times = measure.time_interleaved(networks, torch.zeros(2, 3, 1, 1, 1), config)
+    assert [network.calls for network in networks] == [6, 6, 6]
+    # Per view, of two.
+    for found, expected in zip(times, (2.0, 0.5, 4.0), strict=True):
+        assert expected <= found < 1.5 * expected + 0.2
+
+
+def rows_of(pairs) -> list[dict]:
+    return [dict(indices=[], predicted_ms=p, measured_ms=m) for p, m in pairs]
+
+
+def test_errors_by_hand():
+    errors = measure.prediction_errors(
+        rows_of([(11, 10), (8, 10), (10, 10), (13, 10), (9.5, 10)])
+    )
+    assert errors["median_error"] == pytest.approx(0.1)
+    assert errors["p90_error"] == pytest.approx(0.3)
+    assert errors["max_error"] == pytest.approx(0.3)
+    assert errors["median_bias"] == pytest.approx(0.0)
+
+
+def test_calibration_recovers_a_line():
+    table = toy_table()
+    rows = rows_of((s, 1.25 * s + 0.75) for s in (4.0, 6.5, 11.0, 7.25))
+    calibrated = measure.calibrate(table, rows)
+    for indices in ([0, 0, 0, 0], [1, 2, 1, 1]):
+        expected = 1.25 * table.predict(indices) + 0.75
+        assert calibrated.predict(indices) == pytest.approx(expected)
+    calibration = calibrated.setting["calibration"]
+    assert calibration["scale"] == pytest.approx(1.25)
+    assert calibration["offset_ms"] == pytest.approx(0.75)
+    assert calibration["networks"] == rows
+    assert calibrated.setting["device"] == "cpu"
+
+
+def test_calibration_is_least_squares_of_the_relative_error():
+    generator = random.Random(0)
+    pairs = [(s, s * generator.uniform(1.0, 1.3)) for s in (3.0, 5.0, 8.0, 9.0, 12.0)]
+    setting = measure.calibrate(toy_table(), rows_of(pairs)).setting["calibration"]
+
+    def loss(scale: float, offset: float) -> float:
+        return sum(((scale * s + offset) / m - 1) ** 2 for s, m in pairs)
+
+    best = loss(setting["scale"], setting["offset_ms"])
+    for scale in (-1e-3, 0, 1e-3):
+        for offset in (-1e-3, 0, 1e-3):
+            other = loss(setting["scale"] + scale, setting["offset_ms"] + offset)
+            assert other >= best
+
+
+def test_calibration_keeps_the_fixed_part_positive():
+    rows = rows_of((s, 2 * s - 3) for s in (4.0, 6.0, 9.0))
+    calibrated = measure.calibrate(toy_table(), rows)
+    u = [Fraction(row["predicted_ms"]) / Fraction(row["measured_ms"]) for row in rows]
+    scale = float(sum(u) / sum(x * x for x in u))
+    assert calibrated.setting["calibration"]["offset_ms"] == 0
+    assert calibrated.setting["calibration"]["scale"] == pytest.approx(scale)
+    assert calibrated.fixed_ms == pytest.approx(scale * 0.5)
+
+
+def test_calibration_on_networks_of_one_cost():
+    calibrated = measure.calibrate(toy_table(), rows_of([(4.0, 5.0), (4.0, 5.0)]))
+    assert calibrated.setting["calibration"]["offset_ms"] == 0
+    assert calibrated.predict([0, 0, 0, 0]) == pytest.approx(1.25 * 10.5)
+
+
+# -- the tool ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def build_table(monkeypatch, capsys):
+    """Run the tool; gives exit status, stdout and stderr."""
+    tool = ROOT / "tools" / "build_latency_table.py"
+
+    def call(*args) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(tool), *map(str, args)])
+        status = 0
+        try:
+            runpy.run_path(str(tool), run_name="__main__")
+        except SystemExit as exit_:
+            status = exit_.code
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def quick(out: Path, *more) -> list:
+    options = ["--threads", 1, "--rounds", 2, "--check-networks", 3]
+    return [TINY, *options, "--input-shape", *SHAPE, "--out", out, *more]
+
+
+def test_tool(build_table, tmp_path):
+    out = tmp_path / "new" / "table.json"
+    status, stdout, _ = build_table(*quick(out))
+    assert status == 0
+    space = SearchSpace.from_config(runpy.run_path(str(TINY))["space"])
+    table = load_latency_table(out, space, SHAPE)
+
+    setting = table.setting
+    assert (setting["device"], setting["threads"], setting["rounds"]) == ("cpu", 1, 2)
+    assert setting["num_classes"] == 400
+    fitted, other = setting["calibration"]["networks"], setting["check"]["networks"]
+    assert len(fitted) == len(other) == 3
+    for row in other:
+        assert row["predicted_ms"] == pytest.approx(table.predict(row["indices"]))
+        assert row["measured_ms"] > 0
+        assert f"{row['measured_ms']:.3f}" in stdout
+    errors = [abs(row["predicted_ms"] / row["measured_ms"] - 1) for row in other]
+    assert setting["check"]["median_error"] == pytest.approx(sorted(errors)[1])
+    # The identity costs next to nothing.
+    for row, candidates in zip(table.layer_ms, space.candidates, strict=True):
+        if "skip" in candidates:
+            assert row[candidates.index("skip")] == min(row)
+
+    budget = Budget("latency", 1e9, table.fixed_ms, table.layer_ms)
+    (network,) = derive([[0.0] * len(c) for c in space.candidates], [budget])
+    predicted = table.predict(network.indices)
+    assert network.costs["latency"] == pytest.approx(predicted)
+
+
+def test_tool_with_folded_batch_norm_and_half_precision(build_table, tmp_path):
+    out = tmp_path / "table.json"
+    more = ["--fold-bn", "--dtype", "bfloat16", "--batch-size", 2]
+    status, stdout, _ = build_table(*quick(out, *more, "--num-classes", 5))
+    assert status == 0
+    assert "bfloat16" in stdout
+    setting = json.loads(out.read_text())["setting"]
+    assert setting["fold_bn"] is True
+    assert setting["dtype"] == "bfloat16"
+    assert (setting["batch_size"], setting["num_classes"]) == (2, 5)
+
+
+def test_tool_takes_shape_and_classes_of_a_search_config(build_table, tmp_path):
+    config = tmp_path / "search.py"
+    config.write_text(
+        f"model = dict(backbone=dict(space={SPACE.to_config()!r}), "
+        "cls_head=dict(num_classes=7))\n"
+        "train_cfg = dict(input_shape=(3, 4, 16, 16))\n"
+    )
+    out = tmp_path / "table.json"
+    options = ["--threads", 1, "--rounds", 1, "--check-networks", 2, "--out", out]
+    status, *_ = build_table(config, *options)
+    assert status == 0
+    table = load_latency_table(out, SPACE, SHAPE)
+    assert table.setting["num_classes"] == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--threads", 0], "threads: found 0, expected 1 or more"),
+        (["--rounds", 0], "rounds: found 0, expected 1 or more"),
+        (["--check-networks", 1], "--check-networks: found 1, expected 2 or more"),
+        (["--device", "meta"], "device: found 'meta', expected cpu or cuda"),
+        (["--input-shape", 1, 4, 16, 16], "input_shape: found C = 1, expected 3"),
+        (["--out", "."], "--out: found the folder ."),
+    ],
+)
+def test_wrong_options(build_table, tmp_path, options, message):
+    out = tmp_path / "table.json"
+    status, _, stderr = build_table(*quick(out, *options))
+    assert status == 2
+    assert message in stderr.splitlines()[0]
+    assert not out.exists()
+
+
+def test_wrong_configs(build_table, tmp_path):
+    out = ["--out", tmp_path / "table.json"]
+    status, _, stderr = build_table(TINY, *out)
+    assert status == 2
+    assert "give --input-shape C T H W" in stderr
+    config = tmp_path / "other.py"
+    config.write_text("model = dict(backbone=dict(type='ResNet'))\n")
+    status, _, stderr = build_table(config, *out)
+    assert status == 2
+    assert "found neither model.backbone.space nor space" in stderr
+    status, _, stderr = build_table(tmp_path / "none.py", *out)
+    assert status == 2
+    assert "found no file" in stderr

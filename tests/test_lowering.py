@@ -1,0 +1,126 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Every lowering against PyTorch's own 3D convolution, forward and backward."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pvnas_mmaction.models.lowering import (
+    LOWERINGS,
+    LoweredConv3d,
+    choose_lowering,
+    fold_time,
+    unfold_time,
+)
+
+# For which convolutions a lowering holds.
+APPLIES: dict[str, Callable[[nn.Conv3d], bool]] = {
+    "plain": lambda conv: True,
+    "folded": lambda conv: conv.kernel_size[0] == 1,
+    "over_time": lambda conv: (
+        conv.kernel_size[1:] == (1, 1) and conv.stride[1:] == (1, 1)
+    ),
+    "sum_of_folded": lambda conv: True,
+}
+# Kt 7 and 11 reach beyond the clip.
+KERNELS = [(1, 1), (1, 3), (1, 5), (3, 1), (3, 3), (5, 1), (5, 3), (7, 3), (11, 1)]
+STRIDES = [(1, 1), (1, 2), (2, 1), (2, 2)]
+FORMATS = [torch.contiguous_format, torch.channels_last_3d]
+
+
+def make_conv(
+    kernel: tuple[int, int], stride: tuple[int, int], groups: int
+) -> LoweredConv3d:
+    (kt, ks), (st, s) = kernel, stride
+    torch.manual_seed(0)
+    conv = LoweredConv3d(4, 4, (kt, ks, ks), (st, s, s), groups, bias=True)
+    return conv.double()
+
+
+def run(
+    function: Callable[[Tensor, nn.Conv3d], Tensor], x: Tensor, conv: nn.Conv3d
+) -> list[Tensor]:
+    """Output, and the gradients of x, weight and bias for a fixed output gradient."""
+    x = x.detach().requires_grad_()
+    y = function(x, conv)
+    seed = torch.Generator().manual_seed(1)
+    grad = torch.randn(y.shape, generator=seed, dtype=y.dtype)
+    grads = torch.autograd.grad(y, [x, conv.weight, conv.bias], grad)
+    return [y.detach(), *grads]
+
+
+def reference(x: Tensor, conv: nn.Conv3d) -> Tensor:
+    return F.conv3d(
+        x, conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.groups
+    )
+
+
+def cases(conv: nn.Conv3d) -> list[Tensor]:
+    """Odd and even clips, a single frame, batches of 1 and 3, both layouts."""
+    seed = torch.Generator().manual_seed(2)
+    sizes = itertools.product((1, 3), (1, 4, 5), FORMATS)
+    return [
+        torch.randn(n, 4, t, 17, 6, generator=seed, dtype=torch.float64).contiguous(
+            memory_format=layout
+        )
+        for n, t, layout in sizes
+    ]
+
+
+def test_every_lowering_is_tested() -> None:
+    assert set(APPLIES) == set(LOWERINGS)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("stride", STRIDES, ids=str)
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_lowerings_give_the_numbers_of_conv3d(
+    kernel: tuple[int, int], stride: tuple[int, int], groups: int
+) -> None:
+    conv = make_conv(kernel, stride, groups)
+    names = [name for name, applies in APPLIES.items() if applies(conv)]
+    for x in cases(conv):
+        expected = run(reference, x, conv)
+        for name in names:
+            torch.testing.assert_close(run(LOWERINGS[name], x, conv), expected)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_the_choice_applies_and_is_what_runs(grad: bool, groups: int) -> None:
+    chosen = set()
+    for kernel, stride in itertools.product(KERNELS, STRIDES):
+        conv = make_conv(kernel, stride, groups)
+        with torch.set_grad_enabled(grad):
+            for x in cases(conv)[-2:]:
+                name = choose_lowering(conv, x)
+                assert APPLIES[name](conv), (name, kernel, stride)
+                chosen.add(name)
+                torch.testing.assert_close(conv(x), reference(x, conv))
+    assert chosen >= {"folded", "over_time"}
+
+
+def test_folding_a_channels_last_tensor_copies_nothing() -> None:
+    x = torch.randn(2, 4, 5, 6, 7).contiguous(memory_format=torch.channels_last_3d)
+    folded = fold_time(x)
+    assert folded.data_ptr() == x.data_ptr()
+    assert folded.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(folded[5 + 3], x[1, :, 3])
+    back = unfold_time(folded, 2)
+    assert back.data_ptr() == x.data_ptr() and torch.equal(back, x)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_no_lowering_in_an_exported_graph(kernel: tuple[int, int]) -> None:
+    conv = make_conv(kernel, (2, 1), groups=4)
+    x = torch.randn(2, 4, 5, 9, 6, dtype=torch.float64)
+    exported = torch.export.export(conv, (x,))
+    calls = [node.target for node in exported.graph.nodes if node.op == "call_function"]
+    assert calls == [torch.ops.aten.conv3d.default]
+    torch.testing.assert_close(exported.module()(x), reference(x, conv))

@@ -1,0 +1,293 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The schedule in a real runner: rates as full lists, restarts, logs, refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from searching import build_search, toy_model
+
+from pvnas_mmaction.engine.lr_diversity_hook import LRDiversityHook
+from pvnas_mmaction.engine.search_loop import SearchLoop
+
+# (1 + cos(pi k / n)) / 2 for k = 0 ... n - 1
+COS_6 = [1, 0.933013, 0.75, 0.5, 0.25, 0.066987]
+COS_9 = [1, 0.969846, 0.883022, 0.75, 0.586824, 0.413176, 0.25, 0.116978, 0.030154]
+COS_12 = [1, 0.982963, 0.933013, 0.853553, 0.75, 0.629410]
+COS_12 += [0.5, 0.370590, 0.25, 0.146447, 0.066987, 0.017037]
+COS_18 = [1, 0.992404, 0.969846, 0.933013, 0.883022, 0.821394, 0.75, 0.671010]
+COS_18 += [0.586824, 0.5, 0.413176, 0.328990, 0.25, 0.178606, 0.116978, 0.066987]
+COS_18 += [0.030154, 0.007596]
+# 18 steps; a peak of 0.05, a floor of a hundredth, and a third of each cycle to rest
+WEIGHTS_LR = dict(
+    constant=[0.05] * 18,
+    cosine=[0.0005 + 0.0495 * c for c in COS_18],
+    cyclic=[0.0005 + 0.0495 * c for c in COS_9 * 2],
+    diversity=[0.0005 + 0.0495 * c for c in COS_9 * 2],
+)
+ALPHAS_LR = dict(
+    constant=[0] * 6 + [0.1] * 12,
+    cosine=[0] * 6 + [0.1] * 12,
+    cyclic=([0] * 3 + [0.1] * 6) * 2,
+)
+PLAIN_LOOP = "EpochBasedTrainLoop"
+PLAN = dict(
+    constant=[0.95] * 6 + [0.1 + 0.85 * c for c in COS_12],
+    cosine=[0.95] * 6 + [0.1 + 0.85 * c for c in COS_12],
+    cyclic=([0.95] * 3 + [0.1 + 0.85 * c for c in COS_6]) * 2,
+    diversity=([0.95] * 3 + [0.1 + 0.85 * c for c in COS_6]) * 2,
+)
+
+
+def diversity_of(p: list[torch.Tensor]) -> float:
+    """D(p), with the sum over pairs of candidates written out."""
+    shares = []
+    for row in p:
+        differ = 1 - torch.eye(len(row), dtype=row.dtype)
+        shares.append((row @ differ @ row) / (1 - 1 / len(row)))
+    return float(sum(shares) / len(shares))
+
+
+class Recorder(Hook):
+    """Writes down what the optimisers and the alphas are, step by step."""
+
+    priority = "VERY_LOW"
+
+    def __init__(self) -> None:
+        self.rates: dict[str, list] = {"weights": [], "alphas": []}
+        self.diversity: list[float] = []
+        self.moments: list[int] = []
+        self.gradients: list[int] = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        for name, rates in self.rates.items():
+            groups = runner.optim_wrapper[name].optimizer.param_groups
+            rates.append([group["lr"] for group in groups])
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        supernet = runner.train_loop.supernet
+        p = [
+            torch.softmax(a.detach().double() / supernet.tau, 0)
+            for a in supernet.alphas
+        ]
+        self.diversity.append(diversity_of(p))
+        self.moments.append(len(runner.optim_wrapper["alphas"].optimizer.state))
+        self.gradients.append(sum(a.grad is not None for a in supernet.alphas))
+
+
+def run(work_dir: Path, hook: dict, **changes) -> tuple[Runner, Recorder, list[dict]]:
+    """Run a search; gives the runner, a recorder, and what was logged at each step."""
+    hooks = [dict(type="LRDiversityHook", **hook)]
+    runner = build_search(
+        work_dir,
+        custom_hooks=hooks,
+        val_cfg=None,
+        val_dataloader=None,
+        val_evaluator=None,
+        **changes,
+    )
+    recorder = Recorder()
+    runner.register_hook(recorder)
+    runner.train()
+    return runner, recorder, read_scalars(work_dir)
+
+
+def read_scalars(work_dir: Path) -> list[dict]:
+    (path,) = work_dir.glob("*/vis_data/scalars.json")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def column(rows: list[dict], name: str) -> list[float]:
+    return [row[name] for row in rows]
+
+
+@pytest.mark.parametrize("mode", list(WEIGHTS_LR))
+def test_learning_rates_replayed_through_a_runner(tmp_path, mode):
+    hook = dict(mode=mode, num_cycles=2, min_distance=0.0)
+    runner, recorder, logged = run(tmp_path, hook)
+    expected = WEIGHTS_LR[mode]
+    rates = {name: [r[0] for r in rows] for name, rows in recorder.rates.items()}
+    assert rates["weights"] == pytest.approx(expected, abs=1e-6)
+    assert column(logged, "planned_diversity") == pytest.approx(PLAN[mode], abs=1e-5)
+    if mode == "diversity":
+        # log g <- clip(log g - kappa * (D* - D)) at every alpha step, anew per cycle
+        expected, gains = [], []
+        for step, (plan, found) in enumerate(
+            zip(PLAN[mode], column(logged, "diversity"), strict=True)
+        ):
+            if step % 9 == 0:
+                log_gain = 0.0
+            gains.append(math.exp(log_gain))
+            expected.append(0.1 * gains[-1] if step % 9 >= 3 else 0)
+            if step % 9 >= 3:
+                log_gain = min(
+                    max(log_gain - (plan - found), math.log(0.05)), math.log(3)
+                )
+        assert column(logged, "gain") == pytest.approx(gains, rel=1e-4)
+        assert len(set(gains)) > 6
+    else:
+        expected = ALPHAS_LR[mode]
+        assert set(column(logged, "gain")) == {1}
+    assert rates["alphas"] == pytest.approx(expected, rel=1e-4)
+    # MMEngine's own names for the rates, and those of the hook.
+    for name in ("weights", "alphas"):
+        assert column(logged, f"{name}_lr") == rates[name]
+        assert column(logged, f"{name}.lr") == rates[name]
+    assert len(runner.train_loop.archive) == (
+        2 if mode in ("cyclic", "diversity") else 1
+    )
+
+
+def test_what_is_logged_is_true_of_the_alphas(tmp_path):
+    runner, recorder, logged = run(tmp_path, dict(num_cycles=1))
+    assert column(logged, "diversity") == pytest.approx(recorder.diversity, abs=1e-6)
+    supernet, loop = runner.train_loop.supernet, runner.train_loop
+    last = logged[-1]
+    p = [torch.softmax(a.detach().double(), 0) for a in supernet.alphas]
+    entropies = [-(row * row.log()).sum() / math.log(len(row)) for row in p]
+    assert last["entropy"] == pytest.approx(float(sum(entropies)) / 3, abs=1e-6)
+    assert last["argmax_share"] == pytest.approx(float(sum(r.max() for r in p)) / 3)
+    skips = [
+        c[int(r.argmax())] == "skip"
+        for c, r in zip(loop.space.candidates, p, strict=True)
+    ]
+    assert last["num_skips"] == sum(skips)
+    # Mean cost of networks drawn from p, against the expectation: 3 layers of 4.
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack(
+        [row.multinomial(4000, True, generator=generator) for row in p]
+    ).T.tolist()
+    fixed, rows = loop._costs
+    costs = [fixed + sum(r[i] for r, i in zip(rows, d, strict=True)) for d in draws]
+    assert last["expected_cost"] == pytest.approx(sum(costs) / len(costs), rel=0.02)
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.5])
+def test_a_restart_brings_the_diversity_back_and_clears_the_moments(tmp_path, tau):
+    model = toy_model()
+    model["backbone"]["tau"] = tau
+    # Of the six alpha steps of a cycle the fifth moves them, the sixth is left over.
+    alphas = dict(optimizer=dict(type="Adam", lr=1.5), accumulative_counts=5)
+    _, recorder, logged = run(
+        tmp_path,
+        dict(num_cycles=2, diversity_start=0.8),
+        model=model,
+        optim_wrapper=dict(alphas=alphas),
+    )
+    before = column(logged, "diversity")
+    assert before[8] < 0.75
+    # The scalars tell of the step, the alphas have restarted after it.
+    assert recorder.diversity[8] == pytest.approx(0.8, abs=1e-6)
+    assert recorder.diversity[9:12] == [recorder.diversity[8]] * 3
+    # From each end of a cycle on no moments and no gradients are left of it.
+    with_moments = [step for step, count in enumerate(recorder.moments) if count]
+    assert with_moments == [7, 15, 16, 17]
+    with_gradients = [step for step, count in enumerate(recorder.gradients) if count]
+    assert with_gradients == [3, 4, 5, 6, 12, 13, 14, 16, 17]
+
+
+def test_a_genotype_near_the_archive_makes_the_next_cycle_more_diverse(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(SearchLoop, "derive", lambda self: (0, 0, 0))
+    hook = dict(num_cycles=3, min_distance=0.1, diversity_start=0.8)
+    _, _, logged = run(tmp_path, hook)
+    starts = [0, 6, 12]
+    rates = column(logged, "weights_lr")
+    # The first has nothing to be near to; the second repeats it.
+    assert [rates[s] for s in starts] == pytest.approx([0.05, 0.05, 0.075])
+    plan = column(logged, "planned_diversity")
+    assert [plan[s] for s in starts] == pytest.approx([0.8, 0.8, 0.9])
+
+
+def test_auto_scale_lr_holds_for_the_weights_alone(tmp_path):
+    # The stem comes first, and has a rate of its own.
+    optim = dict(paramwise_cfg=dict(custom_keys={"stem": dict(lr_mult=0.5)}))
+    scale = dict(enable=True, base_batch_size=16)
+    _, recorder, logged = run(
+        tmp_path, dict(mode="constant"), auto_scale_lr=scale, optim_wrapper=optim
+    )
+    assert recorder.rates["weights"] == [pytest.approx([0.00625, 0.0125])] * 18
+    assert recorder.rates["alphas"] == [[lr] for lr in ALPHAS_LR["constant"]]
+    assert column(logged, "weights_lr") == pytest.approx([0.0125] * 18)
+    assert column(logged, "weights.base_lr") == pytest.approx([0.0125] * 18)
+
+
+def test_scalars_in_the_log_and_in_tensorboard(tmp_path):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    backends = [dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]
+    visualizer = dict(type="Visualizer", vis_backends=backends)
+    cost = dict(kind="flops", budget=20000)
+    _, _, logged = run(
+        tmp_path, dict(num_cycles=2), visualizer=visualizer, train_cfg=dict(cost=cost)
+    )
+    (events,) = tmp_path.glob("*/vis_data/events.out.tfevents.*")
+    board = accumulator.EventAccumulator(str(events)).Reload()
+    names = "weights_lr alphas_lr gain diversity planned_diversity entropy loss"
+    names += " expected_cost num_skips argmax_share cost_weight"
+    for name in names.split():
+        shown = board.Scalars(name)
+        assert [event.step for event in shown] == list(range(1, 19))
+        assert [e.value for e in shown] == pytest.approx(column(logged, name), rel=1e-6)
+    assert len(board.Scalars("alpha_loss")) == 15  # from the first alpha step on
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            dict(param_scheduler=dict(type="CosineAnnealingLR", T_max=6)),
+            "param_scheduler: found one, expected none",
+        ),
+        (
+            dict(train_cfg=dict(_delete_=True, type=PLAIN_LOOP, max_epochs=1)),
+            "train_cfg.type: found 'EpochBasedTrainLoop', expected 'SearchLoop'",
+        ),
+        (
+            dict(custom_hooks=[dict(type="SearchHistoryHook")]),
+            "custom_hooks: found no LRDiversityHook, expected one",
+        ),
+    ],
+)
+def test_configs_that_are_refused(tmp_path, changes, message):
+    runner = build_search(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        runner.train()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(total_steps=5), "LRDiversityHook: found 'total_steps', expected it else"),
+        (dict(alphas_lr=0.1), "found 'alphas_lr', expected it elsewhere"),
+        (dict(mode="linear"), "mode: expected one of .* found 'linear'"),
+        (dict(kappa=-1), "kappa: expected a number of 0 or more, found -1"),
+    ],
+)
+def test_wrong_settings_fail_at_once(settings, message):
+    with pytest.raises(ValueError, match=message):
+        LRDiversityHook(**settings)
+
+
+def test_a_search_config_can_be_tested(tmp_path):
+    loader = dict(
+        batch_size=4,
+        num_workers=0,
+        dataset=dict(type="ToyClips", length=8),
+        sampler=dict(type="DefaultSampler", shuffle=False),
+    )
+    runner = build_search(
+        tmp_path,
+        test_cfg=dict(type="TestLoop"),
+        test_dataloader=loader,
+        test_evaluator=dict(type="AccMetric"),
+    )
+    assert 0 <= runner.test()["acc/top1"] <= 1

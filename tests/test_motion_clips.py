@@ -1,0 +1,313 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The motion clips: what moves, what does not tell the class, and the files."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import decord
+import numpy as np
+import pytest
+from scipy.stats import f_oneway
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOL = ROOT / "tools" / "make_motion_clips.py"
+SMALL = ["--num-train", "16", "--num-val", "8", "--size", "32", "--frames", "4"]
+
+
+def _load_tool():
+    spec = importlib.util.spec_from_file_location("make_motion_clips", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+tool = _load_tool()
+
+
+def make(out: Path, *options: str) -> int:
+    """Run the tool in this process; returns its exit status."""
+    return tool.main(["--out", str(out), *SMALL, "--workers", "1", *options])
+
+
+def decode(path: Path) -> np.ndarray:
+    reader = decord.VideoReader(str(path), num_threads=1)
+    return reader.get_batch(range(len(reader))).asnumpy()
+
+
+def decode_all(out: Path) -> dict[str, np.ndarray]:
+    return {str(p.relative_to(out)): decode(p) for p in sorted(out.rglob("*.mp4"))}
+
+
+# -- what moves --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("label", "axis", "shift"), [(0, 2, -1), (1, 2, 1), (2, 1, -1), (3, 1, 1)]
+)
+def test_translation_shifts_the_picture(label: int, axis: int, shift: int) -> None:
+    # One pixel per frame over an even background: frame t is frame 0, rolled.
+    picture = tool.Picture(
+        size=40, frames=6, speed_range=(1 / 40, 1 / 40), noise=0.0, clutter=0.0
+    )
+    clip = tool.render_clip(3, "train", label + 8, picture).astype(int)
+    for t in range(6):
+        expected = np.roll(clip[0], shift * t, axis - 1)
+        # The rounding of a coordinate may move a value by one level.
+        assert np.abs(clip[t] - expected).max() <= 1
+    assert np.abs(clip[1] - clip[0]).max() > 20
+
+
+def flow_features(clip: np.ndarray) -> np.ndarray:
+    """Mean velocity (x, y), curl (clockwise > 0) and divergence of optical flow.
+
+    Means over pixels weighted by how fast they move, so that the still background
+    does not count.
+    """
+    gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
+    sums = []
+    for first, second in pairwise(gray):
+        flow = cv2.calcOpticalFlowFarneback(
+            first, second, None, 0.5, 2, 7, 5, 5, 1.1, 0
+        )
+        vx, vy = flow[..., 0], flow[..., 1]
+        weight = np.minimum(np.hypot(vx, vy), 1)
+        curl = np.gradient(vy, axis=1) - np.gradient(vx, axis=0)
+        divergence = np.gradient(vx, axis=1) + np.gradient(vy, axis=0)
+        fields = (vx, vy, 4 * curl, 4 * divergence)
+        sums.append([np.mean(weight * np.clip(field, -2, 2)) for field in fields])
+    return np.median(sums, axis=0)
+
+
+def test_rotation_and_scaling_have_the_direction_of_their_names() -> None:
+    picture = tool.Picture(size=64, frames=8, noise=0.0, clutter=0.1)
+    features = np.array(
+        [flow_features(tool.render_clip(0, "val", i, picture)) for i in range(64)]
+    ).reshape(8, 8, 4)
+    curl, divergence = features[..., 2], features[..., 3]
+    assert np.median(curl[:, 4]) > 0 > np.median(curl[:, 5])
+    assert np.median(divergence[:, 6]) > 0 > np.median(divergence[:, 7])
+    assert (curl[:, 4] > curl[:, 5]).mean() > 0.8
+    assert (divergence[:, 6] > divergence[:, 7]).mean() > 0.8
+
+
+# -- what does not tell the class ----------------------------------------------------
+
+
+def frame_features(clip: np.ndarray) -> np.ndarray:
+    """Features (T, F) of single frames: colour, contrast, gradients, Fourier power."""
+    gray = clip.astype(float).mean(-1)
+    dx, dy = np.diff(gray, axis=2), np.diff(gray, axis=1)
+    power = np.abs(np.fft.rfft2(gray))[:, :4, :4].reshape(len(clip), -1)
+    return np.column_stack(
+        [
+            clip.mean((1, 2)),
+            gray.std((1, 2)),
+            np.abs(dx).mean((1, 2)),
+            np.abs(dy).mean((1, 2)),
+            np.log1p(power),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def clips() -> np.ndarray:
+    """384 clips (48, 8, T, H, W, 3): repetition, class, frames."""
+    picture = tool.Picture(size=32, frames=8)
+    frames = [tool.render_clip(1, "train", i, picture) for i in range(384)]
+    return np.stack(frames).reshape(48, 8, *frames[0].shape)
+
+
+@pytest.mark.parametrize("time", [0, 4, 7])
+def test_a_frame_is_distributed_alike_in_all_classes(
+    clips: np.ndarray, time: int
+) -> None:
+    features = np.stack(
+        [[frame_features(clip[time : time + 1])[0] for clip in row] for row in clips]
+    )
+    pvalues = f_oneway(*(features[:, c] for c in range(8)), axis=0).pvalue
+    # Bonferroni: one in a thousand over all features.
+    assert pvalues.min() > 1e-3 / len(pvalues)
+
+
+def fit_and_test(features: np.ndarray) -> float:
+    """Accuracy of ridge regression to one-hot labels: half to fit, half to test."""
+    features = (features - features.mean((0, 1))) / features.std((0, 1))
+    half = len(features) // 2
+    fit, test = (x.reshape(-1, features.shape[-1]) for x in np.split(features, [half]))
+    target = np.tile(np.eye(8), (half, 1))
+    weights = np.linalg.solve(fit.T @ fit + 10 * np.eye(fit.shape[1]), fit.T @ target)
+    return float(((test @ weights).argmax(1) == target.argmax(1)).mean())
+
+
+def test_frames_without_their_order_do_not_tell_the_class(clips: np.ndarray) -> None:
+    pooled = np.array([[frame_features(c).mean(0) for c in row] for row in clips])
+    moving = np.array([[flow_features(c) for c in row] for row in clips])
+    assert fit_and_test(pooled) < 0.2  # chance is 0.125
+    assert fit_and_test(moving) > 0.4
+
+
+def test_a_reversed_clip_is_one_of_the_opposite_class(clips: np.ndarray) -> None:
+    forwards = np.array([[flow_features(c) for c in row] for row in clips[:16]])
+    backwards = np.array([[flow_features(c[::-1]) for c in row] for row in clips[:16]])
+    opposite = [1, 0, 3, 2, 5, 4, 7, 6]
+    means = forwards.mean(0)
+    error = np.hypot(forwards.std(0), backwards.std(0)[opposite]) / np.sqrt(16)
+    assert (np.abs(backwards.mean(0)[opposite] - means) < 4 * error).all()
+    for label, column, sign in ((0, 0, -1), (1, 0, 1), (2, 1, -1), (3, 1, 1)):
+        assert sign * means[label, column] > 4 * error[label, column]
+
+
+# -- the files -----------------------------------------------------------------------
+
+
+def test_files_and_lists(tmp_path: Path) -> None:
+    out = tmp_path / "clips"
+    assert make(out, "--num-train", "19") == 0
+    classes = (out / "classes.txt").read_text().splitlines()
+    assert classes == list(tool.CLASSES)
+    for split, count in (("train", 19), ("val", 8)):
+        rows = [line.split() for line in (out / f"{split}.txt").open()]
+        labels = [int(label) for _, label in rows]
+        counts = np.bincount(labels, minlength=8)
+        assert len(rows) == count
+        assert counts.max() - counts.min() <= 1
+        assert all((out / path).is_file() for path, _ in rows)
+    assert json.loads((out / "manifest.json").read_text())["num_train"] == 19
+    names = {p.name for p in out.iterdir()}
+    assert names == {
+        *("train", "val", "train.txt", "val.txt", "classes.txt", "manifest.json")
+    }
+
+
+@pytest.mark.parametrize("codec", sorted(tool.CODECS))
+def test_decoded_clip_is_the_rendered_one(tmp_path: Path, codec: str) -> None:
+    picture = tool.Picture(size=32, frames=5, noise=0.0)
+    clip = tool.render_clip(0, "val", 3, picture)
+    path = tmp_path / "clip.mp4"
+    tool.write_video(path, clip, codec)
+    decoded = decode(path)
+    assert decoded.shape == clip.shape
+    error = np.abs(decoded.astype(int) - clip).mean((1, 2, 3))
+    other = np.abs(np.roll(decoded, 1, 0).astype(int) - clip).mean((1, 2, 3))
+    assert error.max() < 8
+    assert (error < other).all()
+    # Intra-coded throughout: no frame was predicted from another one.
+    assert decord.VideoReader(str(path)).get_key_indices() == list(range(5))
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_same_seed_same_pixels(tmp_path: Path) -> None:
+    assert make(tmp_path / "one") == 0
+    more = ["--num-train", "24", "--num-val", "16", "--workers", "2"]
+    assert make(tmp_path / "more", *more) == 0
+    assert make(tmp_path / "other", "--seed", "1") == 0
+    one, more, other = (decode_all(tmp_path / n) for n in ("one", "more", "other"))
+    assert (len(one), len(more)) == (24, 40)
+    for name, frames in one.items():
+        np.testing.assert_array_equal(frames, more[name])
+        assert (frames != other[name]).any()
+    assert (one["train/00000.mp4"] != one["val/00000.mp4"]).any()
+    assert (one["train/00000.mp4"] != one["train/00008.mp4"]).any()
+
+
+def test_a_second_call_renders_only_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "clips"
+    assert make(out) == 0
+    assert "24 clips, 24 rendered now" in capsys.readouterr().out
+    before = decode_all(out)
+    assert make(out) == 0
+    assert "24 clips, 0 rendered now" in capsys.readouterr().out
+    (out / "train" / "00003.mp4").unlink()
+    # As a killed run leaves it.
+    (out / "val" / "00001.123.tmp").write_bytes(b"half")
+    (out / "manifest.json").rename(out / "manifest.partial.json")
+    assert make(out) == 0
+    assert "24 clips, 1 rendered now" in capsys.readouterr().out
+    assert (out / "manifest.json").is_file()
+    assert not (out / "manifest.partial.json").exists()
+    assert not list(out.rglob("*.tmp"))
+    after = decode_all(out)
+    assert all((before[name] == after[name]).all() for name in before)
+
+
+def test_another_render_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "clips"
+    assert make(out) == 0
+    assert make(out, "--seed", "5", "--noise", "0.1") == 2
+    error = capsys.readouterr().err
+    assert "different render" in error
+    assert "seed: found 0, asked for 5" in error
+    assert "noise: found 0.02, asked for 0.1" in error
+    assert make(out) == 0
+
+
+def test_a_foreign_folder_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert make(tmp_path) == 2
+    assert "is not empty and has no manifest.json" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    (tmp_path / "thesis.tex").rename(tmp_path / "manifest.json")
+    assert make(tmp_path) == 2
+    assert "not a manifest of this tool" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--num-train", "7"], "--num-train: expected >= 8, found 7"),
+        (["--num-val", "0"], "--num-val: expected >= 8, found 0"),
+        (["--num-val", "many"], "invalid int value: 'many'"),
+        (["--size", "33"], "--size: expected even, >= 16, found 33"),
+        (["--size", "8"], "--size: expected even, >= 16, found 8"),
+        (["--frames", "1"], "--frames: expected >= 2, found 1"),
+        (["--seed", "-1"], "--seed: expected >= 0, found -1"),
+        (["--workers", "0"], "--workers: expected >= 1, found 0"),
+        (["--speed-range", "0.1", "0.05"], "0 < LOW <= HIGH <= 0.25, found 0.1 0.05"),
+        (["--noise", "2"], "--noise: expected 0 to 1, found 2.0"),
+        (["--noise", "nan"], "--noise: expected 0 to 1, found nan"),
+        (["--min-contrast", "-1"], "--min-contrast: expected 0 to 1, found -1.0"),
+        (["--clutter", "3"], "--clutter: expected 0 to 1, found 3.0"),
+        (["--objects", "0"], "--objects: expected >= 1, found 0"),
+        (["--distractors", "-2"], "--distractors: expected >= 0, found -2"),
+        (["--codec", "gif"], "invalid choice: 'gif'"),
+    ],
+)
+def test_a_wrong_option_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture, options: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        make(tmp_path / "clips", *options)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "clips").exists()
+
+
+def test_out_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="2"):
+        make(tmp_path / "file")
+    assert "is not a folder" in capsys.readouterr().err
+
+
+def test_command_is_quiet_without_a_terminal(tmp_path: Path) -> None:
+    command = [sys.executable, str(TOOL), "--out", "clips", *SMALL, "--workers", "2"]
+    command += ["--objects", "1", "--distractors", "2", "--codec", "mpeg4"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "24 clips, 24 rendered now" in done.stdout
+    assert decode(tmp_path / "clips" / "val" / "00007.mp4").shape == (4, 32, 32, 3)

@@ -1,0 +1,187 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The two optimisers of a search: who holds what, mixed precision, accumulation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapperDict, build_optim_wrapper
+from searching import build_toy_model, make_batch
+from torch import nn
+
+from pvnas_mmaction.engine.distributed import SearchDataParallel
+from pvnas_mmaction.engine.optim import CPUAmpOptimWrapper
+from pvnas_mmaction.engine.steps import alpha_step, find_supernet, weights_step
+
+NORMS = nn.modules.batchnorm._BatchNorm
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return build_toy_model(dropout_ratio=0)
+
+
+def settings(**changes) -> dict:
+    return dict(
+        constructor="SearchOptimWrapperConstructor",
+        weights=dict(optimizer=dict(type="SGD", lr=0.1, weight_decay=0.01)),
+        alphas=dict(optimizer=dict(type="Adam", lr=0.2)),
+        **changes,
+    )
+
+
+def held(wrappers: OptimWrapperDict, part: str) -> list[nn.Parameter]:
+    groups = wrappers[part].optimizer.param_groups
+    return [parameter for group in groups for parameter in group["params"]]
+
+
+@pytest.mark.parametrize("wrap", [nn.Identity(), SearchDataParallel])
+@pytest.mark.parametrize("paramwise", [None, {}, dict(norm_decay_mult=0.0)])
+def test_each_parameter_is_in_one_group(model, wrap, paramwise):
+    wrappers = build_optim_wrapper(wrap(model), settings(paramwise_cfg=paramwise))
+    name_of = {id(p): name for name, p in model.named_parameters()}
+    weights = [name_of[id(p)] for p in held(wrappers, "weights")]
+    alphas = [name_of[id(p)] for p in held(wrappers, "alphas")]
+    assert alphas == [f"backbone.alphas.{layer}" for layer in range(3)]
+    assert sorted(weights + alphas) == sorted(name_of.values())
+
+
+def test_paramwise_settings_hold_for_the_weights(model):
+    paramwise = dict(norm_decay_mult=0.0, custom_keys={"stem": dict(lr_mult=0.5)})
+    config = settings(paramwise_cfg=paramwise)
+    wrappers = build_optim_wrapper(model, config)
+    norms = {
+        id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters()
+    }
+    stem = {id(p) for p in model.backbone.stem.parameters()}
+    groups = wrappers["weights"].optimizer.param_groups
+    for group in groups:
+        for parameter in group["params"]:
+            in_stem = id(parameter) in stem
+            is_norm = id(parameter) in norms and not in_stem  # a custom key goes first
+            assert group["weight_decay"] == (0 if is_norm else 0.01)
+            assert group["lr"] == (0.05 if in_stem else 0.1)
+    assert len(groups) == 3
+    (group,) = wrappers["alphas"].optimizer.param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.2, 0)
+
+
+def test_a_config_is_left_as_it_is(model):
+    config = settings()
+    config["weights"]["clip_grad"] = dict(type="value", clip_value=0.5)
+    before = copy.deepcopy(config)
+    for _ in range(2):
+        wrapper = build_optim_wrapper(model, config)["weights"]
+        assert wrapper.clip_func is nn.utils.clip_grad_value_
+    assert config == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("alphas"), r"optim_wrapper: found the keys \['weights'\]"),
+        (lambda c: c.update(bias=1), r"found the keys \['alphas', 'bias', 'weights'\]"),
+        (
+            lambda c: c.update(type="AmpOptimWrapper", dtype="float16"),
+            "dtype: found 'float16', expected 'bfloat16' on CPU",
+        ),
+        (
+            lambda c: c.update(type="AmpOptimWrapper", loss_scale=512.0),
+            "loss_scale: found 512.0, expected 'dynamic'",
+        ),
+    ],
+)
+def test_wrong_settings(model, monkeypatch, change, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = settings()
+    change(config)
+    with pytest.raises(ValueError, match=message):
+        build_optim_wrapper(model, config)
+
+
+def test_a_model_without_alphas():
+    with pytest.raises(ValueError, match="model: found no alphas, expected a supernet"):
+        build_optim_wrapper(nn.Linear(2, 2), settings())
+
+
+def gradients_seen(wrapper, seen: list) -> Callable[[], None]:
+    """Record the gradients with which an optimiser steps."""
+
+    def record(*_):
+        params = wrapper.optimizer.param_groups[0]["params"]
+        seen.extend(None if p.grad is None else p.grad.clone() for p in params)
+
+    return wrapper.optimizer.register_step_pre_hook(record)
+
+
+def test_mixed_precision_on_cpu(model, monkeypatch):
+    """bfloat16 inside; parameters, gradients and losses in float32."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    gradients = {}
+    for precision in ("bfloat16", "float32"):
+        twin = copy.deepcopy(model)
+        supernet = find_supernet(twin)
+        amp = dict(type="AmpOptimWrapper", loss_scale="dynamic")  # as --amp sets it
+        changes = amp if precision == "bfloat16" else {}
+        wrappers = build_optim_wrapper(twin, settings(**changes))
+        expected = CPUAmpOptimWrapper if changes else type(wrappers["weights"])
+        assert all(type(w) is expected for w in wrappers.values())
+        dtypes = set()
+        twin.backbone.stem.conv.register_forward_hook(
+            lambda module, args, out, dtypes=dtypes: dtypes.add(out.dtype)
+        )
+        seen = gradients[precision] = {"weights": [], "alphas": []}
+        for part, step in (("alphas", alpha_step), ("weights", weights_step)):
+            path = supernet.sample("softmax")
+            handle = gradients_seen(wrappers[part], seen[part])
+            log = step(twin, supernet, make_batch(), path, wrappers[part])
+            handle.remove()
+            losses = {n: v.dtype for n, v in log.items() if n.endswith("loss")}
+            assert set(losses.values()) == {torch.float32}
+        assert dtypes == {getattr(torch, precision)}
+        assert {p.dtype for p in twin.parameters()} == {torch.float32}
+        assert {g.dtype for g in seen["alphas"] + seen["weights"]} == {torch.float32}
+    for part in ("alphas", "weights"):
+        rough, exact = (
+            torch.cat([g.flatten() for g in gradients[p][part]])
+            for p in ("bfloat16", "float32")
+        )
+        assert not torch.equal(rough, exact)
+        assert torch.cosine_similarity(rough, exact, dim=0) > 0.9
+
+
+@pytest.mark.parametrize("part", ["weights", "alphas"])
+def test_two_accumulated_batches_are_one_of_twice_the_size(model, part):
+    for module in model.modules():
+        if isinstance(module, NORMS):
+            module.eval()  # a batch then is nothing but its clips
+    whole = make_batch(8)
+    halves = [{key: value[i : i + 4] for key, value in whole.items()} for i in (0, 4)]
+    step = weights_step if part == "weights" else alpha_step
+    results = {}
+    for counts, batches in ((1, [whole]), (2, halves)):
+        twin = copy.deepcopy(model)
+        supernet = find_supernet(twin)
+        config = settings()
+        config[part]["accumulative_counts"] = counts
+        config[part]["optimizer"] = dict(type="SGD", lr=1.0)
+        wrappers = build_optim_wrapper(twin, config)
+        wrappers[part].initialize_count_status(twin, 0, -1)
+        for number, batch in enumerate(batches, start=1):
+            # The same draw each time, as another step would only blur the comparison.
+            path = supernet.sample("two_path", torch.Generator().manual_seed(0))
+            step(twin, supernet, batch, path, wrappers[part])
+            moved = any(
+                not torch.equal(a, b)
+                for a, b in zip(twin.parameters(), model.parameters(), strict=True)
+            )
+            assert moved == (number == len(batches))
+        results[counts] = dict(twin.named_parameters())
+    for name, parameter in model.named_parameters():
+        once, twice = results[1][name], results[2][name]
+        torch.testing.assert_close(once, twice, rtol=1e-4, atol=1e-6)
+        if "alphas" in name:
+            assert torch.equal(once, parameter) == (part == "weights")

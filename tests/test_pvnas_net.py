@@ -1,0 +1,201 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The backbone of a genotype, alone and inside MMAction2's recognizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmaction.structures import ActionDataSample
+from mmengine.config import ConfigDict
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from toys import build_recognizer, one_genotype_per_family
+
+from pvnas_mmaction.cost import network_cost
+from pvnas_mmaction.genotype import load_genotype, parse_genotype
+from pvnas_mmaction.models import PVNASNet
+
+GENOTYPES = one_genotype_per_family()
+CONTENT = GENOTYPES["mb"]
+SHIPPED = Path(__file__).parent.parent / "configs" / "pvnas" / "genotypes"
+
+
+def make_net(content: Any = CONTENT, **options: Any) -> PVNASNet:
+    torch.manual_seed(0)
+    net = PVNASNet(content, **options)
+    for name, value in net.state_dict().items():
+        if ".bn." in name and value.dim():
+            low = 0.0 if name.endswith("mean") else 0.5
+            value.copy_(torch.rand(value.shape) / 2 + low)
+    return net
+
+
+def clip(batch: int = 2) -> Tensor:
+    seed = torch.Generator().manual_seed(1)
+    return torch.randn(batch, 3, 5, 17, 13, generator=seed)
+
+
+def test_outputs_of_the_stages() -> None:
+    """Two stages of two layers each; index 2 is the last convolution."""
+    net = make_net().eval()
+    x, outputs = net.stem(clip()), []
+    for index, layer in enumerate(net.layers):
+        x = layer(x)
+        if index in (1, 3):
+            outputs.append(x)
+    outputs.append(net.head(x))
+    torch.testing.assert_close(net(clip()), outputs[2])
+    for chosen in ((2,), (0,), (0, 1, 2), (2, 0)):
+        y = make_net(out_indices=chosen).eval()(clip())
+        assert isinstance(y, Tensor) == (len(chosen) == 1)
+        found = (y,) if isinstance(y, Tensor) else y
+        torch.testing.assert_close(found, tuple(outputs[i] for i in chosen))
+    assert [tuple(y.shape) for y in outputs] == [
+        (2, 8, 5, 5, 4),
+        (2, 16, 3, 5, 4),
+        (2, 16, 3, 5, 4),
+    ]
+
+
+@pytest.mark.parametrize("out_indices", [(), (3,), (-1,), (0, 3)])
+def test_wrong_out_indices(out_indices: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"out_indices: found .*, expected .* 0 to 2"):
+        PVNASNet(CONTENT, out_indices=out_indices)
+
+
+@pytest.mark.parametrize("norm_eval", [True, False])
+def test_norm_eval(norm_eval: bool) -> None:
+    net = make_net(norm_eval=norm_eval)
+    assert net.train() is net and net.eval() is net and net.train() is net
+    assert net.training
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    assert {module.training for module in norms} == {not norm_eval}
+    before = [module.running_mean.clone() for module in norms]
+    net(clip())
+    for module, mean in zip(norms, before, strict=True):
+        assert torch.equal(module.running_mean, mean) == norm_eval
+
+
+def test_where_a_genotype_may_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "toy_package_with_configs"
+    path = package / ".mim" / "configs" / "toy" / "genotype.json"
+    path.parent.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    path.write_text(json.dumps(CONTENT))
+    monkeypatch.syspath_prepend(tmp_path)
+    expected = parse_genotype(CONTENT)
+    for genotype in (
+        CONTENT,
+        ConfigDict(CONTENT),
+        expected,
+        path,
+        str(path),
+        f"{package.name}::toy/genotype.json",
+    ):
+        assert PVNASNet(genotype).genotype == expected
+
+
+def test_errors_through_the_registry(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps(dict(CONTENT, blocks=["mb_t2_k3_e1"] * 4)))
+    for genotype, error, message in (
+        (str(bad), ValueError, rf"{bad}: blocks\[0\]: found 'mb_t2_k3_e1', expected t"),
+        (str(tmp_path / "none.json"), FileNotFoundError, "none.json: no such genotype"),
+        (dict(CONTENT, space=""), ValueError, "genotype: space: found '', expected"),
+        (7, ValueError, "genotype: found 7, expected the path of a genotype file"),
+    ):
+        with pytest.raises(error, match=message):
+            build_recognizer(dict(type="PVNASNet", genotype=genotype))
+
+
+def test_recognizer_trains_and_predicts() -> None:
+    """Loss and scores are those of the parts, computed by hand."""
+    model = build_recognizer(dict(type="PVNASNet", genotype=CONTENT))
+    model.init_weights()
+    samples = [ActionDataSample().set_gt_label(label) for label in (3, 5)]
+    model.eval()  # no dropout
+    pooled = model.backbone(clip()).mean(dim=(2, 3, 4))
+    scores = model.cls_head.fc_cls(pooled)
+    losses = model(clip()[:, None], samples, mode="loss")
+    expected = nn.functional.cross_entropy(scores, torch.tensor([3, 5]))
+    torch.testing.assert_close(losses["loss_cls"], expected)
+    losses["loss_cls"].backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    with torch.no_grad():
+        predicted = model(clip()[:, None], samples, mode="predict")
+    for sample, score in zip(predicted, torch.softmax(scores, 1), strict=True):
+        torch.testing.assert_close(sample.pred_score, score.detach())
+
+
+@pytest.mark.parametrize("family", GENOTYPES)
+def test_memory_layout_does_not_matter(family: str) -> None:
+    net = make_net(GENOTYPES[family]).eval()
+    layouts = torch.contiguous_format, torch.channels_last_3d
+    first, second = (net(clip().contiguous(memory_format=f)) for f in layouts)
+    torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("family", GENOTYPES)
+def test_export_with_any_batch(family: str) -> None:
+    net = make_net(GENOTYPES[family]).eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(net, (clip(),), dynamic_shapes=({0: batch},))
+    ops = {str(node.target) for node in exported.graph.nodes}
+    assert "aten.conv3d.default" in ops and "aten.conv2d.default" not in ops
+    for size in (1, 5):
+        with torch.no_grad():
+            expected = net(clip(size))
+            torch.testing.assert_close(exported.module()(clip(size)), expected)
+
+
+@pytest.mark.parametrize("family", GENOTYPES)
+def test_folded_for_inference(family: str) -> None:
+    net = make_net(GENOTYPES[family]).eval()
+    with torch.no_grad():
+        expected = net(clip())
+        net.switch_to_deploy()
+        torch.testing.assert_close(net(clip()), expected, rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(module, _BatchNorm) for module in net.modules())
+
+
+def test_compiles_as_one_graph() -> None:
+    net = make_net().eval()
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(clip()), net(clip()))
+
+
+def test_pretrained_takes_the_backbone_of_a_checkpoint(tmp_path: Path) -> None:
+    backbone = dict(type="PVNASNet", genotype=CONTENT)
+    trained = build_recognizer(backbone, num_classes=3)
+    trained.init_weights()
+    path = tmp_path / "epoch_1.pth"
+    torch.save(dict(state_dict=trained.state_dict()), path)
+    model = build_recognizer(dict(backbone, pretrained=str(path)), num_classes=9)
+    model.init_weights()
+    expected = trained.backbone.state_dict()
+    for name, value in model.backbone.state_dict().items():
+        assert torch.equal(value, expected[name])
+    with pytest.raises(ValueError, match="pretrained and init_cfg: found both"):
+        PVNASNet(CONTENT, pretrained=str(path), init_cfg=dict(type="Kaiming"))
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.json")), ids=lambda p: p.stem)
+def test_shipped_genotype(path: Path) -> None:
+    """Builds, and states the cost that it has."""
+    genotype = load_genotype(path)
+    with torch.device("meta"):
+        PVNASNet(str(path))
+    stated = genotype.provenance
+    cost = network_cost(
+        genotype.skeleton,
+        genotype.blocks,
+        stated["input_shape"],
+        stated["num_classes"],
+    )
+    assert (cost.macs, cost.params) == (stated["macs"], stated["params"])

@@ -1,0 +1,236 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Reading work directories, whole and broken ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from report_runs import (
+    BUDGET,
+    CANDIDATES,
+    LOG,
+    write_json,
+    write_launch,
+    write_search,
+    write_training,
+)
+from searching import run_search
+
+from pvnas_mmaction.report.runlog import parse_config
+from pvnas_mmaction.report.workdir import (
+    SearchRun,
+    TrainRun,
+    read_work_dir,
+    read_work_dirs,
+)
+
+
+def test_a_search_as_it_was_written(tmp_path):
+    run = read_work_dir(write_search(tmp_path / "a", lines=9))
+    assert isinstance(run, SearchRun) and run.finished and run.missing == []
+    assert run.name == "a" and run.seed == 7
+    assert run.candidates() == CANDIDATES
+    assert run.budget == dict(kind="flops", budget=BUDGET)
+    assert [record["step"] for record in run.history] == list(range(0, 180, 10))
+    assert [network.entry.cycle for network in run.networks] == [0, 1]
+    assert run.best() is run.networks[1]
+    file = tmp_path / "a/search/genotypes/cycle_02.json"
+    assert run.networks[1].text == file.read_text()
+    launches = run.launches
+    assert launches.seconds == 2 * 3600 + 3 * 60 + 4
+    assert launches.started == datetime(2026, 1, 2, 10, 0, 0)
+    assert launches.command == "python tools/train.py toy.py --seed 7"
+    assert launches.environment["PyTorch"] == "2.9.0+cpu"
+    assert launches.config["model"] == {"backbone": {"type": "PVNASSupernet"}}
+
+
+def test_a_real_search(tmp_path):
+    runner = run_search(tmp_path)
+    run = read_work_dir(tmp_path)
+    assert run.missing == [] and run.finished
+    assert [n.entry for n in run.networks] == runner.train_loop.archive.entries
+    assert run.history[-1]["step"] == 17
+    assert run.seed == runner.train_loop.seed
+    assert run.space.to_config() == runner.train_loop.space.to_config()
+    logged = [r for r in run.launches.scalars if "iter" in r]
+    assert [r["step"] for r in logged] == list(range(1, 19))
+
+
+def test_a_training_as_it_was_written(tmp_path):
+    run = read_work_dir(write_training(tmp_path / "t", epochs=3, per_epoch=5))
+    assert isinstance(run, TrainRun)
+    assert run.missing == ["The config names no genotype: the network is not drawn."]
+    val = [r for r in run.launches.scalars if "acc/top1" in r]
+    assert [r["after_step"] for r in val] == [5, 10, 15]
+
+
+def test_a_resumed_training_counts_each_step_once(tmp_path):
+    run_dir = write_training(tmp_path / "t", epochs=3, per_epoch=5)
+    again = [dict(loss=9.0, epoch=3, iter=s, step=s) for s in range(11, 16)]
+    again.append({"acc/top1": 0.99, "step": 3})
+    write_launch(run_dir, "20260103_100000", again)
+    # A test is no start of the training, nor is its metric one of the curve.
+    tested = write_launch(run_dir, "20260104_100000", [{"acc/top1": 0.1, "step": 0}])
+    write_json(tested / f"{tested.name}.json", {"acc/top1": 0.1})
+    launches = read_work_dir(run_dir).launches
+    assert len(launches.folders) == 2
+    assert launches.seconds == 2 * 7384
+    train = [r for r in launches.scalars if "iter" in r]
+    assert [r["step"] for r in train] == list(range(1, 16))
+    assert [r["loss"] for r in train[10:]] == [9.0] * 5
+    val = [r["acc/top1"] for r in launches.scalars if "acc/top1" in r]
+    assert val == [0.125, 0.25, 0.99]
+
+
+def _cut_last_line(search: Path) -> None:
+    path = search / "history.jsonl"
+    path.write_text(path.read_text()[:-40])
+
+
+def _other_lines(search: Path) -> None:
+    lines = ["[1, 2]", json.dumps({"step": 3}),
+             json.dumps({"step": 4, "cycle": 0, "p": [[0.5, 0.5]]}),
+             json.dumps({"step": 5, "cycle": 0,
+                         "p": [[float("nan")]] * 4})]  # fmt: skip
+    with (search / "history.jsonl").open("a") as stream:
+        stream.write("\n".join(lines))
+
+
+def _break_genotype(search: Path) -> None:
+    (search / "genotypes/cycle_01.json").write_text('{"format_version": 1}')
+
+
+BROKEN = {
+    "half a line": (_cut_last_line, "history.jsonl: 1 line(s) can't be read"),
+    "other lines": (_other_lines, "history.jsonl: 4 line(s) can't be read"),
+    "no history": (
+        lambda s: (s / "history.jsonl").unlink(),
+        "search/history.jsonl is not there: there is nothing to draw over time",
+    ),
+    "empty history": (
+        lambda s: (s / "history.jsonl").write_text(""),
+        "search/history.jsonl holds no line yet",
+    ),
+    "no archive": (
+        lambda s: (s / "archive.json").unlink(),
+        "search/archive.json is not there: no cycle has ended yet",
+    ),
+    "half an archive": (
+        lambda s: (s / "archive.json").write_text('{"format_version": 1, "entr'),
+        "search/archive.json can't be read",
+    ),
+    "a genotype that is none": (
+        _break_genotype,
+        "search/genotypes/cycle_01.json can't be read",
+    ),
+    "no genotype": (
+        lambda s: (s / "genotypes/cycle_02.json").unlink(),
+        "search/genotypes/cycle_02.json is not there: this network is not drawn",
+    ),
+    "no space": (
+        lambda s: (s / "space.json").unlink(),
+        "search/space.json is not there: candidates are numbered",
+    ),
+    "a space that is none": (
+        lambda s: write_json(s / "space.json", {"space": {"name": "x"}}),
+        "search/space.json can't be read",
+    ),
+    "no end": (
+        lambda s: (s / "genotype.json").unlink(),
+        "search/genotype.json is not there: the search is still running",
+    ),
+    "no log": (
+        lambda s: shutil.rmtree(s.parent / "20260102_100000"),
+        "There is no log folder",
+    ),
+    "empty log": (
+        lambda s: (s.parent / "20260102_100000/20260102_100000.log").write_text(""),
+        "The log is empty or missing",
+    ),
+    "half scalars": (
+        lambda s: (s.parent / "20260102_100000/vis_data/scalars.json").write_text("{"),
+        "scalars.json: 1 line(s) can't be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_missing_is_named_and_the_rest_is_read(tmp_path, name):
+    damage, message = BROKEN[name]
+    write_search(tmp_path / "a")
+    damage(tmp_path / "a/search")
+    run = read_work_dir(tmp_path / "a")
+    assert any(message in line for line in run.missing), run.missing
+    assert run.history or "history" in name or name == "no history"
+    assert len(run.networks) in (1, 2) or "archive" in name
+
+
+def test_without_a_space_candidates_are_numbered(tmp_path):
+    write_search(tmp_path / "a")
+    (tmp_path / "a/search/space.json").unlink()
+    run = read_work_dir(tmp_path / "a")
+    assert [len(row) for row in run.candidates()] == [3, 4, 2, 3]
+    assert run.candidates()[2] == ["candidate 1", "candidate 2"]
+
+
+def test_a_search_that_has_only_made_its_folder(tmp_path):
+    (tmp_path / "a/search").mkdir(parents=True)
+    run = read_work_dir(tmp_path / "a")
+    assert len(run.missing) == 6 and run.best() is None
+
+
+def test_an_empty_directory_is_said_to_be_empty(tmp_path):
+    run = read_work_dir(tmp_path)
+    assert run.missing == [
+        "The directory is empty: the search has not started, or wrote elsewhere."
+    ]
+
+
+def test_a_wrong_path_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such directory"):
+        read_work_dir(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"notes.txt: found a file, expected the work"):
+        read_work_dir(tmp_path / "notes.txt")
+    with pytest.raises(ValueError, match="found neither search/ nor a folder <date>"):
+        read_work_dir(tmp_path)
+
+
+def test_names_tell_runs_apart(tmp_path):
+    paths = [tmp_path / name for name in ("a/run", "b/run", "c/other")]
+    for path in paths:
+        path.mkdir(parents=True)
+    names = [run.name for run in read_work_dirs(paths)]
+    assert names == ["a/run", "b/run", "other"]
+    names = [run.name for run in read_work_dirs([paths[2], paths[2]])]
+    assert len(set(names)) == 2
+
+
+def test_a_config_is_read_without_being_run(tmp_path):
+    target = tmp_path / "made"
+    text = (
+        f"import os\na = os.mkdir({str(target)!r})\nb = [1, (2, -3), {{'x': None}}]\n"
+        "c = dict(d=dict(e='f'))\ng = dict([(1, 2)])\nh: int = 3\n"
+    )
+    assert parse_config(text) == {
+        "b": [1, (2, -3), {"x": None}],
+        "c": {"d": {"e": "f"}},
+    }
+    assert not target.exists()
+    assert parse_config("a = (") == {}
+
+
+def test_a_log_of_several_starts_adds_up(tmp_path):
+    write_search(tmp_path / "a")
+    folder = write_launch(tmp_path / "a", "20260103_110000")
+    late = LOG.replace("2026/01/02", "2026/01/03").replace("--seed 7", "--resume")
+    (folder / "20260103_110000.log").write_text(late)
+    launches = read_work_dir(tmp_path / "a").launches
+    assert launches.seconds == 2 * 7384
+    assert launches.started == datetime(2026, 1, 2, 10)
+    assert launches.ended == datetime(2026, 1, 3, 12, 3, 4)
+    assert launches.command.endswith("--resume")

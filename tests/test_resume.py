@@ -1,0 +1,195 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""A search that was killed and resumed ends bit for bit as one that was not."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import searching
+import torch
+from searching import run_forked, run_search, toy_model
+
+BY_STEP = dict(by_epoch=False, interval=3)
+BY_EPOCH = dict(by_epoch=True, interval=2)
+# An alpha step and a weights step, each on gradients of two batches.
+ACCUMULATING = dict(
+    weights=dict(accumulative_counts=2), alphas=dict(accumulative_counts=2)
+)
+NO_SEED = dict(seed=None)
+BUDGET = dict(kind="flops", budget=19000)
+
+
+def arguments(
+    kill_at: list[int], checkpoint: dict, before: bool = False, **changes
+) -> dict:
+    """Of a search that kills itself at each of some steps, once."""
+    hooks = [
+        dict(type="LRDiversityHook", num_cycles=2),
+        dict(type="SearchHistoryHook", interval=2),
+        dict(type="KillHook", steps=kill_at, before_checkpoint=before),
+    ]
+    return dict(
+        default_hooks=dict(checkpoint=checkpoint), custom_hooks=hooks, **changes
+    )
+
+
+def last_checkpoint(work_dir: Path) -> dict:
+    path = (work_dir / "last_checkpoint").read_text()
+    return torch.load(path, weights_only=True)
+
+
+def leaves(value: Any, place: str = "") -> dict[str, Any]:
+    """A nested value as ``{"a.b.0": number or tensor}``."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        return {place: value}
+    return {
+        k: v for key, item in items for k, v in leaves(item, f"{place}.{key}").items()
+    }
+
+
+def assert_same_end(work_dir: Path, reference: Path) -> None:
+    """Same checkpoint and same files, but for times."""
+    ours, theirs = (last_checkpoint(path) for path in (work_dir, reference))
+    assert ours["meta"]["iter"] == theirs["meta"]["iter"] == 18
+    for part in ("state_dict", "optimizer", "pvnas_search"):
+        found, expected = leaves(ours[part]), leaves(theirs[part])
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(found[name], value), name
+            else:
+                assert found[name] == value, name
+    assert any("momentum_buffer" in name for name in leaves(ours["optimizer"]))
+    assert any("exp_avg_sq" in name for name in leaves(ours["optimizer"]))
+    files = sorted(
+        p.relative_to(reference) for p in reference.glob("search/**/*.json*")
+    )
+    assert len(files) == 7
+    for file in files:
+        assert (work_dir / file).read_bytes() == (reference / file).read_bytes(), file
+
+
+def kill_and_resume(work_dir: Path, settings: dict, kills: int) -> None:
+    """Start the search until it is done; it must die ``kills`` times."""
+    for _ in range(kills):
+        status = run_forked(run_search, work_dir, **settings, resume=True)
+        assert status == -signal.SIGKILL
+    assert run_forked(run_search, work_dir, **settings, resume=True) == 0
+
+
+@pytest.mark.parametrize(
+    ("kill_at", "checkpoint", "before", "optim"),
+    [
+        # before the first checkpoint; within an epoch and a cycle; twice in a row
+        ([1, 4, 5, 13], BY_STEP, False, {}),
+        # a cycle's end and the last step, each with its genotype but no checkpoint yet
+        ([8, 17], BY_STEP, True, {}),
+        # a cycle's end and the last step, right after their checkpoints
+        ([8, 17], BY_STEP, False, {}),
+        # checkpoints two epochs apart
+        ([7, 8, 14], BY_EPOCH, False, {}),
+        # with gradients, of weights and then of alphas, that wait for a second batch
+        ([4, 7], BY_STEP, False, ACCUMULATING),
+    ],
+)
+def test_killed_and_resumed(tmp_path, kill_at, checkpoint, before, optim):
+    changes = dict(optim_wrapper=optim, train_cfg=dict(cost=BUDGET))
+    settings = arguments([], checkpoint, **changes)
+    runner = run_search(tmp_path / "whole", **settings)
+    assert runner.model.cls_head.dropout_ratio > 0
+    settings = arguments(kill_at, checkpoint, before, **changes)
+    kill_and_resume(tmp_path / "killed", settings, kills=len(kill_at))
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_gradients_wait_in_a_checkpoint(tmp_path):
+    """What the case above rests on: at step 3 a gradient of the weights waits."""
+    every = dict(by_epoch=False, interval=3, max_keep_ckpts=-1)
+    changes = dict(default_hooks=dict(checkpoint=every), optim_wrapper=ACCUMULATING)
+    run_search(tmp_path, **changes)
+    waiting = {
+        step: torch.load(tmp_path / f"iter_{step}.pth", weights_only=True)[
+            "pvnas_search"
+        ]["loop"]["pending_gradients"]
+        for step in (3, 6)
+    }
+    assert "backbone.stem.conv.weight" in waiting[3]
+    assert waiting[6] == {} or all("alphas" in name for name in waiting[6])
+
+
+def test_killed_and_resumed_without_a_seed_in_the_config(tmp_path):
+    settings = arguments([7, 10], BY_STEP, randomness=NO_SEED)
+    kill_and_resume(tmp_path / "killed", settings, kills=2)
+    seed = last_checkpoint(tmp_path / "killed")["meta"]["seed"]
+    settings = arguments([], BY_STEP, randomness=dict(seed=seed))
+    run_search(tmp_path / "whole", **settings)
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_killed_and_resumed_in_processes_of_their_own(tmp_path):
+    """As a user does it; workers read ahead when the process dies."""
+    settings = arguments([7], BY_STEP, train_dataloader=dict(num_workers=2))
+    spec = tmp_path / "search.json"
+    spec.write_text(
+        json.dumps(dict(work_dir=str(tmp_path / "killed"), resume=True, **settings))
+    )
+    command = [sys.executable, "-W", "ignore", searching.__file__, str(spec)]
+    for expected in (-signal.SIGKILL, 0):
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == expected, done.stderr[-3000:]
+    run_search(tmp_path / "whole", **arguments([], BY_STEP))
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_resuming_a_finished_search_changes_nothing(tmp_path):
+    run_search(tmp_path)
+    before = last_checkpoint(tmp_path)["pvnas_search"]
+    files = {p: p.read_bytes() for p in tmp_path.glob("search/**/*.json*")}
+    (tmp_path / "search/genotype.json").unlink()  # killed right before this one
+    run_search(tmp_path, resume=True)
+    assert last_checkpoint(tmp_path)["pvnas_search"] == before
+    assert {p: p.read_bytes() for p in tmp_path.glob("search/**/*.json*")} == files
+
+
+def test_a_checkpoint_of_another_space_is_refused(tmp_path):
+    changes = dict(train_cfg=dict(max_epochs=2))
+    run_search(tmp_path, **changes)
+    model = toy_model()
+    stage = dict(model["backbone"]["space"]["stages"][0])
+    stage["candidates"] = ["mb_t1_k3_e2", *stage["candidates"][1:]]
+    model["backbone"]["space"] = dict(model["backbone"]["space"], stages=[stage])
+    message = "found a search of space 'toy' with other stages or candidates"
+    with pytest.raises(ValueError, match=message):
+        run_search(tmp_path, model=model, resume=True, **changes)
+
+
+def test_a_checkpoint_of_no_search_is_refused(tmp_path):
+    run_search(tmp_path, train_cfg=dict(max_epochs=2))
+    path = tmp_path / "epoch_2.pth"
+    checkpoint = torch.load(path, weights_only=True)
+    weights = checkpoint["state_dict"]
+    del checkpoint["pvnas_search"]
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match="found no state of a search, expected one to"):
+        run_search(tmp_path, resume=True)
+    # Its weights may be a start, though.
+    runner = searching.build_search(tmp_path, load_from=str(path))
+    runner.load_or_resume()
+    assert torch.equal(
+        runner.model.state_dict()["backbone.alphas.0"], weights["backbone.alphas.0"]
+    )

@@ -1,0 +1,234 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The halves of the training list, and batches that follow from (seed, number)."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from searching import ToyClips, batch_indices
+from torch.utils.data import DataLoader
+
+from pvnas_mmaction.engine.search_data import (
+    SearchData,
+    SeededDataset,
+    StepSampler,
+    split_by_class,
+)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.3, 0.9])
+def test_split_keeps_the_share_in_every_class(share):
+    labels = random.Random(0).choices(range(5), weights=[1, 2, 4, 20, 50], k=300)
+    weights, alphas = split_by_class(labels, share, seed=7)
+    assert sorted(weights + alphas) == list(range(300))
+    for label, size in Counter(labels).items():
+        count = sum(labels[i] == label for i in alphas)
+        assert abs(count - share * size) <= 0.5
+    assert (weights, alphas) == split_by_class(labels, share, seed=7)
+    assert (weights, alphas) != split_by_class(labels, share, seed=8)
+
+
+def test_split_gives_both_halves_of_each_class_a_clip():
+    labels = [0, 0, 1, 1, 1, 2]
+    for share in (0.01, 0.99):
+        weights, alphas = split_by_class(labels, share, seed=0)
+        for half in (weights, alphas):
+            assert {0, 1} <= {labels[i] for i in half}
+    # A class of one clip stays in one half.
+    assert sum(labels[i] == 2 for i in weights + alphas) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "share", "message"),
+    [
+        ([0, 0], 0.0, "alpha_share: found 0.0, expected a number above 0 and below 1"),
+        ([0, 0], 1, "alpha_share: found 1, expected"),
+        ([0, 1, 2], 0.5, "found 3 clips, expected at least two of one class"),
+        ([], 0.5, "found 0 clips"),
+    ],
+)
+def test_split_errors(labels, share, message):
+    with pytest.raises(ValueError, match=message):
+        split_by_class(labels, share, seed=0)
+
+
+def test_a_batch_does_not_depend_on_what_was_drawn_before():
+    indices = range(100, 123)
+    straight = StepSampler(indices, 4, seed=3)
+    assert straight.batches_per_epoch == 5
+    straight.num_batches = 17
+    keys = list(straight)
+    assert len(keys) == 17 * 4
+    batches = [keys[i : i + 4] for i in range(0, len(keys), 4)]
+    other = StepSampler(indices, 4, seed=3)
+    for number in (16, 0, 9, 4, 5):
+        assert other.batch(number) == batches[number]
+    other.start, other.num_batches = 7, 6
+    assert list(other) == [key for batch in batches[7:13] for key in batch]
+
+
+def test_every_epoch_is_another_permutation():
+    sampler = StepSampler(range(50), 5, seed=0)
+    orders = [sampler.order(epoch).tolist() for epoch in range(4)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+    epochs = [
+        [key for t in range(10 * e, 10 * e + 10) for key in sampler.batch(t)]
+        for e in range(4)
+    ]
+    for keys, order in zip(epochs, orders, strict=True):
+        assert [index for index, _ in keys] == order
+    # The same clip is augmented anew, two clips are augmented differently.
+    assert len({seed for keys in epochs for _, seed in keys}) == 200
+    another = StepSampler(range(50), 5, seed=1)
+    assert another.order(0).tolist() != orders[0]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_the_batch_of_one_process(world_size):
+    indices = range(40)
+    ranks = [StepSampler(indices, 2, 5, rank, world_size) for rank in range(world_size)]
+    single = StepSampler(indices, 2 * world_size, 5)
+    for number in range(3 * single.batches_per_epoch):
+        parts = [set(sampler.batch(number)) for sampler in ranks]
+        assert sum(map(len, parts)) == 2 * world_size
+        assert set.union(*parts) == set(single.batch(number))
+
+
+def test_a_half_too_small_for_one_batch():
+    message = r"batch_size: found 4 on each of 2 process\(es\), but .* has 7 clips"
+    with pytest.raises(ValueError, match=message):
+        StepSampler(range(7), 4, seed=0, world_size=2)
+
+
+def random_states() -> list:
+    return [
+        random.getstate(),
+        repr(np.random.get_state()),
+        torch.get_rng_state().tolist(),
+    ]
+
+
+def test_augmentation_follows_the_key_alone():
+    dataset = SeededDataset(ToyClips(6))
+
+    def draw(key):
+        return dataset[key]["inputs"]
+
+    first = draw((3, 10))
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    before = random_states()
+    assert torch.equal(draw((3, 10)), first)
+    assert not torch.equal(draw((3, 11)), first)
+    assert random_states() == before
+    with pytest.raises(IndexError, match="out of bounds"):
+        dataset[99, 0]
+    assert random_states() == before
+
+
+def make_data(seed: int = 0, **changes) -> SearchData:
+    init_default_scope("mmaction")
+    config = dict(
+        batch_size=4,
+        num_workers=0,
+        sampler=dict(type="DefaultSampler", shuffle=True),
+        dataset=dict(type="ToyClips", length=24),
+    )
+    data = SearchData({**config, **changes}, alpha_share=0.5)
+    data.set_up(Runner, seed)
+    return data
+
+
+def batches_of(loader: DataLoader, count: int) -> list[tuple[list[int], torch.Tensor]]:
+    loader.sampler.num_batches = count
+    return [
+        (batch_indices(batch), torch.stack(batch["inputs"]))
+        for batch in islice(loader, count)
+    ]
+
+
+def test_loaders_read_their_halves_and_workers_change_nothing():
+    single, workers = make_data(), make_data(num_workers=2, persistent_workers=True)
+    halves = {"weights": single.weights_half, "alpha": single.alpha_half}
+    assert sorted(halves["weights"] + halves["alpha"]) == list(range(24))
+    for name, half in halves.items():
+        loaders = [getattr(data, f"{name}_loader") for data in (single, workers)]
+        assert len(loaders[0]) == 3
+        torch.manual_seed(0)
+        ours = batches_of(loaders[0], 6)
+        torch.manual_seed(1)
+        theirs = batches_of(loaders[1], 6)
+        for (indices, clips), (same, equal) in zip(ours, theirs, strict=True):
+            assert indices == same
+            assert torch.equal(clips, equal)
+        # Two epochs: each has the whole half, in another order.
+        epochs = [
+            [i for indices, _ in part for i in indices] for part in (ours[:3], ours[3:])
+        ]
+        assert [sorted(epoch) for epoch in epochs] == [half, half]
+        assert epochs[0] != epochs[1]
+
+
+def test_calibration_is_the_same_each_time_and_from_the_weights_half():
+    data = make_data()
+    first = batches_of(data.calibration_loader(4), 4)
+    next(iter(data.weights_loader))
+    again = batches_of(data.calibration_loader(4), 4)
+    for (indices, clips), (same, equal) in zip(first, again, strict=True):
+        assert indices == same
+        assert torch.equal(clips, equal)
+        assert set(indices) <= set(data.weights_half)
+    assert len(list(data.calibration_loader(4))) == 4
+
+
+def test_another_seed_gives_another_split():
+    assert make_data(0).alpha_half == make_data(0).alpha_half
+    assert make_data(0).alpha_half != make_data(1).alpha_half
+
+
+def test_loaders_share_the_data_set_and_keep_its_halves_apart(monkeypatch):
+    parts = []
+    monkeypatch.setattr(
+        ToyClips, "keep_apart", lambda self, halves: parts.append(halves), raising=False
+    )
+    data = make_data()
+    assert parts == [[data.weights_half, data.alpha_half]]
+    loaders = (data.weights_loader, data.alpha_loader, data.calibration_loader(1))
+    assert len({id(loader.dataset.dataset) for loader in loaders}) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            dict(dataset=dict(type="ToyClips", length=8, multi_class=True)),
+            r"clip 0 has the label \[0\], expected one class id per clip",
+        ),
+        (
+            dict(batch_sampler=dict(type="BatchSampler")),
+            "train_dataloader.batch_sampler: found one, expected none",
+        ),
+        (
+            dict(num_batch_per_epoch=3),
+            "train_dataloader.num_batch_per_epoch: found one, expected none",
+        ),
+        (dict(batch_size=13), "batch_size: found 13 on each of 1 process"),
+    ],
+)
+def test_wrong_loaders(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_data(**changes)
+
+
+def test_a_built_loader_is_refused():
+    with pytest.raises(
+        ValueError, match="train_dataloader: found DataLoader, expected"
+    ):
+        SearchData(DataLoader(ToyClips(4)), alpha_share=0.5)

@@ -1,0 +1,79 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The course of a search as a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from searching import run_search
+
+from pvnas_mmaction.diversity import diversity
+from pvnas_mmaction.engine.search_history_hook import SearchHistoryHook
+
+EVERY_FIVE = dict(checkpoint=dict(by_epoch=False, interval=5, max_keep_ckpts=-1))
+
+
+def read(work_dir: Path) -> list[dict]:
+    lines = (work_dir / "search/history.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def work_dir(tmp_path_factory) -> Path:
+    work_dir = tmp_path_factory.mktemp("history")
+    run_search(work_dir, default_hooks=EVERY_FIVE)
+    return work_dir
+
+
+def test_a_line_tells_of_its_step(work_dir):
+    records = read(work_dir)
+    # Every second step, and the last one.
+    assert [r["step"] for r in records] == [*range(0, 18, 2), 17]
+    (path,) = work_dir.glob("*/vis_data/scalars.json")
+    logged = [json.loads(line) for line in path.read_text().splitlines()]
+    logged = [row for row in logged if "loss" in row]
+    for record in records:
+        step = record["step"]
+        assert record["epoch"] == step // 3
+        assert record["cycle"] == step // 9
+        assert record["u"] == pytest.approx(step % 9 / 9)
+        # Step 8 ends a cycle: p is that before the restart.
+        assert diversity(record["p"]) == pytest.approx(record["diversity"], abs=1e-4)
+        row = logged[step]
+        assert row["step"] == step + 1
+        for name in set(record) - {"step", "epoch", "cycle", "u", "p"}:
+            assert record[name] == pytest.approx(row[name], rel=1e-12)
+    assert "alpha_loss" not in records[0]
+    assert {"loss", "alpha_loss", "gain", "num_skips"} < set(records[-1])
+
+
+@pytest.mark.parametrize("torn", ["", '{"step": 12, "ep'])
+def test_a_resumed_search_drops_what_it_takes_again(work_dir, tmp_path, torn):
+    before = (work_dir / "search/history.jsonl").read_text()
+    kept = before.splitlines(keepends=True)[:7] if torn else [before]
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search/history.jsonl").write_text("".join(kept) + torn)
+    run_search(
+        tmp_path,
+        default_hooks=EVERY_FIVE,
+        resume=True,
+        load_from=str(work_dir / "iter_10.pth"),
+    )
+    assert (tmp_path / "search/history.jsonl").read_text() == before
+
+
+def test_a_new_search_starts_a_new_file(work_dir, tmp_path):
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search/history.jsonl").write_text('{"step": 0}\n')
+    run_search(tmp_path, train_cfg=dict(max_epochs=4))
+    assert [r["step"] for r in read(tmp_path)] == [0, 2, 4, 6, 8, 10, 11]
+
+
+@pytest.mark.parametrize("interval", [0, -1, 2.0, True])
+def test_wrong_interval(interval):
+    with pytest.raises(
+        ValueError, match=f"interval: found {interval}, expected a whole"
+    ):
+        SearchHistoryHook(interval)

@@ -1,0 +1,283 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""A whole search: what it reads, what it runs, what it judges and what it leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmaction.registry import MODELS
+from mmengine.runner import Runner, ValLoop
+from searching import (
+    INPUT_SHAPE,
+    NUM_CLASSES,
+    SPACE,
+    ToyClips,
+    batch_indices,
+    build_search,
+    run_search,
+    toy_model,
+)
+from torch import nn
+
+from pvnas_mmaction.diversity import diversity, hamming
+from pvnas_mmaction.engine import search_loop
+from pvnas_mmaction.genotype import load_genotype
+from pvnas_mmaction.models.supernet import PVNASSupernet, inherit_weights
+
+NO_VALIDATION = dict(val_cfg=None, val_dataloader=None, val_evaluator=None)
+QUIET = dict(default_hooks=dict(checkpoint=dict(interval=100)))
+
+
+class Witness:
+    """Sees every step of a search, every draw of a path and every validation."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.batches: dict[str, list[list[int]]] = {"weights": [], "alphas": []}
+        self.draws: list[str] = []
+        self.validated: list[tuple] = []
+        for part, name in (("weights", "weights_step"), ("alphas", "alpha_step")):
+            step = getattr(search_loop, name)
+
+            def record(model, supernet, batch, *args, step=step, part=part):
+                self.batches[part].append(batch_indices(batch))
+                return step(model, supernet, batch, *args)
+
+            monkeypatch.setattr(search_loop, name, record)
+        sample, validate = PVNASSupernet.sample, ValLoop.run
+
+        def sample_seen(supernet, relaxation, generator=None):
+            self.draws.append(relaxation)
+            return sample(supernet, relaxation, generator)
+
+        def validate_seen(loop):
+            self.validated.append(loop.runner.model.backbone._path)
+            return validate(loop)
+
+        monkeypatch.setattr(PVNASSupernet, "sample", sample_seen)
+        monkeypatch.setattr(ValLoop, "run", validate_seen)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory) -> tuple[Runner, Path, Witness]:
+    """A search that has run: the runner, its ``search`` folder, and a witness."""
+    work_dir = tmp_path_factory.mktemp("search")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        witness = Witness(monkeypatch)
+        runner = run_search(work_dir, **QUIET)
+    return runner, work_dir / "search", witness
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_weights_and_alphas_learn_from_their_own_half(searched):
+    _, folder, witness = searched
+    split = read(folder / "split.json")
+    assert sorted(split["weights"] + split["alphas"]) == list(range(25))
+    for part, half in (("weights", split["weights"]), ("alphas", split["alphas"])):
+        batches = witness.batches[part]
+        assert all(len(batch) == 4 for batch in batches)
+        clips = [clip for batch in batches for clip in batch]
+        epochs = [clips[i : i + 12] for i in range(0, len(clips), 12)]
+        for epoch in epochs:
+            assert len(set(epoch)) == 12
+            assert set(epoch) <= set(half)
+        assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
+
+
+def test_relaxations_and_steps_follow_the_schedule(searched):
+    _, _, witness = searched
+    cycle = ["uniform"] * 3 + ["gumbel_st", "two_path"] * 6
+    assert witness.draws == cycle * 2
+    assert len(witness.batches["weights"]) == 18
+    assert len(witness.batches["alphas"]) == 12
+
+
+def test_only_networks_of_cycles_are_validated(searched):
+    runner, _, witness = searched
+    entries = runner.train_loop.archive.entries
+    paths = [
+        tuple(
+            c.index(b)
+            for c, b in zip(runner.train_loop.space.candidates, e.blocks, strict=True)
+        )
+        for e in entries
+    ]
+    validated = [tuple(choice.indices[0] for choice in p) for p in witness.validated]
+    assert validated == paths
+    assert len(entries) == 2
+
+
+def test_files_agree_with_the_archive(searched):
+    runner, folder, _ = searched
+    archive = read(folder / "archive.json")
+    entries = archive["entries"]
+    assert [entry["step"] for entry in entries] == [9, 18]
+    assert entries[0]["distance"] is None
+    assert entries[1]["distance"] == hamming(*(entry["blocks"] for entry in entries))
+    for number, entry in enumerate(entries, start=1):
+        assert entry["file"] == f"genotypes/cycle_{number:02d}.json"
+        genotype = load_genotype(folder / entry["file"])
+        assert list(genotype.blocks) == entry["blocks"]
+        for key in ("macs", "params", "accuracy", "cycle", "step"):
+            assert genotype.provenance[key] == entry[key]
+        assert genotype.provenance["seed"] == 0
+        assert genotype.provenance["input_shape"] == list(INPUT_SHAPE)
+        network = MODELS.build(
+            dict(type="PVNASNet", genotype=str(folder / entry["file"]))
+        )
+        built = sum(p.numel() for p in network.parameters())
+        head = SPACE["head_channels"] * NUM_CLASSES + NUM_CLASSES
+        assert entry["params"] == built + head
+    best = max(entries, key=lambda entry: entry["accuracy"])
+    final = load_genotype(folder / "genotype.json")
+    assert list(final.blocks) == best["blocks"]
+    space = read(folder / "space.json")
+    assert space["space"] == runner.train_loop.space.to_config()
+    assert (space["input_shape"], space["num_classes"]) == (
+        list(INPUT_SHAPE),
+        NUM_CLASSES,
+    )
+    for row, candidates in zip(
+        space["layer_costs"], runner.train_loop.space.candidates, strict=True
+    ):
+        assert len(row) == len(candidates)
+
+
+def test_the_network_of_a_cycle_is_the_most_probable(searched):
+    runner, folder, _ = searched
+    loop = runner.train_loop
+    last = read(folder / "archive.json")["entries"][-1]
+    chosen = [
+        candidates[int(alpha.argmax())]
+        for candidates, alpha in zip(
+            loop.space.candidates, loop.supernet.alphas, strict=True
+        )
+    ]
+    assert last["blocks"] == chosen
+    assert last["diversity"] == pytest.approx(diversity(loop.probabilities()))
+
+
+def test_accuracy_is_that_of_the_derived_network(searched):
+    """Built alone, with copied weights, and batch norm from the same training clips."""
+    runner, folder, _ = searched
+    loop = runner.train_loop
+    entry = loop.archive.entries[-1]  # no step has come after it
+    config = toy_model()
+    config["backbone"] = dict(type="PVNASNet", genotype=str(folder / entry.file))
+    network = MODELS.build(config)
+    indices = loop.space.indices(load_genotype(folder / entry.file))
+    state = inherit_weights(runner.model.state_dict(), indices, "backbone.")
+    network.load_state_dict(state, strict=True)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.reset_running_stats()
+            module.momentum = None
+    network.train()
+    clips = ToyClips(16, noise=0.0)
+    correct = 0
+    with torch.no_grad():
+        for batch in loop.data.calibration_loader(2):
+            network.backbone(torch.cat(batch["inputs"]))
+        network.eval()
+        for index in range(16):
+            scores = network.cls_head(network.backbone(clips[index]["inputs"]))
+            correct += int(scores.argmax()) == index % NUM_CLASSES
+    assert entry.accuracy == correct / 16
+
+
+def test_a_budget_binds_the_networks_of_the_cycles(tmp_path):
+    free = build_search(tmp_path / "free").train_loop
+    fixed, rows = free._costs
+    limit = fixed + sum(sorted(row)[1] for row in rows)
+    cost = dict(kind="flops", budget=limit)
+    runner = build_search(
+        tmp_path,
+        train_cfg=dict(cost=cost),
+        optim_wrapper=dict(alphas=dict(optimizer=dict(lr=1e-3))),
+        **NO_VALIDATION,
+        **QUIET,
+    )
+    loop = runner.train_loop
+    dearest = [max(range(len(row)), key=row.__getitem__) for row in rows]
+    with torch.no_grad():
+        for alpha, index in zip(loop.supernet.alphas, dearest, strict=True):
+            alpha[index] = 9.0
+    runner.train()
+    # The most probable network breaks the budget to the end; those derived keep it.
+    assert loop.supernet.argmax_indices() == tuple(dearest)
+    entries = read(tmp_path / "search/archive.json")["entries"]
+    assert len(entries) == 2
+    assert all(entry["macs"] <= limit for entry in entries)
+    assert read(tmp_path / "search/space.json")["budget"] == cost
+
+
+def test_without_validation_the_last_genotype_is_the_result(tmp_path):
+    runner = run_search(tmp_path, **NO_VALIDATION, **QUIET)
+    entries = read(tmp_path / "search/archive.json")["entries"]
+    assert [entry["accuracy"] for entry in entries] == [None, None]
+    final = load_genotype(tmp_path / "search/genotype.json")
+    assert list(final.blocks) == entries[-1]["blocks"]
+    assert runner.train_loop.evaluate([0, 0, 0]) is None
+
+
+def test_the_same_seed_gives_the_same_search(tmp_path):
+    def search(name: str, seed: int) -> tuple[dict, str]:
+        runner = run_search(
+            tmp_path / name, randomness=dict(seed=seed), **NO_VALIDATION, **QUIET
+        )
+        history = (tmp_path / name / "search/history.jsonl").read_text()
+        return runner.model.state_dict(), history
+
+    (first, history), (again, same), (other, _) = (
+        search("first", 0),
+        search("again", 0),
+        search("other", 1),
+    )
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert history == same
+    assert not torch.equal(first["backbone.alphas.0"], other["backbone.alphas.0"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            dict(train_cfg=dict(metric="acc/top3")),
+            r"metric: found 'acc/top3', expected one of \['acc/mean1', 'acc/top1', ",
+        ),
+        (
+            dict(train_dataloader=dict(dataset=dict(multi_class=True))),
+            "expected one class id per clip",
+        ),
+        (
+            dict(train_cfg=dict(relaxations=dict(alpha="softmax"))),
+            r"relaxations: found the keys \['alpha', 'alphas', 'warmup', 'weights'\]",
+        ),
+        (
+            dict(train_cfg=dict(relaxations=dict(weights="darts"))),
+            "relaxation: found 'darts', expected one of softmax",
+        ),
+        (
+            dict(train_cfg=dict(relaxations=dict(alphas="uniform"))),
+            "relaxations.alphas: found 'uniform', which gives the alphas no gradient",
+        ),
+        (dict(train_cfg=dict(input_shape=(1, 4, 8, 8))), "input_shape"),
+        (dict(train_cfg=dict(alpha_share=1.5)), "alpha_share: found 1.5, expected"),
+        (
+            dict(
+                model=dict(
+                    backbone=dict(_delete_=True, type="C3D", style="pytorch"),
+                )
+            ),
+            "model: found 0 supernets, expected one",
+        ),
+    ],
+)
+def test_wrong_settings(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run_search(tmp_path, **changes, **QUIET)

@@ -1,0 +1,278 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Weights step and alpha step: each moves its own parameters by the right gradient."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from mmaction.registry import MODELS
+from mmengine.optim import OptimWrapper
+from searching import SPACE, build_toy_model, make_batch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pvnas_mmaction.derive import Budget
+from pvnas_mmaction.engine.budget import CostPenalty
+from pvnas_mmaction.engine.steps import (
+    alpha_step,
+    find_supernet,
+    frozen,
+    reestimated_batch_norm,
+    untracked_batch_norm,
+    weights_step,
+)
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return build_toy_model(dropout_ratio=0)
+
+
+def loss_by_hand(model: nn.Module, batch: dict, mix: list[Tensor]) -> Tensor:
+    """Cross-entropy of the network whose layer l is sum_o mix[l][o] * o(x)."""
+    supernet = find_supernet(model)
+    x = supernet.stem(torch.cat(batch["inputs"]))
+    for layer, weights in zip(supernet.layers, mix, strict=True):
+        x = sum(w * op(x) for w, op in zip(weights, layer.ops, strict=True))
+    features = supernet.head(x).mean((2, 3, 4))
+    logits = features @ model.cls_head.fc_cls.weight.T + model.cls_head.fc_cls.bias
+    labels = torch.cat([s.gt_label for s in batch["data_samples"]])
+    return F.cross_entropy(logits, labels)
+
+
+def move(wrapper: OptimWrapper, step, *args) -> list[Tensor]:
+    """How a step moves the parameters of an optimiser."""
+    parameters = wrapper.optimizer.param_groups[0]["params"]
+    before = [p.detach().clone() for p in parameters]
+    step(*args)
+    return [p.detach() - old for p, old in zip(parameters, before, strict=True)]
+
+
+def sgd(parameters, lr: float = 1.0, **settings) -> OptimWrapper:
+    return OptimWrapper(torch.optim.SGD(parameters, lr=lr), **settings)
+
+
+def penalty_for(supernet) -> CostPenalty:
+    rows = [[1.0 + i for i in range(len(a))] for a in supernet.alphas]
+    return CostPenalty(Budget("flops", 5.0, 2.0, rows), weight=0.7)
+
+
+@pytest.mark.parametrize("with_penalty", [False, True])
+@pytest.mark.parametrize("relaxation", ["softmax", "two_path"])
+def test_alpha_gradient_is_that_of_the_mixture_written_out(
+    model, relaxation, with_penalty
+):
+    supernet, batch = find_supernet(model), make_batch()
+    penalty = penalty_for(supernet) if with_penalty else None
+    path = supernet.sample(relaxation, torch.Generator().manual_seed(3))
+
+    twin = copy.deepcopy(model)
+    alphas = [a.detach().clone().requires_grad_() for a in supernet.alphas]
+    mix = []
+    for alpha, choice in zip(alphas, path, strict=True):
+        # p renormalised over the pair is a softmax over the pair alone.
+        mask = torch.full_like(alpha, float("-inf"))
+        mask[list(choice.indices)] = 0
+        mix.append(torch.softmax(alpha + mask, 0))
+    loss = loss_by_hand(twin, batch, mix)
+    cross_entropy = loss.item()
+    if with_penalty:
+        costs = [1.0 + torch.arange(len(alpha)) for alpha in alphas]
+        expected = 2.0 + sum(
+            (torch.softmax(a, 0) * c).sum() for a, c in zip(alphas, costs, strict=True)
+        )
+        loss = loss + 0.7 * (expected / 5.0).log().abs()
+    gradients = torch.autograd.grad(loss, alphas)
+
+    logged = {}
+    wrapper = sgd(supernet.alphas)
+    moved = move(
+        wrapper,
+        lambda: logged.update(
+            alpha_step(model, supernet, batch, path, wrapper, penalty)
+        ),
+    )
+    for difference, gradient in zip(moved, gradients, strict=True):
+        assert gradient.abs().max() > 1e-4
+        torch.testing.assert_close(difference, -gradient, rtol=1e-4, atol=1e-6)
+    assert float(logged["alpha_loss"]) == pytest.approx(cross_entropy, rel=1e-5)
+
+
+def test_weights_gradient_is_that_of_the_sampled_network(model):
+    supernet, batch = find_supernet(model), make_batch()
+    path = supernet.sample("gumbel_st", torch.Generator().manual_seed(3))
+    assert all(choice.weights.requires_grad for choice in path)
+    twin = copy.deepcopy(model)
+    one_hot = [
+        torch.eye(len(a))[choice.indices[0]]
+        for a, choice in zip(supernet.alphas, path, strict=True)
+    ]
+    loss = loss_by_hand(twin, batch, one_hot)
+    loss.backward()
+    weights = {n: p for n, p in model.named_parameters() if "alphas" not in n}
+    wrapper = sgd(list(weights.values()))
+    moved = move(wrapper, weights_step, model, supernet, batch, path, wrapper)
+    gradients = [p.grad for n, p in twin.named_parameters() if "alphas" not in n]
+    for difference, gradient in zip(moved, gradients, strict=True):
+        if gradient is None:
+            gradient = torch.zeros_like(difference)
+        torch.testing.assert_close(difference, -gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_each_step_leaves_the_rest_bitwise_alone(model):
+    supernet, batch = find_supernet(model), make_batch()
+    weights = [p for n, p in model.named_parameters() if "alphas" not in n]
+    # Weight decay and momentum would move what should rest.
+    wrappers = {
+        "weights": OptimWrapper(
+            torch.optim.SGD(weights, lr=0.1, momentum=0.9, weight_decay=0.1)
+        ),
+        "alphas": OptimWrapper(
+            torch.optim.Adam(supernet.alphas, lr=0.1, weight_decay=0.1)
+        ),
+    }
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        state = copy.deepcopy(model.state_dict())
+        path = supernet.sample("softmax", generator)
+        weights_step(model, supernet, batch, path, wrappers["weights"])
+        for name, value in model.state_dict().items():
+            if "alphas" in name:
+                assert torch.equal(value, state[name])
+            elif name.endswith(("running_mean", "fc_cls.weight")):
+                assert not torch.equal(value, state[name])
+        assert all(p.grad is None for p in model.parameters())
+
+        state = copy.deepcopy(model.state_dict())
+        path = supernet.sample("two_path", generator)
+        alpha_step(model, supernet, batch, path, wrappers["alphas"])
+        # Batch normalisation's running statistics and counters among them.
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, state[name]) == ("alphas" not in name), name
+        assert all(p.grad is None for p in model.parameters())
+        assert all(p.requires_grad for p in model.parameters())
+
+
+def test_alpha_step_normalises_by_the_batch(model):
+    supernet, batch = find_supernet(model), make_batch()
+    path = supernet.sample("softmax")
+    first = alpha_step(model, supernet, batch, path, sgd(supernet.alphas, lr=0.0))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.running_mean.fill_(1e3)
+    path = supernet.sample("softmax")
+    again = alpha_step(model, supernet, batch, path, sgd(supernet.alphas, lr=0.0))
+    assert torch.equal(first["alpha_loss"], again["alpha_loss"])
+
+
+@pytest.mark.parametrize("part", ["weights", "alphas"])
+def test_gradients_are_clipped_per_optimiser(model, part):
+    def moved(model: nn.Module, **settings) -> Tensor:
+        supernet = find_supernet(model)
+        weights = [p for n, p in model.named_parameters() if "alphas" not in n]
+        wrapper = sgd(weights if part == "weights" else supernet.alphas, **settings)
+        step = weights_step if part == "weights" else alpha_step
+        path = supernet.sample("softmax")
+        moves = move(wrapper, step, model, supernet, make_batch(), path, wrapper)
+        return torch.cat([m.flatten() for m in moves])
+
+    free = moved(copy.deepcopy(model))
+    limit = float(free.norm()) / 2
+    clipped = moved(model, clip_grad=dict(max_norm=limit))
+    torch.testing.assert_close(clipped, free / 2, rtol=1e-3, atol=1e-5)
+
+
+def test_frozen_and_untracked_end_also_on_error(model):
+    weights = list(model.backbone.stem.parameters())
+    weights[0].requires_grad_(False)
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        frozen(weights),
+        untracked_batch_norm(model),
+    ):
+        assert not any(p.requires_grad for p in weights)
+        raise RuntimeError("stop")
+    assert [p.requires_grad for p in weights] == [False] + [True] * (len(weights) - 1)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm3d)]
+    assert all(m.track_running_stats for m in norms)
+
+
+class _Classifier(nn.Module):
+    """A recognizer of vectors with normalisation in backbone and head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3))
+        self.cls_head = nn.BatchNorm1d(3)
+
+    def data_preprocessor(self, batch: dict, training: bool) -> dict:
+        return batch
+
+    def forward(self, inputs: Tensor, mode: str) -> Tensor:
+        x = self.backbone(inputs)
+        return x if mode == "tensor" else self.cls_head(x)
+
+
+def test_reestimated_batch_norm_averages_over_the_batches():
+    torch.manual_seed(0)
+    model = _Classifier().train()
+    for _ in range(3):  # statistics that must not shine through
+        model(torch.randn(4, 3) + 5, mode="loss")
+    model.backbone[0].momentum = 0.3
+    before = copy.deepcopy(model.state_dict())
+    # Batches of unequal size count alike: it is their mean that is averaged.
+    batches = [torch.randn(n, 3) * n for n in (4, 6, 8)]
+    with reestimated_batch_norm(model, [dict(inputs=b) for b in batches]):
+        inputs = dict(
+            zip((model.backbone[0], model.cls_head), (batches, []), strict=True)
+        )
+        for batch in batches:
+            mean, var = batch.mean(0), batch.var(0, unbiased=False)
+            normed = (batch - mean) / (var + 1e-5).sqrt()
+            inputs[model.cls_head].append(model.backbone[1](normed).detach())
+        for module, seen in inputs.items():
+            means = torch.stack([b.mean(0) for b in seen]).mean(0)
+            variances = torch.stack([b.var(0) for b in seen]).mean(0)
+            torch.testing.assert_close(module.running_mean, means)
+            torch.testing.assert_close(module.running_var, variances)
+            assert int(module.num_batches_tracked) == 3
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert (model.backbone[0].momentum, model.cls_head.momentum) == (0.3, 0.1)
+    assert model.training
+
+
+@pytest.mark.parametrize("where", ["while estimating", "within"])
+def test_reestimated_batch_norm_restores_on_error(model, where):
+    model.eval()
+    before = copy.deepcopy(model.state_dict())
+
+    def batches():
+        yield make_batch()
+        if where == "while estimating":
+            raise RuntimeError("no more clips")
+
+    with (
+        pytest.raises(RuntimeError, match="no more clips"),
+        reestimated_batch_norm(model, batches()),
+    ):
+        changed = [
+            name
+            for name, value in model.state_dict().items()
+            if not torch.equal(value, before[name])
+        ]
+        assert "backbone.stem.bn.running_mean" in changed
+        raise RuntimeError("no more clips")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert not model.training
+
+
+def test_find_supernet():
+    with pytest.raises(ValueError, match="found 0 supernets, expected one"):
+        find_supernet(nn.Linear(1, 1))
+    supernet = MODELS.build(dict(type="PVNASSupernet", space=SPACE))
+    with pytest.raises(ValueError, match="found 2 supernets"):
+        find_supernet(nn.ModuleList([supernet, copy.deepcopy(supernet)]))

@@ -1,0 +1,251 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The supernet against the networks derived from it; where gradients arrive."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch import Tensor
+from toys import build_recognizer, space_of_all_families
+
+from pvnas_mmaction.genotype import FAMILIES
+from pvnas_mmaction.models import PVNASNet, PVNASSupernet
+from pvnas_mmaction.models.relaxation import RELAXATIONS, Choice
+from pvnas_mmaction.models.supernet import inherit_weights
+
+CONFIGS = Path(__file__).parent.parent / "configs" / "pvnas" / "_base_"
+TINY = Config.fromfile(CONFIGS / "spaces" / "tiny.py").space.to_dict()
+SPACES = {"tiny": TINY, "all": space_of_all_families()}
+# Odd after the stem, too.
+SHAPE = (2, 3, 5, 17, 13)
+
+
+def make_supernet(space: dict[str, Any], **options: Any) -> PVNASSupernet:
+    torch.manual_seed(0)
+    supernet = PVNASSupernet(space, **options)
+    supernet.init_weights()
+    for name, value in supernet.state_dict().items():
+        if ".bn." in name and value.dim():
+            low = 0.0 if name.endswith("mean") else 0.5
+            value.copy_(torch.rand(value.shape) / 2 + low)
+    return supernet
+
+
+def clip() -> Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def some_networks(supernet: PVNASSupernet) -> list[tuple[int, ...]]:
+    """Networks that together hold every candidate of every layer."""
+    sizes = [len(layer.ops) for layer in supernet.layers]
+    return [
+        tuple((i + layer) % size for layer, size in enumerate(sizes))
+        for i in range(max(sizes))
+    ]
+
+
+def derive(supernet: PVNASSupernet, indices: tuple[int, ...]) -> PVNASNet:
+    net = PVNASNet(supernet.space.genotype(indices)).to(supernet.alphas[0].dtype)
+    net.load_state_dict(inherit_weights(supernet.state_dict(), indices), strict=True)
+    return net
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", SPACES)
+def test_one_hot_supernet_is_the_derived_network(name: str, training: bool) -> None:
+    """With softmax at one-hot alphas, with the path of a genotype, and without any path
+    (the most probable candidates), forward and gradient of the input."""
+    supernet = make_supernet(SPACES[name]).double().train(training)
+    for indices in some_networks(supernet):
+        genotype = supernet.space.genotype(indices)
+        with torch.no_grad():
+            for alpha, index in zip(supernet.alphas, indices, strict=True):
+                alpha.copy_(torch.full_like(alpha, -1e4))
+                alpha[index] = 1e4
+        results = []
+        for way in ("derived", "softmax", "path_of", "argmax"):
+            x = clip().double().requires_grad_()
+            if way == "derived":
+                y = derive(supernet, indices).train(training)(x)
+            elif way == "argmax":
+                y = supernet(x)
+            elif way == "softmax":
+                y = supernet(x, supernet.sample("softmax"))
+            else:
+                y = supernet(x, supernet.path_of(genotype))
+            assert y.abs().sum() > 0
+            y.square().mean().backward()
+            results.append((y.detach(), x.grad))
+        for result in results[1:]:
+            torch.testing.assert_close(result, results[0])
+
+
+def test_weights_are_inherited_out_of_a_recognizer() -> None:
+    supernet = make_supernet(SPACES["all"])
+    recognizer = build_recognizer(dict(type="PVNASSupernet", space=SPACES["all"]))
+    recognizer.backbone.load_state_dict(supernet.state_dict())
+    indices = some_networks(supernet)[2]
+    genotype = supernet.space.genotype(indices)
+    derived = build_recognizer(dict(type="PVNASNet", genotype=genotype))
+    state = inherit_weights(recognizer.state_dict(), indices, prefix="backbone.")
+    derived.load_state_dict(state, strict=True)
+    path = supernet.path_of(genotype)
+    for model in (supernet, recognizer, derived):
+        model.eval()
+    expected = recognizer.cls_head(supernet(clip(), path))
+    with recognizer.backbone.use_path(path):
+        scores = recognizer(clip()[:, None], stage="head")
+    torch.testing.assert_close(scores, expected)
+    torch.testing.assert_close(derived(clip()[:, None], stage="head"), expected)
+
+
+@pytest.mark.parametrize("relaxation", RELAXATIONS)
+def test_gradients_reach_exactly_what_was_sampled(relaxation: str) -> None:
+    supernet = make_supernet(SPACES["all"])
+    for seed in range(3):
+        supernet.zero_grad(set_to_none=True)
+        path = supernet.sample(relaxation, torch.Generator().manual_seed(seed))
+        supernet(clip(), path).square().mean().backward()
+        for layer, choice in zip(supernet.layers, path, strict=True):
+            for index, op in enumerate(layer.ops):
+                grads = [value.grad for value in op.parameters()]
+                if index in choice.indices:
+                    assert all(grad is not None for grad in grads)
+                    assert not grads or any(grad.any() for grad in grads)
+                else:
+                    assert grads == [None] * len(grads)
+        for part in (supernet.stem, supernet.head):
+            assert all(value.grad.any() for value in part.parameters())
+        for alpha, choice in zip(supernet.alphas, path, strict=True):
+            if relaxation == "uniform":
+                assert alpha.grad is None
+                continue
+            reached = tuple(alpha.grad.nonzero().flatten().tolist())
+            if relaxation == "two_path":
+                assert reached == tuple(sorted(choice.indices))
+            else:
+                assert reached == tuple(range(len(alpha)))
+
+
+def test_gradient_of_alphas_by_finite_differences() -> None:
+    """All four layers at once, through softmax over every candidate, in float64."""
+    supernet = make_supernet(SPACES["all"], tau=2.0).double().eval()
+    draws = torch.Generator().manual_seed(2)
+    for alpha in supernet.alphas:
+        alpha.data = torch.randn(len(alpha), generator=draws, dtype=torch.float64)
+    x = clip().double()
+
+    def loss() -> Tensor:
+        return supernet(x, supernet.sample("softmax")).square().mean()
+
+    loss().backward()
+    step = 1e-5
+    for alpha in supernet.alphas:
+        with torch.no_grad():
+            alpha[1] += step
+            above = loss()
+            alpha[1] -= 2 * step
+            below = loss()
+            alpha[1] += step
+        slope = (above - below).item() / (2 * step)
+        assert alpha.grad[1].item() == pytest.approx(slope, rel=1e-5)
+
+
+def test_two_paths_by_hand() -> None:
+    supernet = make_supernet(SPACES["all"]).eval()
+    path = supernet.sample("two_path", torch.Generator().manual_seed(0))
+    x = supernet.stem(clip())
+    for layer, choice in zip(supernet.layers, path, strict=True):
+        (i, j), (a, b) = choice.indices, choice.weights
+        x = a * layer.ops[i](x) + b * layer.ops[j](x)
+    torch.testing.assert_close(supernet(clip(), path), supernet.head(x))
+
+
+def test_alphas_are_in_the_state_dict() -> None:
+    supernet, other = make_supernet(TINY), PVNASSupernet(TINY)
+    with torch.no_grad():
+        for alpha in supernet.alphas:
+            alpha.copy_(torch.randn(len(alpha)))
+    other.load_state_dict(supernet.state_dict(), strict=True)
+    other.init_weights()  # must not touch them
+    assert len(other.alphas) == 4
+    for index, alpha in enumerate(other.alphas):
+        assert torch.equal(alpha, supernet.state_dict()[f"alphas.{index}"])
+        assert alpha.dtype == torch.float32 and alpha.requires_grad
+
+
+def test_probabilities_and_temperature() -> None:
+    supernet = PVNASSupernet(TINY, tau=0.5)
+    with torch.no_grad():
+        supernet.alphas[0].copy_(torch.tensor([0.0, 0.0, math.log(2), 0.0]))
+    # exp(log(2) / 0.5) = 4, over a sum of 7
+    expected = [1 / 7, 1 / 7, 4 / 7, 1 / 7]
+    assert supernet.probabilities()[0].tolist() == pytest.approx(expected)
+    assert supernet.sample("softmax")[0].weights.tolist() == pytest.approx(expected)
+    assert supernet.probabilities()[1].tolist() == pytest.approx([0.2] * 5)
+    assert supernet.argmax_indices() == (2, 0, 0, 0)
+
+
+def test_the_seed_decides_the_path() -> None:
+    supernet = PVNASSupernet(SPACES["all"])
+    for name in ("gumbel_st", "two_path", "uniform"):
+        paths = [
+            [
+                choice.indices
+                for choice in supernet.sample(name, torch.Generator().manual_seed(seed))
+            ]
+            for seed in (0, 0, 1)
+        ]
+        assert paths[0] == paths[1] != paths[2]
+
+
+def test_paths_nest_and_end_with_an_exception() -> None:
+    supernet = make_supernet(TINY).eval()
+    outer, inner = supernet.path_of((1, 1, 1, 1)), supernet.path_of((2, 2, 2, 2))
+    outputs = {
+        name: supernet(clip(), path)
+        for name, path in dict(none=None, outer=outer, inner=inner).items()
+    }
+    assert not torch.equal(outputs["outer"], outputs["inner"])
+    with supernet.use_path(outer):
+        assert torch.equal(supernet(clip()), outputs["outer"])
+        with pytest.raises(RuntimeError, match="stop"), supernet.use_path(inner):
+            assert torch.equal(supernet(clip()), outputs["inner"])
+            raise RuntimeError("stop")
+        assert torch.equal(supernet(clip()), outputs["outer"])
+        assert torch.equal(supernet(clip(), inner), outputs["inner"])
+    assert torch.equal(supernet(clip()), outputs["none"])
+
+
+def test_path_of_takes_a_genotype_or_indices() -> None:
+    supernet = PVNASSupernet(TINY)
+    path = supernet.path_of((0, 4, 1, 3))
+    assert path == (Choice((0,)), Choice((4,)), Choice((1,)), Choice((3,)))
+    assert supernet.path_of(supernet.space.genotype((0, 4, 1, 3))) == path
+    other = PVNASSupernet(SPACES["all"]).space.genotype((0, 0, 0, 0))
+    with pytest.raises(ValueError, match="space: found 'all', expected 'tiny'"):
+        supernet.path_of(other)
+
+
+def test_every_family_is_in_the_space_of_these_tests() -> None:
+    supernet = PVNASSupernet(SPACES["all"])
+    for texts in supernet.space.candidates:
+        assert {text.partition("_")[0] for text in texts} >= set(FAMILIES)
+
+
+@pytest.mark.parametrize("tau", [0, -1.0, float("nan")])
+def test_wrong_temperature(tau: float) -> None:
+    with pytest.raises(ValueError, match=f"tau: found {tau}, expected a number above"):
+        PVNASSupernet(TINY, tau=tau)
+
+
+def test_wrong_names() -> None:
+    with pytest.raises(ValueError, match="relaxation: found 'darts', expected one of"):
+        PVNASSupernet(TINY).sample("darts")
+    with pytest.raises(ValueError, match="space 'tiny': unknown key 'width'"):
+        build_recognizer(dict(type="PVNASSupernet", space=dict(TINY, width=3)))

@@ -1,0 +1,285 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""MMAction2's own tools and interfaces, unchanged, on this project's configs.
+
+One network is trained for one epoch by MMAction2's ``tools/train.py`` with mmengine's
+EMA hook; the other tests use its checkpoint and logs. Two of MMAction2 1.2.0's tools
+can't work, on any config; the tests say so:
+
+- ``analysis_tools/benchmark.py`` imports names that mmcv 2 no longer has
+  (``tools/benchmark.py`` of this project measures in its place);
+- ``analysis_tools/analyze_logs.py plot_curve`` looks for a field ``mode`` that
+  mmengine's logs do not hold (``cal_train_time`` works).
+
+``--amp`` of its ``tools/train.py`` needs a GPU: ``AmpOptimWrapper`` refuses to work
+without one. ``tools/train.py`` of this project takes bfloat16 there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import mmaction
+import numpy as np
+import pytest
+import torch
+from mmaction.apis import inference_recognizer, init_recognizer
+from mmaction.apis.inferencers import MMAction2Inferencer
+from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper
+from mmengine.runner import load_checkpoint
+
+from pvnas_mmaction.cost import network_cost
+from pvnas_mmaction.genotype import Genotype, load_genotype, save_genotype
+from pvnas_mmaction.search_space import SearchSpace
+
+ROOT = Path(__file__).resolve().parent.parent
+UPSTREAM = Path(mmaction.__file__).parent / ".mim" / "tools"
+CONFIGS = ROOT / "configs" / "pvnas"
+ZOO_CONFIG = (
+    UPSTREAM.parent / "configs/recognition/tsm/"
+    "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics400-rgb.py"
+)
+NUM_CLASSES = 8
+SHAPE = (3, 8, 32, 32)
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+Run = Callable[..., subprocess.CompletedProcess]
+
+
+def run_tool(tool: Path, *options: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(tool), *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def run(tool: str, *options: object) -> str:
+    """Output of a tool of MMAction2 that has to end well."""
+    done = run_tool(UPSTREAM / tool, *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def genotype(tmp_path_factory) -> Path:
+    """A network of the space ``tiny`` with blocks of both kinds of temporal reach."""
+    space = SearchSpace.from_config(
+        Config.fromfile(str(CONFIGS / "_base_/spaces/tiny.py")).space
+    )
+    blocks = ("mb_t3_k3_e2", "skip", "ts_t3_k3_e2", "mb_t5_k3_e2")
+    path = tmp_path_factory.mktemp("genotype") / "genotype.json"
+    save_genotype(Genotype(space.name, space.skeleton, blocks), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(genotype, motion_clips) -> Path:
+    """The retrain config for motion clips, with this genotype, these clips and EMA."""
+    (base,) = CONFIGS.glob("pvnas-tiny_retrain_*_motion-clips.py")
+    data = (
+        f"ann_file='{motion_clips}/{{}}.txt', data_prefix=dict(video='{motion_clips}')"
+    )
+    train, val = (
+        f"{split}_dataloader = dict(batch_size=8, dataset=dict({data.format(split)}))\n"
+        for split in ("train", "val")
+    )
+    path = genotype.parent / "config.py"
+    path.write_text(
+        f"_base_ = '{base}'\n"
+        f"model = dict(backbone=dict(genotype='{genotype}'))\n"
+        f"{train}{val}{val.replace('val_', 'test_')}"
+        "train_cfg = dict(max_epochs=1, val_begin=1, val_interval=1)\n"
+        "custom_hooks = [dict(type='EMAHook', momentum=0.1)]\n"
+        "default_hooks = dict(logger=dict(interval=1))\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def work_dir(config) -> Path:
+    """What MMAction2's tools/train.py left."""
+    folder = config.parent / "work_dir"
+    run("train.py", config, "--work-dir", folder, "--seed", 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(work_dir) -> Path:
+    return work_dir / "epoch_1.pth"
+
+
+@pytest.fixture(scope="module")
+def video(motion_clips) -> str:
+    return str(motion_clips / (motion_clips / "val.txt").read_text().split()[0])
+
+
+def scalars(work_dir: Path) -> Path:
+    (path,) = work_dir.glob("*/vis_data/scalars.json")
+    return path
+
+
+# -- tools ------------------------------------------------------------------------
+
+
+def test_train(work_dir):
+    logs = [json.loads(line) for line in scalars(work_dir).read_text().splitlines()]
+    assert len([log for log in logs if "loss" in log]) == 32 // 8
+    assert all(np.isfinite(log["loss"]) for log in logs if "loss" in log)
+    assert any("acc/top1" in log for log in logs)
+
+
+def test_ema_hook(config, checkpoint):
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    # On saving the hook swaps: the averaged weights are those that tests use.
+    averaged = saved["state_dict"]["backbone.stem.conv.weight"]
+    trained = saved["ema_state_dict"]["module.backbone.stem.conv.weight"]
+    assert averaged.isfinite().all() and not torch.equal(averaged, trained)
+    model = init_recognizer(str(config), str(checkpoint), device="cpu")
+    torch.testing.assert_close(model.backbone.stem.conv.weight.data, averaged)
+
+
+def test_test_with_dump(config, checkpoint, work_dir, tmp_path):
+    dump = tmp_path / "predictions.pkl"
+    text = run(
+        "test.py", config, checkpoint, "--dump", dump, "--work-dir", tmp_path / "test"
+    )
+    accuracy = float(re.findall(r"acc/top1: ([\d.]+)", text)[-1])
+    predictions = pickle.loads(dump.read_bytes())
+    assert len(predictions) == 16
+    hits = [
+        int(sample["pred_score"].argmax()) == int(sample["gt_label"])
+        for sample in predictions
+    ]
+    assert accuracy == pytest.approx(np.mean(hits), abs=1e-3)
+
+
+def test_get_flops(config, genotype):
+    text = run("analysis_tools/get_flops.py", config, "--shape", 1, *SHAPE)
+    flops, unit = re.findall(r"Flops: ([\d.]+)([KMG])", text)[0]
+    found = float(flops) * {"K": 1e3, "M": 1e6, "G": 1e9}[unit]
+    network = load_genotype(genotype)
+    macs = network_cost(network.skeleton, network.blocks, SHAPE, NUM_CLASSES).macs
+    # get_flops adds batch normalisation, and leaves the head's 512 MACs out.
+    assert 0.99 * macs < found < 1.2 * macs
+
+
+def test_print_config(config, genotype):
+    text = run(
+        "analysis_tools/print_config.py", config, "--options", "train_cfg.max_epochs=7"
+    )
+    printed = Config.fromstring(text.partition("Config:\n")[2], ".py")
+    assert printed.train_cfg.max_epochs == 7
+    assert printed.model.backbone == dict(type="PVNASNet", genotype=str(genotype))
+
+
+def test_analyze_logs(work_dir):
+    path = scalars(work_dir)
+    text = run(
+        "analysis_tools/analyze_logs.py", "cal_train_time", path, "--include-outliers"
+    )
+    times = [
+        log["time"]
+        for log in map(json.loads, path.read_text().splitlines())
+        if "epoch" in log
+    ]
+    found = float(re.findall(r"average iter time: ([\d.]+)", text)[0])
+    assert found == pytest.approx(np.mean(times), abs=1e-4)
+
+
+def test_upstream_plot_curve_is_broken(work_dir, tmp_path):
+    done = run_tool(
+        UPSTREAM / "analysis_tools/analyze_logs.py", "plot_curve", scalars(work_dir),
+        "--keys", "loss", "--backend", "Agg", "--out", tmp_path / "loss.png",
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "log_dict[epoch]['mode'][-1]" in done.stderr
+
+
+@pytest.mark.parametrize("path", ["config", ZOO_CONFIG], ids=["ours", "zoo"])
+def test_upstream_benchmark_is_broken_for_every_config(path, request):
+    path = request.getfixturevalue(path) if isinstance(path, str) else path
+    done = run_tool(UPSTREAM / "analysis_tools/benchmark.py", path)
+    assert done.returncode != 0
+    assert "cannot import name 'Config' from 'mmcv'" in done.stderr
+
+
+# -- interfaces -------------------------------------------------------------------
+
+
+def test_inference_on_a_video(config, checkpoint, video, tmp_path):
+    model = init_recognizer(str(config), str(checkpoint), device="cpu")
+    sample = inference_recognizer(model, video)
+    assert sample.pred_score.shape == (NUM_CLASSES,)
+    assert float(sample.pred_score.sum()) == pytest.approx(1, abs=1e-5)
+
+    labels = tmp_path / "labels.txt"
+    labels.write_text("".join(f"class {i}\n" for i in range(NUM_CLASSES)))
+    inferencer = MMAction2Inferencer(
+        rec=str(config),
+        rec_weights=str(checkpoint),
+        device="cpu",
+        label_file=str(labels),
+    )
+    (prediction,) = inferencer(video)["predictions"]
+    (scores,) = prediction["rec_scores"]
+    np.testing.assert_allclose(scores, sample.pred_score.numpy(), rtol=1e-4, atol=1e-5)
+    assert prediction["rec_labels"] == [[int(sample.pred_label)]]
+    # As pictures: for a video file MMAction2 asks for one more package.
+    inferencer(video, vid_out_dir=str(tmp_path / "out"), out_type="img")
+    assert len(list((tmp_path / "out").rglob("*.png"))) == SHAPE[1]
+
+
+def test_features_by_out_indices(config, checkpoint):
+    cfg = Config.fromfile(str(config))
+    cfg.model.backbone.out_indices = (0, 1, 2)
+    model = init_recognizer(cfg, device="cpu")
+    load_checkpoint(model, str(checkpoint), map_location="cpu")
+    whole = init_recognizer(str(config), str(checkpoint), device="cpu")
+    clips = torch.randn(2, 1, *SHAPE)
+    with torch.no_grad():
+        features = model(clips, mode="tensor", stage="backbone")
+        last = whole(clips, mode="tensor", stage="backbone")
+        scores = whole(clips, mode="tensor", stage="head")
+    # Strides of 2 over space: stem, first stage, second stage.
+    shapes = [(2, 24, 8, 8, 8), (2, 40, 8, 4, 4), (2, 64, 8, 4, 4)]
+    assert [tuple(feature.shape) for feature in features] == shapes
+    torch.testing.assert_close(features[-1], last)
+    # The head's scores follow from the last feature: mean, then one linear layer.
+    linear = whole.cls_head.fc_cls
+    expected = features[-1].mean(dim=(2, 3, 4)) @ linear.weight.T + linear.bias
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+
+
+# -- mixed precision --------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_amp_without_gpu(config, tmp_path):
+    """Refused by mmengine's wrapper; this project's tool trains in bfloat16."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    with pytest.raises(AssertionError, match="only available training on gpu"):
+        AmpOptimWrapper(optimizer=torch.optim.SGD([parameter], lr=0.1))
+    done = run_tool(
+        ROOT / "tools/train.py", config, "--amp", "--work-dir", tmp_path, "--seed", 0
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    logs = [json.loads(line) for line in scalars(tmp_path).read_text().splitlines()]
+    losses = [log["loss"] for log in logs if "loss" in log]
+    assert len(losses) == 4 and np.isfinite(losses).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_amp_with_gpu(config, tmp_path):
+    run("train.py", config, "--amp", "--work-dir", tmp_path, "--seed", 0)
+    logs = [json.loads(line) for line in scalars(tmp_path).read_text().splitlines()]
+    assert all(np.isfinite(log["loss"]) for log in logs if "loss" in log)
+
+
+def test_tools_run_unchanged():
+    """These are MMAction2's files, not copies."""
+    assert os.path.samefile(UPSTREAM.parents[1], Path(mmaction.__file__).parent)

@@ -1,0 +1,84 @@
+#!/usr/bin/env python
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Export a trained recognizer to ONNX and check it against PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from pvnas_mmaction import cli
+from pvnas_mmaction.benchmark.zoo import read_config, view_of
+from pvnas_mmaction.export import (
+    DEFAULT_OPSET,
+    check_inputs,
+    export_onnx,
+    load_classifier,
+    max_difference,
+)
+
+TOLERANCE = 1e-4
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="The model takes 'clips' (N, C, T, H, W), normalised as the config's "
+        "data_preprocessor does, and gives 'logits' (N, num_classes), before softmax. "
+        f"Exit status 1: a logit is off by more than {TOLERANCE}.",
+    )
+    parser.add_argument("config", help="config file, or package::path")
+    parser.add_argument("checkpoint", help="checkpoint file; 'none': random weights")
+    parser.add_argument("--out", required=True, metavar="MODEL.onnx")
+    parser.add_argument(
+        "--opset", type=int, default=DEFAULT_OPSET, help=f"default: {DEFAULT_OPSET}"
+    )
+    parser.add_argument(
+        "--input-shape",
+        type=int,
+        nargs=4,
+        metavar=("C", "T", "H", "W"),
+        help="default: a view of the config's test pipeline",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=cli.KeyValueAction,
+        metavar="KEY=VALUE",
+        help="override settings of the config",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    config = read_config(args.config)
+    config.merge_from_dict(args.cfg_options or {})
+    if config.model.type != "Recognizer3D":
+        raise ValueError(
+            f"model.type: found {config.model.type!r}, expected 'Recognizer3D'"
+        )
+    checkpoint = None if args.checkpoint == "none" else args.checkpoint
+    if checkpoint is None:
+        print("warning: no checkpoint, the weights are random", file=sys.stderr)
+    else:
+        cli.check_checkpoint(checkpoint, "checkpoint")
+    shape = tuple(args.input_shape or (3, *_sizes(view_of(config))))
+    classifier = load_classifier(config, checkpoint, shape)
+    export_onnx(classifier, args.out, shape, args.opset)
+    inputs = check_inputs(shape)
+    differences = max_difference(classifier, args.out, inputs)
+    for clips, difference in zip(inputs, differences, strict=True):
+        print(f"batch size {len(clips)}: max abs difference {difference:.2e}")
+    print(f"Wrote {args.out}: clips (N, {', '.join(map(str, shape))}) -> logits (N, )")
+    if max(differences) > TOLERANCE:
+        print(f"error: a logit is off by more than {TOLERANCE}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _sizes(view) -> tuple[int, int, int]:
+    return view.frames, view.height, view.width
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,180 @@
+#!/usr/bin/env python
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Show a search space: stages, candidates, number of networks, cheapest and dearest.
+
+CONFIG is a search config, or a file that holds ``space = dict(...)`` alone; the latter
+needs ``--input-shape`` for MACs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Sequence
+
+from mmengine.config import Config
+from rich.console import Console
+from rich.table import Table
+
+from pvnas_mmaction import cli
+from pvnas_mmaction.cost import check_input_shape, layer_shapes
+from pvnas_mmaction.derive import UNITS, Budget
+from pvnas_mmaction.engine.budget import build_budget
+from pvnas_mmaction.report.layers import format_count, format_shape
+from pvnas_mmaction.report.runlog import lookup
+from pvnas_mmaction.search_space import SearchSpace
+
+DRAWN_NETWORKS = 10_000
+BAR_WIDTH = 50
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config file, or package::path")
+    parser.add_argument(
+        "--input-shape",
+        nargs=4,
+        type=int,
+        metavar=("C", "T", "H", "W"),
+        help="shape of one view; default: train_cfg.input_shape of the config",
+    )
+    parser.add_argument(
+        "--num-classes", type=int, help="default: that of the config, else 1"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=cli.KeyValueAction,
+        metavar="KEY=VALUE",
+        help="override settings of the config, e.g. train_cfg.cost.budget=2e9",
+    )
+    return parser.parse_args()
+
+
+def find_space(cfg: Config, name: str) -> SearchSpace:
+    """The space of a config.
+
+    Raises:
+        ValueError: There is none, or it is malformed.
+    """
+    data = lookup(cfg.to_dict(), "model.backbone.space") or cfg.to_dict().get("space")
+    if data is None:
+        raise ValueError(
+            f"{name}: found neither model.backbone.space nor space, expected a search "
+            "config or a file with space = dict(...)"
+        )
+    return SearchSpace.from_config(data)
+
+
+def stage_table(space: SearchSpace, shape: Sequence[int] | None) -> Table:
+    """Stages with their candidates."""
+    table = Table(header_style="bold", show_lines=True)
+    for name in ("stage", "layers", "channels", "stride T, HxW"):
+        table.add_column(name, justify="right")
+    table.add_column("output CxTxHxW", no_wrap=True)
+    table.add_column("candidates", ratio=1)
+    shapes = layer_shapes(space.skeleton, shape) if shape else None
+    for number, (stage, candidates) in enumerate(
+        zip(space.skeleton.stages, space.stage_candidates, strict=True)
+    ):
+        last = max(layer.index for layer in space.layers if layer.stage == number)
+        out = (stage.out_channels, *shapes[last + 1]) if shapes else None
+        table.add_row(
+            str(number + 1),
+            str(stage.num_layers),
+            str(stage.out_channels),
+            f"{stage.temporal_stride}, {stage.spatial_stride}",
+            format_shape(out),
+            f"{len(candidates)}: {' '.join(candidates)}",
+        )
+    return table
+
+
+def extremes(costs: Budget) -> tuple[float, float]:
+    """Cost of the cheapest and of the dearest network."""
+    return (
+        costs.fixed + sum(min(row) for row in costs.per_layer),
+        costs.fixed + sum(max(row) for row in costs.per_layer),
+    )
+
+
+def share_within(costs: Budget, number: int = DRAWN_NETWORKS) -> float:
+    """Share of networks that keep the limit, among some drawn uniformly (seed 0)."""
+    draw = random.Random(0)
+    kept = sum(
+        costs.fixed + sum(draw.choice(row) for row in costs.per_layer) <= costs.limit
+        for _ in range(number)
+    )
+    return kept / number
+
+
+def budget_lines(budget: Budget) -> list[str]:
+    """Where the budget lies between cheapest and dearest, a line each."""
+    low, high = extremes(budget)
+    unit = UNITS[budget.kind]
+    head = f"budget: {format_count(budget.limit)} {unit}"
+    if budget.limit < low:
+        return [f"{head}, below the cheapest network: none keeps it"]
+    if budget.limit >= high:
+        return [f"{head}, not below the dearest network: every one keeps it"]
+    place = (budget.limit - low) / (high - low)
+    mark = round(place * (BAR_WIDTH - 1))
+    bar = "-" * mark + "|" + "-" * (BAR_WIDTH - 1 - mark)
+    kept = share_within(budget)
+    share = f"{100 * kept:.1f} %" if kept else "none"
+    return [
+        f"{head}, {100 * place:.1f} % of the way from cheapest to dearest",
+        f"  {share} of {DRAWN_NETWORKS} networks drawn uniformly within it",
+        f"  {format_count(low)} [{bar}] {format_count(high)}",
+    ]
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = cli.load_config(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    data = cfg.to_dict()
+    space = find_space(cfg, args.config)
+    shape = args.input_shape or lookup(data, "train_cfg.input_shape")
+    if shape is not None:
+        shape = check_input_shape(space.skeleton, shape)
+    if args.num_classes is not None and args.num_classes < 1:
+        raise ValueError(
+            f"--num-classes: found {args.num_classes}, expected a number from 1 up"
+        )
+    num_classes = args.num_classes or lookup(data, "model.cls_head.num_classes") or 1
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console.print(f"space {space.name}: {len(space.layers)} layers", markup=False)
+    console.print(stage_table(space, shape))
+    console.print(f"networks: {space.size:,} ({space.size:.3g})")
+    if shape is None:
+        console.print("No input shape is known: give --input-shape C T H W for costs.")
+        return
+    console.print(f"input CxTxHxW: {format_shape(shape)}, classes: {num_classes}")
+    setting = dict(lookup(data, "train_cfg.cost") or {})
+    kinds = ["flops", "params"]
+    if setting.get("kind") == "latency":
+        kinds.append("latency")
+    for kind in kinds:
+        table = {"table": setting.get("table")} if kind == "latency" else {}
+        costs = build_budget(
+            dict(kind=kind, budget=1, **table), space, shape, num_classes
+        )
+        low, high = extremes(costs)
+        console.print(
+            f"{UNITS[kind]}: cheapest {format_count(low)}, dearest "
+            f"{format_count(high)}, the same in all {format_count(costs.fixed)}"
+        )
+    if not setting:
+        console.print("budget: none in the config (train_cfg.cost)")
+        return
+    for line in budget_lines(build_budget(setting, space, shape, num_classes)):
+        console.print(line, markup=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,43 @@
+#!/usr/bin/env python
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Test a checkpoint on the test set of its config."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from pvnas_mmaction import cli
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file, or package::path")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("--work-dir", help="folder of the log and the metrics")
+    parser.add_argument("--dump", metavar="FILE.pkl", help="save the predictions")
+    parser.add_argument("--show-dir", help="save pictures of the predictions here")
+    parser.add_argument("--show", action="store_true", help="show them in a window")
+    parser.add_argument(
+        "--interval", type=int, default=1, help="show every n-th clip; default: 1"
+    )
+    parser.add_argument(
+        "--wait-time",
+        type=float,
+        default=2,
+        help="seconds that a window stays; default: 2",
+    )
+    cli.add_shared_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cfg = cli.merge_test_args(cli.load_config(args.config), args)
+    cli.check_annotations(cfg, ("test",))
+    cli.build_runner(cfg).test()
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,58 @@
+#!/usr/bin/env python
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Search with a search config, or train the network of any other config."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from pvnas_mmaction import cli
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file, or package::path")
+    parser.add_argument("--work-dir", help="folder of logs and checkpoints")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="go on from this checkpoint; without a value, from the latest one in the "
+        "work dir",
+    )
+    parser.add_argument(
+        "--amp",
+        action="store_true",
+        help="automatic mixed precision; bfloat16 without a GPU",
+    )
+    parser.add_argument(
+        "--no-validate", action="store_true", help="do not validate while training"
+    )
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate by batch size / auto_scale_lr.base_batch_size",
+    )
+    parser.add_argument("--seed", type=int, help="wins over the config's")
+    parser.add_argument(
+        "--diff-rank-seed", action="store_true", help="another seed for every rank"
+    )
+    parser.add_argument(
+        "--deterministic", action="store_true", help="deterministic CUDNN kernels"
+    )
+    cli.add_shared_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cfg = cli.merge_train_args(cli.load_config(args.config), args)
+    cli.check_annotations(cfg, ("train", "val"))
+    cli.build_runner(cfg).train()
+
+
+if __name__ == "__main__":
+    cli.run(main)
