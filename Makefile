@@ -17,7 +17,7 @@ help:
 
 venv: $(STAMP)
 
-$(STAMP): requirements.txt pyproject.toml scripts/bootstrap
+$(STAMP): requirements.txt pyproject.toml setup.py scripts/bootstrap
 	@VENV="$(VENV)" PYTHON="$(PYTHON)" scripts/bootstrap
 	@touch $@
 

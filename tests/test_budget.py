@@ -167,7 +167,7 @@ def test_a_loss_that_prefers_cheap_networks():
         (dict(kind="flops", budget="2G"), "cost.budget: found '2G', expected a number"),
         (dict(kind="latency", budget=1), "cost.table: found None, expected a latency"),
         (dict(kind="flops", budget=1, table="t.json"), "cost.table: found 't.json'"),
-        (dict(kind="flops", budget=1, weight=2), r"cost: found the keys \['weight'\]"),
+        (dict(kind="flops", budget=1, colour=2), r"cost: found the keys \['colour'\]"),
         (dict(kind="flops", budget=1e9, rate=-1), "cost.rate: found -1, expected"),
         (dict(kind="flops", budget=0), "limit: expected a number of MACs above 0"),
     ],
