@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -31,18 +32,20 @@ from pvnas_mmaction.genotype import BlockSpec, Genotype, load_genotype
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "pvnas"
-SEARCH = CONFIGS / "pvnas-tiny_search_1xb16-8x2x1-10e_motion-clips.py"
-RETRAIN = CONFIGS / "pvnas-tiny_retrain_1xb16-8x2x1-5e_motion-clips.py"
+SEARCH = CONFIGS / "pvnas-tiny_search_1xb16-8x1x1-24e_motion-clips.py"
+RETRAIN = CONFIGS / "pvnas-tiny_retrain_1xb16-8x1x1-12e_motion-clips.py"
 CONTROL = CONFIGS / "genotypes" / "mb_t1_tiny.json"
 # Easy enough to be learnt in minutes on a CPU.
-CLIPS = ["--size", 32, "--speed-range", 0.03, 0.06, "--objects", 2]
+CLIPS = ["--size", 32, "--frames", 12, "--speed-range", 0.06, 0.12, "--objects", 2]
 CLIPS += ["--clutter", 0, "--noise", 0.01]
 # Lines of a log that tell how it goes.
 TELLING = re.compile(r"Cycle \d|Epoch\(val\)|Search space|Search done|acc/top1")
 
 
-def run(name: str, command: list[str], log: Path) -> None:
+def run(name: str, command: list[str], log: Path, **environment: str) -> None:
     """Run a tool, its output to a file and the telling lines to the terminal too.
+
+    ``environment`` adds to the variables of this process.
 
     Raises:
         SystemExit: The tool failed; the end of its output is shown.
@@ -52,7 +55,11 @@ def run(name: str, command: list[str], log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as stream:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, **environment},
         )
         assert process.stdout is not None
         for line in process.stdout:
@@ -82,11 +89,13 @@ def retrain_and_test(
     """Retrain a genotype and test its last checkpoint; gives top-1 in [0, 1]."""
     options = ["--cfg-options", f"model.backbone.genotype={genotype}", *data]
     train = tool("train.py", RETRAIN, "--work-dir", work_dir, "--seed", seed)
-    run(name, [*train, *options], work_dir / "train.out")
+    # Two of these run side by side: one core each.
+    one_core = dict(OMP_NUM_THREADS="1")
+    run(name, [*train, *options], work_dir / "train.out", **one_core)
     checkpoint = (work_dir / "last_checkpoint").read_text().strip()
     test = tool("test.py", RETRAIN, checkpoint, "--work-dir", work_dir / "test")
     dump = ["--dump", str(work_dir / "predictions.pkl")]
-    run(name, [*test, *dump, *options], work_dir / "test.out")
+    run(name, [*test, *dump, *options], work_dir / "test.out", **one_core)
     results = sorted((work_dir / "test").glob("*/*.json"))
     return json.loads(results[-1].read_text())["acc/top1"]
 

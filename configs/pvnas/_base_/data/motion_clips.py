@@ -1,6 +1,6 @@
 # Made by: python tools/make_motion_clips.py --out data/motion_clips --size 32 \
-#     --num-train 2048 --num-val 256 --speed-range 0.03 0.06 --objects 2 --clutter 0 \
-#     --noise 0.01
+#     --frames 12 --num-train 2048 --num-val 256 --speed-range 0.06 0.12 --objects 2 \
+#     --clutter 0 --noise 0.01
 # No flip: it would turn one class into another.
 dataset_type = "PVNASVideoDataset"
 data_root = "data/motion_clips"
@@ -9,7 +9,7 @@ file_client_args = dict(io_backend="disk")
 
 train_pipeline = [
     dict(type="DecordInit", **file_client_args),
-    dict(type="SampleFrames", clip_len=8, frame_interval=2, num_clips=1),
+    dict(type="SampleFrames", clip_len=8, frame_interval=1, num_clips=1),
     dict(type="DecordDecode"),
     dict(type="Resize", scale=(32, 32), keep_ratio=False),
     dict(type="FormatShape", input_format="NCTHW"),
@@ -18,7 +18,7 @@ train_pipeline = [
 val_pipeline = [
     dict(type="DecordInit", **file_client_args),
     dict(
-        type="SampleFrames", clip_len=8, frame_interval=2, num_clips=1, test_mode=True
+        type="SampleFrames", clip_len=8, frame_interval=1, num_clips=1, test_mode=True
     ),
     dict(type="DecordDecode"),
     dict(type="Resize", scale=(32, 32), keep_ratio=False),

@@ -10,7 +10,7 @@ model = dict(
     backbone=dict(genotype="pvnas_mmaction::pvnas/genotypes/mb_t1_tiny.json"),
     cls_head=dict(in_channels=64, num_classes=_base_.num_classes),
 )
-train_cfg = dict(max_epochs=5)
+train_cfg = dict(max_epochs=12)
 param_scheduler = [
     dict(
         type="LinearLR",
@@ -23,7 +23,7 @@ param_scheduler = [
         type="CosineAnnealingLR",
         by_epoch=True,
         begin=1,
-        end=5,
+        end=12,
         eta_min=0,
         convert_to_iter_based=True,
     ),

@@ -12,10 +12,10 @@ model = dict(
         in_channels=_base_.space.head_channels, num_classes=_base_.num_classes
     ),
 )
-train_cfg = dict(max_epochs=10, input_shape=(3, 8, 32, 32))
-# A run of some hundred steps: high rates, and two cycles instead of three.
+train_cfg = dict(max_epochs=24, input_shape=(3, 8, 32, 32))
+# A short run: a higher rate for the alphas, and two cycles instead of three.
 optim_wrapper = dict(
-    weights=dict(optimizer=dict(lr=0.1)), alphas=dict(optimizer=dict(lr=0.1))
+    weights=dict(optimizer=dict(lr=0.05)), alphas=dict(optimizer=dict(lr=0.05))
 )
 custom_hooks = [
     dict(type="LRDiversityHook", num_cycles=2, warmup=0.4, weights_lr_floor=0.1),
