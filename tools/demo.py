@@ -12,6 +12,9 @@ Runs the project's own tools one after the other, as a user would:
 5. report.py             a page about the search
 
 and ends with a table. Every command is printed; all output goes to files in --work-dir.
+
+With --ann-file-train and its companions, the same on videos of your own, by the configs
+for them; --size and the epochs make it short enough for a CPU.
 """
 
 from __future__ import annotations
@@ -25,15 +28,19 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from pvnas_mmaction.cost import network_cost
 from pvnas_mmaction.genotype import BlockSpec, Genotype, load_genotype
+from pvnas_mmaction.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "pvnas"
 SEARCH = CONFIGS / "pvnas-tiny_search_1xb16-8x1x1-24e_motion-clips.py"
 RETRAIN = CONFIGS / "pvnas-tiny_retrain_1xb16-8x1x1-12e_motion-clips.py"
+OWN_SEARCH = CONFIGS / "pvnas-tiny_search_1xb16-u8-30e_custom-rgb.py"
+OWN_RETRAIN = CONFIGS / "pvnas-tiny_retrain_1xb16-u8-60e_custom-rgb.py"
 CONTROL = CONFIGS / "genotypes" / "mb_t1_tiny.json"
 # Easy enough to be learnt in minutes on a CPU.
 CLIPS = ["--size", 32, "--frames", 12, "--speed-range", 0.06, 0.12, "--objects", 2]
@@ -83,28 +90,93 @@ def tool(name: str, *arguments: object) -> list[str]:
     return [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)]
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What is searched on.
+
+    Args:
+        search: Config of the search.
+        retrain: Config of the retraining.
+        options: --cfg-options of both and of the test.
+        search_options: Further ones of the search.
+        retrain_options: Further ones of the retraining.
+        size: Height and width of the frames in pixels.
+        num_classes: Number of classes.
+        environment: Variables that the configs read.
+    """
+
+    search: Path
+    retrain: Path
+    options: list[str]
+    search_options: list[str]
+    retrain_options: list[str]
+    size: int
+    num_classes: int
+    environment: dict[str, str]
+
+
+def motion_clips(data_root: Path) -> Setting:
+    """The clips that this script renders."""
+    options = []
+    for split, file in (("train", "train"), ("val", "val"), ("test", "val")):
+        field = f"{split}_dataloader.dataset"
+        options += [f"{field}.ann_file={data_root / file}.txt"]
+        options += [f"{field}.data_prefix.video={data_root}"]
+    return Setting(SEARCH, RETRAIN, options, [], [], 32, 8, {})
+
+
+def own_videos(args: argparse.Namespace) -> Setting:
+    """Videos of the user, by the configs for them."""
+    size, options = args.size, []
+    for split in ("train", "val", "test"):
+        field = f"{split}_dataloader.dataset.pipeline"
+        options += [f"{field}.3.scale=(-1,{size * 8 // 7})"]
+        crop = f"5.scale=({size},{size})" if split == "train" else f"4.crop_size={size}"
+        options += [f"{field}.{crop}"]
+    search = [f"train_cfg.input_shape=(3,8,{size},{size})"]
+    search += [f"train_cfg.max_epochs={args.search_epochs}"]
+    end, warmup = args.retrain_epochs, max(1, args.retrain_epochs // 20)
+    retrain = [f"train_cfg.max_epochs={end}", f"param_scheduler.0.end={warmup}"]
+    retrain += [f"param_scheduler.1.begin={warmup}", f"param_scheduler.1.end={end}"]
+    environment = dict(
+        ANN_FILE_TRAIN=str(args.ann_file_train.resolve()),
+        ANN_FILE_VAL=str(args.ann_file_val.resolve()),
+        DATA_PREFIX=str(args.data_prefix.resolve()),
+        NUM_CLASSES=str(args.num_classes),
+    )
+    return Setting(
+        OWN_SEARCH,
+        OWN_RETRAIN,
+        options,
+        search,
+        retrain,
+        size,
+        args.num_classes,
+        environment,
+    )
+
+
 def retrain_and_test(
-    name: str, genotype: Path, work_dir: Path, data: list[str], seed: int
+    name: str, genotype: Path, work_dir: Path, setting: Setting, seed: int
 ) -> float:
     """Retrain a genotype and test its last checkpoint; gives top-1 in [0, 1]."""
-    options = ["--cfg-options", f"model.backbone.genotype={genotype}", *data]
-    train = tool("train.py", RETRAIN, "--work-dir", work_dir, "--seed", seed)
+    options = ["--cfg-options", f"model.backbone.genotype={genotype}"]
+    options += [*setting.options, *setting.retrain_options]
     # Two of these run side by side: one core each.
-    one_core = dict(OMP_NUM_THREADS="1")
-    run(name, [*train, *options], work_dir / "train.out", **one_core)
+    environment = {**setting.environment, "OMP_NUM_THREADS": "1"}
+    train = tool("train.py", setting.retrain, "--work-dir", work_dir, "--seed", seed)
+    run(name, [*train, *options], work_dir / "train.out", **environment)
     checkpoint = (work_dir / "last_checkpoint").read_text().strip()
-    test = tool("test.py", RETRAIN, checkpoint, "--work-dir", work_dir / "test")
+    test = tool("test.py", setting.retrain, checkpoint, "--work-dir", work_dir / "test")
     dump = ["--dump", str(work_dir / "predictions.pkl")]
-    run(name, [*test, *dump, *options], work_dir / "test.out", **one_core)
+    run(name, [*test, *dump, *options], work_dir / "test.out", **environment)
     results = sorted((work_dir / "test").glob("*/*.json"))
     return json.loads(results[-1].read_text())["acc/top1"]
 
 
-def temporal_share(search: Path, genotype: Genotype) -> tuple[float, float]:
+def temporal_share(search: Path) -> tuple[float, float]:
     """Share of p on operations that mix frames, at the end of a search, and what a
     uniform p would give. Layers count alike."""
-    from pvnas_mmaction.search_space import SearchSpace
-
     setting = json.loads((search / "space.json").read_text())
     space = SearchSpace.from_config(setting["space"])
     last = json.loads((search / "history.jsonl").read_text().splitlines()[-1])
@@ -116,48 +188,71 @@ def temporal_share(search: Path, genotype: Genotype) -> tuple[float, float]:
     return share / len(space.layers), uniform / len(space.layers)
 
 
-def row(name: str, genotype: Genotype, top1: float) -> str:
+def row(name: str, genotype: Genotype, top1: float, setting: Setting) -> str:
     """A line of the table."""
-    shape, classes = (3, 8, 32, 32), 8
-    cost = network_cost(genotype.skeleton, genotype.blocks, shape, classes)
-    blocks = " ".join(genotype.blocks)
+    shape = (3, 8, setting.size, setting.size)
+    cost = network_cost(genotype.skeleton, genotype.blocks, shape, setting.num_classes)
     return (
-        f"| {name} | {blocks} | {cost.macs / 1e9:.4f} | 3x8x32x32 | "
-        f"{cost.params / 1e6:.4f} | {top1:.4f} |"
+        f"| {name} | {' '.join(genotype.blocks)} | {cost.macs / 1e9:.4f} | "
+        f"{'x'.join(map(str, shape))} | {cost.params / 1e6:.4f} | {top1:.4f} |"
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--work-dir", type=Path, default=Path("work_dirs/demo"))
     add("--data", type=Path, default=Path("data/motion_clips"))
     add("--seed", type=int, default=0, help="of the search and the trainings")
     add("--num-train", type=int, default=2048, help="training clips")
     add("--num-val", type=int, default=256, help="validation clips")
+    own = parser.add_argument_group("your own videos")
+    add = own.add_argument
+    add("--ann-file-train", type=Path, help="list with one 'path class_id' per line")
+    add("--ann-file-val", type=Path)
+    add("--data-prefix", type=Path, help="folder that the paths start from")
+    add("--num-classes", type=int)
+    add("--size", type=int, default=112, help="of the frames in pixels; default: 112")
+    add("--search-epochs", type=int, default=30, help="default: 30")
+    add("--retrain-epochs", type=int, default=60, help="default: 60")
     args = parser.parse_args()
-    started = time.monotonic()
+    needed = (args.ann_file_train, args.ann_file_val, args.data_prefix)
+    given = [value is not None for value in (*needed, args.num_classes)]
+    if any(given) and not all(given):
+        parser.error(
+            "found some of --ann-file-train, --ann-file-val, --data-prefix and "
+            "--num-classes, expected all four or none"
+        )
+    return args
 
+
+def main() -> None:
+    args = parse_args()
+    started = time.monotonic()
     work_dir = args.work_dir.resolve()
-    data_root = args.data.resolve()
-    render = tool("make_motion_clips.py", "--out", data_root, *CLIPS)
-    counts = ["--num-train", str(args.num_train), "--num-val", str(args.num_val)]
-    run("clips", [*render, *counts], work_dir / "clips.out")
-    data = []
-    for split, file in (("train", "train"), ("val", "val"), ("test", "val")):
-        field = f"{split}_dataloader.dataset"
-        data += [f"{field}.ann_file={data_root / file}.txt"]
-        data += [f"{field}.data_prefix.video={data_root}"]
+    if args.ann_file_train is None:
+        data_root = args.data.resolve()
+        render = tool("make_motion_clips.py", "--out", data_root, *CLIPS)
+        counts = ["--num-train", str(args.num_train), "--num-val", str(args.num_val)]
+        run("clips", [*render, *counts], work_dir / "clips.out")
+        setting = motion_clips(data_root)
+    else:
+        setting = own_videos(args)
 
     search = work_dir / "search"
-    command = tool("train.py", SEARCH, "--work-dir", search, "--seed", args.seed)
-    run("search", [*command, "--cfg-options", *data], search / "train.out")
+    command = tool(
+        "train.py", setting.search, "--work-dir", search, "--seed", args.seed
+    )
+    options = ["--cfg-options", *setting.options, *setting.search_options]
+    run("search", [*command, *options], search / "train.out", **setting.environment)
     found = search / "search" / "genotype.json"
 
     with ThreadPoolExecutor(2) as pool:
         jobs = {
             name: pool.submit(
-                retrain_and_test, name, path, work_dir / name, data, args.seed
+                retrain_and_test, name, path, work_dir / name, setting, args.seed
             )
             for name, path in (("searched", found), ("spatial-only", CONTROL))
         }
@@ -168,13 +263,13 @@ def main() -> None:
     command = tool("report.py", *folders, "--out", report)
     run("report", command, work_dir / "report.out")
 
-    share, uniform = temporal_share(search / "search", load_genotype(found))
+    share, uniform = temporal_share(search / "search")
     print("\n| network | genotype | GFLOPs | input | M parameters | top-1 |")
     print("| --- | --- | --- | --- | --- | --- |")
-    print(row("searched", load_genotype(found), top1["searched"]))
-    print(row("spatial-only", load_genotype(CONTROL), top1["spatial-only"]))
+    for name, path in (("searched", found), ("spatial-only", CONTROL)):
+        print(row(name, load_genotype(path), top1[name], setting))
     print(
-        "\nChance is 0.1250. Of the search's final p, "
+        f"\nChance is {1 / setting.num_classes:.4f}. Of the search's final p, "
         f"{share:.3f} lies on operations that mix frames (uniform p: {uniform:.3f})."
     )
     print(f"Genotype: {found}\nReport:   {report}")
