@@ -19,6 +19,7 @@ import argparse
 import os
 import pickle
 import re
+import shlex
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -34,6 +35,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch import distributed as torch_dist
 from torch.nn.parallel import DistributedDataParallel
+
+from . import __version__
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 EXIT_USER_ERROR = 2
@@ -346,8 +349,13 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner that a config describes."""
     start_distributed(cfg)
     if "runner_type" in cfg:
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg)
+    else:
+        runner = Runner.from_cfg(cfg)
+    # The report reads both back.
+    runner.logger.info(f"Command: {shlex.join(sys.argv)}")
+    runner.logger.info(f"Version: pvnas_mmaction {__version__}")
+    return runner
 
 
 def is_user_error(error: BaseException) -> bool:

@@ -60,6 +60,7 @@ Runtime environment:
 ------------------------------------------------------------
 
 2026/01/02 10:00:01 - mmengine - INFO - Command: python tools/train.py toy.py --seed 7
+2026/01/02 10:00:01 - mmengine - INFO - Version: pvnas_mmaction 0.0.9
 2026/01/02 12:03:04 - mmengine - INFO - done
 """
 

@@ -44,6 +44,7 @@ def test_a_search_as_it_was_written(tmp_path):
     assert launches.seconds == 2 * 3600 + 3 * 60 + 4
     assert launches.started == datetime(2026, 1, 2, 10, 0, 0)
     assert launches.command == "python tools/train.py toy.py --seed 7"
+    assert launches.code_version == "0.0.9"
     assert launches.environment["PyTorch"] == "2.9.0+cpu"
     assert launches.config["model"] == {"backbone": {"type": "PVNASSupernet"}}
 

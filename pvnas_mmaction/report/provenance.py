@@ -89,6 +89,7 @@ def _common(
     search = isinstance(run, SearchRun)
     config = _config_name(run) or (known.get("config") if search else None)
     command = launches.command or (known.get("command") if search else None)
+    version = launches.code_version or (known.get("code_version") if search else None)
     environment = launches.environment
     seed_text = environment.get("seed") if seed is None else str(seed)
     devices = [v for k, v in environment.items() if k.startswith("GPU ")
@@ -104,7 +105,7 @@ def _common(
         ("Last log line", _time(launches.ended)),
         ("Duration", duration(launches.seconds)),
         ("Device", device),
-        ("pvnas_mmaction", known.get("code_version") if search else None),
+        ("pvnas_mmaction", version),
         *(
             (name, environment.get(name, "").split(" (")[0])
             for name in ("PyTorch", "MMEngine", "OpenCV", "Python")

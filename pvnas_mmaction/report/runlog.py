@@ -22,6 +22,7 @@ _ENVIRONMENT = re.compile(
     r"^ {4}(sys\.platform|Python|PyTorch|TorchVision|OpenCV|MMEngine|CUDA available"
     r"|GPU [\d,]+|seed|GPU number|Distributed launcher): (.*)$"
 )
+_VERSION = re.compile(r" - INFO - Version: pvnas_mmaction (\S+)$")
 _COMMAND = re.compile(r" - INFO - Command: (.*)$")
 # The environment stands at the top of a log, before the config.
 _HEAD_LINES = 120
@@ -39,6 +40,7 @@ class Launches:
         ended: Time of the last line of the last log.
         environment: Versions and devices, as the last log gives them.
         command: The command of the last start, or None where no log names it.
+        code_version: Version of this package at the last start, or None likewise.
         config_text: Text of the last config, or None.
         config: That config's settings; empty where it can't be read.
         scalars: Lines of ``scalars.json``, those a resumed run took again only once.
@@ -53,6 +55,7 @@ class Launches:
     ended: datetime | None = None
     environment: dict[str, str] = field(default_factory=dict)
     command: str | None = None
+    code_version: str | None = None
     config_text: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     scalars: list[dict[str, Any]] = field(default_factory=list)
@@ -149,6 +152,8 @@ def _read_log(path: Path, result: Launches) -> None:
                 first = first or last
                 if command := _COMMAND.search(line):
                     result.command = command[1]
+                elif version := _VERSION.search(line):
+                    result.code_version = version[1]
             elif number < _HEAD_LINES and (match := _ENVIRONMENT.match(line)):
                 result.environment[match[1]] = match[2].strip()
     if first is not None and last is not None:

@@ -1,6 +1,6 @@
-# A look at the space `light` on a CPU: one pass over the clips of the demo, one cycle.
+# A look at the space `medium` on a CPU: four passes over the clips of the demo, one cycle.
 _base_ = [
-    "_base_/spaces/light.py",
+    "_base_/spaces/medium.py",
     "_base_/models/search.py",
     "_base_/data/motion_clips.py",
     "_base_/schedules/search.py",
@@ -14,8 +14,10 @@ model = dict(
     ),
 )
 train_dataloader = dict(batch_size=8)
-train_cfg = dict(max_epochs=1, input_shape=(3, 8, 32, 32))
-optim_wrapper = dict(alphas=dict(optimizer=dict(lr=0.1)))
+train_cfg = dict(max_epochs=4, input_shape=(3, 8, 32, 32))
+optim_wrapper = dict(
+    weights=dict(optimizer=dict(lr=0.01)), alphas=dict(optimizer=dict(lr=0.1))
+)
 custom_hooks = [
     dict(type="LRDiversityHook", num_cycles=1),
     dict(type="SearchHistoryHook", interval=10),
