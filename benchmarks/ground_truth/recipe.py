@@ -1,0 +1,164 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""How one network of the table is trained."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.clips import MotionClips
+from pvnas_mmaction.engine.search_data import derived_seed
+from pvnas_mmaction.models.blocks import init_weights
+from pvnas_mmaction.models.pvnas_net import PVNASNet
+from pvnas_mmaction.search_space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training: SGD with momentum, a linear warm-up and one cosine to 0.
+
+    Args:
+        size: Height and width of a view in pixels. Default 32.
+        clip_len: Frames of a view. Default 8.
+        train_clips: The first so many clips of the training list. Default 1024.
+        epochs: Passes over them. Default 6.
+        batch_size: Clips of a step. Default 16.
+        lr: Peak learning rate. Default 0.1.
+        momentum: Of SGD. Default 0.9.
+        weight_decay: On every weight. Default 1e-4.
+        warmup: Share of the steps in which the learning rate rises. Default 0.1.
+
+    Raises:
+        ValueError: Fewer clips than one batch.
+    """
+
+    size: int = 32
+    clip_len: int = 8
+    train_clips: int = 1024
+    epochs: int = 6
+    batch_size: int = 16
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.train_clips < self.batch_size:
+            raise ValueError(
+                f"train_clips: found {self.train_clips}, expected {self.batch_size} or "
+                "more, one batch"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Number of optimiser steps."""
+        return self.epochs * (self.train_clips // self.batch_size)
+
+    @property
+    def views(self) -> int:
+        """Clips seen forward and backward."""
+        return self.steps * self.batch_size
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        rising = self.warmup * self.steps
+        if step < rising:
+            return self.lr * (step + 1) / (rising + 1)
+        progress = (step - rising) / (self.steps - rising)
+        return self.lr * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Classifier(nn.Module):
+    """A network and a linear classifier on the mean of its output over T, H and W.
+
+    Args:
+        space: The search space.
+        indices: Candidate index of each layer.
+        num_classes: Outputs.
+    """
+
+    def __init__(
+        self, space: SearchSpace, indices: Sequence[int], num_classes: int
+    ) -> None:
+        super().__init__()
+        genotype = json.loads(space.genotype(indices).to_json())
+        self.backbone = PVNASNet(genotype=genotype)
+        self.fc = nn.Linear(space.skeleton.head_channels, num_classes)
+        init_weights(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, T, H, W) -> (N, num_classes), before softmax."""
+        return self.fc(self.backbone(x).mean(dim=(2, 3, 4)))
+
+
+def train_network(
+    space: SearchSpace,
+    indices: Sequence[int],
+    train: MotionClips,
+    val: MotionClips,
+    recipe: Recipe,
+    seed: int,
+) -> dict[str, float]:
+    """Train one network from scratch and validate it after the last epoch.
+
+    Initial weights follow from the seed and the network, batches from the seed alone:
+    all networks of one seed see the same clips in the same order. On a CPU the result
+    is the same every time; on a GPU some kernels add up in varying order.
+
+    Args:
+        space: The search space.
+        indices: Candidate index of each layer.
+        train: Training clips, on the device to use.
+        val: Validation clips, there too.
+        recipe: How to train.
+        seed: Of this training.
+
+    Returns:
+        ``accuracy`` (top-1, a share), ``loss`` (mean cross-entropy of the last epoch)
+        and ``seconds`` (of training and validation).
+    """
+    started = time.perf_counter()
+    device = train.frames.device
+    torch.manual_seed(derived_seed(seed, *indices))
+    model = Classifier(space, indices, train.num_classes).to(device)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+    step = 0
+    for epoch in range(recipe.epochs):
+        losses = []
+        for x, labels in train.training_batches(recipe.batch_size, seed, epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate(step)
+            loss = nn.functional.cross_entropy(model(x), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+            step += 1
+    accuracy = validate(model, val)
+    return dict(
+        accuracy=accuracy,
+        loss=round(float(torch.stack(losses).mean()), 4),
+        seconds=round(time.perf_counter() - started, 2),
+    )
+
+
+@torch.no_grad()
+def validate(model: nn.Module, val: MotionClips) -> float:
+    """Top-1 of a classifier on all clips, a share."""
+    model.eval()
+    right = sum(
+        (model(x).argmax(dim=1) == labels).sum()
+        for x, labels in val.validation_batches()
+    )
+    return int(right) / len(val)

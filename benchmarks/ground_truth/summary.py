@@ -1,0 +1,103 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""What a ground truth table says, in a few lines and a plot."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+from scipy.stats import spearmanr
+
+from pvnas_mmaction.genotype import BlockSpec
+
+from .table import GroundTruth, Network
+
+MIN_GAP = 0.08
+MIN_CORRELATION = 0.8
+MAX_BEST = 0.97
+
+
+def seed_correlations(table: GroundTruth) -> dict[tuple[int, int], float]:
+    """Spearman's rank correlation between the accuracies of each pair of seeds, over
+    the networks that were trained with both; NaN where there are fewer than three."""
+    found = {}
+    for (i, a), (j, b) in itertools.combinations(enumerate(table.seeds), 2):
+        pairs = [
+            (network.accuracies[i], network.accuracies[j])
+            for network in table.values()
+            if network.accuracies[i] is not None and network.accuracies[j] is not None
+        ]
+        enough = len(pairs) > 2
+        found[a, b] = (
+            float(spearmanr(*zip(*pairs, strict=True)).statistic)
+            if enough
+            else float("nan")
+        )
+    return found
+
+
+def summarise(table: GroundTruth) -> str:
+    """Number of networks, best, median, their gap, and the seeds' correlation, with
+    whether the table is informative enough to judge a search by."""
+    accuracies = [network.accuracy for network in table.values()]
+    best, median = table.best(), statistics.median(accuracies)
+    gap = best.accuracy - median
+    whole = "complete" if table.is_complete else "PARTIAL, a random sample"
+    lines = [
+        f"networks      {len(table)} of {table.space.size} ({whole}), seeds "
+        f"{list(table.seeds)}",
+        f"chance        {1 / len(table.settings['clips']['classes']):.4f}, "
+        f"{table.settings['val_clips']} validation clips",
+        f"best          {best.accuracy:.4f} ({' '.join(best.blocks)}, "
+        f"{best.macs / 1e6:.2f} M MACs); {_verdict(best.accuracy < MAX_BEST)} "
+        f"below {MAX_BEST}",
+        f"median        {median:.4f}, worst {min(accuracies):.4f}",
+        f"best - median {gap:.4f}; {_verdict(gap >= MIN_GAP)} at least {MIN_GAP}",
+    ]
+    for (a, b), value in seed_correlations(table).items():
+        lines.append(
+            f"Spearman      {value:.4f} between seeds {a} and {b}; "
+            f"{_verdict(value >= MIN_CORRELATION)} at least {MIN_CORRELATION}"
+        )
+    return "\n".join(lines)
+
+
+def _verdict(met: bool) -> str:
+    return "met:" if met else "MISSED:"
+
+
+def num_temporal(network: Network) -> int:
+    """How many layers of a network mix frames."""
+    return sum(BlockSpec.parse(block).is_temporal for block in network.blocks)
+
+
+def draw(table: GroundTruth, path: str | Path) -> None:
+    """Plot mean accuracy against MACs, coloured by the number of layers that mix
+    frames."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    depth = len(table.space.candidates)
+    colours = pyplot.get_cmap("viridis", depth + 1)
+    for count in range(depth + 1):
+        members = [n for n in table.values() if num_temporal(n) == count]
+        if not members:
+            continue
+        x = [n.macs / 1e6 for n in members]
+        y = [100 * n.accuracy for n in members]
+        axes.scatter(x, y, s=14, color=colours(count), label=str(count))
+    chance = 100 / len(table.settings["clips"]["classes"])
+    axes.axhline(chance, color="grey", linewidth=0.8, linestyle=":")
+    shape = "x".join(str(table.settings["recipe"][k]) for k in ("clip_len", "size"))
+    axes.set_xlabel(f"multiply-accumulates per view of {shape} (millions)")
+    axes.set_ylabel("top-1 (%), mean over seeds")
+    axes.set_title(f"{len(table)} networks of `{table.space.name}` on motion clips")
+    axes.legend(title="layers that mix frames", loc="best", fontsize=8)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,252 @@
+#!/usr/bin/env python
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Train every network of the space `tiny` from scratch, and write the table.
+
+    python benchmarks/ground_truth/train.py train --data data/motion_clips --workers 2
+    python benchmarks/ground_truth/train.py pack
+    python benchmarks/ground_truth/train.py summary
+
+`train` appends each result to WORK_DIR/trainings.jsonl and goes on from there when it
+is started again. `pack` writes what is there as one compressed file, a random sample of
+the space where it is not complete. `summary` says how informative a table is, and plots
+it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+from mmengine.config import Config
+
+from benchmarks.clips import MotionClips, read_manifest
+from benchmarks.ground_truth import DEFAULT, load
+from benchmarks.ground_truth.recipe import Recipe, train_network
+from benchmarks.ground_truth.summary import draw, summarise
+from benchmarks.ground_truth.table import (
+    GroundTruth,
+    Indices,
+    Network,
+    all_indices,
+    shuffled_indices,
+)
+from benchmarks.jobs import JobLog, provenance, run_jobs
+from pvnas_mmaction.cli import run
+from pvnas_mmaction.cost import network_cost
+from pvnas_mmaction.genotype import write_atomically
+from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.timing import check_device
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TINY = ROOT / "configs" / "pvnas" / "_base_" / "spaces" / "tiny.py"
+LOG = "trainings"
+MADE = "made.json"
+MAX_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class State:
+    """What the trainings of one process share."""
+
+    space: SearchSpace
+    recipe: Recipe
+    train: MotionClips
+    val: MotionClips
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Builds the state in the process that needs it."""
+
+    space: dict[str, Any]
+    recipe: Recipe
+    data: Path
+    cache: Path
+    device: str = "cpu"
+
+    def __call__(self) -> State:
+        shape = (self.recipe.size, self.recipe.clip_len)
+        train = MotionClips.read(
+            self.data, "train", *shape, self.recipe.train_clips, self.cache
+        )
+        val = MotionClips.read(self.data, "val", *shape, None, self.cache)
+        space = SearchSpace.from_config(self.space)
+        return State(space, self.recipe, train.to(self.device), val.to(self.device))
+
+
+def work(state: State, job: tuple[Indices, int]) -> dict[str, Any]:
+    """Train one network with one seed."""
+    indices, seed = job
+    result = train_network(
+        state.space, indices, state.train, state.val, state.recipe, seed
+    )
+    blocks = state.space.genotype(indices).blocks
+    return dict(blocks=" ".join(blocks), seed=seed, **result)
+
+
+def list_jobs(
+    space: SearchSpace, seeds: Sequence[int], shuffled: bool = True
+) -> list[tuple[Indices, int]]:
+    """All trainings: each network with all of its seeds, one network after the other.
+
+    Args:
+        space: The search space.
+        seeds: Of the trainings.
+        shuffled: Whether networks are shuffled (always alike), so that those trained
+            so far are a random sample of the space. Default True.
+    """
+    networks = shuffled_indices(space) if shuffled else all_indices(space)
+    return [(indices, seed) for indices in networks for seed in seeds]
+
+
+def train_table(
+    loader: Loader,
+    log: JobLog,
+    seeds: Sequence[int],
+    workers: int = 1,
+    limit: int | None = None,
+    shuffled: bool = True,
+) -> int:
+    """Run the trainings that are missing.
+
+    Args:
+        loader: Builds clips, space and recipe.
+        log: Where results go, and what is there already.
+        seeds: Of the trainings.
+        workers: Processes, each with one thread. Default 1.
+        limit: At most so many trainings now. Default None: all.
+        shuffled: See :func:`list_jobs`. Default True.
+
+    Returns:
+        Number of trainings that are still missing.
+    """
+    space = SearchSpace.from_config(loader.space)
+    done = {(record["blocks"], record["seed"]) for record in log.records}
+    jobs = [
+        (indices, seed)
+        for indices, seed in list_jobs(space, seeds, shuffled)
+        if (" ".join(space.genotype(indices).blocks), seed) not in done
+    ]
+    now = jobs[:limit]
+    run_jobs(now, work, loader, log, workers, "Trainings")
+    return len(jobs) - len(now)
+
+
+def make_table(log: JobLog, made: dict[str, Any] | None = None) -> GroundTruth:
+    """The table of the trainings so far.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not log.records:
+        raise ValueError(f"{log.path}: found no training, expected one or more")
+    settings = log.settings
+    space = SearchSpace.from_config(settings["space"])
+    seeds = sorted({record["seed"] for record in log.records})
+    accuracies: dict[str, dict[int, float]] = {}
+    for record in log.records:
+        accuracies.setdefault(record["blocks"], {})[record["seed"]] = record["accuracy"]
+    recipe = settings["recipe"]
+    shape = (3, recipe["clip_len"], recipe["size"], recipe["size"])
+    networks = []
+    for key, by_seed in accuracies.items():
+        blocks = tuple(key.split())
+        num_classes = len(settings["clips"]["classes"])
+        cost = network_cost(space.skeleton, blocks, shape, num_classes)
+        indices = tuple(
+            offered.index(block)
+            for block, offered in zip(blocks, space.candidates, strict=True)
+        )
+        values = tuple(by_seed.get(seed) for seed in seeds)
+        networks.append(Network(indices, blocks, values, cost.macs, cost.params))
+    return GroundTruth(settings, seeds, networks, made)
+
+
+def write_table(table: GroundTruth, path: Path) -> int:
+    """Write a table as one compressed file; gives its size in bytes.
+
+    Raises:
+        ValueError: It would be larger than 1 MiB.
+    """
+    data = lzma.compress(json.dumps(table.to_data()).encode(), preset=9)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{path}: found {len(data)} bytes, expected 1 MiB at most")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return len(data)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    work_dir = dict(type=Path, default=ROOT / "work_dirs" / "ground_truth")
+
+    train = commands.add_parser("train", help="train the networks that are missing")
+    add = train.add_argument
+    add("--data", type=Path, default=ROOT / "data" / "motion_clips")
+    add("--work-dir", **work_dir)
+    add("--space", type=Path, default=TINY, help="config with a `space`")
+    add("--seeds", type=int, nargs="+", default=[0, 1])
+    add("--workers", type=int, default=1, help="processes of one thread each")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--limit", type=int, help="at most so many trainings now")
+    add("--order", choices=("shuffled", "listed"), default="shuffled")
+    for name, value in asdict(Recipe()).items():
+        add(f"--{name.replace('_', '-')}", type=type(value), default=value)
+
+    pack = commands.add_parser("pack", help="write the trainings so far as a table")
+    pack.add_argument("--work-dir", **work_dir)
+    pack.add_argument("--out", type=Path, default=DEFAULT)
+
+    summary = commands.add_parser("summary", help="describe and plot a table")
+    summary.add_argument("--table", type=Path, default=DEFAULT)
+    summary.add_argument("--plot", type=Path, help="default: beside the table, .png")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    if args.command == "train":
+        check_device(args.device)
+        recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
+        space = Config.fromfile(args.space).space.to_dict()
+        loader = Loader(space, recipe, args.data, args.work_dir, args.device)
+        state = loader()  # decodes the clips before any process wants them
+        settings = dict(
+            space=SearchSpace.from_config(space).to_config(),
+            clips=read_manifest(args.data),
+            recipe=asdict(recipe),
+            val_clips=len(state.val),
+            views_per_training=recipe.views,
+        )
+        log = JobLog(args.work_dir, LOG, settings)
+        made = provenance("benchmarks/ground_truth/train.py", args.device)
+        write_atomically(args.work_dir / MADE, json.dumps(made) + "\n")
+        shuffled = args.order == "shuffled"
+        left = train_table(loader, log, args.seeds, args.workers, args.limit, shuffled)
+        print(f"{len(log.records)} trainings in {log.path.name}, {left} left")
+    elif args.command == "pack":
+        made = json.loads((args.work_dir / MADE).read_text())
+        table = make_table(JobLog(args.work_dir, LOG), made)
+        size = write_table(table, args.out)
+        print(f"wrote {args.out.name}: {len(table)} networks, {size} bytes")
+    else:
+        table = load(args.table)
+        print(summarise(table))
+        plot = args.plot or args.table.with_name(f"{args.table.name.split('.')[0]}.png")
+        draw(table, plot)
+        print(f"wrote {plot.name}")
+
+
+if __name__ == "__main__":
+    run(main)

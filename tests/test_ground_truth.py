@@ -1,0 +1,340 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The ground truth table: training, resuming, packing, reading and what it says."""
+
+from __future__ import annotations
+
+import copy
+import json
+import lzma
+import math
+import statistics
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.clips import MotionClips, read_manifest
+from benchmarks.ground_truth import DEFAULT, load
+from benchmarks.ground_truth.recipe import Classifier, Recipe
+from benchmarks.ground_truth.summary import (
+    MAX_BEST,
+    MIN_CORRELATION,
+    MIN_GAP,
+    draw,
+    seed_correlations,
+    summarise,
+)
+from benchmarks.ground_truth.table import GroundTruth, Network, all_indices
+from benchmarks.ground_truth.train import (
+    LOG,
+    MAX_BYTES,
+    Loader,
+    list_jobs,
+    make_table,
+    train_table,
+    write_table,
+)
+from benchmarks.jobs import JobLog
+from pvnas_mmaction.cost import network_cost
+from pvnas_mmaction.search_space import SearchSpace
+
+SPACE = dict(
+    name="two",
+    stem_channels=8,
+    head_channels=8,
+    stages=[
+        dict(
+            out_channels=8,
+            num_layers=1,
+            spatial_stride=2,
+            candidates=["mb_t1_k3_e1", "mb_t3_k3_e2"],
+        )
+    ],
+)
+RECIPE = Recipe(size=16, train_clips=32, epochs=1)
+
+
+def settings_of(folder) -> dict:
+    return dict(
+        space=SearchSpace.from_config(SPACE).to_config(),
+        clips=read_manifest(folder),
+        recipe=dict(size=16, clip_len=8),
+        val_clips=16,
+        views_per_training=RECIPE.views,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(motion_clips, tmp_path_factory):
+    """The log of both networks with two seeds, and what builds its clips."""
+    folder = tmp_path_factory.mktemp("trained")
+    loader = Loader(SPACE, RECIPE, motion_clips, folder)
+    log = JobLog(folder, LOG, settings_of(motion_clips))
+    assert train_table(loader, log, seeds=[0, 1]) == 0
+    return loader, log
+
+
+@pytest.fixture
+def data(trained) -> dict:
+    """The plain data of a table."""
+    return copy.deepcopy(make_table(trained[1]).to_data())
+
+
+# -- clips -----------------------------------------------------------------
+
+
+def numbered_clips(num_frames: int) -> MotionClips:
+    """Clip n holds the value 20 n + f in frame f."""
+    values = 20 * torch.arange(3)[:, None] + torch.arange(num_frames)
+    frames = values.to(torch.uint8)[:, :, None, None, None].expand(-1, -1, 4, 4, 3)
+    return MotionClips(frames.contiguous(), torch.arange(3), clip_len=8)
+
+
+def test_view_is_consecutive_frames():
+    clips = numbered_clips(12)
+    middle = clips.views([1])
+    assert middle.shape == (1, 3, 8, 4, 4)
+    assert middle[0, 0, :, 0, 0].tolist() == list(range(22, 30))
+    drawn = clips.views([0, 2, 0], seeds=[0, 4, 6])
+    assert [v[0, 0, 0, 0].item() for v in drawn] == [0, 44, 1]
+
+
+def test_every_start_is_drawn():
+    clips = numbered_clips(12)
+    starts = {v[0, 0, 0, 0].item() for v in clips.views([0] * 50, range(50))}
+    assert starts == {0, 1, 2, 3, 4}
+
+
+def test_epoch_holds_every_clip_once():
+    batches = numbered_clips(8).training_batches(1, seed=0, epoch=3)
+    assert sorted(int(labels) for _, labels in batches) == [0, 1, 2]
+
+
+def test_too_short_clips():
+    with pytest.raises(ValueError, match="found 7 frames, expected 8"):
+        numbered_clips(7)
+
+
+def test_cache_gives_the_same_clips(motion_clips, tmp_path):
+    plain = MotionClips.read(motion_clips, "val", size=16)
+    for _ in range(2):
+        cached = MotionClips.read(motion_clips, "val", size=16, cache=tmp_path)
+        assert torch.equal(cached.frames, plain.frames)
+    assert plain.frames.shape == (16, 8, 16, 16, 3)
+    assert sorted(plain.labels.tolist()) == sorted([*range(8)] * 2)
+
+
+def test_folder_without_clips(tmp_path):
+    with pytest.raises(FileNotFoundError, match="make_motion_clips"):
+        read_manifest(tmp_path)
+
+
+# -- training -----------------------------------------------------------------
+
+
+def test_learning_rates():
+    recipe = Recipe(train_clips=160, epochs=2, batch_size=16, lr=1.0, warmup=0.2)
+    rates = [recipe.learning_rate(step) for step in range(recipe.steps)]
+    expected = [step / 5 for step in range(1, 5)]
+    expected += [(1 + math.cos(math.pi * k / 16)) / 2 for k in range(16)]
+    assert rates == pytest.approx(expected)
+    assert recipe.views == 320
+
+
+def test_order_is_a_fixed_shuffle():
+    space = SearchSpace.from_config(dict(SPACE, stages=SPACE["stages"] * 4))
+    jobs = list_jobs(space, [5, 6])
+    assert jobs == list_jobs(space, [5, 6])
+    assert jobs != list_jobs(space, [5, 6], shuffled=False)
+    assert sorted(jobs) == list_jobs(space, [5, 6], shuffled=False)
+    # A network's seeds follow each other, so that a partial table has pairs.
+    assert all(a[0] == b[0] for a, b in zip(jobs[::2], jobs[1::2], strict=True))
+
+
+def test_killed_training_goes_on(trained, motion_clips, tmp_path):
+    loader, whole = trained
+    log = JobLog(tmp_path, LOG, settings_of(motion_clips))
+    assert train_table(loader, log, seeds=[0, 1], limit=1) == 3
+    with log.path.open("a") as stream:
+        stream.write('{"blocks": "mb_t1_k3')  # killed while it wrote
+    again = JobLog(tmp_path, LOG, settings_of(motion_clips))
+    assert len(again.records) == 1
+    assert train_table(loader, again, seeds=[0, 1]) == 0
+
+    def results(log):
+        return [(r["blocks"], r["seed"], r["accuracy"], r["loss"]) for r in log.records]
+
+    assert results(again) == results(whole)
+    assert results(JobLog(tmp_path, LOG)) == results(whole)
+
+
+def test_other_settings_do_not_mix(trained):
+    settings = copy.deepcopy(trained[1].settings)
+    settings["recipe"]["size"] = 24
+    with pytest.raises(ValueError, match=r"recipe\.size: found 16, expected 24"):
+        JobLog(trained[1].path.parent, LOG, settings)
+
+
+def test_line_that_is_no_json(trained, tmp_path):
+    log = JobLog(tmp_path, LOG, trained[1].settings)
+    log.path.write_text("{}\nnonsense\n")
+    with pytest.raises(ValueError, match="line 2: found 'nonsense'"):
+        JobLog(tmp_path, LOG)
+
+
+# -- the file -----------------------------------------------------------------
+
+
+def test_packed_table_holds_the_trainings(trained, tmp_path):
+    _, log = trained
+    path = tmp_path / "two.json.xz"
+    assert write_table(make_table(log), path) == path.stat().st_size < MAX_BYTES
+    table = load(path)
+    assert table.is_complete and len(table) == 2 and table.seeds == (0, 1)
+    for record in log.records:
+        indices = (SPACE["stages"][0]["candidates"].index(record["blocks"]),)
+        assert table[indices].accuracies[record["seed"]] == record["accuracy"]
+        assert record["accuracy"] * 16 == int(record["accuracy"] * 16)
+    for indices, network in table.items():
+        model = Classifier(table.space, indices, num_classes=8)
+        assert network.params == sum(p.numel() for p in model.parameters())
+        cost = network_cost(
+            table.space.skeleton, network.blocks, (3, 8, 16, 16), num_classes=8
+        )
+        assert network.macs == cost.macs
+
+
+def test_partial_table(data):
+    data["networks"]["mb_t1_k3_e1"]["accuracies"] = [0.5, None]
+    table = GroundTruth.from_data(data, "t")
+    assert not table.is_complete
+    assert table[(0,)].accuracy == 0.5
+    del data["networks"]["mb_t1_k3_e1"]
+    table = GroundTruth.from_data(data, "t")
+    assert not table.is_complete
+    assert table.regret((0,)) is None and table.rank((0,)) is None
+    assert "PARTIAL" in summarise(table)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(format_version=2), "format_version: found 2, expected 1"),
+        (lambda d: d.pop("seeds"), "top level: found .*expected an object with"),
+        (lambda d: d["settings"].update(more=1), "settings: found"),
+        (
+            lambda d: d["settings"].update(views_per_training=0),
+            "views_per_training: found 0, expected an integer above 0",
+        ),
+        (lambda d: d["settings"].update(space=dict(name="x")), "settings.space: "),
+        (lambda d: d.update(seeds=[0.5, 1]), "seeds: found"),
+        (lambda d: d.update(networks={}), "networks: found"),
+        (
+            lambda d: d["networks"].update({"skip": first(d)}),
+            "layer 0: found 'skip', expected one of",
+        ),
+        (
+            lambda d: d["networks"].update({"skip skip": first(d)}),
+            "found '2 block specs', expected 1 block specs",
+        ),
+        (lambda d: first(d).update(accuracies=[0.5]), "expected 2, one per seed"),
+        (lambda d: first(d).update(accuracies=[0.5, 1.5]), r"found 1\.5, expected a"),
+        (lambda d: first(d).update(accuracies=[None, None]), "at least one number"),
+        (lambda d: first(d).update(macs=1.5), r"macs: found 1\.5, expected an integer"),
+        (lambda d: first(d).pop("params"), "expected an object with the keys"),
+    ],
+)
+def test_malformed_data(data, change, message):
+    change(data)
+    with pytest.raises(ValueError, match=f"t.json: .*{message}"):
+        GroundTruth.from_data(data, "t.json")
+
+
+def first(data: dict) -> dict:
+    return next(iter(data["networks"].values()))
+
+
+def test_file_that_is_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"train\.py train, then pack"):
+        load(tmp_path / "none.json.xz")
+    path = tmp_path / "bad.json.xz"
+    for content in (b"text", lzma.compress(b"no json")):
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"bad\.json\.xz: found no JSON compressed"
+        ):
+            load(path)
+
+
+# -- what a table says -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def synthetic(trained) -> GroundTruth:
+    """All networks of a space of four layers, with random accuracies and costs."""
+    space = dict(SPACE, stages=SPACE["stages"] * 4)
+    settings = dict(trained[1].settings, space=space)
+    generator = np.random.default_rng(0)
+    built = SearchSpace.from_config(space)
+    networks = []
+    for indices in all_indices(built):
+        blocks = built.genotype(indices).blocks
+        first_seed = generator.integers(1, 200) / 256
+        accuracies = (first_seed, first_seed + generator.integers(0, 40) / 256)
+        macs = int(generator.integers(1000, 2000))
+        networks.append(Network(indices, blocks, accuracies, macs, 100))
+    return GroundTruth(settings, [0, 1], networks)
+
+
+def test_rank_and_regret_by_hand(synthetic):
+    means = {i: sum(n.accuracies) / 2 for i, n in synthetic.items()}
+    budget = statistics.median_low(n.macs for n in synthetic.values())
+    for max_macs in (None, budget):
+        kept = [i for i in means if not max_macs or synthetic[i].macs <= max_macs]
+        best = max(means[i] for i in kept)
+        assert synthetic.best(max_macs).accuracy == best
+        for i in kept:
+            assert synthetic.regret(i, max_macs) == pytest.approx(best - means[i])
+            better = sum(means[j] > means[i] for j in kept)
+            assert synthetic.rank(i, max_macs) == better + 1
+
+
+def test_impossible_budget(synthetic):
+    with pytest.raises(ValueError, match="max_macs: found 1, expected"):
+        synthetic.best(max_macs=1)
+
+
+def test_median_cost_is_that_of_the_space(data):
+    table = GroundTruth.from_data(data, "t")
+    cheapest = min(network.macs for network in table.values())
+    assert table.median_macs() == cheapest
+
+
+def test_correlation_of_seeds_is_that_of_ranks(synthetic):
+    columns = np.array([n.accuracies for n in synthetic.values()])
+    below = (columns[:, None] > columns[None]).sum(axis=1)
+    ties = (columns[:, None] == columns[None]).sum(axis=1)
+    ranks = below + (ties - 1) / 2
+    expected = np.corrcoef(ranks.T)[0, 1]
+    assert seed_correlations(synthetic) == {(0, 1): pytest.approx(expected)}
+
+
+def test_summary_and_plot(synthetic, tmp_path):
+    text = summarise(synthetic)
+    assert "networks      16 of 16 (complete), seeds [0, 1]" in text
+    assert f"{synthetic.best().accuracy:.4f}" in text
+    draw(synthetic, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not DEFAULT.is_file(), reason="the table is not there yet")
+def test_table_of_the_project():
+    assert DEFAULT.stat().st_size < MAX_BYTES
+    table = load()
+    accuracies = [network.accuracy for network in table.values()]
+    assert table.is_complete and len(table.seeds) >= 2
+    best = table.best().accuracy
+    assert best < MAX_BEST
+    assert best - statistics.median(accuracies) >= MIN_GAP
+    assert min(seed_correlations(table).values()) >= MIN_CORRELATION
+    assert json.loads(json.dumps(table.to_data())) == table.to_data()
