@@ -1,0 +1,305 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""A search on clips in memory, with the project's own supernet, steps and schedule.
+
+What ``SearchLoop`` and ``LRDiversityHook`` do, in the same order and with the same
+streams of random numbers, but without a runner: many short searches are to be compared,
+and their clips fit in memory. Settings come from a search config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from mmaction.registry import MODELS
+from mmaction.structures import ActionDataSample
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+
+from benchmarks.clips import ClipSource
+from pvnas_mmaction import diversity
+from pvnas_mmaction.cost import check_input_shape, network_cost
+from pvnas_mmaction.derive import derive
+from pvnas_mmaction.engine.archive import Archive, ArchiveEntry
+from pvnas_mmaction.engine.budget import CostPenalty, build_budget
+from pvnas_mmaction.engine.lr_diversity import LRDiversityConfig, LRDiversitySchedule
+from pvnas_mmaction.engine.search_data import (
+    Key,
+    StepSampler,
+    Stream,
+    derived_seed,
+    split_by_class,
+)
+from pvnas_mmaction.engine.search_loop import DEFAULT_RELAXATIONS
+from pvnas_mmaction.engine.steps import (
+    alpha_step,
+    reestimated_batch_norm,
+    weights_step,
+)
+from pvnas_mmaction.models.blocks import init_weights
+from pvnas_mmaction.models.supernet import Path, PVNASSupernet
+
+EVAL_BATCH = 64
+
+
+class MemorySearch:
+    """One search.
+
+    Args:
+        cfg: A search config: ``model``, ``optim_wrapper``, ``train_cfg``, the
+            ``LRDiversityHook`` among its ``custom_hooks`` and
+            ``train_dataloader.batch_size`` are used.
+        train: Clips to search on; ``train_cfg.alpha_share`` of them train the alphas.
+        val: Clips that rank the cycles' networks.
+        seed: Of everything random.
+        device: Where it runs. Default ``"cpu"``.
+
+    Attributes:
+        clips: Clips seen forward and backward so far, in steps of both kinds.
+        path_clips: The same, each clip as often as candidates ran per layer, on average
+            over the layers: 1 for one sampled candidate, 2 for two, K for all.
+        forward_clips: Clips seen forward alone, to judge networks.
+        history: One dict per step: ``diversity``, ``planned_diversity``, ``gain`` and
+            the argmax network.
+
+    Raises:
+        ValueError: A setting that can't be used; says which and what was expected.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        train: ClipSource,
+        val: ClipSource,
+        seed: int,
+        device: str = "cpu",
+    ) -> None:
+        init_default_scope("mmaction")
+        self.train, self.val, self.seed = train, val, seed
+        self.settings = dict(alpha_share=0.5, calibration_batches=8, cost=None)
+        self.settings.update(cfg.train_cfg.to_dict())
+        batch_size = cfg.train_dataloader.batch_size
+        torch.manual_seed(seed)
+        self.model = MODELS.build(cfg.model)
+        init_weights(self.model)
+        self.model.to(device).train()
+        self.supernet: PVNASSupernet = self.model.backbone
+        self.space = self.supernet.space
+        self.num_classes = self.model.cls_head.num_classes
+        self.input_shape = check_input_shape(
+            self.space.skeleton, self.settings["input_shape"]
+        )
+        halves = split_by_class(
+            train.labels.tolist(),
+            self.settings["alpha_share"],
+            derived_seed(seed, Stream.SPLIT),
+        )
+        self.weights_batches, self.alpha_batches, self.calibration_batches = (
+            StepSampler(half, batch_size, derived_seed(seed, stream))
+            for half, stream in (
+                (halves[0], Stream.WEIGHTS_DATA),
+                (halves[1], Stream.ALPHA_DATA),
+                (halves[0], Stream.CALIBRATION),
+            )
+        )
+        self.relaxations = {
+            **DEFAULT_RELAXATIONS,
+            **(self.settings.get("relaxations") or {}),
+        }
+        self.optimizers = build_optim_wrapper(self.model, cfg.optim_wrapper)
+        self.schedule = self._build_schedule(cfg)
+        self.penalty = self._build_penalty()
+        self.archive = Archive()
+        self.alpha_steps = 0
+        self.clips = self.forward_clips = 0
+        self.path_clips = 0.0
+        self.history: list[dict[str, Any]] = []
+
+    def _build_schedule(self, cfg: Config) -> LRDiversitySchedule:
+        hooks = [
+            dict(hook) for hook in cfg.custom_hooks if hook["type"] == "LRDiversityHook"
+        ]
+        if len(hooks) != 1:
+            raise ValueError(
+                f"custom_hooks: found {len(hooks)} LRDiversityHook, expected one"
+            )
+        hooks[0].pop("type")
+        steps = self.settings["max_epochs"] * self.weights_batches.batches_per_epoch
+        return LRDiversitySchedule(
+            LRDiversityConfig(
+                total_steps=steps,
+                weights_lr=self.optimizers["weights"].optimizer.defaults["lr"],
+                alphas_lr=self.optimizers["alphas"].optimizer.defaults["lr"],
+                **hooks[0],
+            )
+        )
+
+    def _build_penalty(self) -> CostPenalty | None:
+        if self.settings["cost"] is None:
+            return None
+        settings = dict(self.settings["cost"])
+        budget = build_budget(settings, self.space, self.input_shape, self.num_classes)
+        return CostPenalty(budget, **settings)
+
+    # -- searching ------------------------------------------------------------------
+
+    def run(self) -> ArchiveEntry:
+        """Search from the first step to the last; gives the archive's best entry."""
+        for step in range(self.schedule.config.total_steps):
+            self._set_rates(step)
+            self.step(step)
+        best = self.archive.best()
+        assert best is not None
+        return best
+
+    def step(self, step: int) -> None:
+        """A weights step, an alpha step unless the alphas rest, and the feedback."""
+        schedule, kinds = self.schedule, self.relaxations
+        resting = schedule.alphas_lr(step) == 0
+        path = self._sample(
+            kinds["warmup" if resting else "weights"], Stream.WEIGHTS_PATH, step
+        )
+        batch = self._batch(self.weights_batches.batch(step))
+        torch.manual_seed(derived_seed(self.seed, Stream.WEIGHTS_DROPOUT, step, 0))
+        weights_step(self.model, self.supernet, batch, path, self.optimizers["weights"])
+        self._count(batch, path)
+        if not resting:
+            path = self._sample(kinds["alphas"], Stream.ALPHA_PATH, step)
+            batch = self._batch(self.alpha_batches.batch(self.alpha_steps))
+            torch.manual_seed(derived_seed(self.seed, Stream.ALPHA_DROPOUT, step, 0))
+            alpha_step(
+                self.model,
+                self.supernet,
+                batch,
+                path,
+                self.optimizers["alphas"],
+                self.penalty,
+            )
+            self._count(batch, path)
+            self.alpha_steps += 1
+            if self.penalty is not None:
+                expected = self.penalty.expected(self.supernet.probabilities())
+                self.penalty.update(float(expected.detach()))
+        measured = diversity.diversity(self._probabilities())
+        self.history.append(
+            dict(
+                diversity=measured,
+                planned_diversity=schedule.planned_diversity(step),
+                gain=schedule.gain,
+                argmax=self.supernet.argmax_indices(),
+            )
+        )
+        if not schedule.is_warmup(step):
+            schedule.observe(step, measured)
+        if schedule.is_cycle_end(step):
+            self._end_cycle(step)
+
+    def _set_rates(self, step: int) -> None:
+        for group in self.optimizers["weights"].optimizer.param_groups:
+            group["lr"] = self.schedule.weights_lr(step)
+        for group in self.optimizers["alphas"].optimizer.param_groups:
+            group["lr"] = self.schedule.alphas_lr(step)
+
+    def _sample(self, relaxation: str, stream: Stream, step: int) -> Path:
+        seed = derived_seed(self.seed, stream, step)
+        return self.supernet.sample(relaxation, torch.Generator().manual_seed(seed))
+
+    def _batch(self, keys: Sequence[Key]) -> dict[str, Any]:
+        indices, seeds = zip(*keys, strict=True)
+        labels = self.train.labels[list(indices)].tolist()
+        return dict(
+            inputs=list(self.train.views(indices, seeds).unsqueeze(1)),
+            data_samples=[ActionDataSample().set_gt_label(label) for label in labels],
+        )
+
+    def _count(self, batch: dict[str, Any], path: Path) -> None:
+        size = len(batch["inputs"])
+        self.clips += size
+        self.path_clips += (
+            size * sum(len(choice.indices) for choice in path) / len(path)
+        )
+
+    def _alphas(self) -> list[list[float]]:
+        return [alpha.detach().double().tolist() for alpha in self.supernet.alphas]
+
+    def _probabilities(self) -> list[list[float]]:
+        return diversity.softmax(self._alphas(), self.supernet.tau)
+
+    def _end_cycle(self, step: int) -> None:
+        """Archive the cycle's network, and restart alphas and schedule."""
+        cycle = self.schedule.cycle_of(step)
+        entry = self._archive_network(cycle, step)
+        if cycle + 1 == self.schedule.num_cycles:
+            return
+        target = self.schedule.restart(entry.distance)
+        alphas = self._alphas()
+        factor = diversity.shrink_to_diversity(alphas, target, self.supernet.tau)
+        shrunk = diversity.shrink(alphas, factor)
+        with torch.no_grad():
+            for alpha, row in zip(self.supernet.alphas, shrunk, strict=True):
+                alpha.copy_(torch.tensor(row))
+        self.optimizers["alphas"].optimizer.state.clear()
+        self.optimizers["alphas"].zero_grad()
+
+    def _archive_network(self, cycle: int, step: int) -> ArchiveEntry:
+        indices = self.derive()
+        blocks = self.space.genotype(indices).blocks
+        cost = network_cost(
+            self.space.skeleton, blocks, self.input_shape, self.num_classes
+        )
+        entry = ArchiveEntry(
+            cycle=cycle,
+            step=step + 1,
+            blocks=blocks,
+            macs=cost.macs,
+            params=cost.params,
+            accuracy=self.evaluate(indices),
+            distance=self.archive.distance(blocks),
+            diversity=diversity.diversity(self._probabilities()),
+            file=f"genotypes/cycle_{cycle + 1:02d}.json",
+        )
+        self.archive.add(entry)
+        return entry
+
+    def derive(self) -> tuple[int, ...]:
+        """The most probable network that keeps the budget, as candidate indices."""
+        log_probs = [
+            torch.log_softmax(alpha.detach().double() / self.supernet.tau, 0).tolist()
+            for alpha in self.supernet.alphas
+        ]
+        budgets = [self.penalty.budget] if self.penalty else []
+        return derive(log_probs, budgets)[0].indices
+
+    # -- judging --------------------------------------------------------------------
+
+    def _calibration(self) -> Iterator[dict[str, Any]]:
+        for number in range(self.settings["calibration_batches"]):
+            batch = self._batch(self.calibration_batches.batch(number))
+            self.forward_clips += len(batch["inputs"])
+            yield batch
+
+    @torch.no_grad()
+    def evaluate(self, indices: Sequence[int]) -> float:
+        """Top-1 of a network on the validation clips, a share, with inherited weights
+        and with batch normalisation re-estimated on training clips."""
+        path = self.supernet.path_of(indices)
+        right = 0
+        with (
+            self.supernet.use_path(path),
+            reestimated_batch_norm(self.model, self._calibration()),
+        ):
+            training = self.model.training
+            self.model.eval()
+            for start in range(0, len(self.val.labels), EVAL_BATCH):
+                part = range(start, min(start + EVAL_BATCH, len(self.val.labels)))
+                views = self.val.views(part).unsqueeze(1)
+                batch = dict(inputs=list(views), data_samples=None)
+                data = self.model.data_preprocessor(batch, training=False)
+                scores = self.model(data["inputs"], mode="tensor", stage="head")
+                labels = self.val.labels[part.start : part.stop].to(scores.device)
+                right += int((scores.argmax(dim=1) == labels).sum())
+                self.forward_clips += len(part)
+            self.model.train(training)
+        return right / len(self.val.labels)

@@ -1,0 +1,308 @@
+#!/usr/bin/env python
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Judge the search by the ground truth table, next to alternatives at equal compute.
+
+    python benchmarks/search_quality.py --data data/motion_clips --seeds 0 1 2 3 4 \
+        --workers 2 --out benchmarks/results/search_quality.json
+
+Each run is one line of WORK_DIR/searches.jsonl; the command goes on from there when it
+is started again. Then results are judged and written as JSON, and beside it as a table
+in Markdown and as plots. Compute is counted in clips seen forward and backward: those
+of weights steps, of alpha steps and of stand-alone trainings alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mmengine.config import Config, DictAction
+
+from benchmarks.clips import ClipSource, MotionClips, read_manifest
+from benchmarks.ground_truth import DEFAULT, GroundTruth, load
+from benchmarks.ground_truth.table import shuffled_indices
+from benchmarks.jobs import JobLog, provenance, run_jobs
+from benchmarks.memory_search import MemorySearch
+from benchmarks.search_report import judge_all, write_report
+from pvnas_mmaction.cli import run
+from pvnas_mmaction.engine.archive import ArchiveEntry
+from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.timing import check_device
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = (
+    ROOT / "configs" / "pvnas" / "pvnas-tiny_search_1xb16-8x1x1-24e_motion-clips.py"
+)
+LOG = "searches"
+MODES = ("constant", "cosine", "cyclic", "diversity")
+# What differs from the config. `hook` is of LRDiversityHook.
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{mode: dict(hook=dict(mode=mode)) for mode in MODES},
+    "softmax": dict(hook=dict(mode="diversity"), relaxations=dict(alphas="softmax")),
+    "gumbel_st": dict(
+        hook=dict(mode="diversity"), relaxations=dict(alphas="gumbel_st")
+    ),
+    "darts": dict(
+        hook=dict(mode="cosine", warmup=0.0),
+        relaxations=dict(warmup="softmax", weights="softmax", alphas="softmax"),
+    ),
+    "budget": dict(hook=dict(mode="diversity"), budget=True),
+}
+
+
+def variant_config(cfg: Config, name: str, median_macs: int) -> Config:
+    """The search config of one variant.
+
+    Args:
+        cfg: The config that all variants start from.
+        name: One of :data:`VARIANTS`.
+        median_macs: Budget of the variant ``budget``.
+    """
+    cfg = Config(cfg.to_dict())
+    changes = VARIANTS[name]
+    for hook in cfg.custom_hooks:
+        if hook["type"] == "LRDiversityHook":
+            hook.update(changes["hook"])
+    if "relaxations" in changes:
+        kept = cfg.train_cfg.get("relaxations") or {}
+        cfg.train_cfg.relaxations = {**kept, **changes["relaxations"]}
+    cfg.train_cfg.cost = (
+        dict(kind="flops", budget=median_macs) if changes.get("budget") else None
+    )
+    return cfg
+
+
+@dataclass(frozen=True)
+class State:
+    """What the searches of one process share."""
+
+    cfg: Config
+    median_macs: int
+    train: ClipSource
+    val: ClipSource
+    ranked: list[tuple[int, ...]]
+    device: str
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Builds the state in the process that needs it.
+
+    Args:
+        table: The ground truth; its recipe says which clips, at which size.
+        data: Folder of the clips.
+        config: Search config that variants start from.
+        options: Changes to it, as ``--cfg-options`` gives them.
+        cache: Folder for decoded clips.
+        train_clips: Clips to search on. Default None: those of the table's trainings.
+        num_ranked: How many networks are judged with inherited weights. Default 60.
+        device: Where searches run. Default ``"cpu"``.
+
+    Raises:
+        ValueError: The table is about other clips or another space.
+    """
+
+    table: GroundTruth
+    data: Path
+    config: Path = CONFIG
+    options: dict[str, Any] = field(default_factory=dict)
+    cache: Path | None = None
+    train_clips: int | None = None
+    num_ranked: int = 60
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if read_manifest(self.data) != self.table.settings["clips"]:
+            raise ValueError(
+                f"{self.data.name}/manifest.json: found other clips than the table is "
+                "about; render them with what the table's settings.clips says: "
+                f"{self.table.settings['clips']}"
+            )
+        if SearchSpace.from_config(self.base_config().model.backbone.space) != (
+            self.table.space
+        ):
+            raise ValueError(
+                f"{self.config.name}: model.backbone.space: found another space than "
+                f"that of the table, {self.table.space.name!r} with its candidates"
+            )
+
+    def base_config(self) -> Config:
+        """The config that variants start from, at the size of the table's clips."""
+        cfg = Config.fromfile(self.config)
+        recipe = self.table.settings["recipe"]
+        size = recipe["size"]
+        cfg.train_cfg.input_shape = (3, recipe["clip_len"], size, size)
+        if self.options:
+            cfg.merge_from_dict(self.options)
+        return cfg
+
+    def settings(self) -> dict[str, Any]:
+        """What all runs share, as plain data."""
+        cfg = self.base_config()
+        keys = ("model", "optim_wrapper", "train_cfg", "custom_hooks")
+        return dict(
+            {key: Config(dict(part=cfg[key])).to_dict()["part"] for key in keys},
+            batch_size=cfg.train_dataloader.batch_size,
+            clips=self.table.settings["clips"],
+            train_clips=self._train_clips,
+            num_ranked=self.num_ranked,
+            device=self.device,
+        )
+
+    @property
+    def _train_clips(self) -> int:
+        return self.train_clips or self.table.settings["recipe"]["train_clips"]
+
+    def __call__(self) -> State:
+        recipe = self.table.settings["recipe"]
+        shape = (recipe["size"], recipe["clip_len"])
+        read = MotionClips.read
+        train = read(self.data, "train", *shape, self._train_clips, self.cache)
+        val = read(self.data, "val", *shape, None, self.cache)
+        return State(
+            cfg=self.base_config(),
+            median_macs=self.table.median_macs(),
+            train=train.to(self.device),
+            val=val.to(self.device),
+            # The first to be trained: the table holds them even where it is partial.
+            ranked=shuffled_indices(self.table.space)[: self.num_ranked],
+            device=self.device,
+        )
+
+
+def work(state: State, job: tuple[str, int]) -> dict[str, Any]:
+    """Run one search."""
+    variant, seed = job
+    cfg = variant_config(state.cfg, variant, state.median_macs)
+    record = run_search(cfg, state.train, state.val, seed, state.device, state.ranked)
+    budget = state.median_macs if VARIANTS[variant].get("budget") else None
+    return dict(variant=variant, seed=seed, max_macs=budget, **record)
+
+
+def run_search(
+    cfg: Config,
+    train: ClipSource,
+    val: ClipSource,
+    seed: int,
+    device: str = "cpu",
+    ranked: Sequence[Sequence[int]] = (),
+) -> dict[str, Any]:
+    """Search, then judge some networks with the weights of the supernet.
+
+    Args:
+        cfg: As for :class:`MemorySearch`.
+        train: Clips to search on.
+        val: Clips that rank networks.
+        seed: Of everything random.
+        device: Where it runs. Default ``"cpu"``.
+        ranked: Networks to judge at the end, as candidate indices. Default none.
+
+    Returns:
+        Plain data: ``found`` (candidate indices of the archive's best), ``archive``
+        (its entries with indices), ``mean_pairwise_hamming``, ``distinct``,
+        ``inherited`` (pairs of network and accuracy), ``clips``, ``path_clips``,
+        ``forward_clips`` (of the search alone), ``wall_s`` (of the search alone),
+        ``rank_wall_s``, ``final_diversity``, ``steps`` and ``alpha_steps``.
+    """
+    started = time.perf_counter()
+    search = MemorySearch(cfg, train, val, seed, device)
+    best = search.run()
+    wall = time.perf_counter() - started
+    forward_clips = search.forward_clips
+    summary = search.archive.summary()
+    inherited = [[list(indices), search.evaluate(indices)] for indices in ranked]
+    space = search.space
+
+    def indices_of(entry: ArchiveEntry) -> list[int]:
+        pairs = zip(entry.blocks, space.candidates, strict=True)
+        return [offered.index(block) for block, offered in pairs]
+
+    return dict(
+        found=indices_of(best),
+        found_blocks=list(best.blocks),
+        macs=best.macs,
+        archive=[
+            dict(indices=indices_of(e), accuracy=e.accuracy, macs=e.macs)
+            for e in search.archive.entries
+        ],
+        mean_pairwise_hamming=summary["mean_pairwise_hamming"],
+        distinct=summary["distinct"],
+        inherited=inherited,
+        clips=search.clips,
+        path_clips=search.path_clips,
+        forward_clips=forward_clips,
+        wall_s=round(wall, 2),
+        rank_wall_s=round(time.perf_counter() - started - wall, 2),
+        final_diversity=search.history[-1]["diversity"],
+        steps=len(search.history),
+        alpha_steps=search.alpha_steps,
+    )
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, default=ROOT / "data" / "motion_clips")
+    add("--table", type=Path, default=DEFAULT, help="default: the project's own")
+    add("--config", type=Path, default=CONFIG, help="search config of the default")
+    add("--cfg-options", nargs="+", action=DictAction, default={})
+    add("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    add("--train-clips", type=int, help="default: those of the table's trainings")
+    add("--ranked", type=int, default=60, help="networks judged by inherited weights")
+    add("--baseline-seeds", type=int, default=1000, help="runs of each baseline")
+    add("--workers", type=int, default=1, help="processes of one thread each")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--work-dir", type=Path, default=ROOT / "work_dirs" / "search_quality")
+    add("--out", type=Path, help="default: WORK_DIR/search_quality.json")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    check_device(args.device)
+    table = load(args.table)
+    loader = Loader(
+        table=table,
+        data=args.data,
+        config=args.config,
+        options=args.cfg_options,
+        cache=args.work_dir,
+        train_clips=args.train_clips,
+        num_ranked=args.ranked,
+        device=args.device,
+    )
+    log = JobLog(args.work_dir, LOG, loader.settings())
+    done = {(record["variant"], record["seed"]) for record in log.records}
+    # Seed by seed, so that an unfinished table still compares like with like.
+    wanted = [(variant, seed) for seed in args.seeds for variant in args.variants]
+    loader()  # decodes the clips before any process wants them
+    run_jobs(
+        [job for job in wanted if job not in done],
+        work,
+        loader,
+        log,
+        args.workers,
+        "Searches",
+    )
+    records = [r for r in log.records if (r["variant"], r["seed"]) in wanted]
+    result = dict(
+        provenance("benchmarks/search_quality.py", args.device),
+        settings=loader.settings(),
+        **judge_all(records, table, args.baseline_seeds),
+    )
+    out = args.out or args.work_dir / "search_quality.json"
+    print(write_report(result, table, out))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,385 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The judgement of searches by a table: baselines, arithmetic, and a search itself."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import searching
+import torch
+from mmengine.config import Config
+
+from benchmarks import search_quality
+from benchmarks.baselines import (
+    Oracle,
+    affordable,
+    random_search,
+    regularised_evolution,
+    run_baseline,
+)
+from benchmarks.clips import MotionClips, read_manifest
+from benchmarks.ground_truth import GroundTruth
+from benchmarks.ground_truth.recipe import Recipe
+from benchmarks.ground_truth.table import Network, all_indices
+from benchmarks.ground_truth.train import write_table
+from benchmarks.memory_search import MemorySearch
+from benchmarks.search_quality import CONFIG, VARIANTS, Loader, run_search
+from benchmarks.search_report import judge, judge_all, markdown, requirements
+from pvnas_mmaction.cost import network_cost
+from pvnas_mmaction.search_space import SearchSpace
+
+VIEWS = 100
+SIZE = 16
+
+
+def make_table(clips: dict | None = None, keep: int | None = None) -> GroundTruth:
+    """`tiny` with accuracies that add up over the layers, and a little noise per seed.
+
+    Args:
+        clips: What the clips were rendered with.
+        keep: Number of networks in the table. Default None: all.
+    """
+    space = SearchSpace.from_config(Config.fromfile(CONFIG).model.backbone.space)
+    settings = dict(
+        space=space.to_config(),
+        clips=clips or dict(classes=list("abcdefgh")),
+        recipe=dict(vars(Recipe(size=SIZE, train_clips=32))),
+        val_clips=1000,
+        views_per_training=VIEWS,
+    )
+    generator = np.random.default_rng(0)
+    worth = [generator.uniform(0, 0.2, len(c)) for c in space.candidates]
+    networks = []
+    for indices in all_indices(space)[:keep]:
+        mean = sum(w[i] for w, i in zip(worth, indices, strict=True))
+        noise = generator.normal(0, 0.01, 2)
+        blocks = space.genotype(indices).blocks
+        cost = network_cost(space.skeleton, blocks, (3, 8, SIZE, SIZE), 8)
+        accuracies = tuple(float(a) for a in np.clip(mean + noise, 0, 1))
+        networks.append(Network(indices, blocks, accuracies, cost.macs, cost.params))
+    return GroundTruth(settings, [0, 1], networks)
+
+
+@pytest.fixture(scope="module")
+def table() -> GroundTruth:
+    return make_table()
+
+
+def oracle(table, seed=0, max_macs=None) -> Oracle:
+    return Oracle(table, np.random.default_rng(seed), max_macs)
+
+
+# -- baselines ----------------------------------------------------------------
+
+
+def test_compute_is_rounded_in_favour_of_baselines(table):
+    assert [affordable(c, table) for c in (1, VIEWS, VIEWS + 1, 950)] == [1, 1, 2, 10]
+
+
+@pytest.mark.parametrize("search", [random_search, regularised_evolution])
+@pytest.mark.parametrize("trainings", [1, 2, 7, 60])
+def test_every_training_counts_once(table, search, trainings):
+    trainer = oracle(table)
+    found = search(trainer, trainings)
+    assert len(trainer.trained) == trainings
+    assert trainer.clips == trainings * VIEWS
+    assert trainer.trained[found] == max(trainer.trained.values())
+    for indices, accuracy in trainer.trained.items():
+        assert accuracy in table[indices].accuracies
+
+
+@pytest.mark.parametrize("search", [random_search, regularised_evolution])
+def test_budget_holds_for_every_training(table, search):
+    budget = table.median_macs()
+    trainer = oracle(table, max_macs=budget)
+    search(trainer, 50)
+    assert len(trainer.trained) == 50
+    assert all(table[indices].macs <= budget for indices in trainer.trained)
+
+
+@pytest.mark.parametrize("search", [random_search, regularised_evolution])
+def test_no_more_trainings_than_networks(search):
+    partial = make_table(keep=12)
+    trainer = oracle(partial)
+    search(trainer, 50)
+    assert set(trainer.trained) == set(partial)
+
+
+def test_budget_that_nothing_keeps(table):
+    with pytest.raises(ValueError, match="max_macs: found 1, expected the cost"):
+        oracle(table, max_macs=1)
+
+
+def test_evolution_climbs_where_layers_add_up(table):
+    def mean_regret(name: str) -> float:
+        runs = run_baseline(name, table, 40 * VIEWS, seeds=40)
+        return float(np.mean([table.regret(run["found"]) for run in runs]))
+
+    assert mean_regret("evolution") < 0.7 * mean_regret("random")
+
+
+def test_baseline_runs_repeat(table):
+    for name in ("random", "evolution"):
+        runs = run_baseline(name, table, 5 * VIEWS, seeds=3)
+        assert runs == run_baseline(name, table, 5 * VIEWS, seeds=3)
+        assert [run["trainings"] for run in runs] == [5, 5, 5]
+        assert len({tuple(run["found"]) for run in runs}) > 1
+
+
+# -- judgement ----------------------------------------------------------------
+
+
+def a_run(table: GroundTruth, rank: int, variant: str = "diversity", **more) -> dict:
+    """A record whose found network has a rank."""
+    network = table.ranked()[rank - 1]
+    sample = list(table)[::40]
+    return dict(
+        variant=variant,
+        seed=more.pop("seed", 0),
+        found=list(network.indices),
+        macs=network.macs,
+        max_macs=None,
+        archive=[dict(indices=list(network.indices), accuracy=0.5, macs=1)],
+        mean_pairwise_hamming=0.25,
+        distinct=1,
+        inherited=[[list(i), 0.1 + table[i].accuracy / 2] for i in sample],
+        clips=7 * VIEWS,
+        path_clips=10.0 * VIEWS,
+        forward_clips=3,
+        wall_s=2.0,
+        **more,
+    )
+
+
+def test_regret_and_rank_of_a_run(table):
+    accuracies = sorted((n.accuracy for n in table.values()), reverse=True)
+    for rank in (1, 2, 37, 400):
+        judged = judge(a_run(table, rank), table)
+        expected = 100 * (accuracies[0] - accuracies[rank - 1])
+        assert judged["regret"] == pytest.approx(expected)
+        assert judged["rank"] == rank
+        assert judged["rank_percentile"] == pytest.approx(rank / 4)
+        assert judged["kendall_tau"] == pytest.approx(1)
+
+
+def test_regret_under_a_budget(table):
+    budget = table.median_macs()
+    kept = [n for n in table.values() if n.macs <= budget]
+    best = max(n.accuracy for n in kept)
+    own = sorted(kept, key=lambda n: n.accuracy)[-3]
+    run = dict(a_run(table, 1), found=list(own.indices), macs=own.macs, max_macs=budget)
+    judged = judge(run, table)
+    assert judged["regret"] == pytest.approx(100 * (best - own.accuracy))
+    assert judged["rank_percentile"] == pytest.approx(300 / len(kept))
+    assert judged["feasible"]
+    assert not judge(dict(run, macs=budget + 1), table)["feasible"]
+
+
+def test_tau_counts_pairs(table):
+    generator = np.random.default_rng(1)
+    sample = [list(i) for i in list(table)[::9]]
+    inherited = [[i, float(generator.random())] for i in sample]
+    values = [(a, table[tuple(i)].accuracy) for i, a in inherited]
+    signs = [
+        np.sign((a[0] - b[0]) * (a[1] - b[1]))
+        for a, b in itertools.combinations(values, 2)
+    ]
+    judged = judge(dict(a_run(table, 1), inherited=inherited), table)
+    assert judged["kendall_tau"] == pytest.approx(np.mean(signs))
+
+
+def test_network_that_a_partial_table_lacks(table):
+    partial = make_table(keep=100)
+    missing = next(n for n in table.ranked() if n.indices not in partial)
+    run = dict(a_run(partial, 1), found=list(missing.indices))
+    judged = judge(run, partial)
+    assert judged["regret"] is None and judged["rank"] is None
+    result = judge_all([run, a_run(partial, 3, seed=1)], partial, baseline_seeds=3)
+    assert result["rows"]["diversity"]["not_in_table"] == 1
+    assert result["rows"]["diversity"]["rank"]["mean"] == 3
+    assert "a PARTIAL table" in markdown(result)
+
+
+def test_summary_of_runs(table):
+    ranks = (1, 5, 9)
+    runs = [a_run(table, rank, seed=seed) for seed, rank in enumerate(ranks)]
+    result = judge_all(runs, table, baseline_seeds=20)
+    regrets = [judge(run, table)["regret"] for run in runs]
+    row = result["rows"]["diversity"]
+    assert row["runs"] == 3
+    assert row["regret"]["mean"] == pytest.approx(np.mean(regrets))
+    error = np.std(regrets, ddof=1) / 3**0.5
+    assert row["regret"]["standard_error"] == pytest.approx(error)
+    # Compute of 7 trainings gives the baselines 7 trainings.
+    assert result["rows"]["random"]["trainings"] == 7
+    assert result["rows"]["random"]["clips"]["mean"] == 7 * VIEWS
+    assert "the complete table" in markdown(result)
+
+
+def test_requirements_need_both_sides(table):
+    def row(regret, hamming):
+        return dict(
+            regret=dict(mean=regret), mean_pairwise_hamming=dict(mean=hamming), runs=5
+        )
+
+    rows = dict(diversity=row(0.9, 0.5), cyclic=row(0.8, 0.5), random=row(2.0, 0))
+    met = {item["name"]: item["met"] for item in requirements(rows)}
+    assert met == {
+        "mean regret, points": True,
+        "mean regret, points, against half of random search's": True,
+        "regret against mode cyclic": False,
+        "mean_pairwise_hamming against mode cyclic": False,
+    }
+
+
+# -- searches -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variant_changes_what_it_says(name):
+    base = Config.fromfile(CONFIG)
+    before = copy.deepcopy(base.to_dict())
+    cfg = search_quality.variant_config(base, name, median_macs=123)
+    assert base.to_dict() == before
+    hook = next(h for h in cfg.custom_hooks if h["type"] == "LRDiversityHook")
+    mode = name if name in search_quality.MODES else "diversity"
+    assert hook["mode"] == ("cosine" if name == "darts" else mode)
+    relaxations = cfg.train_cfg.get("relaxations", {})
+    assert relaxations.get("alphas") == {
+        "softmax": "softmax",
+        "gumbel_st": "gumbel_st",
+        "darts": "softmax",
+    }.get(name)
+    budget = dict(kind="flops", budget=123) if name == "budget" else None
+    assert cfg.train_cfg.cost == budget
+
+
+class ToySource:
+    """The clips of the toy search, which are float and need no decoding."""
+
+    def __init__(self, length: int) -> None:
+        self.dataset = searching.ToyClips(length, noise=0.0)
+        self.labels = torch.arange(length) % searching.NUM_CLASSES
+
+    def views(self, indices, seeds=None):
+        return torch.cat([self.dataset.clips[int(index)] for index in indices])
+
+
+@pytest.mark.parametrize("cost", [None, dict(kind="flops", budget=30_000)])
+def test_same_search_as_the_loop(tmp_path, cost):
+    loader = dict(dataset=dict(noise=0.0))
+    train_cfg = dict(cost=cost)
+    runner = searching.build_search(
+        tmp_path, train_dataloader=loader, train_cfg=train_cfg
+    )
+    cfg = searching.search_config(
+        tmp_path, train_dataloader=loader, train_cfg=train_cfg
+    )
+    search = MemorySearch(cfg, ToySource(25), ToySource(16), seed=0)
+    runner.model.init_weights()
+    runner.model._is_init = True  # not a second time when training starts
+    search.model.load_state_dict(runner.model.state_dict())
+    runner.train()
+    search.run()
+    loop = runner.train_loop
+    for ours, theirs in zip(search.supernet.alphas, loop.supernet.alphas, strict=True):
+        assert torch.equal(ours, theirs)
+    for (name, ours), theirs in zip(
+        search.model.state_dict().items(),
+        runner.model.state_dict().values(),
+        strict=True,
+    ):
+        assert torch.equal(ours, theirs), name
+    assert search.archive.to_dict() == loop.archive.to_dict()
+    assert search.alpha_steps == loop.alpha_steps > 0
+    assert all(alpha.abs().max() > 0 for alpha in search.supernet.alphas)
+
+
+OPTIONS = {"train_cfg.max_epochs": 2, "train_dataloader.batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def table_file(motion_clips, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("table") / "table.json.xz"
+    write_table(make_table(read_manifest(motion_clips)), path)
+    return path
+
+
+def test_short_search(motion_clips, table_file, tmp_path, capsys):
+    arguments = ["--data", motion_clips, "--table", table_file, "--work-dir", tmp_path]
+    arguments += ["--variants", "diversity", "budget", "--seeds", 0, "--ranked", 5]
+    arguments += ["--baseline-seeds", 4, "--cfg-options"]
+    arguments += [f"{key}={value}" for key, value in OPTIONS.items()]
+    arguments = list(map(str, arguments))
+    search_quality.main(arguments)
+    printed = capsys.readouterr().out
+    result = json.loads((tmp_path / "search_quality.json").read_text())
+    assert list(result["rows"]) == [
+        "diversity", "budget", "random", "evolution", "random (budget)",
+        "evolution (budget)",
+    ]  # fmt: skip
+    table = make_table(read_manifest(motion_clips))
+    for run in result["runs"]:
+        assert run["regret"] == pytest.approx(
+            100 * table.regret(run["found"], run["max_macs"])
+        )
+        # Two cycles of four steps, of which 0.4 warm up: two and two alpha steps.
+        assert (run["steps"], run["alpha_steps"]) == (8, 4)
+        assert run["clips"] == 4 * (8 + 4)
+        assert run["path_clips"] == 4 * (8 + 2 * 4)
+        assert run["archive_size"] == 2
+        assert len(run["inherited"]) == 5
+        assert 0 <= run["mean_pairwise_hamming"] <= 1
+        assert run["wall_s"] > 0
+    assert result["runs"][1]["feasible"]
+    assert result["runs"][1]["max_macs"] == table.median_macs()
+    assert (tmp_path / "search_quality.md").read_text() == printed
+    for plot in ("regret", "ranking"):
+        content = (tmp_path / f"search_quality_{plot}.png").read_bytes()
+        assert content.startswith(b"\x89PNG")
+    # A second call finds both searches done.
+    log = tmp_path / "searches.jsonl"
+    before = log.read_bytes()
+    search_quality.main(arguments)
+    assert log.read_bytes() == before
+
+
+def test_seed_decides(motion_clips, table_file):
+    loader = Loader(search_quality.load(table_file), motion_clips, options=OPTIONS)
+    state = loader()
+    cfg = search_quality.variant_config(state.cfg, "diversity", 1)
+
+    def search(seed: int) -> dict:
+        result = run_search(cfg, state.train, state.val, seed, ranked=[(0, 0, 0, 0)])
+        return {k: v for k, v in result.items() if not k.endswith("wall_s")}
+
+    first = search(0)
+    assert first == search(0)
+    assert first["final_diversity"] != search(1)["final_diversity"]
+
+
+def test_table_about_other_clips(motion_clips, table):
+    with pytest.raises(ValueError, match="found other clips than the table is about"):
+        Loader(table, motion_clips)
+
+
+def test_config_of_another_space(motion_clips, table):
+    settings = copy.deepcopy(dict(table.settings, clips=read_manifest(motion_clips)))
+    settings["space"]["stem_channels"] = 8
+    other = GroundTruth(settings, table.seeds, list(table.values()))
+    with pytest.raises(ValueError, match="found another space than that of the table"):
+        Loader(other, motion_clips)
+
+
+def test_two_schedules_are_refused(motion_clips, table_file):
+    loader = Loader(search_quality.load(table_file), motion_clips, options=OPTIONS)
+    cfg = loader.base_config()
+    cfg.custom_hooks = [hook for hook in cfg.custom_hooks for _ in range(2)]
+    clips = MotionClips(torch.zeros(16, 8, SIZE, SIZE, 3), torch.arange(16) % 8)
+    with pytest.raises(ValueError, match="found 2 LRDiversityHook, expected one"):
+        MemorySearch(cfg, clips, clips, seed=0)
