@@ -1,0 +1,321 @@
+#!/usr/bin/env python
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Train networks of the zoo and searched ones from scratch on real clips, all alike.
+
+    python benchmarks/real_clips.py DATA_FOLDER --device cuda --workers 4
+    python benchmarks/real_clips.py DATA_FOLDER --reduced --workers 2
+
+Per fold: a search under each budget, on the training part alone; a choice among the
+same learning rates for every network, by clips held out of the training part; then
+trainings with several seeds, tested on the fold's other scenes. Each result is a line
+of a file in WORK_DIR, and the command goes on from there when it is started again. The
+end is JSON, a table in Markdown and plots. The data folder is only read; what it holds
+is in benchmarks/real_data.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.jobs import JobLog, provenance, run_jobs
+from benchmarks.real_data import Fold, RealClips, read_folds
+from benchmarks.real_report import summarise, write_report
+from benchmarks.real_training import REDUCED, Setting, measure, search, train
+from pvnas_mmaction.cli import run
+from pvnas_mmaction.genotype import load_genotype
+from pvnas_mmaction.timing import check_device
+
+ROOT = Path(__file__).resolve().parent.parent
+SEARCH_CONFIG = (
+    ROOT / "configs" / "pvnas" / "pvnas-tiny_search_1xb16-u8-30e_custom-rgb.py"
+)
+MODELS = ["TSM-R50", "TSM-MobileNetV2", "X3D-S", "C2D-R50"]
+BUDGETS = ["TSM-MobileNetV2", "X3D-S"]
+# Name of a zoo's model, or content of a genotype file.
+Spec = str | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class State:
+    """What the jobs of one process share."""
+
+    setting: Setting
+    num_classes: int
+    clips: RealClips
+    folds: list[Fold]
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Builds the state in the process that needs it."""
+
+    folder: Path
+    setting: Setting
+    device: str = "cpu"
+
+    def __call__(self) -> State:
+        names, labels, folds = read_folds(self.folder)
+        shape = (self.setting.frames, self.setting.crop, self.setting.stored_frames)
+        clips = RealClips.read(self.folder, labels, *shape).to(self.device)
+        return State(self.setting, len(names), clips, folds)
+
+
+def search_job(state: State, job: tuple[str, Path, str, int, int]) -> dict[str, Any]:
+    """One search on the training part of a fold."""
+    name, config, space, max_macs, fold = job
+    part = state.folds[fold - 1]
+    found = search(
+        config,
+        space,
+        max_macs,
+        state.num_classes,
+        state.clips.select(part.inner_train),
+        state.clips.select(part.inner_val),
+        state.setting,
+        seed=fold,
+    )
+    return dict(name=name, fold=fold, max_macs=max_macs, **found)
+
+
+def train_job(
+    state: State, job: tuple[str, Spec, int, float, int, bool]
+) -> dict[str, Any]:
+    """One training, on a fold or on the inner split of its training part."""
+    name, spec, fold, lr, seed, inner = job
+    part = state.folds[fold - 1]
+    clips = state.clips.select(part.inner_train if inner else part.train)
+    test = state.clips.select(part.inner_val if inner else part.val)
+    result = train(spec, state.num_classes, clips, test, state.setting, lr, seed)
+    return dict(identity(name, spec, fold, lr, seed), **result)
+
+
+def identity(name: str, spec: Spec, fold: int, lr: float, seed: int) -> dict[str, Any]:
+    """What tells one training from another."""
+    blocks = None if isinstance(spec, str) else " ".join(spec["blocks"])
+    return dict(name=name, blocks=blocks, fold=fold, lr=lr, seed=seed)
+
+
+class Study:
+    """Searches, the choice of learning rates, and trainings, one after the other.
+
+    Args:
+        loader: Builds clips and folds.
+        work_dir: Where results go.
+        workers: Processes, each with one thread. Default 1.
+
+    Raises:
+        ValueError: The results in ``work_dir`` had other settings.
+    """
+
+    def __init__(self, loader: Loader, work_dir: Path, workers: int = 1) -> None:
+        self.loader, self.work_dir, self.workers = loader, work_dir, workers
+        self.setting = loader.setting
+        names, labels, folds = read_folds(loader.folder)
+        self.num_classes, self.num_folds = len(names), len(folds)
+        settings = asdict(self.setting)
+        settings.pop("learning_rates")  # a later call may add one
+        settings |= dict(data=loader.folder.name, clips=len(labels))
+        settings |= dict(device=loader.device)
+        searches = {k: v for k, v in settings.items() if k != "epochs"}
+        settings.pop("search_epochs")
+        self.searches = JobLog(work_dir, "searches", searches)
+        self.tuning = JobLog(work_dir, "tuning", settings)
+        self.trainings = JobLog(work_dir, "trainings", settings)
+
+    def macs(self, spec: Spec) -> int:
+        """Multiply-accumulates of one view."""
+        return int(measure(spec, self.num_classes, self.setting, runs=1)["macs"])
+
+    def search(
+        self, config: Path, space: str, budgets: Sequence[str], folds: Sequence[int]
+    ) -> dict[str, dict[int, Spec]]:
+        """Search each fold under each budget.
+
+        Args:
+            config: Search config.
+            space: Name of the space.
+            budgets: Models of the zoo whose multiply-accumulates are the budgets.
+            folds: Numbers of the folds, from 1.
+
+        Returns:
+            Name of the row -> fold -> genotype.
+        """
+        names = {f"{space} <= {model}": model for model in budgets}
+        limits = {name: self.macs(model) for name, model in names.items()}
+        jobs = [
+            (name, config, space, limit, fold)
+            for fold in folds
+            for name, limit in limits.items()
+        ]
+        done = {(r["name"], r["fold"]) for r in self.searches.records}
+        jobs = [job for job in jobs if (job[0], job[-1]) not in done]
+        run_jobs(jobs, search_job, self.loader, self.searches, self.workers, "Searches")
+        return {
+            name: {
+                r["fold"]: r["genotype"]
+                for r in self.searches.records
+                if r["name"] == name and r["fold"] in folds
+            }
+            for name in names
+        }
+
+    def train(
+        self, rows: Mapping[str, Mapping[int, Spec]], seeds: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """Choose learning rates, then train every row on each of its folds.
+
+        Args:
+            rows: Name -> fold -> network.
+            seeds: Of the trainings; the first one also chooses the learning rates.
+
+        Returns:
+            A record per training.
+        """
+        places = [
+            (n, spec, f) for n, by_fold in rows.items() for f, spec in by_fold.items()
+        ]
+        rates = self.setting.learning_rates
+        if len(rates) > 1:
+            jobs = [(*place, lr, seeds[0], True) for place in places for lr in rates]
+            self._run(jobs, self.tuning, "Learning rates")
+        jobs = [
+            (*place, self._chosen(*place, seeds[0]), seed, False)
+            for seed in seeds
+            for place in places
+        ]
+        self._run(jobs, self.trainings, "Trainings")
+        wanted = [identity(*job[:-1]) for job in jobs]
+        return [r for r in self.trainings.records if _pick(r, wanted[0]) in wanted]
+
+    def _run(self, jobs: Sequence[tuple], log: JobLog, title: str) -> None:
+        done = [_pick(r, identity("", "", 0, 0, 0)) for r in log.records]
+        missing = [job for job in jobs if identity(*job[:-1]) not in done]
+        run_jobs(missing, train_job, self.loader, log, self.workers, title)
+
+    def _chosen(self, name: str, spec: Spec, fold: int, seed: int) -> float:
+        """The learning rate of a network on a fold: the best on the held-out clips, the
+        lower one where two tie."""
+        rates = self.setting.learning_rates
+        if len(rates) == 1:
+            return rates[0]
+        wanted = [identity(name, spec, fold, lr, seed) for lr in rates]
+        found = [r for r in self.tuning.records if _pick(r, wanted[0]) in wanted]
+        return max(found, key=lambda r: (r["accuracy"], -r["lr"]))["lr"]
+
+
+def _pick(record: dict[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: record[key] for key in keys}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA_FOLDER")
+    add("--models", nargs="*", default=MODELS, help="of the zoo")
+    add(
+        "--genotypes",
+        nargs="*",
+        default=[],
+        metavar="NAME=FILE",
+        help="networks to train on every fold; they must not have seen its test clips",
+    )
+    add("--search-space", default="light", help="searched per fold; none: no search")
+    add("--search-budgets", nargs="*", default=BUDGETS, help="models of the zoo")
+    add("--search-config", type=Path, default=SEARCH_CONFIG)
+    add("--folds", type=int, nargs="+", help="default: all; with --reduced 1 2")
+    add("--seeds", type=int, nargs="+", help="default: 0 1 2; with --reduced 0")
+    add("--reduced", action="store_true", help="small and short, for a CPU")
+    for field in dataclasses.fields(Setting):
+        option = f"--{field.name.replace('_', '-')}"
+        if field.name == "learning_rates":
+            add(option, type=float, nargs="+")
+        else:
+            add(option, type=type(field.default))
+    add("--workers", type=int, default=1, help="processes of one thread each")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--work-dir", type=Path, default=ROOT / "work_dirs" / "real_clips")
+    add("--out", type=Path, help="default: WORK_DIR/real_clips.json")
+    return parser.parse_args(argv)
+
+
+def setting_of(args: argparse.Namespace) -> Setting:
+    """The setting that the options ask for."""
+    changes = {
+        field.name: getattr(args, field.name)
+        for field in dataclasses.fields(Setting)
+        if getattr(args, field.name) is not None
+    }
+    if "learning_rates" in changes:
+        changes["learning_rates"] = tuple(changes["learning_rates"])
+    return dataclasses.replace(REDUCED if args.reduced else Setting(), **changes)
+
+
+def read_genotypes(texts: Sequence[str]) -> dict[str, Spec]:
+    """Networks out of ``NAME=FILE``.
+
+    Raises:
+        ValueError: A text of another form, or a file that is no genotype.
+        FileNotFoundError: There is no such file.
+    """
+    networks: dict[str, Spec] = {}
+    for text in texts:
+        name, separator, path = text.partition("=")
+        if not separator:
+            raise ValueError(f"--genotypes: found {text!r}, expected NAME=FILE")
+        networks[name] = json.loads(load_genotype(path).to_json())
+    return networks
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    check_device(args.device)
+    setting = setting_of(args)
+    study = Study(Loader(args.data, setting, args.device), args.work_dir, args.workers)
+    default = range(1, 3 if args.reduced else study.num_folds + 1)
+    folds = list(args.folds or default)
+    for fold in folds:
+        if not 1 <= fold <= study.num_folds:
+            raise ValueError(f"--folds: found {fold}, expected 1 to {study.num_folds}")
+    seeds = args.seeds or ([0] if args.reduced else [0, 1, 2])
+    fixed: dict[str, Spec] = {name: name for name in args.models}
+    fixed |= read_genotypes(args.genotypes)
+    rows: dict[str, dict[int, Spec]] = {
+        name: dict.fromkeys(folds, spec) for name, spec in fixed.items()
+    }
+    if args.search_space != "none":
+        rows |= study.search(
+            args.search_config, args.search_space, args.search_budgets, folds
+        )
+    records = study.train(rows, seeds)
+    costs = {
+        name: [
+            measure(spec, study.num_classes, setting, args.device)
+            for spec in ([by_fold[folds[0]]] if name in fixed else by_fold.values())
+        ]
+        for name, by_fold in rows.items()
+    }
+    result = dict(
+        provenance("benchmarks/real_clips.py", args.device),
+        reduced=args.reduced,
+        settings=dict(asdict(setting), folds=folds, seeds=seeds),
+        searches=study.searches.records,
+        tuning=study.tuning.records,
+        trainings=records,
+        **summarise(records, costs, list(rows)),
+    )
+    print(write_report(result, args.out or args.work_dir / "real_clips.json"))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,248 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""A folder of real clips in folds, decoded once and held in memory.
+
+The folder holds ``classes.txt`` (one name per line) and, for each fold from 1 up,
+``foldN_train.txt`` and ``foldN_val.txt`` (``path class_id`` per line, paths from the
+folder). Nothing of it is written anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from benchmarks.clips import decode, resize
+
+MIN_AREA = 0.4
+RATIOS = (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Clips of a fold, as rows of :class:`RealClips`.
+
+    Args:
+        train: To train on.
+        val: To test on: other scenes.
+        inner_train: Those of ``train`` that are not in ``inner_val``.
+        inner_val: Those of ``train`` that the next fold tests on. What is tuned or
+            searched is judged by them, so that ``val`` stays unseen.
+    """
+
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    inner_train: tuple[int, ...]
+    inner_val: tuple[int, ...]
+
+
+def read_folds(folder: str | Path) -> tuple[list[str], dict[str, int], list[Fold]]:
+    """The lists of a data folder.
+
+    Returns:
+        Class names, the class id of each clip by its path, and the folds; rows of a
+        fold count in the order of the second.
+
+    Raises:
+        FileNotFoundError: A list is missing.
+        ValueError: A line does not parse, a clip is in both lists of a fold or has two
+            classes, or an inner list would be empty.
+    """
+    folder = Path(folder)
+    names = (folder / "classes.txt").read_text().split()
+    lists: list[tuple[list[str], list[str]]] = []
+    labels: dict[str, int] = {}
+    while (folder / f"fold{len(lists) + 1}_train.txt").is_file():
+        number = len(lists) + 1
+        pair = tuple(
+            _read_list(folder / f"fold{number}_{part}.txt", labels, len(names))
+            for part in ("train", "val")
+        )
+        shared = set(pair[0]) & set(pair[1])
+        if shared:
+            raise ValueError(
+                f"{folder.name}: fold {number}: found {sorted(shared)[0]!r} in both "
+                "lists, expected every clip in one"
+            )
+        lists.append((pair[0], pair[1]))
+    if len(lists) < 2:
+        raise FileNotFoundError(
+            f"{folder}: found {len(lists)} folds, expected fold1_train.txt, "
+            "fold1_val.txt, fold2_train.txt and so on"
+        )
+    rows = {path: row for row, path in enumerate(labels)}
+    folds = []
+    for number, (train, val) in enumerate(lists):
+        held_out = set(lists[(number + 1) % len(lists)][1])
+        inner = [path for path in train if path in held_out]
+        rest = [path for path in train if path not in held_out]
+        if not inner or not rest:
+            raise ValueError(
+                f"{folder.name}: fold {number + 1}: found {len(inner)} training clips "
+                "that the next fold tests on, expected some of them, and some others"
+            )
+        folds.append(
+            Fold(*(tuple(rows[p] for p in part) for part in (train, val, rest, inner)))
+        )
+    return names, labels, folds
+
+
+def _read_list(path: Path, labels: dict[str, int], num_classes: int) -> list[str]:
+    clips = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        name, _, text = line.strip().rpartition(" ")
+        label = int(text) if text.isdecimal() else -1
+        if not name or not 0 <= label < num_classes:
+            raise ValueError(
+                f"{path.name}: line {number}: found {line!r}, expected a path and a "
+                f"class id from 0 to {num_classes - 1}"
+            )
+        if labels.setdefault(name, label) != label:
+            raise ValueError(
+                f"{path.name}: line {number}: found class {label} for {name!r}, "
+                f"expected {labels[name]} as in another list"
+            )
+        clips.append(name)
+    return clips
+
+
+class RealClips:
+    """Clips in memory, with the augmentation that every network gets.
+
+    A training view: the clip is cut into as many equal parts as a view has frames, and
+    one frame of each is drawn; one crop for all of them, of 0.4 to 1 times the area and
+    a side ratio of 3/4 to 4/3. Else the middle frame of each part and the largest
+    square in the middle. No flip: a mirror may turn one class into another.
+
+    Args:
+        frames: (N, S, h, w, 3), uint8: S frames of each clip at even distances.
+        labels: (N,), class ids.
+        clip_len: Frames of a view.
+        crop: Height and width of a view in pixels.
+
+    Raises:
+        ValueError: Fewer frames are stored than a view has.
+    """
+
+    def __init__(
+        self, frames: Tensor, labels: Tensor, clip_len: int, crop: int
+    ) -> None:
+        if frames.shape[1] < clip_len:
+            raise ValueError(
+                f"stored_frames: found {frames.shape[1]}, expected {clip_len} or more, "
+                "the frames of a view"
+            )
+        self.frames = frames
+        self.labels = labels
+        self.clip_len = clip_len
+        self.crop = crop
+
+    @classmethod
+    def read(
+        cls,
+        folder: str | Path,
+        labels: dict[str, int],
+        clip_len: int,
+        crop: int,
+        stored_frames: int,
+    ) -> RealClips:
+        """Decode clips: ``stored_frames`` frames of each at even distances, resized to
+        8/7 of the crop in height, and to one common width.
+
+        Args:
+            folder: Where paths start.
+            labels: Class id of each clip by its path.
+            clip_len: Frames of a view.
+            crop: Height and width of a view in pixels.
+            stored_frames: Frames kept of each clip.
+
+        Raises:
+            FileNotFoundError: A video is missing.
+        """
+        clips: list[np.ndarray] = []
+        height, width = round(crop * 8 / 7), 0
+        for name in labels:
+            path = Path(folder) / name
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: no such file, though it is in a list")
+            video = decode(path)
+            # The middle of each of so many equal parts.
+            positions = (np.arange(stored_frames) + 0.5) * len(video) / stored_frames
+            video = video[positions.astype(int)]
+            width = width or round(height * video.shape[2] / video.shape[1])
+            clips.append(resize(video, height, width))
+        frames = torch.from_numpy(np.stack(clips))
+        return cls(frames, torch.tensor(list(labels.values())), clip_len, crop)
+
+    def to(self, device: str | torch.device) -> RealClips:
+        """The clips on a device."""
+        return RealClips(
+            self.frames.to(device), self.labels.to(device), self.clip_len, self.crop
+        )
+
+    def select(self, rows: Sequence[int]) -> RealClips:
+        """Some of the clips, in the order given."""
+        chosen = torch.as_tensor(rows, device=self.labels.device)
+        return RealClips(
+            self.frames[chosen], self.labels[chosen], self.clip_len, self.crop
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def views(
+        self, indices: Sequence[int], seeds: Sequence[int] | None = None
+    ) -> Tensor:
+        """Views of some clips, float32, 0 to 255.
+
+        Args:
+            indices: Which clips, N of them.
+            seeds: One for each, that its augmentation follows from. Default None: the
+                view that a network is tested on.
+
+        Returns:
+            (N, 3, T, crop, crop).
+        """
+        made = []
+        for number, index in enumerate(indices):
+            generator = None if seeds is None else np.random.default_rng(seeds[number])
+            times = self._times(generator)
+            top, left, height, width = self._box(generator)
+            frames = self.frames[index, torch.from_numpy(times).to(self.frames.device)]
+            part = frames[:, top : top + height, left : left + width].permute(
+                0, 3, 1, 2
+            )
+            size = (self.crop, self.crop)
+            made.append(
+                interpolate(part.float(), size, mode="bilinear", antialias=True)
+            )
+        return torch.stack(made).transpose(1, 2).contiguous()
+
+    def _times(self, generator: np.random.Generator | None) -> np.ndarray:
+        """Which frames of those stored: one of each part."""
+        edges = np.arange(self.clip_len + 1) * self.frames.shape[1] // self.clip_len
+        if generator is None:
+            return (edges[:-1] + edges[1:] - 1) // 2
+        return generator.integers(edges[:-1], edges[1:])
+
+    def _box(self, generator: np.random.Generator | None) -> tuple[int, int, int, int]:
+        """Top, left, height and width of the crop, in pixels of what is stored."""
+        full_height, full_width = self.frames.shape[2:4]
+        if generator is None:
+            side = min(full_height, full_width)
+            return (full_height - side) // 2, (full_width - side) // 2, side, side
+        area = full_height * full_width * generator.uniform(MIN_AREA, 1)
+        ratio = math.exp(generator.uniform(*np.log(RATIOS)))
+        height = min(round(math.sqrt(area / ratio)), full_height)
+        width = min(round(math.sqrt(area * ratio)), full_width)
+        top = int(generator.integers(full_height - height + 1))
+        left = int(generator.integers(full_width - width + 1))
+        return top, left, height, width
