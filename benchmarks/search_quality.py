@@ -294,7 +294,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.workers,
         "Searches",
     )
-    records = [r for r in log.records if (r["variant"], r["seed"]) in wanted]
+    by_job = {(record["variant"], record["seed"]): record for record in log.records}
+    names = [name for name in VARIANTS if name in args.variants]
+    records = [by_job[name, seed] for name in names for seed in args.seeds]
     result = dict(
         provenance("benchmarks/search_quality.py", args.device),
         settings=loader.settings(),
