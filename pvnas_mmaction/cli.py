@@ -348,10 +348,7 @@ def _export_ranks(launcher: str) -> None:
 def build_runner(cfg: Config) -> Runner:
     """Build the runner that a config describes."""
     start_distributed(cfg)
-    if "runner_type" in cfg:
-        runner = RUNNERS.build(cfg)
-    else:
-        runner = Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     # The report reads both back.
     runner.logger.info(f"Command: {shlex.join(sys.argv)}")
     runner.logger.info(f"Version: pvnas_mmaction {__version__}")
