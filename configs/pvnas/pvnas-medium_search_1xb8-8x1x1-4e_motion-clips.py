@@ -21,5 +21,6 @@ optim_wrapper = dict(
 custom_hooks = [
     dict(type="LRDiversityHook", num_cycles=1),
     dict(type="SearchHistoryHook", interval=10),
+    dict(type="GenotypePictureHook"),
     dict(type="SkippedClipsHook"),
 ]

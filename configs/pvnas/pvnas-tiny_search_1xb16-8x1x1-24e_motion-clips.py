@@ -20,5 +20,6 @@ optim_wrapper = dict(
 custom_hooks = [
     dict(type="LRDiversityHook", num_cycles=2, warmup=0.4, weights_lr_floor=0.1),
     dict(type="SearchHistoryHook", interval=10),
+    dict(type="GenotypePictureHook"),
     dict(type="SkippedClipsHook"),
 ]

@@ -5,3 +5,8 @@ default_hooks = dict(checkpoint=dict(save_best=None))
 # The search loop reduces the gradients of a sampled path itself. The scope is
 # needed here: MMEngine looks a wrapper up in its own registry.
 model_wrapper_cfg = dict(type="mmaction.SearchDataParallel")
+
+# Scalars and a picture of each network found. For Weights & Biases add
+# dict(type="WandbVisBackend").
+vis_backends = [dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]
+visualizer = dict(type="ActionVisualizer", vis_backends=vis_backends)
