@@ -20,7 +20,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from pvnas_mmaction import cli
+from pvnas_mmaction import __version__, cli
 from pvnas_mmaction.genotype import save_genotype
 from pvnas_mmaction.search_space import SearchSpace
 
@@ -579,6 +579,8 @@ def trained(motion_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_run_obeys_the_options(trained: Path) -> None:
     log = full_log(trained / "work")
     assert "seed: 3" in log
+    assert "Command: " in log and "--seed 3" in log
+    assert f"Version: pvnas_mmaction {__version__}" in log
     assert "type='CPUAmpOptimWrapper'" in log
     assert "Scaling the original LR by 0.5" in log
     cfg = Config.fromfile(next((trained / "work").glob("*.py")))
