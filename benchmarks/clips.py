@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,7 +120,7 @@ class MotionClips:
         path = Path(cache) / f"clips_{split}_{digest}.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
+            partial = path.with_suffix(f".{os.getpid()}.partial")
             with partial.open("wb") as stream:
                 np.save(stream, _decode(folder, names, size))
             partial.replace(path)

@@ -20,7 +20,7 @@ from mmengine.registry import init_default_scope
 
 from benchmarks.clips import ClipSource
 from pvnas_mmaction import diversity
-from pvnas_mmaction.cost import check_input_shape, network_cost
+from pvnas_mmaction.cost import check_input_shape, layer_costs, network_cost
 from pvnas_mmaction.derive import derive
 from pvnas_mmaction.engine.archive import Archive, ArchiveEntry
 from pvnas_mmaction.engine.budget import CostPenalty, build_budget
@@ -32,7 +32,12 @@ from pvnas_mmaction.engine.search_data import (
     derived_seed,
     split_by_class,
 )
-from pvnas_mmaction.engine.search_loop import DEFAULT_RELAXATIONS
+from pvnas_mmaction.engine.search_loop import (
+    DEFAULT_RELAXATIONS,
+    best_judged,
+    costliest,
+    is_largest_step,
+)
 from pvnas_mmaction.engine.steps import (
     alpha_step,
     reestimated_batch_norm,
@@ -78,7 +83,13 @@ class MemorySearch:
     ) -> None:
         init_default_scope("mmaction")
         self.train, self.val, self.seed = train, val, seed
-        self.settings = dict(alpha_share=0.5, calibration_batches=8, cost=None)
+        self.settings = dict(
+            alpha_share=0.5,
+            calibration_batches=8,
+            cost=None,
+            num_ranked=1,
+            largest_every=0,
+        )
         self.settings.update(cfg.train_cfg.to_dict())
         batch_size = cfg.train_dataloader.batch_size
         torch.manual_seed(seed)
@@ -111,6 +122,7 @@ class MemorySearch:
         self.optimizers = build_optim_wrapper(self.model, cfg.optim_wrapper)
         self.schedule = self._build_schedule(cfg)
         self.penalty = self._build_penalty()
+        self.largest = self._largest()
         self.archive = Archive()
         self.alpha_steps = 0
         self.clips = self.forward_clips = 0
@@ -143,6 +155,15 @@ class MemorySearch:
         budget = build_budget(settings, self.space, self.input_shape, self.num_classes)
         return CostPenalty(budget, **settings)
 
+    def _largest(self) -> Path:
+        """The path of the costliest candidate of each layer."""
+        if self.penalty is not None:
+            costs = self.penalty.budget.per_layer
+        else:
+            layers = layer_costs(self.space, self.input_shape)
+            costs = [[cost.macs for cost in layer] for layer in layers]
+        return self.supernet.path_of(costliest(costs))
+
     # -- searching ------------------------------------------------------------------
 
     def run(self) -> ArchiveEntry:
@@ -158,9 +179,13 @@ class MemorySearch:
         """A weights step, an alpha step unless the alphas rest, and the feedback."""
         schedule, kinds = self.schedule, self.relaxations
         resting = schedule.alphas_lr(step) == 0
-        path = self._sample(
-            kinds["warmup" if resting else "weights"], Stream.WEIGHTS_PATH, step
-        )
+        first_warmup = resting and not self.archive.entries
+        if first_warmup and is_largest_step(step, self.settings["largest_every"]):
+            path = self.largest
+        else:
+            path = self._sample(
+                kinds["warmup" if resting else "weights"], Stream.WEIGHTS_PATH, step
+            )
         batch = self._batch(self.weights_batches.batch(step))
         torch.manual_seed(derived_seed(self.seed, Stream.WEIGHTS_DROPOUT, step, 0))
         weights_step(self.model, self.supernet, batch, path, self.optimizers["weights"])
@@ -244,7 +269,7 @@ class MemorySearch:
         self.optimizers["alphas"].zero_grad()
 
     def _archive_network(self, cycle: int, step: int) -> ArchiveEntry:
-        indices = self.derive()
+        indices, accuracy = best_judged(self.derive(), self.evaluate)
         blocks = self.space.genotype(indices).blocks
         cost = network_cost(
             self.space.skeleton, blocks, self.input_shape, self.num_classes
@@ -255,7 +280,7 @@ class MemorySearch:
             blocks=blocks,
             macs=cost.macs,
             params=cost.params,
-            accuracy=self.evaluate(indices),
+            accuracy=accuracy,
             distance=self.archive.distance(blocks),
             diversity=diversity.diversity(self._probabilities()),
             file=f"genotypes/cycle_{cycle + 1:02d}.json",
@@ -263,14 +288,16 @@ class MemorySearch:
         self.archive.add(entry)
         return entry
 
-    def derive(self) -> tuple[int, ...]:
-        """The most probable network that keeps the budget, as candidate indices."""
+    def derive(self) -> list[tuple[int, ...]]:
+        """The ``num_ranked`` most probable networks that keep the budget, as candidate
+        indices, the most probable first."""
         log_probs = [
             torch.log_softmax(alpha.detach().double() / self.supernet.tau, 0).tolist()
             for alpha in self.supernet.alphas
         ]
         budgets = [self.penalty.budget] if self.penalty else []
-        return derive(log_probs, budgets)[0].indices
+        found = derive(log_probs, budgets, self.settings["num_ranked"])
+        return [network.indices for network in found]
 
     # -- judging --------------------------------------------------------------------
 

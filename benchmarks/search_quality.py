@@ -37,24 +37,31 @@ from pvnas_mmaction.search_space import SearchSpace
 from pvnas_mmaction.timing import check_device
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = (
-    ROOT / "configs" / "pvnas" / "pvnas-tiny_search_1xb16-8x1x1-24e_motion-clips.py"
-)
+CONFIG = ROOT / "configs" / "pvnas" / "pvnas-tiny_search_1xb16-6x1x1-6e_motion-clips.py"
 LOG = "searches"
 MODES = ("constant", "cosine", "cyclic", "diversity")
-# What differs from the config. `hook` is of LRDiversityHook.
+# What differs from the config: in LRDiversityHook, and in train_cfg.
 VARIANTS: dict[str, dict[str, Any]] = {
     **{mode: dict(hook=dict(mode=mode)) for mode in MODES},
-    "softmax": dict(hook=dict(mode="diversity"), relaxations=dict(alphas="softmax")),
-    "gumbel_st": dict(
-        hook=dict(mode="diversity"), relaxations=dict(alphas="gumbel_st")
-    ),
+    "gumbel_st": dict(train_cfg=dict(relaxations=dict(alphas="gumbel_st"))),
+    # Plain DARTS: all candidates in every step, one cosine, the most probable network.
+    # Epochs and warm-up are such that it sees as many clips as the default.
     "darts": dict(
-        hook=dict(mode="cosine", warmup=0.0),
-        relaxations=dict(warmup="softmax", weights="softmax", alphas="softmax"),
+        hook=dict(mode="cosine", warmup=0.2),
+        train_cfg=dict(
+            relaxations=dict(warmup="softmax", weights="softmax", alphas="softmax"),
+            max_epochs=5,
+            num_ranked=1,
+        ),
     ),
-    "budget": dict(hook=dict(mode="diversity"), budget=True),
+    "budget": dict(budget=True),
+    # What two parts of the default add.
+    "no_largest": dict(train_cfg=dict(largest_every=0)),
+    "no_ranking": dict(train_cfg=dict(num_ranked=1)),
+    "softmax": dict(train_cfg=dict(relaxations=dict(alphas="softmax"))),
 }
+# Not run unless named: four times the time of the default.
+DEFAULT_VARIANTS = [name for name in VARIANTS if name != "softmax"]
 
 
 def variant_config(cfg: Config, name: str, median_macs: int) -> Config:
@@ -69,10 +76,8 @@ def variant_config(cfg: Config, name: str, median_macs: int) -> Config:
     changes = VARIANTS[name]
     for hook in cfg.custom_hooks:
         if hook["type"] == "LRDiversityHook":
-            hook.update(changes["hook"])
-    if "relaxations" in changes:
-        kept = cfg.train_cfg.get("relaxations") or {}
-        cfg.train_cfg.relaxations = {**kept, **changes["relaxations"]}
+            hook.update(changes.get("hook", {}))
+    cfg.train_cfg.update(changes.get("train_cfg", {}))
     cfg.train_cfg.cost = (
         dict(kind="flops", budget=median_macs) if changes.get("budget") else None
     )
@@ -102,7 +107,7 @@ class Loader:
         options: Changes to it, as ``--cfg-options`` gives them.
         cache: Folder for decoded clips.
         train_clips: Clips to search on. Default None: those of the table's trainings.
-        num_ranked: How many networks are judged with inherited weights. Default 60.
+        num_ranked: How many networks are judged with inherited weights. Default 40.
         device: Where searches run. Default ``"cpu"``.
 
     Raises:
@@ -115,7 +120,7 @@ class Loader:
     options: dict[str, Any] = field(default_factory=dict)
     cache: Path | None = None
     train_clips: int | None = None
-    num_ranked: int = 60
+    num_ranked: int = 40
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -255,10 +260,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--table", type=Path, default=DEFAULT, help="default: the project's own")
     add("--config", type=Path, default=CONFIG, help="search config of the default")
     add("--cfg-options", nargs="+", action=DictAction, default={})
-    add("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    add("--variants", nargs="+", choices=VARIANTS, default=DEFAULT_VARIANTS)
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     add("--train-clips", type=int, help="default: those of the table's trainings")
-    add("--ranked", type=int, default=60, help="networks judged by inherited weights")
+    add("--ranked", type=int, default=40, help="networks judged by inherited weights")
     add("--baseline-seeds", type=int, default=1000, help="runs of each baseline")
     add("--workers", type=int, default=1, help="processes of one thread each")
     add("--device", default="cpu", help="cpu or cuda")

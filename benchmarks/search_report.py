@@ -109,6 +109,10 @@ def judge_all(
 ) -> dict[str, Any]:
     """Judge every run, run the baselines at equal compute, and check what is required.
 
+    The baselines run twice: with as many trainings as the default's clips are worth,
+    and ("all compute") as they are worth where a clip counts once for every candidate
+    that it runs through per layer, with the validations at the ends of cycles on top.
+
     Args:
         records: Runs of ``search_quality.py``, each with its variant and seed.
         table: The ground truth.
@@ -127,15 +131,21 @@ def judge_all(
         if variant not in groups:
             continue
         clips = statistics.median(run["clips"] for run in groups[variant])
+        # A forward alone is a third of forward and backward.
+        everything = statistics.median(
+            run["path_clips"] + run["forward_clips"] / 3 for run in groups[variant]
+        )
         max_macs = groups[variant][0]["max_macs"]
         for name in BASELINES:
-            found = run_baseline(name, table, clips, baseline_seeds, max_macs)
-            judged = [
-                {**run, **judge(_priced(run, table, max_macs), table)} for run in found
-            ]
-            rows[f"{name}{suffix}"] = dict(
-                summarise(judged), trainings=affordable(clips, table)
-            )
+            for allowed, kind in ((clips, ""), (everything, ", all compute")):
+                found = run_baseline(name, table, allowed, baseline_seeds, max_macs)
+                judged = [
+                    {**run, **judge(_priced(run, table, max_macs), table)}
+                    for run in found
+                ]
+                rows[f"{name}{kind}{suffix}"] = dict(
+                    summarise(judged), trainings=affordable(allowed, table)
+                )
     return dict(
         table=dict(
             networks=len(table),

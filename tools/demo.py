@@ -37,14 +37,14 @@ from pvnas_mmaction.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "pvnas"
-SEARCH = CONFIGS / "pvnas-tiny_search_1xb16-8x1x1-24e_motion-clips.py"
-RETRAIN = CONFIGS / "pvnas-tiny_retrain_1xb16-8x1x1-12e_motion-clips.py"
+SEARCH = CONFIGS / "pvnas-tiny_search_1xb16-6x1x1-6e_motion-clips.py"
+RETRAIN = CONFIGS / "pvnas-tiny_retrain_1xb16-6x1x1-2e_motion-clips.py"
 OWN_SEARCH = CONFIGS / "pvnas-tiny_search_1xb16-u8-30e_custom-rgb.py"
 OWN_RETRAIN = CONFIGS / "pvnas-tiny_retrain_1xb16-u8-60e_custom-rgb.py"
 CONTROL = CONFIGS / "genotypes" / "mb_t1_tiny.json"
 # Easy enough to be learnt in minutes on a CPU.
-CLIPS = ["--size", 32, "--frames", 12, "--speed-range", 0.06, 0.12, "--objects", 2]
-CLIPS += ["--clutter", 0, "--noise", 0.01]
+CLIPS = ["--size", 32, "--frames", 12, "--speed-range", 0.025, 0.035, "--objects", 8]
+CLIPS += ["--clutter", 0, "--noise", 0, "--min-contrast", 0.9]
 # Lines of a log that tell how it goes.
 TELLING = re.compile(r"Cycle \d|Epoch\(val\)|Search space|Search done|acc/top1")
 
@@ -100,6 +100,7 @@ class Setting:
         options: --cfg-options of both and of the test.
         search_options: Further ones of the search.
         retrain_options: Further ones of the retraining.
+        frames: Frames of a view.
         size: Height and width of the frames in pixels.
         num_classes: Number of classes.
         environment: Variables that the configs read.
@@ -110,6 +111,7 @@ class Setting:
     options: list[str]
     search_options: list[str]
     retrain_options: list[str]
+    frames: int
     size: int
     num_classes: int
     environment: dict[str, str]
@@ -122,7 +124,7 @@ def motion_clips(data_root: Path) -> Setting:
         field = f"{split}_dataloader.dataset"
         options += [f"{field}.ann_file={data_root / file}.txt"]
         options += [f"{field}.data_prefix.video={data_root}"]
-    return Setting(SEARCH, RETRAIN, options, [], [], 32, 8, {})
+    return Setting(SEARCH, RETRAIN, options, [], [], 6, 20, 8, {})
 
 
 def own_videos(args: argparse.Namespace) -> Setting:
@@ -150,6 +152,7 @@ def own_videos(args: argparse.Namespace) -> Setting:
         options,
         search,
         retrain,
+        8,
         size,
         args.num_classes,
         environment,
@@ -190,7 +193,7 @@ def temporal_share(search: Path) -> tuple[float, float]:
 
 def row(name: str, genotype: Genotype, top1: float, setting: Setting) -> str:
     """A line of the table."""
-    shape = (3, 8, setting.size, setting.size)
+    shape = (3, setting.frames, setting.size, setting.size)
     cost = network_cost(genotype.skeleton, genotype.blocks, shape, setting.num_classes)
     return (
         f"| {name} | {' '.join(genotype.blocks)} | {cost.macs / 1e9:.4f} | "
@@ -206,8 +209,8 @@ def parse_args() -> argparse.Namespace:
     add("--work-dir", type=Path, default=Path("work_dirs/demo"))
     add("--data", type=Path, default=Path("data/motion_clips"))
     add("--seed", type=int, default=0, help="of the search and the trainings")
-    add("--num-train", type=int, default=2048, help="training clips")
-    add("--num-val", type=int, default=256, help="validation clips")
+    add("--num-train", type=int, default=6144, help="training clips")
+    add("--num-val", type=int, default=1024, help="validation clips")
     own = parser.add_argument_group("your own videos")
     add = own.add_argument
     add("--ann-file-train", type=Path, help="list with one 'path class_id' per line")

@@ -21,31 +21,38 @@ from pvnas_mmaction.search_space import SearchSpace
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a training: SGD with momentum, a linear warm-up and one cosine to 0.
+    """Settings of a training: AdamW, a linear warm-up and one cosine to 0.
+
+    The sign of a motion is a symmetric pair of solutions: training lingers where it
+    knows the axis and not the sign, with small gradients. AdamW, which divides by
+    their size, leaves that place sooner than SGD with momentum.
 
     Args:
-        size: Height and width of a view in pixels. Default 32.
-        clip_len: Frames of a view. Default 8.
-        train_clips: The first so many clips of the training list. Default 1024.
-        epochs: Passes over them. Default 6.
+        size: Height and width of a view in pixels. Default 20.
+        clip_len: Frames of a view. Default 6.
+        train_clips: The first so many clips of the training list. Default 6144.
+        epochs: Passes over them. Default 1, so that no clip is seen twice and nothing
+            is overfitted.
         batch_size: Clips of a step. Default 16.
-        lr: Peak learning rate. Default 0.1.
-        momentum: Of SGD. Default 0.9.
-        weight_decay: On every weight. Default 1e-4.
+        lr: Peak learning rate. Default 0.006.
+        beta1: Decay of AdamW's mean of gradients. Default 0.9.
+        beta2: Decay of AdamW's mean of squared gradients. Default 0.99.
+        weight_decay: Decoupled, on every weight. Default 0.01.
         warmup: Share of the steps in which the learning rate rises. Default 0.1.
 
     Raises:
         ValueError: Fewer clips than one batch.
     """
 
-    size: int = 32
-    clip_len: int = 8
-    train_clips: int = 1024
-    epochs: int = 6
+    size: int = 20
+    clip_len: int = 6
+    train_clips: int = 6144
+    epochs: int = 1
     batch_size: int = 16
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    lr: float = 0.006
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.01
     warmup: float = 0.1
 
     def __post_init__(self) -> None:
@@ -127,11 +134,12 @@ def train_network(
     device = train.frames.device
     torch.manual_seed(derived_seed(seed, *indices))
     model = Classifier(space, indices, train.num_classes).to(device)
-    optimizer = torch.optim.SGD(
+    optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=recipe.lr,
-        momentum=recipe.momentum,
+        betas=(recipe.beta1, recipe.beta2),
         weight_decay=recipe.weight_decay,
+        fused=True,
     )
     step = 0
     for epoch in range(recipe.epochs):

@@ -42,9 +42,31 @@ def seed_correlations(table: GroundTruth) -> dict[tuple[int, int], float]:
     return found
 
 
+def regret_of_one_training(table: GroundTruth) -> dict[int, float]:
+    """What noise costs: for each seed, train every network once with it, take the best,
+    and see by the mean over the other seeds how much better their best is, a share.
+
+    Only networks with all seeds count; empty with fewer than two seeds or none such.
+    """
+    whole = [n for n in table.values() if len(n.trained) == len(table.seeds)]
+    if len(table.seeds) < 2 or not whole:
+        return {}
+
+    def others(network: Network, i: int) -> float:
+        return statistics.fmean((*network.trained[:i], *network.trained[i + 1 :]))
+
+    found = {}
+    for i, seed in enumerate(table.seeds):
+        chosen = max(whole, key=lambda network: network.trained[i])
+        best = max(others(network, i) for network in whole)
+        found[seed] = best - others(chosen, i)
+    return found
+
+
 def summarise(table: GroundTruth) -> str:
-    """Number of networks, best, median, their gap, and the seeds' correlation, with
-    whether the table is informative enough to judge a search by."""
+    """Number of networks, best, median, their gap, the seeds' correlation and what the
+    noise of one training costs, with whether the table is informative enough to judge a
+    search by."""
     accuracies = [network.accuracy for network in table.values()]
     best, median = table.best(), statistics.median(accuracies)
     gap = best.accuracy - median
@@ -64,6 +86,11 @@ def summarise(table: GroundTruth) -> str:
         lines.append(
             f"Spearman      {value:.4f} between seeds {a} and {b}; "
             f"{_verdict(value >= MIN_CORRELATION)} at least {MIN_CORRELATION}"
+        )
+    for seed, value in regret_of_one_training(table).items():
+        lines.append(
+            f"noise         the best by seed {seed} is {value:.4f} below the best by "
+            "the others"
         )
     return "\n".join(lines)
 

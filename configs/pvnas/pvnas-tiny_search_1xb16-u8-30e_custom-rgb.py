@@ -13,4 +13,6 @@ model = dict(
         in_channels=_base_.space.head_channels, num_classes=_base_.num_classes
     ),
 )
-train_cfg = dict(max_epochs=30, input_shape=(3, 8, 112, 112))
+train_cfg = dict(
+    max_epochs=30, input_shape=(3, 8, 112, 112), num_ranked=8, largest_every=2
+)

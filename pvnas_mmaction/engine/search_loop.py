@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,48 @@ from .steps import alpha_step, find_supernet, reestimated_batch_norm, weights_st
 DEFAULT_RELAXATIONS = dict(warmup="uniform", weights="gumbel_st", alphas="two_path")
 
 
+def check_count(name: str, value: int, least: int) -> None:
+    """Raise ValueError unless ``value`` is an integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(
+            f"{name}: found {value!r}, expected an integer of {least} or more"
+        )
+
+
+def costliest(costs: Sequence[Sequence[float]]) -> tuple[int, ...]:
+    """Index of the costliest candidate of each layer, the last one where several tie.
+
+    Args:
+        costs: Cost of each candidate, one list per layer.
+    """
+    return tuple(
+        max(range(len(layer)), key=lambda index: (layer[index], index))
+        for layer in costs
+    )
+
+
+def is_largest_step(step: int, largest_every: int) -> bool:
+    """Whether a step, counted from 0, runs the largest network; 0 is never."""
+    return largest_every > 0 and step % largest_every == 0
+
+
+def best_judged(
+    networks: Sequence[tuple[int, ...]],
+    evaluate: Callable[[tuple[int, ...]], float | None],
+) -> tuple[tuple[int, ...], float | None]:
+    """The most accurate network and its accuracy; the first where several tie, or where
+    there is no validation data (accuracy None).
+
+    Args:
+        networks: Candidate indices, the most probable first.
+        evaluate: Validation accuracy of a network.
+    """
+    judged = [(networks[0], evaluate(networks[0]))]
+    if judged[0][1] is not None:
+        judged += [(network, evaluate(network)) for network in networks[1:]]
+    return max(judged, key=lambda pair: pair[1] or 0.0)
+
+
 @LOOPS.register_module()
 class SearchLoop(EpochBasedTrainLoop):
     """Search a supernet.
@@ -40,8 +82,9 @@ class SearchLoop(EpochBasedTrainLoop):
     and, while the alphas' learning rate is above 0, an alpha step on a batch of the
     other half. Both halves come from the one training list, split by class.
 
-    The network of a cycle is derived exactly, under the budget if there is one, and
-    judged with inherited weights after its batch normalisation has been re-estimated.
+    The networks of a cycle are derived exactly, under the budget if there is one, and
+    judged with inherited weights after their batch normalisation has been re-estimated;
+    the most accurate is the cycle's genotype.
     :class:`LRDiversityHook` owns the learning rates and says when a cycle ends.
 
     Files, written by rank 0 to ``work_dir/search/``: ``space.json``, ``split.json``,
@@ -60,6 +103,14 @@ class SearchLoop(EpochBasedTrainLoop):
         calibration_batches: Batches of training clips from which batch normalisation
             is re-estimated before a network is judged. Default 8.
         metric: Validation metric that ranks genotypes. Default ``"acc/top1"``.
+        num_ranked: How many of the most probable networks are judged at the end of a
+            cycle. Default 1: only the most probable one.
+        largest_every: In the warm-up of the first cycle, every so many weights steps run
+            the costliest candidate of each layer in place of a sampled path (as in the
+            sandwich rule, Yu and Huang, 2019): what the largest network learns first
+            is then there for the others to share. Later cycles sample alone, so that
+            the largest network is not favoured when networks are ranked. Default 0:
+            never.
 
     Raises:
         ValueError: A setting that can't be used; says which and what was expected.
@@ -77,7 +128,11 @@ class SearchLoop(EpochBasedTrainLoop):
         alpha_share: float = 0.5,
         calibration_batches: int = 8,
         metric: str = "acc/top1",
+        num_ranked: int = 1,
+        largest_every: int = 0,
     ) -> None:
+        check_count("num_ranked", num_ranked, 1)
+        check_count("largest_every", largest_every, 0)
         self.data = SearchData(dataloader, alpha_share)
         self.data.set_up(runner, shared_seed(runner.seed))
         super().__init__(runner, self.data.weights_loader, max_epochs)
@@ -113,6 +168,8 @@ class SearchLoop(EpochBasedTrainLoop):
         self._costs = self._cost_table()
         self.calibration_batches = calibration_batches
         self.metric = metric
+        self.num_ranked = num_ranked
+        self.largest_every = largest_every
         self.archive = Archive()
         self.alpha_steps = 0
         self._alpha_batches: Iterator[dict] | None = None
@@ -186,9 +243,14 @@ class SearchLoop(EpochBasedTrainLoop):
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
         wrappers = self.runner.optim_wrapper
         resting = wrappers["alphas"].optimizer.param_groups[0]["lr"] == 0
-        path = self._sample(
-            self.relaxations["warmup" if resting else "weights"], Stream.WEIGHTS_PATH
-        )
+        first_warmup = resting and not self.archive.entries
+        if first_warmup and is_largest_step(self._iter, self.largest_every):
+            path = self.supernet.path_of(costliest(self._costs[1]))
+        else:
+            path = self._sample(
+                self.relaxations["warmup" if resting else "weights"],
+                Stream.WEIGHTS_PATH,
+            )
         check_ranks_agree(self._iter, path, list(self.supernet.alphas))
         self._seed_dropout(Stream.WEIGHTS_DROPOUT)
         outputs = weights_step(
@@ -241,14 +303,17 @@ class SearchLoop(EpochBasedTrainLoop):
         probabilities = self.supernet.probabilities()
         return float(expected_cost(*self._costs, probabilities).detach())
 
-    def derive(self) -> tuple[int, ...]:
-        """The most probable network that keeps the budget, as candidate indices."""
+    def derive(self) -> list[tuple[int, ...]]:
+        """The ``num_ranked`` most probable networks that keep the budget, as candidate
+        indices, the most probable first; fewer where there are no more."""
         log_probs = [
             torch.log_softmax(alpha.detach().double() / self.supernet.tau, 0).tolist()
             for alpha in self.supernet.alphas
         ]
         budgets: list[Budget] = [self.penalty.budget] if self.penalty else []
-        return derive(log_probs, budgets)[0].indices
+        return [
+            found.indices for found in derive(log_probs, budgets, self.num_ranked)
+        ]
 
     def evaluate(self, indices: Sequence[int]) -> float | None:
         """Validation accuracy of one network with inherited weights, or None where
@@ -271,13 +336,12 @@ class SearchLoop(EpochBasedTrainLoop):
     # -- results -------------------------------------------------------------------
 
     def finish_cycle(self, cycle: int) -> ArchiveEntry:
-        """Derive the cycle's genotype, judge it, and put it in the archive.
+        """Derive the cycle's networks, judge them, and put the best in the archive.
 
         Args:
             cycle: Number of the cycle that ends, from 0.
         """
-        indices = self.derive()
-        accuracy = self.evaluate(indices)
+        indices, accuracy = best_judged(self.derive(), self.evaluate)
         blocks = self.space.genotype(indices).blocks
         cost = network_cost(
             self.space.skeleton, blocks, self.input_shape, self.num_classes

@@ -1,6 +1,6 @@
 # Made by: python tools/make_motion_clips.py --out data/motion_clips --size 32 \
-#     --frames 12 --num-train 2048 --num-val 256 --speed-range 0.06 0.12 --objects 2 \
-#     --clutter 0 --noise 0.01
+#     --frames 12 --num-train 6144 --num-val 1024 --speed-range 0.025 0.035 \
+#     --objects 8 --clutter 0 --noise 0 --min-contrast 0.9
 # No flip: it would turn one class into another.
 dataset_type = "PVNASVideoDataset"
 data_root = "data/motion_clips"

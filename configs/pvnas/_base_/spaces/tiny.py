@@ -1,6 +1,8 @@
-# Small enough to train every network of it: 4 * 5 * 4 * 5 = 400. Each layer may buy
-# width, a larger window, or a look at other frames; or leave, where nothing changes.
-_blocks = ["mb_t1_k3_e2", "mb_t1_k5_e2", "mb_t1_k3_e4", "mb_t5_k3_e2"]
+# Small enough to train every network of it: 4 ** 4 = 256. Each layer may buy width, look
+# at other frames, by a kernel of its own or by one joint with space, or leave, where
+# nothing changes.
+_wide = ["mb_t1_k3_e1", "mb_t1_k3_e2", "mb_t3_k3_e2", "mb3d_t3_k3_e2"]
+_deep = ["mb_t1_k3_e2", "mb_t3_k3_e2", "mb3d_t3_k3_e2", "skip"]
 space = dict(
     name="tiny",
     stem_channels=16,
@@ -8,17 +10,31 @@ space = dict(
     stages=[
         dict(
             out_channels=24,
-            num_layers=2,
+            num_layers=1,
             spatial_stride=2,
             temporal_stride=1,
-            candidates=[*_blocks, "skip"],
+            candidates=_wide,
+        ),
+        dict(
+            out_channels=24,
+            num_layers=1,
+            spatial_stride=1,
+            temporal_stride=1,
+            candidates=_deep,
         ),
         dict(
             out_channels=40,
-            num_layers=2,
-            spatial_stride=2,
+            num_layers=1,
+            spatial_stride=1,
             temporal_stride=1,
-            candidates=[*_blocks, "skip"],
+            candidates=_wide,
+        ),
+        dict(
+            out_channels=40,
+            num_layers=1,
+            spatial_stride=1,
+            temporal_stride=1,
+            candidates=_deep,
         ),
     ],
 )

@@ -1,6 +1,6 @@
 _base_ = [
     "_base_/models/retrain.py",
-    "_base_/data/motion_clips.py",
+    "_base_/data/motion_clips_20.py",
     "_base_/schedules/retrain.py",
     "_base_/default_runtime.py",
 ]
@@ -10,20 +10,17 @@ model = dict(
     backbone=dict(genotype="pvnas_mmaction::pvnas/genotypes/mb_t1_tiny.json"),
     cls_head=dict(in_channels=64, num_classes=_base_.num_classes),
 )
-train_cfg = dict(max_epochs=12)
+train_cfg = dict(max_epochs=2)
+optim_wrapper = dict(
+    optimizer=dict(
+        _delete_=True, type="AdamW", lr=0.006, betas=(0.9, 0.99), weight_decay=0.01
+    )
+)
 param_scheduler = [
-    dict(
-        type="LinearLR",
-        start_factor=0.1,
-        by_epoch=True,
-        end=1,
-        convert_to_iter_based=True,
-    ),
     dict(
         type="CosineAnnealingLR",
         by_epoch=True,
-        begin=1,
-        end=12,
+        end=2,
         eta_min=0,
         convert_to_iter_based=True,
     ),

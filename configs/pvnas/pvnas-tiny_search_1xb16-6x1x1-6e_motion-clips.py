@@ -1,7 +1,7 @@
 _base_ = [
     "_base_/spaces/tiny.py",
     "_base_/models/search.py",
-    "_base_/data/motion_clips.py",
+    "_base_/data/motion_clips_20.py",
     "_base_/schedules/search.py",
     "_base_/search_runtime.py",
 ]
@@ -12,13 +12,20 @@ model = dict(
         in_channels=_base_.space.head_channels, num_classes=_base_.num_classes
     ),
 )
-train_cfg = dict(max_epochs=24, input_shape=(3, 8, 32, 32))
+train_cfg = dict(
+    max_epochs=6, input_shape=(3, 6, 20, 20), num_ranked=8, largest_every=2
+)
 # A short run: a higher rate for the alphas, and two cycles instead of three.
 optim_wrapper = dict(
-    weights=dict(optimizer=dict(lr=0.05)), alphas=dict(optimizer=dict(lr=0.05))
+    weights=dict(
+        optimizer=dict(
+            _delete_=True, type="AdamW", lr=0.006, betas=(0.9, 0.99), weight_decay=0.01
+        )
+    ),
+    alphas=dict(optimizer=dict(lr=0.05)),
 )
 custom_hooks = [
-    dict(type="LRDiversityHook", num_cycles=2, warmup=0.4, weights_lr_floor=0.1),
+    dict(type="LRDiversityHook", num_cycles=2, warmup=0.5, weights_lr_floor=0.1),
     dict(type="SearchHistoryHook", interval=10),
     dict(type="GenotypePictureHook"),
     dict(type="SkippedClipsHook"),

@@ -1,0 +1,135 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Derivation, ranking and a short search, judged by the committed ground truth table."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from scipy.stats import kendalltau
+
+from benchmarks.clips import MotionClips
+from benchmarks.ground_truth import GroundTruth, load
+from benchmarks.ground_truth.table import shuffled_indices
+from benchmarks.memory_search import MemorySearch
+from benchmarks.search_quality import CONFIG
+from pvnas_mmaction.cost import fixed_cost, layer_costs
+from pvnas_mmaction.derive import Budget, derive
+
+ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def table() -> GroundTruth:
+    return load()
+
+
+def test_table_holds_every_network_with_two_seeds(table: GroundTruth) -> None:
+    space = Config.fromfile(ROOT / "configs/pvnas/_base_/spaces/tiny.py").space
+    assert table.settings["space"] == space.to_dict() | {"in_channels": 3}
+    assert table.is_complete
+    assert len(table) == table.space.size == 256
+    assert len(table.seeds) >= 2
+
+
+def test_table_is_informative(table: GroundTruth) -> None:
+    accuracies = [network.accuracy for network in table.values()]
+    assert max(accuracies) < 0.97
+    assert max(accuracies) - np.median(accuracies) >= 0.08
+    # No network without temporal operations can be better than chance.
+    blind = [
+        network.accuracy
+        for network in table.values()
+        if all("t3" not in block for block in network.blocks)
+    ]
+    assert len(blind) == 2**4
+    clips = table.settings["val_clips"]
+    spread = math.sqrt(0.125 * 0.875 / clips)
+    assert abs(np.mean(blind) - 0.125) < 3 * spread
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.75, 1.0])
+def test_derivation_finds_what_the_table_says(table: GroundTruth, share: float) -> None:
+    """log p from the mean accuracy of each candidate: the derived networks are those
+    that a look at all rows of the table, with its own costs, gives."""
+    log_probs = [
+        [
+            math.log(
+                np.mean([n.accuracy for n in table.values() if n.indices[layer] == i])
+            )
+            for i in range(len(offered))
+        ]
+        for layer, offered in enumerate(table.space.candidates)
+    ]
+    recipe = table.settings["recipe"]
+    shape = (3, recipe["clip_len"], recipe["size"], recipe["size"])
+    macs = sorted(network.macs for network in table.values())
+    limit = macs[math.ceil(share * len(macs)) - 1]
+    budget = Budget(
+        "flops",
+        limit,
+        [[cost.macs for cost in layer] for layer in layer_costs(table.space, shape)],
+        fixed_cost(table.space, shape, len(table.settings["clips"]["classes"])).macs,
+    )
+    found = derive(log_probs, [budget], num_candidates=5)
+
+    def score(indices: tuple[int, ...]) -> float:
+        return sum(log_probs[layer][i] for layer, i in enumerate(indices))
+
+    expected = sorted(
+        (network.indices for network in table.ranked(limit)), key=score, reverse=True
+    )
+    assert [round(score(f.indices), 9) for f in found] == [
+        round(score(indices), 9) for indices in expected[:5]
+    ]
+    assert all(table[f.indices].macs <= limit for f in found)
+
+
+def rendered(table: GroundTruth, split: str, count: int) -> MotionClips:
+    """Clips like the table's, rendered in memory at the size of its views."""
+    path = ROOT / "tools" / "make_motion_clips.py"
+    spec = importlib.util.spec_from_file_location("tool_make_motion_clips", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    clips, recipe = table.settings["clips"], table.settings["recipe"]
+    names = ("noise", "min_contrast", "clutter", "objects", "distractors")
+    picture = module.Picture(
+        size=recipe["size"],
+        frames=recipe["clip_len"] + 2,
+        speed_range=tuple(clips["speed_range"]),
+        **{name: clips[name] for name in names},
+    )
+    frames = [
+        module.render_clip(clips["seed"], split, index, picture)
+        for index in range(count)
+    ]
+    labels = torch.arange(count) % len(clips["classes"])
+    return MotionClips(torch.from_numpy(np.stack(frames)), labels, recipe["clip_len"])
+
+
+def test_short_search_lands_in_the_best_quarter(table: GroundTruth) -> None:
+    cfg = Config.fromfile(CONFIG)
+    cfg.train_cfg.update(max_epochs=6, num_ranked=4)
+    for hook in cfg.custom_hooks:
+        if hook["type"] == "LRDiversityHook":
+            hook.update(num_cycles=1, warmup=0.7)
+    train, val = rendered(table, "train", 2048), rendered(table, "val", 256)
+    search = MemorySearch(cfg, train, val, seed=0)
+    best = search.run()
+    found = tuple(
+        offered.index(block)
+        for block, offered in zip(best.blocks, search.space.candidates, strict=True)
+    )
+    assert table.rank(found) <= len(table) / 4
+
+    networks = shuffled_indices(search.space)[:16]
+    inherited = [search.evaluate(indices) for indices in networks]
+    truth = [table[indices].accuracy for indices in networks]
+    assert kendalltau(inherited, truth).statistic > 0.3
