@@ -35,6 +35,7 @@ from pvnas_mmaction.engine.search_data import (
 from pvnas_mmaction.engine.search_loop import (
     DEFAULT_RELAXATIONS,
     best_judged,
+    check_count,
     costliest,
     is_largest_step,
 )
@@ -91,6 +92,8 @@ class MemorySearch:
             largest_every=0,
         )
         self.settings.update(cfg.train_cfg.to_dict())
+        check_count("num_ranked", self.settings["num_ranked"], 1)
+        check_count("largest_every", self.settings["largest_every"], 0)
         batch_size = cfg.train_dataloader.batch_size
         torch.manual_seed(seed)
         self.model = MODELS.build(cfg.model)

@@ -52,6 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
             relaxations=dict(warmup="softmax", weights="softmax", alphas="softmax"),
             max_epochs=5,
             num_ranked=1,
+            largest_every=0,
         ),
     ),
     "budget": dict(budget=True),

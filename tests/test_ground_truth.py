@@ -21,6 +21,7 @@ from benchmarks.ground_truth.summary import (
     MIN_CORRELATION,
     MIN_GAP,
     draw,
+    regret_of_one_training,
     seed_correlations,
     summarise,
 )
@@ -31,6 +32,7 @@ from benchmarks.ground_truth.train import (
     Loader,
     list_jobs,
     make_table,
+    take_over,
     train_table,
     write_table,
 )
@@ -58,7 +60,7 @@ def settings_of(folder) -> dict:
     return dict(
         space=SearchSpace.from_config(SPACE).to_config(),
         clips=read_manifest(folder),
-        recipe=dict(size=16, clip_len=8),
+        recipe=dict(size=16, clip_len=RECIPE.clip_len),
         val_clips=16,
         views_per_training=RECIPE.views,
     )
@@ -199,9 +201,20 @@ def test_packed_table_holds_the_trainings(trained, tmp_path):
         model = Classifier(table.space, indices, num_classes=8)
         assert network.params == sum(p.numel() for p in model.parameters())
         cost = network_cost(
-            table.space.skeleton, network.blocks, (3, 8, 16, 16), num_classes=8
+            table.space.skeleton, network.blocks, (3, 6, 16, 16), num_classes=8
         )
         assert network.macs == cost.macs
+
+
+def test_table_is_extended_and_not_trained_again(trained, tmp_path):
+    _, log = trained
+    table = make_table(log)
+    empty = JobLog(tmp_path, LOG, log.settings)
+    assert take_over(empty, table) == len(log.records)
+    assert take_over(empty, table) == 0
+    assert make_table(empty).to_data() == dict(table.to_data(), made={})
+    other = JobLog(tmp_path / "other", LOG, dict(log.settings, val_clips=1))
+    assert take_over(other, table) == 0 and not other.records
 
 
 def test_partial_table(data):
@@ -317,6 +330,14 @@ def test_correlation_of_seeds_is_that_of_ranks(synthetic):
     ranks = below + (ties - 1) / 2
     expected = np.corrcoef(ranks.T)[0, 1]
     assert seed_correlations(synthetic) == {(0, 1): pytest.approx(expected)}
+
+
+def test_regret_of_one_training_by_hand(synthetic):
+    first, second = np.array([n.accuracies for n in synthetic.values()]).T
+    assert regret_of_one_training(synthetic) == {
+        0: pytest.approx(second.max() - second[first.argmax()]),
+        1: pytest.approx(first.max() - first[second.argmax()]),
+    }
 
 
 def test_summary_and_plot(synthetic, tmp_path):

@@ -112,6 +112,17 @@ def test_killed_and_resumed(tmp_path, kill_at, checkpoint, before, optim):
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
+def test_killed_and_resumed_with_the_largest_network_and_a_ranking(tmp_path):
+    """In the first warm-up, which runs the largest network, and in the second, which
+    does not: that it is the second follows from the archive in the checkpoint."""
+    options = dict(cost=BUDGET, num_ranked=3, largest_every=2)
+    settings = arguments([], BY_STEP, train_cfg=options)
+    run_search(tmp_path / "whole", **settings)
+    settings = arguments([1, 9], BY_STEP, train_cfg=options)
+    kill_and_resume(tmp_path / "killed", settings, kills=2)
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+
+
 def test_gradients_wait_in_a_checkpoint(tmp_path):
     """What the case above rests on: at step 3 a gradient of the weights waits."""
     every = dict(by_epoch=False, interval=3, max_keep_ckpts=-1)

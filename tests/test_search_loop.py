@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -22,8 +24,16 @@ from searching import (
 )
 from torch import nn
 
+from pvnas_mmaction.cost import layer_costs
+from pvnas_mmaction.derive import derive
 from pvnas_mmaction.diversity import diversity, hamming
 from pvnas_mmaction.engine import search_loop
+from pvnas_mmaction.engine.search_loop import (
+    SearchLoop,
+    best_judged,
+    costliest,
+    is_largest_step,
+)
 from pvnas_mmaction.genotype import load_genotype
 from pvnas_mmaction.models.supernet import PVNASSupernet, inherit_weights
 
@@ -216,13 +226,213 @@ def test_a_budget_binds_the_networks_of_the_cycles(tmp_path):
     assert read(tmp_path / "search/space.json")["budget"] == cost
 
 
-def test_without_validation_the_last_genotype_is_the_result(tmp_path):
-    runner = run_search(tmp_path, **NO_VALIDATION, **QUIET)
+@pytest.mark.parametrize("options", [{}, dict(num_ranked=3)])
+def test_without_validation_the_last_genotype_is_the_result(tmp_path, options):
+    runner = run_search(tmp_path, train_cfg=options, **NO_VALIDATION, **QUIET)
     entries = read(tmp_path / "search/archive.json")["entries"]
     assert [entry["accuracy"] for entry in entries] == [None, None]
     final = load_genotype(tmp_path / "search/genotype.json")
     assert list(final.blocks) == entries[-1]["blocks"]
-    assert runner.train_loop.evaluate([0, 0, 0]) is None
+    loop = runner.train_loop
+    # The most probable network, whatever may be ranked.
+    most_probable = loop.space.genotype(loop.supernet.argmax_indices())
+    assert final.blocks == most_probable.blocks
+    assert loop.evaluate([0, 0, 0]) is None
+
+
+# -- the largest network ------------------------------------------------------------
+
+
+def test_costliest_is_the_maximum_over_all_networks():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        # Few values, so that candidates tie.
+        costs = torch.randint(0, 3, (3, 4), generator=generator).tolist()
+        costs[1].pop()  # layers may differ in length
+        networks = itertools.product(*(range(len(layer)) for layer in costs))
+
+        def cost(network, costs=costs):
+            return sum(layer[i] for layer, i in zip(costs, network, strict=True))
+
+        # Indices ascend: of those that tie, the one that is last in every layer.
+        assert costliest(costs) == max(networks, key=lambda n: (cost(n), n))
+    assert costliest([[0.5, 0.25], [1, 1, 1]]) == (0, 2)
+
+
+def test_when_the_largest_network_runs():
+    def steps(every: int) -> list[int]:
+        return [step for step in range(7) if is_largest_step(step, every)]
+
+    assert [steps(every) for every in range(4)] == [
+        [],
+        list(range(7)),
+        [0, 2, 4, 6],
+        [0, 3, 6],
+    ]
+
+
+@pytest.mark.parametrize("cost", [None, dict(kind="params", budget=10_000)])
+def test_the_largest_network_runs_in_the_first_warm_up(tmp_path, monkeypatch, cost):
+    run, drawn = [], []
+    step, sample = search_loop.weights_step, PVNASSupernet.sample
+
+    def step_seen(model, supernet, batch, path, *args):
+        run.append(path)
+        return step(model, supernet, batch, path, *args)
+
+    def sample_seen(supernet, relaxation, generator=None):
+        path = sample(supernet, relaxation, generator)
+        if relaxation != "two_path":  # that of an alpha step
+            drawn.append((relaxation, path))
+        return path
+
+    monkeypatch.setattr(search_loop, "weights_step", step_seen)
+    monkeypatch.setattr(PVNASSupernet, "sample", sample_seen)
+    options = dict(largest_every=2, cost=cost)
+    runner = run_search(tmp_path, train_cfg=options, **NO_VALIDATION, **QUIET)
+    kind = "macs" if cost is None else "params"
+    rows = layer_costs(runner.train_loop.space, INPUT_SHAPE)
+    largest = []
+    for row in rows:
+        values = [getattr(value, kind) for value in row]
+        assert values.count(max(values)) == 1
+        largest.append((values.index(max(values)),))
+    # 2 cycles of 9 steps; the alphas rest in the first 3 of each. Only those of the
+    # first cycle are the largest network's.
+    forced = [0, 2]
+    assert len(run) == 18
+    for number in forced:
+        assert [choice.indices for choice in run[number]] == largest
+    others = [number for number in range(18) if number not in forced]
+    assert len(drawn) == len(others)
+    for number, (relaxation, path) in zip(others, drawn, strict=True):
+        assert run[number] is path
+        assert relaxation == ("uniform" if number % 9 < 3 else "gumbel_st")
+    # Even steps after it run other networks, in both cycles, also where alphas rest.
+    for even in (range(4, 9, 2), [10], range(12, 18, 2)):
+        assert any(
+            [choice.indices for choice in run[number]] != largest for number in even
+        )
+
+
+# -- ranking ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "best"),
+    [
+        ([0.25], 0),
+        ([0.25, 0.75, 0.5], 1),
+        ([0.25, 0.5, 0.75], 2),
+        ([0.5, 0.75, 0.75], 1),
+        ([0.5, 0.5, 0.25], 0),
+        ([0.0, 0.0, 0.0], 0),
+        ([0.0, 0.0, 0.1], 2),
+    ],
+)
+def test_best_judged_is_the_most_accurate(accuracies, best):
+    networks = [(number, 0) for number in range(len(accuracies))]
+    judged = []
+
+    def evaluate(network):
+        judged.append(network)
+        return accuracies[network[0]]
+
+    assert best_judged(networks, evaluate) == (networks[best], accuracies[best])
+    assert judged == networks
+
+
+def test_best_judged_without_validation_is_the_first():
+    judged = []
+    networks = [(2, 1), (0, 0), (1, 1)]
+    # append gives None, as the evaluation does where there is no validation data.
+    assert best_judged(networks, judged.append) == ((2, 1), None)
+    assert judged == [(2, 1)]
+
+
+def judge_seen(
+    monkeypatch: pytest.MonkeyPatch, accuracies: list[float] | None = None
+) -> list[tuple]:
+    """Sees every network that is judged: its indices, its accuracy, and the three most
+    probable networks at that moment, by trying all.
+
+    Args:
+        monkeypatch: Puts it in place.
+        accuracies: Taken in turn in place of the measured ones. Default None.
+    """
+    judged, evaluate = [], SearchLoop.evaluate
+
+    def evaluate_seen(loop, indices):
+        p = loop.probabilities()
+        networks = itertools.product(*(range(len(row)) for row in p))
+
+        def probability(network):
+            return math.prod(row[i] for row, i in zip(p, network, strict=True))
+
+        three = sorted(networks, key=probability, reverse=True)[:3]
+        accuracy = (
+            evaluate(loop, indices) if accuracies is None else accuracies[len(judged)]
+        )
+        judged.append((tuple(indices), accuracy, three))
+        return accuracy
+
+    monkeypatch.setattr(SearchLoop, "evaluate", evaluate_seen)
+    return judged
+
+
+def test_the_three_most_probable_are_judged(tmp_path, monkeypatch):
+    accuracies = [0.25, 0.75, 0.5, 0.0, 0.5, 0.5]
+    judged = judge_seen(monkeypatch, accuracies)
+    runner = run_search(tmp_path, train_cfg=dict(num_ranked=3), **QUIET)
+    space, entries = runner.train_loop.space, runner.train_loop.archive.entries
+    assert len(judged) == 6 and len(entries) == 2
+    for cycle, winner in ((0, 1), (1, 1)):
+        three = judged[3 * cycle : 3 * cycle + 3]
+        assert [network for network, _, _ in three] == three[0][2]
+        assert entries[cycle].blocks == space.genotype(three[winner][0]).blocks
+        assert entries[cycle].accuracy == three[winner][1]
+    final = load_genotype(tmp_path / "search/genotype.json")
+    assert final.blocks == entries[0].blocks
+    assert final.provenance["accuracy"] == 0.75
+
+
+def test_the_archive_holds_the_most_accurate_of_the_most_probable(
+    tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        judged = judge_seen(patch)
+        runner = run_search(tmp_path, train_cfg=dict(num_ranked=3), **QUIET)
+    loop = runner.train_loop
+    log_probs = [[math.log(p) for p in row] for row in loop.probabilities()]
+    networks = [network.indices for network in derive(log_probs, num_candidates=3)]
+    accuracies = [loop.evaluate(network) for network in networks]
+    # No step has come after the second cycle: what was judged then is there still.
+    assert [(network, accuracy) for network, accuracy, _ in judged[3:]] == list(
+        zip(networks, accuracies, strict=True)
+    )
+    for entry, three in zip(
+        loop.archive.entries, (judged[:3], judged[3:]), strict=True
+    ):
+        networks, accuracies, _ = zip(*three, strict=True)
+        best = networks[accuracies.index(max(accuracies))]
+        assert entry.blocks == loop.space.genotype(best).blocks
+        assert entry.accuracy == max(accuracies)
+
+
+def test_a_budget_binds_all_that_are_ranked(tmp_path, monkeypatch):
+    free = build_search(tmp_path / "free").train_loop
+    fixed, rows = free._costs
+    limit = fixed + sum(sorted(row)[1] for row in rows)
+    judged = judge_seen(monkeypatch)
+    cost = dict(kind="flops", budget=limit)
+    run_search(tmp_path, train_cfg=dict(num_ranked=3, cost=cost), **QUIET)
+    assert len(judged) == 6
+    for network, _, _ in judged:
+        chosen = (row[index] for row, index in zip(rows, network, strict=True))
+        assert fixed + sum(chosen) <= limit
+
+
+# -- repeating it ---------------------------------------------------------------------
 
 
 def test_the_same_seed_gives_the_same_search(tmp_path):
@@ -268,6 +478,16 @@ def test_the_same_seed_gives_the_same_search(tmp_path):
         ),
         (dict(train_cfg=dict(input_shape=(1, 4, 8, 8))), "input_shape"),
         (dict(train_cfg=dict(alpha_share=1.5)), "alpha_share: found 1.5, expected"),
+        (
+            dict(train_cfg=dict(num_ranked=0)),
+            "num_ranked: found 0, expected an integer of 1 or more",
+        ),
+        (dict(train_cfg=dict(num_ranked=2.0)), r"num_ranked: found 2\.0, expected"),
+        (
+            dict(train_cfg=dict(largest_every=-1)),
+            "largest_every: found -1, expected an integer of 0 or more",
+        ),
+        (dict(train_cfg=dict(largest_every=True)), "largest_every: found True, expect"),
         (
             dict(
                 model=dict(

@@ -31,6 +31,7 @@ from benchmarks.memory_search import MemorySearch
 from benchmarks.search_quality import CONFIG, VARIANTS, Loader, run_search
 from benchmarks.search_report import judge, judge_all, markdown, requirements
 from pvnas_mmaction.cost import network_cost
+from pvnas_mmaction.engine.lr_diversity import LRDiversityConfig, LRDiversitySchedule
 from pvnas_mmaction.search_space import SearchSpace
 
 VIEWS = 100
@@ -45,10 +46,12 @@ def make_table(clips: dict | None = None, keep: int | None = None) -> GroundTrut
         keep: Number of networks in the table. Default None: all.
     """
     space = SearchSpace.from_config(Config.fromfile(CONFIG).model.backbone.space)
+    recipe = Recipe(size=SIZE, train_clips=32)
+    shape = (3, recipe.clip_len, SIZE, SIZE)
     settings = dict(
         space=space.to_config(),
         clips=clips or dict(classes=list("abcdefgh")),
-        recipe=dict(vars(Recipe(size=SIZE, train_clips=32))),
+        recipe=dict(vars(recipe)),
         val_clips=1000,
         views_per_training=VIEWS,
     )
@@ -59,7 +62,7 @@ def make_table(clips: dict | None = None, keep: int | None = None) -> GroundTrut
         mean = sum(w[i] for w, i in zip(worth, indices, strict=True))
         noise = generator.normal(0, 0.01, 2)
         blocks = space.genotype(indices).blocks
-        cost = network_cost(space.skeleton, blocks, (3, 8, SIZE, SIZE), 8)
+        cost = network_cost(space.skeleton, blocks, shape, 8)
         accuracies = tuple(float(a) for a in np.clip(mean + noise, 0, 1))
         networks.append(Network(indices, blocks, accuracies, cost.macs, cost.params))
     return GroundTruth(settings, [0, 1], networks)
@@ -158,12 +161,12 @@ def a_run(table: GroundTruth, rank: int, variant: str = "diversity", **more) -> 
 
 def test_regret_and_rank_of_a_run(table):
     accuracies = sorted((n.accuracy for n in table.values()), reverse=True)
-    for rank in (1, 2, 37, 400):
+    for rank in (1, 2, 37, 256):
         judged = judge(a_run(table, rank), table)
         expected = 100 * (accuracies[0] - accuracies[rank - 1])
         assert judged["regret"] == pytest.approx(expected)
         assert judged["rank"] == rank
-        assert judged["rank_percentile"] == pytest.approx(rank / 4)
+        assert judged["rank_percentile"] == pytest.approx(100 * rank / 256)
         assert judged["kendall_tau"] == pytest.approx(1)
 
 
@@ -215,9 +218,13 @@ def test_summary_of_runs(table):
     assert row["regret"]["mean"] == pytest.approx(np.mean(regrets))
     error = np.std(regrets, ddof=1) / 3**0.5
     assert row["regret"]["standard_error"] == pytest.approx(error)
-    # Compute of 7 trainings gives the baselines 7 trainings.
-    assert result["rows"]["random"]["trainings"] == 7
-    assert result["rows"]["random"]["clips"]["mean"] == 7 * VIEWS
+    # Compute of 7 trainings gives the baselines 7 trainings; all of it, paths of 10 and
+    # a third of 3 clips forward, a little more than 10.
+    for name in ("random", "evolution"):
+        for kind, trainings in (("", 7), (", all compute", 11)):
+            baseline = result["rows"][f"{name}{kind}"]
+            assert baseline["trainings"] == trainings
+            assert baseline["clips"]["mean"] == trainings * VIEWS
     assert "the complete table" in markdown(result)
 
 
@@ -246,17 +253,44 @@ def test_variant_changes_what_it_says(name):
     before = copy.deepcopy(base.to_dict())
     cfg = search_quality.variant_config(base, name, median_macs=123)
     assert base.to_dict() == before
-    hook = next(h for h in cfg.custom_hooks if h["type"] == "LRDiversityHook")
-    mode = name if name in search_quality.MODES else "diversity"
-    assert hook["mode"] == ("cosine" if name == "darts" else mode)
-    relaxations = cfg.train_cfg.get("relaxations", {})
-    assert relaxations.get("alphas") == {
-        "softmax": "softmax",
-        "gumbel_st": "gumbel_st",
-        "darts": "softmax",
-    }.get(name)
-    budget = dict(kind="flops", budget=123) if name == "budget" else None
-    assert cfg.train_cfg.cost == budget
+    (hook,) = (h for h in before["custom_hooks"] if h["type"] == "LRDiversityHook")
+    loop = before["train_cfg"]
+    assert hook.get("mode", "diversity") == "diversity"
+    assert loop["num_ranked"] > 1 and loop["largest_every"] > 0
+    loop["cost"] = None
+    if name in search_quality.MODES:
+        hook["mode"] = name
+    elif name == "gumbel_st":
+        loop["relaxations"] = dict(alphas="gumbel_st")
+    elif name == "softmax":
+        loop["relaxations"] = dict(alphas="softmax")
+    elif name == "no_largest":
+        loop["largest_every"] = 0
+    elif name == "no_ranking":
+        loop["num_ranked"] = 1
+    elif name == "budget":
+        loop["cost"] = dict(kind="flops", budget=123)
+    else:
+        assert name == "darts"
+        hook |= dict(mode="cosine", warmup=0.2)
+        kinds = ("warmup", "weights", "alphas")
+        loop["relaxations"] = dict.fromkeys(kinds, "softmax")
+        # All candidates in every step, also in the warm-up.
+        loop |= dict(max_epochs=5, num_ranked=1, largest_every=0)
+    assert cfg.to_dict() == before
+
+
+def test_darts_sees_as_many_clips_as_the_default():
+    base, steps = Config.fromfile(CONFIG), {}
+    for name in ("diversity", "darts"):
+        cfg = search_quality.variant_config(base, name, median_macs=123)
+        (hook,) = (dict(h) for h in cfg.custom_hooks if h["type"] == "LRDiversityHook")
+        del hook["type"]
+        total = 100 * cfg.train_cfg.max_epochs
+        plan = LRDiversitySchedule(LRDiversityConfig(total_steps=total, **hook))
+        alphas = sum(plan.alphas_lr(step) > 0 for step in range(total))
+        steps[name] = total + alphas
+    assert steps["darts"] == pytest.approx(steps["diversity"], rel=0.01)
 
 
 class ToySource:
@@ -271,9 +305,10 @@ class ToySource:
 
 
 @pytest.mark.parametrize("cost", [None, dict(kind="flops", budget=30_000)])
-def test_same_search_as_the_loop(tmp_path, cost):
+@pytest.mark.parametrize("options", [{}, dict(num_ranked=2, largest_every=2)])
+def test_same_search_as_the_loop(tmp_path, cost, options):
     loader = dict(dataset=dict(noise=0.0))
-    train_cfg = dict(cost=cost)
+    train_cfg = dict(cost=cost, **options)
     runner = searching.build_search(
         tmp_path, train_dataloader=loader, train_cfg=train_cfg
     )
@@ -298,6 +333,9 @@ def test_same_search_as_the_loop(tmp_path, cost):
     assert search.archive.to_dict() == loop.archive.to_dict()
     assert search.alpha_steps == loop.alpha_steps > 0
     assert all(alpha.abs().max() > 0 for alpha in search.supernet.alphas)
+    # 2 cycles, each network on 2 batches of 4 to calibrate and on 16 clips.
+    judged = options.get("num_ranked", 1)
+    assert search.forward_clips == 2 * judged * (2 * 4 + 16)
 
 
 OPTIONS = {"train_cfg.max_epochs": 2, "train_dataloader.batch_size": 4}
@@ -320,18 +358,22 @@ def test_short_search(motion_clips, table_file, tmp_path, capsys):
     printed = capsys.readouterr().out
     result = json.loads((tmp_path / "search_quality.json").read_text())
     assert list(result["rows"]) == [
-        "diversity", "budget", "random", "evolution", "random (budget)",
-        "evolution (budget)",
+        "diversity", "budget",
+        "random", "random, all compute", "evolution", "evolution, all compute",
+        "random (budget)", "random, all compute (budget)",
+        "evolution (budget)", "evolution, all compute (budget)",
     ]  # fmt: skip
     table = make_table(read_manifest(motion_clips))
     for run in result["runs"]:
         assert run["regret"] == pytest.approx(
             100 * table.regret(run["found"], run["max_macs"])
         )
-        # Two cycles of four steps, of which 0.4 warm up: two and two alpha steps.
+        # Two cycles of four steps, of which half warm up: two and two alpha steps.
         assert (run["steps"], run["alpha_steps"]) == (8, 4)
         assert run["clips"] == 4 * (8 + 4)
         assert run["path_clips"] == 4 * (8 + 2 * 4)
+        # 8 networks a cycle, each on 8 batches to calibrate and on 16 clips.
+        assert run["forward_clips"] == 2 * 8 * (8 * 4 + 16)
         assert run["archive_size"] == 2
         assert len(run["inherited"]) == 5
         assert 0 <= run["mean_pairwise_hamming"] <= 1

@@ -187,7 +187,7 @@ def test_probabilities_and_temperature() -> None:
     expected = [1 / 7, 1 / 7, 4 / 7, 1 / 7]
     assert supernet.probabilities()[0].tolist() == pytest.approx(expected)
     assert supernet.sample("softmax")[0].weights.tolist() == pytest.approx(expected)
-    assert supernet.probabilities()[1].tolist() == pytest.approx([0.2] * 5)
+    assert supernet.probabilities()[1].tolist() == pytest.approx([0.25] * 4)
     assert supernet.argmax_indices() == (2, 0, 0, 0)
 
 
@@ -224,9 +224,9 @@ def test_paths_nest_and_end_with_an_exception() -> None:
 
 def test_path_of_takes_a_genotype_or_indices() -> None:
     supernet = PVNASSupernet(TINY)
-    path = supernet.path_of((0, 4, 1, 3))
-    assert path == (Choice((0,)), Choice((4,)), Choice((1,)), Choice((3,)))
-    assert supernet.path_of(supernet.space.genotype((0, 4, 1, 3))) == path
+    path = supernet.path_of((0, 3, 1, 2))
+    assert path == (Choice((0,)), Choice((3,)), Choice((1,)), Choice((2,)))
+    assert supernet.path_of(supernet.space.genotype((0, 3, 1, 2))) == path
     other = PVNASSupernet(SPACES["all"]).space.genotype((0, 0, 0, 0))
     with pytest.raises(ValueError, match="space: found 'all', expected 'tiny'"):
         supernet.path_of(other)

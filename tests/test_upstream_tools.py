@@ -236,7 +236,7 @@ def test_inference_on_a_video(config, checkpoint, video, tmp_path):
 
 def test_features_by_out_indices(config, checkpoint):
     cfg = Config.fromfile(str(config))
-    cfg.model.backbone.out_indices = (0, 1, 2)
+    cfg.model.backbone.out_indices = (0, 1, 2, 3, 4)
     model = init_recognizer(cfg, device="cpu")
     load_checkpoint(model, str(checkpoint), map_location="cpu")
     whole = init_recognizer(str(config), str(checkpoint), device="cpu")
@@ -245,8 +245,8 @@ def test_features_by_out_indices(config, checkpoint):
         features = model(clips, mode="tensor", stage="backbone")
         last = whole(clips, mode="tensor", stage="backbone")
         scores = whole(clips, mode="tensor", stage="head")
-    # Strides of 2 over space: stem, first stage, second stage.
-    shapes = [(2, 24, 8, 8, 8), (2, 40, 8, 4, 4), (2, 64, 8, 4, 4)]
+    # Strides of 2 over space: stem, first stage. Then the head, 64 channels wide.
+    shapes = [(2, width, 8, 8, 8) for width in (24, 24, 40, 40, 64)]
     assert [tuple(feature.shape) for feature in features] == shapes
     torch.testing.assert_close(features[-1], last)
     # The head's scores follow from the last feature: mean, then one linear layer.

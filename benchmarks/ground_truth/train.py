@@ -7,9 +7,10 @@
     python benchmarks/ground_truth/train.py summary
 
 `train` appends each result to WORK_DIR/trainings.jsonl and goes on from there when it
-is started again. `pack` writes what is there as one compressed file, a random sample of
-the space where it is not complete. `summary` says how informative a table is, and plots
-it.
+is started again; what a table of the same settings holds is not trained again, so that
+one may be extended by seeds. `pack` writes what is there as one compressed file, a
+random sample of the space where it is not complete. `summary` says how informative a
+table is, and plots it.
 """
 
 from __future__ import annotations
@@ -140,6 +141,24 @@ def train_table(
     return len(jobs) - len(now)
 
 
+def take_over(log: JobLog, table: GroundTruth) -> int:
+    """Add the trainings of a table to a log that lacks them; gives their number, 0
+    where the table was made with other settings."""
+    if json.loads(json.dumps(table.settings)) != log.settings:
+        return 0
+    done = {(record["blocks"], record["seed"]) for record in log.records}
+    found = [
+        dict(blocks=" ".join(network.blocks), seed=seed, accuracy=accuracy)
+        for network in table.values()
+        for seed, accuracy in zip(table.seeds, network.accuracies, strict=True)
+        if accuracy is not None
+    ]
+    new = [record for record in found if (record["blocks"], record["seed"]) not in done]
+    for record in new:
+        log.append(record)
+    return len(new)
+
+
 def make_table(log: JobLog, made: dict[str, Any] | None = None) -> GroundTruth:
     """The table of the trainings so far.
 
@@ -201,6 +220,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--device", default="cpu", help="cpu or cuda")
     add("--limit", type=int, help="at most so many trainings now")
     add("--order", choices=("shuffled", "listed"), default="shuffled")
+    add("--table", type=Path, default=DEFAULT, help="to extend, where it exists")
     for name, value in asdict(Recipe()).items():
         add(f"--{name.replace('_', '-')}", type=type(value), default=value)
 
@@ -230,6 +250,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             views_per_training=recipe.views,
         )
         log = JobLog(args.work_dir, LOG, settings)
+        if args.table.is_file():
+            taken = take_over(log, load(args.table))
+            print(f"{taken} trainings taken over from {args.table.name}")
         made = provenance("benchmarks/ground_truth/train.py", args.device)
         write_atomically(args.work_dir / MADE, json.dumps(made) + "\n")
         shuffled = args.order == "shuffled"
