@@ -182,8 +182,8 @@ class MemorySearch:
         """A weights step, an alpha step unless the alphas rest, and the feedback."""
         schedule, kinds = self.schedule, self.relaxations
         resting = schedule.alphas_lr(step) == 0
-        first_warmup = resting and not self.archive.entries
-        if first_warmup and is_largest_step(step, self.settings["largest_every"]):
+        first_cycle = not self.archive.entries
+        if first_cycle and is_largest_step(step, self.settings["largest_every"]):
             path = self.largest
         else:
             path = self._sample(

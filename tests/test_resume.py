@@ -113,7 +113,7 @@ def test_killed_and_resumed(tmp_path, kill_at, checkpoint, before, optim):
 
 
 def test_killed_and_resumed_with_the_largest_network_and_a_ranking(tmp_path):
-    """In the first warm-up, which runs the largest network, and in the second, which
+    """In the first cycle, which runs the largest network, and in the second, which
     does not: that it is the second follows from the archive in the checkpoint."""
     options = dict(cost=BUDGET, num_ranked=3, largest_every=2)
     settings = arguments([], BY_STEP, train_cfg=options)

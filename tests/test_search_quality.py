@@ -261,9 +261,9 @@ def test_variant_changes_what_it_says(name):
     if name in search_quality.MODES:
         hook["mode"] = name
     elif name == "gumbel_st":
-        loop["relaxations"] = dict(alphas="gumbel_st")
+        loop["relaxations"] = dict(warmup="gumbel_st", alphas="gumbel_st")
     elif name == "softmax":
-        loop["relaxations"] = dict(alphas="softmax")
+        loop["relaxations"] = dict(warmup="gumbel_st", alphas="softmax")
     elif name == "no_largest":
         loop["largest_every"] = 0
     elif name == "no_ranking":

@@ -121,10 +121,13 @@ def draw(table: GroundTruth, path: str | Path) -> None:
         axes.scatter(x, y, s=14, color=colours(count), label=str(count))
     chance = 100 / len(table.settings["clips"]["classes"])
     axes.axhline(chance, color="grey", linewidth=0.8, linestyle=":")
-    shape = "x".join(str(table.settings["recipe"][k]) for k in ("clip_len", "size"))
+    recipe = table.settings["recipe"]
+    shape = f"{recipe['clip_len']}x{recipe['size']}x{recipe['size']}"
     axes.set_xlabel(f"multiply-accumulates per view of {shape} (millions)")
     axes.set_ylabel("top-1 (%), mean over seeds")
     axes.set_title(f"{len(table)} networks of `{table.space.name}` on motion clips")
-    axes.legend(title="layers that mix frames", loc="best", fontsize=8)
+    figure.legend(
+        title="layers that\nmix frames", loc="outside right center", fontsize=8
+    )
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

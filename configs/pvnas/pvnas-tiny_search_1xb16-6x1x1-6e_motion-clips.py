@@ -13,9 +13,15 @@ model = dict(
     ),
 )
 train_cfg = dict(
-    max_epochs=6, input_shape=(3, 6, 20, 20), num_ranked=8, largest_every=2
+    max_epochs=6,
+    input_shape=(3, 6, 20, 20),
+    num_ranked=8,
+    largest_every=2,
+    relaxations=dict(warmup="gumbel_st"),
 )
-# A short run: a higher rate for the alphas, and two cycles instead of three.
+# A short run: a higher rate for the alphas, two cycles instead of three, and a restart
+# that keeps some of what was learnt (uniform again, the weights would forget it). A gain
+# above 1 would hurry p, which starts above the plan, before there is a signal.
 optim_wrapper = dict(
     weights=dict(
         optimizer=dict(
@@ -25,7 +31,14 @@ optim_wrapper = dict(
     alphas=dict(optimizer=dict(lr=0.05)),
 )
 custom_hooks = [
-    dict(type="LRDiversityHook", num_cycles=2, warmup=0.5, weights_lr_floor=0.1),
+    dict(
+        type="LRDiversityHook",
+        num_cycles=2,
+        warmup=0.5,
+        weights_lr_floor=0.1,
+        diversity_start=0.6,
+        gain_max=1.0,
+    ),
     dict(type="SearchHistoryHook", interval=10),
     dict(type="GenotypePictureHook"),
     dict(type="SkippedClipsHook"),

@@ -105,12 +105,11 @@ class SearchLoop(EpochBasedTrainLoop):
         metric: Validation metric that ranks genotypes. Default ``"acc/top1"``.
         num_ranked: How many of the most probable networks are judged at the end of a
             cycle. Default 1: only the most probable one.
-        largest_every: In the warm-up of the first cycle, every so many weights steps run
-            the costliest candidate of each layer in place of a sampled path (as in the
-            sandwich rule, Yu and Huang, 2019): what the largest network learns first
-            is then there for the others to share. Later cycles sample alone, so that
-            the largest network is not favoured when networks are ranked. Default 0:
-            never.
+        largest_every: In the first cycle, every so many weights steps run the costliest
+            candidate of each layer in place of a sampled path (as in the sandwich rule,
+            Yu and Huang, 2019): what the largest network learns first is then there for
+            the others to share. Later cycles sample alone, so that the largest network
+            is not favoured when networks are ranked. Default 0: never.
 
     Raises:
         ValueError: A setting that can't be used; says which and what was expected.
@@ -243,8 +242,8 @@ class SearchLoop(EpochBasedTrainLoop):
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
         wrappers = self.runner.optim_wrapper
         resting = wrappers["alphas"].optimizer.param_groups[0]["lr"] == 0
-        first_warmup = resting and not self.archive.entries
-        if first_warmup and is_largest_step(self._iter, self.largest_every):
+        first_cycle = not self.archive.entries
+        if first_cycle and is_largest_step(self._iter, self.largest_every):
             path = self.supernet.path_of(costliest(self._costs[1]))
         else:
             path = self._sample(
@@ -311,9 +310,7 @@ class SearchLoop(EpochBasedTrainLoop):
             for alpha in self.supernet.alphas
         ]
         budgets: list[Budget] = [self.penalty.budget] if self.penalty else []
-        return [
-            found.indices for found in derive(log_probs, budgets, self.num_ranked)
-        ]
+        return [found.indices for found in derive(log_probs, budgets, self.num_ranked)]
 
     def evaluate(self, indices: Sequence[int]) -> float | None:
         """Validation accuracy of one network with inherited weights, or None where
