@@ -109,7 +109,7 @@ def rendered(
     names = ("noise", "min_contrast", "clutter", "objects", "distractors")
     picture = module.Picture(
         size=recipe["size"],
-        frames=recipe["clip_len"] + 2,
+        frames=recipe["clip_len"],
         speed_range=tuple(clips["speed_range"]),
         **{name: clips[name] for name in names},
     )
@@ -125,13 +125,13 @@ def test_short_search_lands_in_the_best_quarter(
     table: GroundTruth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = Config.fromfile(CONFIG)
-    cfg.train_cfg.update(max_epochs=11, num_ranked=4)
+    cfg.train_cfg.update(max_epochs=13, num_ranked=4)
     for hook in cfg.custom_hooks:
         if hook["type"] == "LRDiversityHook":
             hook.update(num_cycles=1, warmup=0.7)
     train, val = (
         rendered(table, split, count, monkeypatch)
-        for split, count in (("train", 1536), ("val", 256))
+        for split, count in (("train", 1280), ("val", 256))
     )
     search = MemorySearch(cfg, train, val, seed=0)
     best = search.run()
