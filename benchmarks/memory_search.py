@@ -21,7 +21,6 @@ from mmengine.registry import init_default_scope
 from benchmarks.clips import ClipSource
 from pvnas_mmaction import diversity
 from pvnas_mmaction.cost import check_input_shape, layer_costs, network_cost
-from pvnas_mmaction.derive import derive
 from pvnas_mmaction.engine.archive import Archive, ArchiveEntry
 from pvnas_mmaction.engine.budget import CostPenalty, build_budget
 from pvnas_mmaction.engine.lr_diversity import LRDiversityConfig, LRDiversitySchedule
@@ -37,6 +36,7 @@ from pvnas_mmaction.engine.search_loop import (
     best_judged,
     check_count,
     costliest,
+    derive_apart,
     is_largest_step,
 )
 from pvnas_mmaction.engine.steps import (
@@ -258,10 +258,13 @@ class MemorySearch:
     def _end_cycle(self, step: int) -> None:
         """Archive the cycle's network, and restart alphas and schedule."""
         cycle = self.schedule.cycle_of(step)
-        entry = self._archive_network(cycle, step)
+        most_probable = self.space.genotype(self.derive()[0]).blocks
+        nearest = self.archive.distance(most_probable)
+        self._archive_network(cycle, step)
         if cycle + 1 == self.schedule.num_cycles:
+            self._judge_archive()
             return
-        target = self.schedule.restart(entry.distance)
+        target = self.schedule.restart(nearest)
         alphas = self._alphas()
         factor = diversity.shrink_to_diversity(alphas, target, self.supernet.tau)
         shrunk = diversity.shrink(alphas, factor)
@@ -272,7 +275,8 @@ class MemorySearch:
         self.optimizers["alphas"].zero_grad()
 
     def _archive_network(self, cycle: int, step: int) -> ArchiveEntry:
-        indices, accuracy = best_judged(self.derive(), self.evaluate)
+        networks = self.derive(self.schedule.archive_distance)
+        indices, accuracy = best_judged(networks, self.evaluate)
         blocks = self.space.genotype(indices).blocks
         cost = network_cost(
             self.space.skeleton, blocks, self.input_shape, self.num_classes
@@ -291,16 +295,24 @@ class MemorySearch:
         self.archive.add(entry)
         return entry
 
-    def derive(self) -> list[tuple[int, ...]]:
+    def _judge_archive(self) -> None:
+        for entry in self.archive.entries[:-1]:
+            accuracy = self.evaluate(self.space.indices_of_blocks(entry.blocks))
+            self.archive.judge(entry.cycle, accuracy)
+
+    def derive(self, min_distance: float = 0.0) -> list[tuple[int, ...]]:
         """The ``num_ranked`` most probable networks that keep the budget, as candidate
-        indices, the most probable first."""
+        indices, the most probable first; see :meth:`SearchLoop.derive`."""
         log_probs = [
             torch.log_softmax(alpha.detach().double() / self.supernet.tau, 0).tolist()
             for alpha in self.supernet.alphas
         ]
         budgets = [self.penalty.budget] if self.penalty else []
-        found = derive(log_probs, budgets, self.settings["num_ranked"])
-        return [network.indices for network in found]
+        found = [
+            self.space.indices_of_blocks(entry.blocks) for entry in self.archive.entries
+        ]
+        num = self.settings["num_ranked"]
+        return derive_apart(log_probs, budgets, num, found, min_distance)
 
     # -- judging --------------------------------------------------------------------
 

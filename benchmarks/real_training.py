@@ -285,10 +285,7 @@ def search(
     device = str(clips.frames.device)
     searched = MemorySearch(cfg, clips, val, seed, device)
     best = searched.run()
-    indices = [
-        offered.index(block)
-        for block, offered in zip(best.blocks, searched.space.candidates, strict=True)
-    ]
+    indices = searched.space.indices_of_blocks(best.blocks)
     genotype = searched.space.genotype(indices, dict(macs=best.macs, seed=seed))
     return dict(
         genotype=json.loads(genotype.to_json()),

@@ -32,7 +32,6 @@ from benchmarks.jobs import JobLog, provenance, run_jobs
 from benchmarks.memory_search import MemorySearch
 from benchmarks.search_report import judge_all, write_report
 from pvnas_mmaction.cli import run
-from pvnas_mmaction.engine.archive import ArchiveEntry
 from pvnas_mmaction.search_space import SearchSpace
 from pvnas_mmaction.timing import check_device
 
@@ -224,18 +223,14 @@ def run_search(
     forward_clips = search.forward_clips
     summary = search.archive.summary()
     inherited = [[list(indices), search.evaluate(indices)] for indices in ranked]
-    space = search.space
-
-    def indices_of(entry: ArchiveEntry) -> list[int]:
-        pairs = zip(entry.blocks, space.candidates, strict=True)
-        return [offered.index(block) for block, offered in pairs]
+    indices_of = search.space.indices_of_blocks
 
     return dict(
-        found=indices_of(best),
+        found=list(indices_of(best.blocks)),
         found_blocks=list(best.blocks),
         macs=best.macs,
         archive=[
-            dict(indices=indices_of(e), accuracy=e.accuracy, macs=e.macs)
+            dict(indices=list(indices_of(e.blocks)), accuracy=e.accuracy, macs=e.macs)
             for e in search.archive.entries
         ],
         mean_pairwise_hamming=summary["mean_pairwise_hamming"],

@@ -121,6 +121,8 @@ def derive(
     budgets: Sequence[Budget] = (),
     num_candidates: int = 1,
     min_distance: int = 1,
+    earlier: Sequence[Sequence[int]] = (),
+    earlier_distance: int = 1,
 ) -> list[Derived]:
     """Find the most likely networks that keep every budget.
 
@@ -131,11 +133,14 @@ def derive(
         num_candidates: Number of networks wanted. Defaults to 1.
         min_distance: Number of layers in which any two of them differ at
             least. Defaults to 1.
+        earlier: Candidate indices of networks to stay away from. Defaults to none.
+        earlier_distance: Number of layers in which a network differs from each of
+            those at least. Defaults to 1: it is none of them.
 
     Returns:
         The networks, best first: each is the best among those that differ from
         all before it in ``min_distance`` layers. Fewer than wanted where no
-        more exist.
+        more exist; none only where ``earlier`` leaves none.
 
     Raises:
         InfeasibleBudgetError: If no network keeps the budgets; the message names
@@ -146,13 +151,20 @@ def derive(
     scores = _floored(log_probs)
     if num_candidates < 1:
         raise ValueError(f"num_candidates: expected 1 or more, found {num_candidates}")
-    if not 1 <= min_distance <= len(scores):
-        raise ValueError(
-            f"min_distance: expected 1 to {len(scores)} layers, found {min_distance}"
-        )
+    distances = dict(min_distance=min_distance, earlier_distance=earlier_distance)
+    for name, layers in distances.items():
+        if not 1 <= layers <= len(scores):
+            raise ValueError(
+                f"{name}: expected 1 to {len(scores)} layers, found {layers}"
+            )
+    _check_earlier(scores, earlier)
     _check_budgets(scores, budgets)
 
     program = _Program(scores, budgets)
+    for indices in earlier:
+        program.forbid(
+            [[index] for index in indices], at_most=len(scores) - earlier_distance
+        )
     found: list[Derived] = []
     while len(found) < num_candidates:
         indices = program.solve()
@@ -170,7 +182,7 @@ def derive(
         program.forbid(
             [[index] for index in indices], at_most=len(scores) - min_distance
         )
-    if not found:
+    if not found and not earlier:
         raise InfeasibleBudgetError(_joint_message(budgets))
     return found
 
@@ -314,6 +326,18 @@ def _joint_message(budgets: Sequence[Budget]) -> str:
         "no network keeps all budgets at once, though each can be kept alone; raise "
         f"one: {details}"
     )
+
+
+def _check_earlier(scores: list[list[float]], earlier: Sequence[Sequence[int]]) -> None:
+    for network in earlier:
+        if len(network) != len(scores) or not all(
+            0 <= index < len(layer)
+            for index, layer in zip(network, scores, strict=True)
+        ):
+            raise ValueError(
+                f"earlier: expected a candidate index for each of {len(scores)} "
+                f"layers, found {list(network)}"
+            )
 
 
 def _check_budgets(scores: list[list[float]], budgets: Sequence[Budget]) -> None:

@@ -197,10 +197,22 @@ class SearchSpace:
                 f"genotype: skeleton: found {genotype.skeleton}, expected that of "
                 f"space {self.name!r}: {self.skeleton}"
             )
-        indices = []
+        return self.indices_of_blocks(genotype.blocks)
+
+    def indices_of_blocks(self, blocks: Sequence[str]) -> tuple[int, ...]:
+        """Candidate index of each layer of a network that is given by its blocks.
+
+        Raises:
+            ValueError: Another number of layers, or a block that is no candidate.
+        """
         candidates = self.candidates
-        for layer, block in enumerate(genotype.blocks):
-            offered = candidates[layer]
+        if len(blocks) != len(candidates):
+            raise ValueError(
+                f"genotype: blocks: found {len(blocks)}, expected {len(candidates)}, "
+                f"one for each layer of space {self.name!r}"
+            )
+        indices = []
+        for layer, (block, offered) in enumerate(zip(blocks, candidates, strict=True)):
             if block not in offered:
                 raise ValueError(
                     f"genotype: blocks[{layer}]: found {block!r}, expected a "

@@ -48,6 +48,17 @@ def test_distance_is_to_the_nearest_entry():
     assert Archive().distance(A) is None
 
 
+def test_another_accuracy_for_a_cycle():
+    archive = full_archive()
+    before = list(archive.entries)
+    archive.judge(1, 0.25)
+    assert archive.entries[1] == entry(B, 1, 0.25, 0.5)
+    assert [*archive.entries[:1], *archive.entries[2:]] == [before[0], *before[2:]]
+    assert archive.best() == before[3]
+    with pytest.raises(ValueError, match=r"one of \[0, 1, 2, 3\], found 4"):
+        archive.judge(4, 0.5)
+
+
 def test_summary_by_hand():
     # Pairs: AB 2, AA 0, AC 2, BA 2, BC 2, AC 2, of 4 layers each.
     assert full_archive().summary() == {

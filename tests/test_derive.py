@@ -117,6 +117,32 @@ def test_equals_brute_force(block):
     assert feasible > 0
 
 
+@pytest.mark.parametrize("block", range(4))
+def test_away_from_earlier_networks_equals_brute_force(block):
+    left = []
+    for seed in range(15 * block, 15 * block + 15):
+        log_probs, budgets, num_candidates, min_distance = random_problem(seed)
+        reference = BruteForce(log_probs, budgets)
+        if not reference.feasible:
+            continue
+        generator = random.Random(seed)
+        apart = generator.randint(1, len(log_probs))
+        earlier = [
+            tuple(generator.randrange(len(row)) for row in log_probs) for _ in range(3)
+        ]
+        reference.feasible = {
+            network: value
+            for network, value in reference.feasible.items()
+            if all(distance(network, other) >= apart for other in earlier)
+        }
+        results = derive(
+            log_probs, budgets, num_candidates, min_distance, earlier, apart
+        )
+        reference.check(results, num_candidates, min_distance)
+        left.append(len(results))
+    assert any(left) and not all(left)
+
+
 def test_enough_of_the_random_problems_can_be_solved():
     solvable = [
         bool(BruteForce(*random_problem(seed)[:2]).feasible) for seed in range(300)
@@ -248,6 +274,21 @@ def test_mistakes_in_a_budget_are_named(changes, message):
         ([[math.nan]], {}, "log_probs of layer 0: expected finite numbers or -inf"),
         ([[0.0]], {"num_candidates": 0}, "num_candidates: expected 1 or more, found 0"),
         ([[0.0]], {"min_distance": 2}, "min_distance: expected 1 to 1 layers, found 2"),
+        (
+            [[0.0]],
+            {"earlier_distance": 0},
+            "earlier_distance: expected 1 to 1 layers, found 0",
+        ),
+        (
+            [[0.0]],
+            {"earlier": [(1,)]},
+            r"earlier: expected a candidate index for each of 1 layers, found \[1\]",
+        ),
+        (
+            [[0.0]],
+            {"earlier": [(0, 0)]},
+            r"earlier: expected a candidate index for each of 1 layers, found \[0, 0\]",
+        ),
         (
             [[0.0, 0.0]],
             {"budgets": [Budget("flops", 5, 0, [[1]])]},

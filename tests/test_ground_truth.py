@@ -8,6 +8,7 @@ import json
 import lzma
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from benchmarks.ground_truth.train import (
     LOG,
     MAX_BYTES,
     Loader,
+    best_networks,
     list_jobs,
     make_table,
     take_over,
@@ -338,6 +340,52 @@ def test_regret_of_one_training_by_hand(synthetic):
         0: pytest.approx(second.max() - second[first.argmax()]),
         1: pytest.approx(first.max() - first[second.argmax()]),
     }
+
+
+def refined_once(table: GroundTruth) -> GroundTruth:
+    """The table with a third seed of the best network alone."""
+    best = table.best()
+    networks = [
+        replace(n, accuracies=(*n.accuracies, 0.25 if n is best else None))
+        for n in table.values()
+    ]
+    return GroundTruth(table.settings, [0, 1, 5], networks)
+
+
+def test_further_seeds_of_the_best_change_their_means_alone(synthetic):
+    table = refined_once(synthetic)
+    assert table.is_complete and table.main_seeds == {0: 0, 1: 1}
+    assert seed_correlations(table) == seed_correlations(synthetic)
+    assert regret_of_one_training(table) == regret_of_one_training(synthetic)
+    best = synthetic.best().indices
+    assert table[best].accuracy == pytest.approx(
+        (sum(synthetic[best].accuracies) + 0.25) / 3
+    )
+    others = [i for i in table if i != best]
+    assert all(table[i].accuracy == synthetic[i].accuracy for i in others)
+    text = summarise(table)
+    assert "(complete), seeds [0, 1]" in text
+    assert "refined       1 networks with the seeds [5] as well" in text
+    assert "refined" not in summarise(synthetic)
+
+
+def test_the_best_by_other_seeds_are_trained_on(trained, tmp_path):
+    loader, log = trained
+    first, second = SPACE["stages"][0]["candidates"]
+    records = [(first, 0, 0.5), (first, 1, 0.25), (second, 0, 0.25), (second, 1, 0.625)]
+    own = JobLog(tmp_path, LOG, log.settings)
+    for blocks, seed, accuracy in records:
+        own.append(dict(blocks=blocks, seed=seed, accuracy=accuracy))
+    assert best_networks(own, [7], 1) == {second}
+    assert best_networks(own, [1], 1) == {first}
+    assert best_networks(own, [7], 2) == {first, second}
+    assert train_table(loader, own, seeds=[7, 8], limit=1, num_best=1) == 1
+    assert train_table(loader, own, seeds=[7, 8], num_best=1) == 0
+    new = [(record["blocks"], record["seed"]) for record in own.records[4:]]
+    assert sorted(new) == [(second, 7), (second, 8)]
+    for count in (0, 3):
+        with pytest.raises(ValueError, match=f"best: found {count}, expected 1 to 2"):
+            best_networks(own, [7], count)
 
 
 def test_summary_and_plot(synthetic, tmp_path):

@@ -195,7 +195,7 @@ def test_a_restart_brings_the_diversity_back_and_clears_the_moments(tmp_path, ta
 def test_a_genotype_near_the_archive_makes_the_next_cycle_more_diverse(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(SearchLoop, "derive", lambda self: [(0, 0, 0)])
+    monkeypatch.setattr(SearchLoop, "derive", lambda self, apart=0.0: [(0, 0, 0)])
     hook = dict(num_cycles=3, min_distance=0.1, diversity_start=0.8)
     _, _, logged = run(tmp_path, hook)
     starts = [0, 6, 12]

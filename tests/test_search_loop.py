@@ -25,13 +25,14 @@ from searching import (
 from torch import nn
 
 from pvnas_mmaction.cost import layer_costs
-from pvnas_mmaction.derive import derive
+from pvnas_mmaction.derive import Budget, derive
 from pvnas_mmaction.diversity import diversity, hamming
 from pvnas_mmaction.engine import search_loop
 from pvnas_mmaction.engine.search_loop import (
     SearchLoop,
     best_judged,
     costliest,
+    derive_apart,
     is_largest_step,
 )
 from pvnas_mmaction.genotype import load_genotype
@@ -118,7 +119,8 @@ def test_only_networks_of_cycles_are_validated(searched):
         for e in entries
     ]
     validated = [tuple(choice.indices[0] for choice in p) for p in witness.validated]
-    assert validated == paths
+    # The first one again at the end, to compare with the last.
+    assert validated == [*paths, paths[0]]
     assert len(entries) == 2
 
 
@@ -354,7 +356,7 @@ def judge_seen(
     monkeypatch: pytest.MonkeyPatch, accuracies: list[float] | None = None
 ) -> list[tuple]:
     """Sees every network that is judged: its indices, its accuracy, and the three most
-    probable networks at that moment, by trying all.
+    probable networks outside the archive at that moment, by trying all.
 
     Args:
         monkeypatch: Puts it in place.
@@ -364,7 +366,12 @@ def judge_seen(
 
     def evaluate_seen(loop, indices):
         p = loop.probabilities()
-        networks = itertools.product(*(range(len(row)) for row in p))
+        archived = {entry.blocks for entry in loop.archive.entries}
+        networks = [
+            network
+            for network in itertools.product(*(range(len(row)) for row in p))
+            if loop.space.genotype(network).blocks not in archived
+        ]
 
         def probability(network):
             return math.prod(row[i] for row, i in zip(p, network, strict=True))
@@ -381,19 +388,64 @@ def judge_seen(
 
 
 def test_the_three_most_probable_are_judged(tmp_path, monkeypatch):
-    accuracies = [0.25, 0.75, 0.5, 0.0, 0.5, 0.5]
+    accuracies = [0.25, 0.75, 0.5, 0.0, 0.5, 0.5, 0.625]
     judged = judge_seen(monkeypatch, accuracies)
     runner = run_search(tmp_path, train_cfg=dict(num_ranked=3), **QUIET)
     space, entries = runner.train_loop.space, runner.train_loop.archive.entries
-    assert len(judged) == 6 and len(entries) == 2
+    assert len(judged) == 7 and len(entries) == 2
     for cycle, winner in ((0, 1), (1, 1)):
         three = judged[3 * cycle : 3 * cycle + 3]
         assert [network for network, _, _ in three] == three[0][2]
         assert entries[cycle].blocks == space.genotype(three[winner][0]).blocks
-        assert entries[cycle].accuracy == three[winner][1]
-    final = load_genotype(tmp_path / "search/genotype.json")
-    assert final.blocks == entries[0].blocks
-    assert final.provenance["accuracy"] == 0.75
+    # The first one is judged again with the weights of the second cycle.
+    assert space.genotype(judged[6][0]).blocks == entries[0].blocks
+    assert [entry.accuracy for entry in entries] == [0.625, 0.5]
+    written = read(tmp_path / "search/archive.json")["entries"]
+    assert [entry["accuracy"] for entry in written] == [0.625, 0.5]
+    for name in (entries[0].file, "genotype.json"):
+        final = load_genotype(tmp_path / "search" / name)
+        assert final.blocks == entries[0].blocks
+        assert final.provenance["accuracy"] == 0.625
+
+
+@pytest.mark.parametrize("mode", ["cyclic", "diversity"])
+def test_only_the_diversity_schedule_keeps_genotypes_apart(tmp_path, mode):
+    """Alphas that never move: the same network would be found in every cycle."""
+    hook = dict(type="LRDiversityHook", mode=mode, num_cycles=3, min_distance=0.5)
+    runner = build_search(
+        tmp_path,
+        custom_hooks=[hook],
+        optim_wrapper=dict(alphas=dict(optimizer=dict(lr=1e-9))),
+        **QUIET,
+    )
+    loop = runner.train_loop
+    with torch.no_grad():
+        for alpha in loop.supernet.alphas:
+            alpha[0] = 5.0
+    runner.train()
+    distances = [entry.distance for entry in loop.archive.entries]
+    assert loop.archive.entries[0].blocks == loop.space.genotype((0, 0, 0)).blocks
+    if mode == "cyclic":
+        assert distances == [None, 0, 0]
+    else:
+        # Half of three layers are two.
+        assert distances[0] is None
+        assert all(distance >= 2 / 3 for distance in distances[1:])
+    assert loop.most_probable_distance() == 0
+
+
+def test_derive_apart_rounds_up_and_gives_way():
+    log_probs = [[-0.1, -3.0], [-0.2, -2.0], [-0.3, -1.0]]
+    first = (0, 0, 0)
+    assert derive_apart(log_probs, [], 1, [], 0.5) == [first]
+    assert derive_apart(log_probs, [], 1, [first], 0.0) == [first]
+    assert derive_apart(log_probs, [], 1, [first], 1 / 3) == [(0, 0, 1)]
+    assert derive_apart(log_probs, [], 1, [first], 0.34) == [(0, 1, 1)]
+    assert derive_apart(log_probs, [], 1, [first], 1.0) == [(1, 1, 1)]
+    # Nothing is that far from both.
+    assert derive_apart(log_probs, [], 2, [first, (1, 1, 1)], 1.0) == [first, (0, 0, 1)]
+    budget = Budget("flops", 1, 0, [[0, 1], [1, 2], [0, 1]])
+    assert derive_apart(log_probs, [budget], 2, [first], 0.1) == [first]
 
 
 def test_the_archive_holds_the_most_accurate_of_the_most_probable(
@@ -404,19 +456,21 @@ def test_the_archive_holds_the_most_accurate_of_the_most_probable(
         runner = run_search(tmp_path, train_cfg=dict(num_ranked=3), **QUIET)
     loop = runner.train_loop
     log_probs = [[math.log(p) for p in row] for row in loop.probabilities()]
-    networks = [network.indices for network in derive(log_probs, num_candidates=3)]
+    first, second = loop.archive.entries
+    earlier = loop.space.indices_of_blocks(first.blocks)
+    found = derive(log_probs, num_candidates=3, earlier=[earlier])
+    networks = [*(network.indices for network in found), earlier]
     accuracies = [loop.evaluate(network) for network in networks]
     # No step has come after the second cycle: what was judged then is there still.
     assert [(network, accuracy) for network, accuracy, _ in judged[3:]] == list(
         zip(networks, accuracies, strict=True)
     )
-    for entry, three in zip(
-        loop.archive.entries, (judged[:3], judged[3:]), strict=True
-    ):
+    assert first.accuracy == accuracies[3]
+    assert second.accuracy == max(accuracies[:3])
+    for entry, three in ((first, judged[:3]), (second, judged[3:6])):
         networks, accuracies, _ = zip(*three, strict=True)
         best = networks[accuracies.index(max(accuracies))]
         assert entry.blocks == loop.space.genotype(best).blocks
-        assert entry.accuracy == max(accuracies)
 
 
 def test_a_budget_binds_all_that_are_ranked(tmp_path, monkeypatch):
@@ -426,7 +480,7 @@ def test_a_budget_binds_all_that_are_ranked(tmp_path, monkeypatch):
     judged = judge_seen(monkeypatch)
     cost = dict(kind="flops", budget=limit)
     run_search(tmp_path, train_cfg=dict(num_ranked=3, cost=cost), **QUIET)
-    assert len(judged) == 6
+    assert len(judged) == 7
     for network, _, _ in judged:
         chosen = (row[index] for row, index in zip(rows, network, strict=True))
         assert fixed + sum(chosen) <= limit

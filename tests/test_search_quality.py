@@ -333,9 +333,10 @@ def test_same_search_as_the_loop(tmp_path, cost, options):
     assert search.archive.to_dict() == loop.archive.to_dict()
     assert search.alpha_steps == loop.alpha_steps > 0
     assert all(alpha.abs().max() > 0 for alpha in search.supernet.alphas)
-    # 2 cycles, each network on 2 batches of 4 to calibrate and on 16 clips.
+    # 2 cycles, and the first genotype again at the end; each network on 2 batches of 4
+    # to calibrate and on 16 clips.
     judged = options.get("num_ranked", 1)
-    assert search.forward_clips == 2 * judged * (2 * 4 + 16)
+    assert search.forward_clips == (2 * judged + 1) * (2 * 4 + 16)
 
 
 OPTIONS = {"train_cfg.max_epochs": 2, "train_dataloader.batch_size": 4}
@@ -368,13 +369,14 @@ def test_short_search(motion_clips, table_file, tmp_path, capsys):
         assert run["regret"] == pytest.approx(
             100 * table.regret(run["found"], run["max_macs"])
         )
-        # Two cycles of four steps, of which half warm up: two and two alpha steps.
-        assert (run["steps"], run["alpha_steps"]) == (8, 4)
-        assert run["clips"] == 4 * (8 + 4)
-        assert run["path_clips"] == 4 * (8 + 2 * 4)
-        # 8 networks a cycle, each on 8 batches to calibrate and on 16 clips.
-        assert run["forward_clips"] == 2 * 8 * (8 * 4 + 16)
-        assert run["archive_size"] == 2
+        # Cycles of two, three and three steps; in each the last one has an alpha step.
+        assert (run["steps"], run["alpha_steps"]) == (8, 3)
+        assert run["clips"] == 4 * (8 + 3)
+        assert run["path_clips"] == 4 * (8 + 2 * 3)
+        # 8 networks a cycle, and two of the archive again, each on 8 batches to
+        # calibrate and on 16 clips.
+        assert run["forward_clips"] == (3 * 8 + 2) * (8 * 4 + 16)
+        assert run["archive_size"] == run["distinct"] == 3
         assert len(run["inherited"]) == 5
         assert 0 <= run["mean_pairwise_hamming"] <= 1
         assert run["wall_s"] > 0

@@ -172,6 +172,16 @@ def test_missing_candidates() -> None:
         SearchSpace.from_config(config)
 
 
+def test_indices_of_blocks() -> None:
+    space = SearchSpace.from_config(toy())
+    blocks = space.genotype((0, 1, 1, 0)).blocks
+    assert space.indices_of_blocks(blocks) == (0, 1, 1, 0)
+    with pytest.raises(ValueError, match="found 3, expected 4, one for each layer of"):
+        space.indices_of_blocks(blocks[:3])
+    with pytest.raises(ValueError, match=r"blocks\[2\]: found 'mb', expected a cand"):
+        space.indices_of_blocks((*blocks[:2], "mb", blocks[3]))
+
+
 def test_genotype_of_another_space() -> None:
     space = SearchSpace.from_config(toy())
     skeleton, blocks = space.skeleton, ("mb_t1_k3_e2", "skip", "skip", "rb_t3_k3_e0.5")

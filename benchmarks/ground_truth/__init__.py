@@ -51,7 +51,8 @@ def load(path: str | Path | None = None) -> GroundTruth:
         Seeds of the trainings (initial weights, order of the clips).
     ``accuracies``
         Top-1 on the validation clips after the last epoch, a share in [0, 1], one for
-        each seed in order; null where that seed was not trained.
+        each seed in order; null where that seed was not trained. The first seeds
+        trained all networks, further ones the best alone.
     ``macs``, ``params``
         Multiply-accumulates of one view with stem and classifier, and number of
         learnable parameters.

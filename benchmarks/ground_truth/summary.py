@@ -24,10 +24,11 @@ MAX_BEST = 0.97
 
 
 def seed_correlations(table: GroundTruth) -> dict[tuple[int, int], float]:
-    """Spearman's rank correlation between the accuracies of each pair of seeds, over
-    the networks that were trained with both; NaN where there are fewer than three."""
+    """Spearman's rank correlation between the accuracies of each pair of main seeds,
+    over the networks that were trained with both; NaN where there are fewer than
+    three."""
     found = {}
-    for (i, a), (j, b) in itertools.combinations(enumerate(table.seeds), 2):
+    for (a, i), (b, j) in itertools.combinations(table.main_seeds.items(), 2):
         pairs = [
             (network.accuracies[i], network.accuracies[j])
             for network in table.values()
@@ -43,23 +44,29 @@ def seed_correlations(table: GroundTruth) -> dict[tuple[int, int], float]:
 
 
 def regret_of_one_training(table: GroundTruth) -> dict[int, float]:
-    """What noise costs: for each seed, train every network once with it, take the best,
-    and see by the mean over the other seeds how much better their best is, a share.
+    """What noise costs: for each main seed, train every network once with it, take the
+    best, and see by the mean over the others how much better their best is, a share.
 
-    Only networks with all seeds count; empty with fewer than two seeds or none such.
+    Only networks with all main seeds count; empty with fewer than two or none such.
     """
-    whole = [n for n in table.values() if len(n.trained) == len(table.seeds)]
-    if len(table.seeds) < 2 or not whole:
+    seeds = table.main_seeds
+    rows: list[dict[int, float]] = []
+    for network in table.values():
+        by_seed = {seed: network.accuracies[i] for seed, i in seeds.items()}
+        trained = {seed: a for seed, a in by_seed.items() if a is not None}
+        if len(trained) == len(seeds):
+            rows.append(trained)
+    if len(seeds) < 2 or not rows:
         return {}
 
-    def others(network: Network, i: int) -> float:
-        return statistics.fmean((*network.trained[:i], *network.trained[i + 1 :]))
+    def others(row: dict[int, float], seed: int) -> float:
+        return statistics.fmean(a for other, a in row.items() if other != seed)
 
     found = {}
-    for i, seed in enumerate(table.seeds):
-        chosen = max(whole, key=lambda network: network.trained[i])
-        best = max(others(network, i) for network in whole)
-        found[seed] = best - others(chosen, i)
+    for seed in seeds:
+        chosen = max(rows, key=lambda row: row[seed])
+        best = max(others(row, seed) for row in rows)
+        found[seed] = best - others(chosen, seed)
     return found
 
 
@@ -73,7 +80,7 @@ def summarise(table: GroundTruth) -> str:
     whole = "complete" if table.is_complete else "PARTIAL, a random sample"
     lines = [
         f"networks      {len(table)} of {table.space.size} ({whole}), seeds "
-        f"{list(table.seeds)}",
+        f"{list(table.main_seeds)}",
         f"chance        {1 / len(table.settings['clips']['classes']):.4f}, "
         f"{table.settings['val_clips']} validation clips",
         f"best          {best.accuracy:.4f} ({' '.join(best.blocks)}, "
@@ -82,6 +89,10 @@ def summarise(table: GroundTruth) -> str:
         f"median        {median:.4f}, worst {min(accuracies):.4f}",
         f"best - median {gap:.4f}; {_verdict(gap >= MIN_GAP)} at least {MIN_GAP}",
     ]
+    further = [seed for seed in table.seeds if seed not in table.main_seeds]
+    if further:
+        count = sum(len(n.trained) > len(table.main_seeds) for n in table.values())
+        lines.append(f"refined       {count} networks with the seeds {further} as well")
     for (a, b), value in seed_correlations(table).items():
         lines.append(
             f"Spearman      {value:.4f} between seeds {a} and {b}; "

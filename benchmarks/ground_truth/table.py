@@ -147,10 +147,24 @@ class GroundTruth(Mapping[Indices, Network]):
         return len(self._networks)
 
     @property
+    def main_seeds(self) -> dict[int, int]:
+        """Seeds that at least half of the networks were trained with, and their
+        positions in :attr:`Network.accuracies`; with further seeds only the best
+        networks were trained, to know them better."""
+        return {
+            seed: position
+            for position, seed in enumerate(self.seeds)
+            if 2 * sum(n.accuracies[position] is not None for n in self.values())
+            >= len(self)
+        }
+
+    @property
     def is_complete(self) -> bool:
-        """Whether every network of the space is there, with every seed."""
+        """Whether every network of the space is there, with every main seed."""
         return len(self) == self.space.size and all(
-            len(network.trained) == len(self.seeds) for network in self.values()
+            network.accuracies[position] is not None
+            for network in self.values()
+            for position in self.main_seeds.values()
         )
 
     @property

@@ -8,9 +8,9 @@
 
 `train` appends each result to WORK_DIR/trainings.jsonl and goes on from there when it
 is started again; what a table of the same settings holds is not trained again, so that
-one may be extended by seeds. `pack` writes what is there as one compressed file, a
-random sample of the space where it is not complete. `summary` says how informative a
-table is, and plots it.
+one may be extended by seeds: for all networks, or for the best of them (`--seeds 2 3
+--best 32`). `pack` writes what is there as one compressed file, a random sample of the
+space where it is not complete. `summary` says how informative a table is, and plots it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -115,6 +116,7 @@ def train_table(
     workers: int = 1,
     limit: int | None = None,
     shuffled: bool = True,
+    num_best: int | None = None,
 ) -> int:
     """Run the trainings that are missing.
 
@@ -125,20 +127,46 @@ def train_table(
         workers: Processes, each with one thread. Default 1.
         limit: At most so many trainings now. Default None: all.
         shuffled: See :func:`list_jobs`. Default True.
+        num_best: Only the networks that are this many best by other seeds than those
+            to train now: the best of many noisy means is a lucky one, and more seeds
+            tell which of them are good. Default None: all.
 
     Returns:
         Number of trainings that are still missing.
+
+    Raises:
+        ValueError: There are fewer networks with other seeds than ``num_best``.
     """
     space = SearchSpace.from_config(loader.space)
     done = {(record["blocks"], record["seed"]) for record in log.records}
-    jobs = [
-        (indices, seed)
-        for indices, seed in list_jobs(space, seeds, shuffled)
-        if (" ".join(space.genotype(indices).blocks), seed) not in done
-    ]
+    chosen = None if num_best is None else best_networks(log, seeds, num_best)
+    jobs = []
+    for indices, seed in list_jobs(space, seeds, shuffled):
+        blocks = " ".join(space.genotype(indices).blocks)
+        if (blocks, seed) not in done and (chosen is None or blocks in chosen):
+            jobs.append((indices, seed))
     now = jobs[:limit]
     run_jobs(now, work, loader, log, workers, "Trainings")
     return len(jobs) - len(now)
+
+
+def best_networks(log: JobLog, seeds: Sequence[int], count: int) -> set[str]:
+    """The blocks of the networks of highest mean accuracy by other seeds than these.
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    accuracies: dict[str, list[float]] = {}
+    for record in log.records:
+        if record["seed"] not in seeds:
+            accuracies.setdefault(record["blocks"], []).append(record["accuracy"])
+    if not 1 <= count <= len(accuracies):
+        raise ValueError(
+            f"best: found {count}, expected 1 to {len(accuracies)}, the number of "
+            f"networks that were trained with other seeds than {list(seeds)}"
+        )
+    means = {blocks: statistics.fmean(found) for blocks, found in accuracies.items()}
+    return set(sorted(means, key=lambda blocks: (-means[blocks], blocks))[:count])
 
 
 def take_over(log: JobLog, table: GroundTruth) -> int:
@@ -180,10 +208,7 @@ def make_table(log: JobLog, made: dict[str, Any] | None = None) -> GroundTruth:
         blocks = tuple(key.split())
         num_classes = len(settings["clips"]["classes"])
         cost = network_cost(space.skeleton, blocks, shape, num_classes)
-        indices = tuple(
-            offered.index(block)
-            for block, offered in zip(blocks, space.candidates, strict=True)
-        )
+        indices = space.indices_of_blocks(blocks)
         values = tuple(by_seed.get(seed) for seed in seeds)
         networks.append(Network(indices, blocks, values, cost.macs, cost.params))
     return GroundTruth(settings, seeds, networks, made)
@@ -218,6 +243,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seeds", type=int, nargs="+", default=[0, 1])
     add("--workers", type=int, default=1, help="processes of one thread each")
     add("--device", default="cpu", help="cpu or cuda")
+    add("--best", type=int, help="only the so many best networks by other seeds")
     add("--limit", type=int, help="at most so many trainings now")
     add("--order", choices=("shuffled", "listed"), default="shuffled")
     add("--table", type=Path, default=DEFAULT, help="to extend, where it exists")
@@ -256,7 +282,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         made = provenance("benchmarks/ground_truth/train.py", args.device)
         write_atomically(args.work_dir / MADE, json.dumps(made) + "\n")
         shuffled = args.order == "shuffled"
-        left = train_table(loader, log, args.seeds, args.workers, args.limit, shuffled)
+        left = train_table(
+            loader, log, args.seeds, args.workers, args.limit, shuffled, args.best
+        )
         print(f"{len(log.records)} trainings in {log.path.name}, {left} left")
     elif args.command == "pack":
         made = json.loads((args.work_dir / MADE).read_text())

@@ -19,9 +19,10 @@ train_cfg = dict(
     largest_every=2,
     relaxations=dict(warmup="gumbel_st"),
 )
-# A short run: a higher rate for the alphas, two cycles instead of three, and a restart
-# that keeps some of what was learnt (uniform again, the weights would forget it). A gain
-# above 1 would hurry p, which starts above the plan, before there is a signal.
+# A short run: a higher rate for the alphas, three cycles, and a plan for D that p can
+# follow in so few steps. A restart keeps some of what was learnt (uniform again, the
+# weights would forget it). A gain above 1 would hurry p, which starts above the plan,
+# before there is a signal.
 optim_wrapper = dict(
     weights=dict(
         optimizer=dict(
@@ -33,10 +34,11 @@ optim_wrapper = dict(
 custom_hooks = [
     dict(
         type="LRDiversityHook",
-        num_cycles=2,
+        num_cycles=3,
         warmup=0.5,
         weights_lr_floor=0.1,
         diversity_start=0.6,
+        diversity_end=0.45,
         gain_max=1.0,
     ),
     dict(type="SearchHistoryHook", interval=10),

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from ..diversity import hamming, mean_pairwise_hamming
@@ -31,7 +31,8 @@ class ArchiveEntry:
         macs: Multiply-accumulate count for the input shape of the search.
         params: Number of parameters.
         accuracy: Validation accuracy with inherited weights, in [0, 1], or None
-            where it was not measured.
+            where it was not measured: with those of the cycle's end and, once the
+            search is done, with those of its end.
         distance: Share of layers that differ from the nearest earlier entry, or
             None for the first.
         diversity: D(p) when the genotype was derived.
@@ -110,6 +111,23 @@ class Archive:
                 f"archive, found {len(entry.blocks)}"
             )
         self.entries.append(entry)
+
+    def judge(self, cycle: int, accuracy: float) -> None:
+        """Give the genotype of a cycle another validation accuracy.
+
+        Args:
+            cycle: Number of the cycle, from 0.
+            accuracy: A share.
+
+        Raises:
+            ValueError: The archive has no genotype of this cycle.
+        """
+        for position, entry in enumerate(self.entries):
+            if entry.cycle == cycle:
+                self.entries[position] = replace(entry, accuracy=accuracy)
+                return
+        cycles = [entry.cycle for entry in self.entries]
+        raise ValueError(f"cycle: expected one of {cycles}, found {cycle}")
 
     def distance(self, blocks: Sequence[str]) -> float | None:
         """Return the share of layers that differ from the nearest entry.

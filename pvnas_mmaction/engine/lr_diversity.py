@@ -14,9 +14,12 @@ planned D*      ``diversity_start`` while ``u < warmup``, then a cosine that
 feedback        ``e = D* - D``; ``log g <- clip(log g - kappa * e)`` at every
                 alpha step: a p that collapses too early lowers the gain, one
                 that lags behind the plan raises it
-restart         the gain returns to 1; when the genotype just found lies
+restart         the gain returns to 1; when the most probable network lies
                 closer than ``min_distance`` to the archive, the next cycle
                 starts more diverse and with a higher peak
+archive         with feedback, a new genotype differs from every archived one
+                in the share ``min_distance`` of its layers, where such
+                networks keep the budget
 ==============  ============================================================
 
 Modes, so that the parts can be compared:
@@ -77,7 +80,7 @@ class LRDiversityConfig:
         gain_max: Highest gain, at least 1. Keep it modest: a high rate on a
             weak signal concentrates p on noise.
         min_distance: Share of layers in which a new genotype should differ
-            from every earlier one. 0 turns the reaction off.
+            from every earlier one. 0 turns both reactions off.
         restart_peak_factor: Factor on the weights' peak of the next cycle when
             the new genotype came too close; at least 1.
         restart_diversity_step: Share of the way from ``diversity_start`` to 1
@@ -176,6 +179,12 @@ class LRDiversitySchedule:
         return self.config.mode == "diversity"
 
     @property
+    def archive_distance(self) -> float:
+        """Share of layers in which a new genotype has to differ from every archived
+        one: ``min_distance``, or 0 in modes without feedback."""
+        return self.config.min_distance if self.has_feedback else 0.0
+
+    @property
     def gain(self) -> float:
         """Factor on the alphas' learning rate; 1 in modes without feedback."""
         # exp(log(x)) may round past x, and the bounds are promised exactly.
@@ -261,14 +270,14 @@ class LRDiversitySchedule:
     def restart(self, distance: float | None) -> float:
         """Prepare the next cycle; call it at the end of each but the last.
 
-        The gain returns to 1. Where the genotype of the cycle just ended came
-        too close to the archive, the starting diversity moves toward 1 and the
-        weights' peak grows, up to its cap; otherwise both stay as they are.
-        Without effect in modes without restarts.
+        The gain returns to 1. Where the network that was most probable at the end
+        of the cycle came too close to the archive, the starting diversity moves
+        toward 1 and the weights' peak grows, up to its cap; otherwise both stay as
+        they are. Without effect in modes without restarts.
 
         Args:
-            distance: Share of layers in which the new genotype differs from the
-                nearest earlier one, or None for the first genotype.
+            distance: Share of layers in which that network differs from the nearest
+                archived one, or None while the archive is empty.
 
         Returns:
             The diversity to which the alphas have to be shrunk.

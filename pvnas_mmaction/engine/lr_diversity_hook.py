@@ -141,11 +141,13 @@ class LRDiversityHook(Hook):
     def _end_cycle(self, runner: Runner, step: int) -> None:
         schedule, loop = self.schedule, runner.train_loop
         cycle = schedule.cycle_of(step)
-        entry = loop.finish_cycle(cycle)
+        nearest = loop.most_probable_distance()
+        entry = loop.finish_cycle(cycle, schedule.archive_distance)
         self._report(runner, entry, step)
         if cycle + 1 == schedule.num_cycles:
+            loop.judge_archive()
             return
-        target = schedule.restart(entry.distance)
+        target = schedule.restart(nearest)
         alphas = [alpha.detach().double().tolist() for alpha in loop.supernet.alphas]
         factor = diversity.shrink_to_diversity(alphas, target, loop.supernet.tau)
         with torch.no_grad():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -74,6 +75,33 @@ def best_judged(
     return max(judged, key=lambda pair: pair[1] or 0.0)
 
 
+def derive_apart(
+    log_probs: Sequence[Sequence[float]],
+    budgets: Sequence[Budget],
+    num: int,
+    found: Sequence[Sequence[int]],
+    share: float,
+) -> list[tuple[int, ...]]:
+    """The most probable networks, as candidate indices, apart from those found so far.
+
+    Args:
+        log_probs: As for :func:`derive`, as are the budgets.
+        budgets: Limits.
+        num: Number of networks wanted.
+        found: Candidate indices of those found so far.
+        share: Share of layers in which a network differs from each of them, rounded up
+            to whole layers. Where no such network keeps the budgets, as for 0, they
+            may be any.
+    """
+    # 0.2 of 15 layers are 3, whatever floats make of it.
+    layers = math.ceil(share * len(log_probs) - 1e-9)
+    if layers > 0:
+        apart = derive(log_probs, budgets, num, 1, found, layers)
+        if apart:
+            return [network.indices for network in apart]
+    return [network.indices for network in derive(log_probs, budgets, num)]
+
+
 @LOOPS.register_module()
 class SearchLoop(EpochBasedTrainLoop):
     """Search a supernet.
@@ -84,7 +112,8 @@ class SearchLoop(EpochBasedTrainLoop):
 
     The networks of a cycle are derived exactly, under the budget if there is one, and
     judged with inherited weights after their batch normalisation has been re-estimated;
-    the most accurate is the cycle's genotype.
+    the most accurate is the cycle's genotype. At the end of the search all genotypes
+    are judged once more, with the weights that are there then, so that they compare.
     :class:`LRDiversityHook` owns the learning rates and says when a cycle ends.
 
     Files, written by rank 0 to ``work_dir/search/``: ``space.json``, ``split.json``,
@@ -302,15 +331,29 @@ class SearchLoop(EpochBasedTrainLoop):
         probabilities = self.supernet.probabilities()
         return float(expected_cost(*self._costs, probabilities).detach())
 
-    def derive(self) -> list[tuple[int, ...]]:
+    def derive(self, min_distance: float = 0.0) -> list[tuple[int, ...]]:
         """The ``num_ranked`` most probable networks that keep the budget, as candidate
-        indices, the most probable first; fewer where there are no more."""
+        indices, the most probable first; fewer where there are no more.
+
+        Args:
+            min_distance: Share of layers in which they differ from the archive; see
+                :func:`derive_apart`. Default 0.
+        """
         log_probs = [
             torch.log_softmax(alpha.detach().double() / self.supernet.tau, 0).tolist()
             for alpha in self.supernet.alphas
         ]
         budgets: list[Budget] = [self.penalty.budget] if self.penalty else []
-        return [found.indices for found in derive(log_probs, budgets, self.num_ranked)]
+        found = [
+            self.space.indices_of_blocks(entry.blocks) for entry in self.archive.entries
+        ]
+        return derive_apart(log_probs, budgets, self.num_ranked, found, min_distance)
+
+    def most_probable_distance(self) -> float | None:
+        """Share of layers in which the most probable network that keeps the budget
+        differs from the nearest of the archive; None while that is empty."""
+        blocks = self.space.genotype(self.derive()[0]).blocks
+        return self.archive.distance(blocks)
 
     def evaluate(self, indices: Sequence[int]) -> float | None:
         """Validation accuracy of one network with inherited weights, or None where
@@ -332,13 +375,25 @@ class SearchLoop(EpochBasedTrainLoop):
 
     # -- results -------------------------------------------------------------------
 
-    def finish_cycle(self, cycle: int) -> ArchiveEntry:
+    def judge_archive(self) -> None:
+        """Judge the genotypes of all cycles but the last with the present weights."""
+        for entry in self.archive.entries[:-1]:
+            accuracy = self.evaluate(self.space.indices_of_blocks(entry.blocks))
+            if accuracy is None:
+                return
+            self.archive.judge(entry.cycle, accuracy)
+        for entry in self.archive.entries:
+            self.record.write_entry(entry, self.archive)
+
+    def finish_cycle(self, cycle: int, min_distance: float = 0.0) -> ArchiveEntry:
         """Derive the cycle's networks, judge them, and put the best in the archive.
 
         Args:
             cycle: Number of the cycle that ends, from 0.
+            min_distance: Share of layers in which it differs from the archive, where
+                such networks keep the budget. Default 0.
         """
-        indices, accuracy = best_judged(self.derive(), self.evaluate)
+        indices, accuracy = best_judged(self.derive(min_distance), self.evaluate)
         blocks = self.space.genotype(indices).blocks
         cost = network_cost(
             self.space.skeleton, blocks, self.input_shape, self.num_classes
