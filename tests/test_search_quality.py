@@ -183,6 +183,29 @@ def test_regret_under_a_budget(table):
     assert not judge(dict(run, macs=budget + 1), table)["feasible"]
 
 
+def test_regret_where_the_archive_is_trained(table):
+    ranked = table.ranked()
+    members = [ranked[3], ranked[40], ranked[5], ranked[6], ranked[4]]
+    best = ranked[0].accuracy
+    expected = 0.0
+    for seed in (0, 1):
+        winner = max(members, key=lambda n: n.accuracies[seed])
+        expected += 100 * (best - winner.accuracy) / 2
+    archive = [dict(indices=list(n.indices), accuracy=0.5, macs=1) for n in members]
+    run = dict(a_run(table, 41), archive=archive)
+    judged = judge(run, table)
+    assert judged["archive_regret"] == pytest.approx(expected)
+    # Not the same network by either seed, and far better than the one found.
+    assert judged["archive_regret"] < judged["regret"] / 2
+    alone = a_run(table, 41)
+    assert judge(alone, table)["archive_regret"] == judge(alone, table)["regret"]
+    assert judge(dict(alone, archive=[]), table)["archive_regret"] is None
+    budget = max(n.macs for n in members)
+    best = max(n.accuracy for n in table.values() if n.macs <= budget)
+    under = judge(dict(run, max_macs=budget), table)["archive_regret"]
+    assert under == pytest.approx(expected - 100 * (ranked[0].accuracy - best))
+
+
 def test_tau_counts_pairs(table):
     generator = np.random.default_rng(1)
     sample = [list(i) for i in list(table)[::9]]
