@@ -76,8 +76,12 @@ def test_summary_of_few_entries():
     assert unmeasured.summary() == {**empty, "distinct": 1}
 
 
-def test_best_is_the_most_accurate_and_the_earliest_of_equals():
+def test_best_is_the_most_accurate_then_the_cheapest_then_the_earliest():
     assert full_archive().best().blocks == B
+    cheap = entry(C, 2, 0.5, macs=7)
+    ties = [entry(A, 0, 0.5), cheap, entry(B, 3, 0.5, macs=7)]
+    assert Archive(ties).best() == cheap
+    assert Archive([*ties, entry(B, 4, 0.75)]).best().cycle == 4
     assert Archive([entry(A, 0, None), entry(B, 1, 0.0)]).best().blocks == B
     assert Archive([entry(A, 0, None), entry(B, 1, None)]).best().blocks == B
     assert Archive().best() is None

@@ -22,7 +22,7 @@ train_cfg = dict(
 # A short run: a higher rate for the alphas, three cycles, and a plan for D that p can
 # follow in so few steps. A restart keeps some of what was learnt (uniform again, the
 # weights would forget it). A gain above 1 would hurry p, which starts above the plan,
-# before there is a signal.
+# before there is a signal. The three genotypes differ in half of their four layers.
 optim_wrapper = dict(
     weights=dict(
         optimizer=dict(
@@ -40,6 +40,9 @@ custom_hooks = [
         diversity_start=0.6,
         diversity_end=0.45,
         gain_max=1.0,
+        min_distance=0.5,
+        restart_diversity_step=0.25,
+        restart_peak_factor=1.0,
     ),
     dict(type="SearchHistoryHook", interval=10),
     dict(type="GenotypePictureHook"),

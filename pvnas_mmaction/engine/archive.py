@@ -146,16 +146,17 @@ class Archive:
         return min(hamming(blocks, entry.blocks) for entry in self.entries)
 
     def best(self) -> ArchiveEntry | None:
-        """Return the entry of highest accuracy, the earliest where several tie.
+        """Return the entry of highest accuracy; where several tie, the one of fewest
+        multiply-accumulates, and of those the earliest.
 
         Entries without accuracy count only where none has one; then the latest
         is the best. None for an empty archive.
         """
         highest = self.summary()["best_accuracy"]
-        for entry in self.entries:
-            if highest is not None and entry.accuracy == highest:
-                return entry
-        return self.entries[-1] if self.entries else None
+        if highest is None:
+            return self.entries[-1] if self.entries else None
+        tied = [entry for entry in self.entries if entry.accuracy == highest]
+        return min(tied, key=lambda entry: entry.macs)
 
     def summary(self) -> dict:
         """Return ``mean_pairwise_hamming``, ``distinct`` and ``best_accuracy``.
