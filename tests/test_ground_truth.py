@@ -407,8 +407,5 @@ def test_table_of_the_project():
     assert json.loads(json.dumps(table.to_data())) == table.to_data()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="0.77 with one epoch of training: see docs/results.md"
-)
 def test_seeds_of_the_project_table_agree():
     assert min(seed_correlations(load()).values()) >= MIN_CORRELATION
