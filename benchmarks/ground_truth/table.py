@@ -161,10 +161,11 @@ class GroundTruth(Mapping[Indices, Network]):
     @property
     def is_complete(self) -> bool:
         """Whether every network of the space is there, with every main seed."""
+        positions = self.main_seeds.values()
         return len(self) == self.space.size and all(
             network.accuracies[position] is not None
             for network in self.values()
-            for position in self.main_seeds.values()
+            for position in positions
         )
 
     @property
