@@ -21,7 +21,7 @@ from mmengine.registry import init_default_scope
 from benchmarks.clips import ClipSource
 from pvnas_mmaction import diversity
 from pvnas_mmaction.cost import check_input_shape, layer_costs, network_cost
-from pvnas_mmaction.engine.archive import Archive, ArchiveEntry
+from pvnas_mmaction.engine.archive import Archive, ArchiveEntry, standard_error
 from pvnas_mmaction.engine.budget import CostPenalty, build_budget
 from pvnas_mmaction.engine.lr_diversity import LRDiversityConfig, LRDiversitySchedule
 from pvnas_mmaction.engine.search_data import (
@@ -33,11 +33,12 @@ from pvnas_mmaction.engine.search_data import (
 )
 from pvnas_mmaction.engine.search_loop import (
     DEFAULT_RELAXATIONS,
-    best_judged,
     check_count,
+    check_standard_errors,
     costliest,
     derive_apart,
     is_largest_step,
+    judge,
 )
 from pvnas_mmaction.engine.steps import (
     alpha_step,
@@ -90,10 +91,12 @@ class MemorySearch:
             cost=None,
             num_ranked=1,
             largest_every=0,
+            standard_errors=0.0,
         )
         self.settings.update(cfg.train_cfg.to_dict())
         check_count("num_ranked", self.settings["num_ranked"], 1)
         check_count("largest_every", self.settings["largest_every"], 0)
+        check_standard_errors(self.settings["standard_errors"])
         batch_size = cfg.train_dataloader.batch_size
         torch.manual_seed(seed)
         self.model = MODELS.build(cfg.model)
@@ -125,7 +128,8 @@ class MemorySearch:
         self.optimizers = build_optim_wrapper(self.model, cfg.optim_wrapper)
         self.schedule = self._build_schedule(cfg)
         self.penalty = self._build_penalty()
-        self.largest = self._largest()
+        self.costs = self._layer_costs()
+        self.largest = self.supernet.path_of(costliest(self.costs))
         self.archive = Archive()
         self.alpha_steps = 0
         self.clips = self.forward_clips = 0
@@ -158,14 +162,21 @@ class MemorySearch:
         budget = build_budget(settings, self.space, self.input_shape, self.num_classes)
         return CostPenalty(budget, **settings)
 
-    def _largest(self) -> Path:
-        """The path of the costliest candidate of each layer."""
+    def _layer_costs(self) -> list[list[float]]:
+        """Cost of each candidate: the budget's, or else multiply-accumulates."""
         if self.penalty is not None:
-            costs = self.penalty.budget.per_layer
-        else:
-            layers = layer_costs(self.space, self.input_shape)
-            costs = [[cost.macs for cost in layer] for layer in layers]
-        return self.supernet.path_of(costliest(costs))
+            return [list(layer) for layer in self.penalty.budget.per_layer]
+        layers = layer_costs(self.space, self.input_shape)
+        return [[cost.macs for cost in layer] for layer in layers]
+
+    def _cost(self, indices: Sequence[int]) -> float:
+        return sum(
+            layer[index] for layer, index in zip(self.costs, indices, strict=True)
+        )
+
+    def _tolerance(self, accuracy: float) -> float:
+        error = standard_error(accuracy, len(self.val.labels))
+        return min(1.0, self.settings["standard_errors"] * error)
 
     # -- searching ------------------------------------------------------------------
 
@@ -276,7 +287,7 @@ class MemorySearch:
 
     def _archive_network(self, cycle: int, step: int) -> ArchiveEntry:
         networks = self.derive(self.schedule.archive_distance)
-        indices, accuracy = best_judged(networks, self.evaluate)
+        indices, accuracy = judge(networks, self.evaluate, self._cost, self._tolerance)
         blocks = self.space.genotype(indices).blocks
         cost = network_cost(
             self.space.skeleton, blocks, self.input_shape, self.num_classes
@@ -291,6 +302,7 @@ class MemorySearch:
             distance=self.archive.distance(blocks),
             diversity=diversity.diversity(self._probabilities()),
             file=f"genotypes/cycle_{cycle + 1:02d}.json",
+            tolerance=self._tolerance(accuracy),
         )
         self.archive.add(entry)
         return entry
@@ -298,7 +310,7 @@ class MemorySearch:
     def _judge_archive(self) -> None:
         for entry in self.archive.entries[:-1]:
             accuracy = self.evaluate(self.space.indices_of_blocks(entry.blocks))
-            self.archive.judge(entry.cycle, accuracy)
+            self.archive.judge(entry.cycle, accuracy, self._tolerance(accuracy))
 
     def derive(self, min_distance: float = 0.0) -> list[tuple[int, ...]]:
         """The ``num_ranked`` most probable networks that keep the budget, as candidate

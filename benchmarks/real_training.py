@@ -115,6 +115,8 @@ class Network(nn.Module):
         config.model.cls_head.num_classes = num_classes
         config.model.cls_head.dropout_ratio = DROPOUT
         self.recognizer = build_recognizer(config)
+        if isinstance(spec, str):
+            use_channels_last(self.recognizer)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, T, H, W) -> (N, num_classes), before softmax."""
@@ -124,6 +126,16 @@ class Network(nn.Module):
         """The input as the recognizer takes it: (N, T, 3, H, W), frames as images,
         where it is a 2D one, else (N, 1, 3, T, H, W)."""
         return x.transpose(1, 2).contiguous() if self.is_2d else x.unsqueeze(1)
+
+
+def use_channels_last(module: nn.Module) -> None:
+    """Let convolutions run in channels-last layout, as those of our own networks do:
+    depthwise ones are then twice as fast on a CPU, with the same numbers."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            part.to(memory_format=torch.channels_last)
+        elif isinstance(part, nn.Conv3d):
+            part.to(memory_format=torch.channels_last_3d)
 
 
 def learning_rate(setting: Setting, peak: float, step: int, steps: int) -> float:

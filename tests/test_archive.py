@@ -4,12 +4,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
+import statistics
 
 import pytest
 
-from pvnas_mmaction.engine.archive import Archive, ArchiveEntry
+from pvnas_mmaction.engine.archive import (
+    Archive,
+    ArchiveEntry,
+    cheapest_within,
+    standard_error,
+)
 
 A = ("mb_t1_k3_e2", "mb_t3_k3_e2", "skip", "ts_t3_k3_e4")
 B = ("mb_t1_k3_e2", "mb_t3_k5_e2", "skip", "ts_t3_k5_e4")
@@ -51,8 +58,8 @@ def test_distance_is_to_the_nearest_entry():
 def test_another_accuracy_for_a_cycle():
     archive = full_archive()
     before = list(archive.entries)
-    archive.judge(1, 0.25)
-    assert archive.entries[1] == entry(B, 1, 0.25, 0.5)
+    archive.judge(1, 0.25, 0.125)
+    assert archive.entries[1] == entry(B, 1, 0.25, 0.5, tolerance=0.125)
     assert [*archive.entries[:1], *archive.entries[2:]] == [before[0], *before[2:]]
     assert archive.best() == before[3]
     with pytest.raises(ValueError, match=r"one of \[0, 1, 2, 3\], found 4"):
@@ -85,6 +92,35 @@ def test_best_is_the_most_accurate_then_the_cheapest_then_the_earliest():
     assert Archive([entry(A, 0, None), entry(B, 1, 0.0)]).best().blocks == B
     assert Archive([entry(A, 0, None), entry(B, 1, None)]).best().blocks == B
     assert Archive().best() is None
+
+
+def test_best_is_the_cheapest_within_the_tolerance_of_the_highest():
+    lower = entry(A, 0, 0.5, macs=1, tolerance=0.5)
+    near = entry(B, 1, 0.625, macs=7)
+    for tolerance, best in ((0.0, 2), (0.125, 1), (0.25, 0)):
+        highest = entry(C, 2, 0.75, macs=9, tolerance=tolerance)
+        assert Archive([lower, near, highest]).best().cycle == best
+
+
+def test_cheapest_within_by_hand():
+    accuracies, costs = [0.5, 0.75, 0.625, 0.625], [1, 4, 3, 3]
+    found = [cheapest_within(accuracies, costs, t) for t in (0, 0.1, 0.125, 0.25)]
+    assert found == [1, 1, 2, 0]
+
+
+def test_standard_error_is_the_deviation_of_a_mean():
+    # 60 right of 80: the population's standard deviation over the root of 80.
+    answers = [1] * 60 + [0] * 20
+    expected = statistics.pstdev(answers) / math.sqrt(80)
+    assert standard_error(0.75, 80) == pytest.approx(expected)
+    assert standard_error(0.0, 80) == standard_error(1.0, 80) == 0
+
+
+def test_files_without_tolerances_are_read():
+    data = full_archive().to_dict()
+    for item in data["entries"]:
+        del item["tolerance"]
+    assert Archive.from_dict(data).entries == full_archive().entries
 
 
 def test_file_gives_the_archive_back(tmp_path):

@@ -30,10 +30,10 @@ from pvnas_mmaction.diversity import diversity, hamming
 from pvnas_mmaction.engine import search_loop
 from pvnas_mmaction.engine.search_loop import (
     SearchLoop,
-    best_judged,
     costliest,
     derive_apart,
     is_largest_step,
+    judge,
 )
 from pvnas_mmaction.genotype import load_genotype
 from pvnas_mmaction.models.supernet import PVNASSupernet, inherit_weights
@@ -320,6 +320,24 @@ def test_the_largest_network_runs_in_the_first_cycle(tmp_path, monkeypatch, cost
 # -- ranking ------------------------------------------------------------------------
 
 
+def judge_all(accuracies, costs=None, tolerance=0.0):
+    """What ``judge`` chooses of networks with these accuracies and costs."""
+    networks = [(number, 0) for number in range(len(accuracies))]
+    judged = []
+
+    def evaluate(network):
+        judged.append(network)
+        return accuracies[network[0]]
+
+    def cost(network):
+        return costs[network[0]] if costs else 1
+
+    (chosen, _), accuracy = judge(networks, evaluate, cost, lambda a: tolerance * a)
+    assert judged == networks
+    assert accuracy == accuracies[chosen]
+    return chosen
+
+
 @pytest.mark.parametrize(
     ("accuracies", "best"),
     [
@@ -332,23 +350,30 @@ def test_the_largest_network_runs_in_the_first_cycle(tmp_path, monkeypatch, cost
         ([0.0, 0.0, 0.1], 2),
     ],
 )
-def test_best_judged_is_the_most_accurate(accuracies, best):
-    networks = [(number, 0) for number in range(len(accuracies))]
-    judged = []
-
-    def evaluate(network):
-        judged.append(network)
-        return accuracies[network[0]]
-
-    assert best_judged(networks, evaluate) == (networks[best], accuracies[best])
-    assert judged == networks
+def test_without_tolerance_the_most_accurate_is_chosen(accuracies, best):
+    assert judge_all(accuracies) == best
 
 
-def test_best_judged_without_validation_is_the_first():
+@pytest.mark.parametrize(
+    ("tolerance", "best"), [(0.0, 1), (0.06, 1), (0.0625, 2), (0.125, 3), (0.5, 0)]
+)
+def test_the_cheapest_within_the_tolerance_is_chosen(tolerance, best):
+    # The tolerance is that of the highest: here the share of 0.5.
+    accuracies = [0.25, 0.5, 0.46875, 0.4375]
+    assert judge_all(accuracies, [1, 9, 8, 7], tolerance) == best
+
+
+def test_of_equal_costs_within_the_tolerance_the_most_probable_is_chosen():
+    assert judge_all([0.75, 0.8, 0.8], [2, 2, 3], 0.1) == 0
+    assert judge_all([0.75, 0.8, 0.8], [3, 2, 2], 0.1) == 1
+
+
+def test_judge_without_validation_gives_the_first():
     judged = []
     networks = [(2, 1), (0, 0), (1, 1)]
     # append gives None, as the evaluation does where there is no validation data.
-    assert best_judged(networks, judged.append) == ((2, 1), None)
+    found = judge(networks, judged.append, lambda network: 1, lambda accuracy: 0)
+    assert found == ((2, 1), None)
     assert judged == [(2, 1)]
 
 
@@ -388,7 +413,7 @@ def judge_seen(
 
 
 def test_the_three_most_probable_are_judged(tmp_path, monkeypatch):
-    accuracies = [0.25, 0.75, 0.5, 0.0, 0.5, 0.5, 0.625]
+    accuracies = [0.25, 0.75, 0.5, 0.0, 0.5, 0.375, 0.625]
     judged = judge_seen(monkeypatch, accuracies)
     runner = run_search(tmp_path, train_cfg=dict(num_ranked=3), **QUIET)
     space, entries = runner.train_loop.space, runner.train_loop.archive.entries
@@ -406,6 +431,25 @@ def test_the_three_most_probable_are_judged(tmp_path, monkeypatch):
         final = load_genotype(tmp_path / "search" / name)
         assert final.blocks == entries[0].blocks
         assert final.provenance["accuracy"] == 0.625
+
+
+def test_cheaper_networks_within_the_standard_errors_are_chosen(tmp_path, monkeypatch):
+    """So many standard errors that of three networks the cheapest is always chosen;
+    and of the archive."""
+    judged = judge_seen(monkeypatch, [0.25, 0.75, 0.5, 0.25, 0.5, 0.375, 0.625])
+    options = dict(num_ranked=3, standard_errors=6.0)
+    runner = run_search(tmp_path, train_cfg=options, **QUIET)
+    loop = runner.train_loop
+    for cycle, entry in enumerate(loop.archive.entries):
+        three = [network for network, _, _ in judged[3 * cycle : 3 * cycle + 3]]
+        cheapest = min(three, key=loop.cost)
+        assert entry.blocks == loop.space.genotype(cheapest).blocks
+        assert loop.cost(cheapest) == entry.macs
+    num_clips = len(loop.runner.val_loop.dataloader.dataset)
+    errors = [6 * math.sqrt(a * (1 - a) / num_clips) for a in (0.625, entry.accuracy)]
+    assert [e.tolerance for e in loop.archive.entries] == pytest.approx(errors)
+    final = load_genotype(tmp_path / "search" / "genotype.json")
+    assert final.provenance["macs"] == min(e.macs for e in loop.archive.entries)
 
 
 @pytest.mark.parametrize("mode", ["cyclic", "diversity"])
@@ -542,6 +586,14 @@ def test_the_same_seed_gives_the_same_search(tmp_path):
             "largest_every: found -1, expected an integer of 0 or more",
         ),
         (dict(train_cfg=dict(largest_every=True)), "largest_every: found True, expect"),
+        (
+            dict(train_cfg=dict(standard_errors=-1.0)),
+            r"standard_errors: found -1\.0, expected a number of 0 or more",
+        ),
+        (
+            dict(train_cfg=dict(standard_errors="1")),
+            "standard_errors: found '1', expec",
+        ),
         (
             dict(
                 model=dict(

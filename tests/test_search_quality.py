@@ -396,9 +396,9 @@ def test_short_search(motion_clips, table_file, tmp_path, capsys):
         assert (run["steps"], run["alpha_steps"]) == (8, 3)
         assert run["clips"] == 4 * (8 + 3)
         assert run["path_clips"] == 4 * (8 + 2 * 3)
-        # 8 networks a cycle, and two of the archive again, each on 8 batches to
+        # 24 networks a cycle, and two of the archive again, each on 8 batches to
         # calibrate and on 16 clips.
-        assert run["forward_clips"] == (3 * 8 + 2) * (8 * 4 + 16)
+        assert run["forward_clips"] == (3 * 24 + 2) * (8 * 4 + 16)
         assert run["archive_size"] == run["distinct"] == 3
         assert len(run["inherited"]) == 5
         assert 0 <= run["mean_pairwise_hamming"] <= 1

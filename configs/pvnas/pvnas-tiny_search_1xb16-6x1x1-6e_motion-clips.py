@@ -15,7 +15,8 @@ model = dict(
 train_cfg = dict(
     max_epochs=6,
     input_shape=(3, 6, 20, 20),
-    num_ranked=8,
+    num_ranked=24,
+    standard_errors=1.0,
     largest_every=2,
     relaxations=dict(warmup="gumbel_st"),
 )

@@ -9,6 +9,7 @@ atomically, so that a search killed at any moment leaves a whole file behind.
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +19,35 @@ from pathlib import Path
 from ..diversity import hamming, mean_pairwise_hamming
 
 FORMAT_VERSION = 1
+
+
+def standard_error(accuracy: float, num_clips: int) -> float:
+    """Standard error of an accuracy measured on so many clips: sqrt(a (1 - a) / n).
+
+    Args:
+        accuracy: A share.
+        num_clips: How many clips were validated.
+    """
+    return math.sqrt(accuracy * (1 - accuracy) / num_clips)
+
+
+def cheapest_within(
+    accuracies: Sequence[float], costs: Sequence[float], tolerance: float
+) -> int:
+    """Index of the cheapest whose accuracy is at most ``tolerance`` below the highest;
+    where several cost the same, the first.
+
+    With a standard error as tolerance it is the one-standard-error rule (Breiman et
+    al., 1984): of those that can't be told from the best, the simplest.
+
+    Args:
+        accuracies: Shares, one or more.
+        costs: As many, in any one unit.
+        tolerance: A share; 0 leaves the most accurate.
+    """
+    least = max(accuracies) - tolerance
+    within = [i for i, accuracy in enumerate(accuracies) if accuracy >= least]
+    return min(within, key=lambda index: costs[index])
 
 
 @dataclass(frozen=True)
@@ -37,6 +67,8 @@ class ArchiveEntry:
             None for the first.
         diversity: D(p) when the genotype was derived.
         file: Genotype file, relative to the folder of the archive.
+        tolerance: Accuracies this much below that of the entry count as equal to it.
+            Default 0.
 
     Raises:
         ValueError: Naming the field, what was expected and what was found.
@@ -51,6 +83,7 @@ class ArchiveEntry:
     distance: float | None
     diversity: float
     file: str
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.blocks, str) or not all(
@@ -68,9 +101,9 @@ class ArchiveEntry:
                 raise ValueError(
                     f"{name}: expected an integer of 0 or more, found {value!r}"
                 )
-        for name in ("accuracy", "distance", "diversity"):
+        for name in ("accuracy", "distance", "diversity", "tolerance"):
             value = getattr(self, name)
-            if value is None and name != "diversity":
+            if value is None and name in ("accuracy", "distance"):
                 continue
             if (
                 not isinstance(value, int | float)
@@ -112,19 +145,21 @@ class Archive:
             )
         self.entries.append(entry)
 
-    def judge(self, cycle: int, accuracy: float) -> None:
+    def judge(self, cycle: int, accuracy: float, tolerance: float = 0.0) -> None:
         """Give the genotype of a cycle another validation accuracy.
 
         Args:
             cycle: Number of the cycle, from 0.
             accuracy: A share.
+            tolerance: As in :class:`ArchiveEntry`. Default 0.
 
         Raises:
             ValueError: The archive has no genotype of this cycle.
         """
         for position, entry in enumerate(self.entries):
             if entry.cycle == cycle:
-                self.entries[position] = replace(entry, accuracy=accuracy)
+                judged = replace(entry, accuracy=accuracy, tolerance=tolerance)
+                self.entries[position] = judged
                 return
         cycles = [entry.cycle for entry in self.entries]
         raise ValueError(f"cycle: expected one of {cycles}, found {cycle}")
@@ -146,17 +181,20 @@ class Archive:
         return min(hamming(blocks, entry.blocks) for entry in self.entries)
 
     def best(self) -> ArchiveEntry | None:
-        """Return the entry of highest accuracy; where several tie, the one of fewest
-        multiply-accumulates, and of those the earliest.
+        """Return the entry of highest accuracy, or the cheapest of those within its
+        tolerance (:func:`cheapest_within`, in multiply-accumulates); where several
+        cost the same, the earliest.
 
         Entries without accuracy count only where none has one; then the latest
         is the best. None for an empty archive.
         """
-        highest = self.summary()["best_accuracy"]
-        if highest is None:
+        judged = [(e.accuracy, e) for e in self.entries if e.accuracy is not None]
+        if not judged:
             return self.entries[-1] if self.entries else None
-        tied = [entry for entry in self.entries if entry.accuracy == highest]
-        return min(tied, key=lambda entry: entry.macs)
+        accuracies = [accuracy for accuracy, _ in judged]
+        _, highest = max(judged, key=lambda pair: pair[0])
+        costs = [entry.macs for _, entry in judged]
+        return judged[cheapest_within(accuracies, costs, highest.tolerance)][1]
 
     def summary(self) -> dict:
         """Return ``mean_pairwise_hamming``, ``distinct`` and ``best_accuracy``.
@@ -210,6 +248,8 @@ class Archive:
         archive = cls()
         for index, item in enumerate(data["entries"]):
             place = f"{where}, entry {index}"
+            if isinstance(item, dict):
+                item = {"tolerance": 0.0, **item}  # not in files of version 0.1
             _check_keys(item, tuple(f.name for f in fields(ArchiveEntry)), place)
             if not isinstance(item["blocks"], list | tuple):
                 raise ValueError(

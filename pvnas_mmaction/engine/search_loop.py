@@ -18,7 +18,7 @@ from ..cost import check_input_shape, fixed_cost, layer_costs, network_cost
 from ..derive import Budget, derive
 from ..models.relaxation import get_relaxation
 from ..models.supernet import Path
-from .archive import Archive, ArchiveEntry
+from .archive import Archive, ArchiveEntry, cheapest_within, standard_error
 from .budget import CostPenalty, build_budget, expected_cost
 from .distributed import (
     SearchDataParallel,
@@ -41,6 +41,14 @@ def check_count(name: str, value: int, least: int) -> None:
         )
 
 
+def check_standard_errors(value: float) -> None:
+    """Raise ValueError unless ``value`` is a number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ValueError(
+            f"standard_errors: found {value!r}, expected a number of 0 or more"
+        )
+
+
 def costliest(costs: Sequence[Sequence[float]]) -> tuple[int, ...]:
     """Index of the costliest candidate of each layer, the last one where several tie.
 
@@ -58,21 +66,29 @@ def is_largest_step(step: int, largest_every: int) -> bool:
     return largest_every > 0 and step % largest_every == 0
 
 
-def best_judged(
+def judge(
     networks: Sequence[tuple[int, ...]],
     evaluate: Callable[[tuple[int, ...]], float | None],
+    cost: Callable[[tuple[int, ...]], float],
+    tolerance: Callable[[float], float],
 ) -> tuple[tuple[int, ...], float | None]:
-    """The most accurate network and its accuracy; the first where several tie, or where
-    there is no validation data (accuracy None).
+    """The most accurate network, or the cheapest of those within its tolerance, and its
+    accuracy; the first where several tie, or where there is no validation data
+    (accuracy None).
 
     Args:
         networks: Candidate indices, the most probable first.
         evaluate: Validation accuracy of a network.
+        cost: Of a network, in any unit.
+        tolerance: How far an accuracy may lie below this one and count as equal.
     """
-    judged = [(networks[0], evaluate(networks[0]))]
-    if judged[0][1] is not None:
-        judged += [(network, evaluate(network)) for network in networks[1:]]
-    return max(judged, key=lambda pair: pair[1] or 0.0)
+    first = evaluate(networks[0])
+    if first is None:
+        return networks[0], None
+    accuracies = [first, *(evaluate(network) for network in networks[1:])]
+    costs = [cost(network) for network in networks]
+    index = cheapest_within(accuracies, costs, tolerance(max(accuracies)))
+    return networks[index], accuracies[index]
 
 
 def derive_apart(
@@ -158,9 +174,11 @@ class SearchLoop(EpochBasedTrainLoop):
         metric: str = "acc/top1",
         num_ranked: int = 1,
         largest_every: int = 0,
+        standard_errors: float = 0.0,
     ) -> None:
         check_count("num_ranked", num_ranked, 1)
         check_count("largest_every", largest_every, 0)
+        check_standard_errors(standard_errors)
         self.data = SearchData(dataloader, alpha_share)
         self.data.set_up(runner, shared_seed(runner.seed))
         super().__init__(runner, self.data.weights_loader, max_epochs)
@@ -198,6 +216,7 @@ class SearchLoop(EpochBasedTrainLoop):
         self.metric = metric
         self.num_ranked = num_ranked
         self.largest_every = largest_every
+        self.standard_errors = standard_errors
         self.archive = Archive()
         self.alpha_steps = 0
         self._alpha_batches: Iterator[dict] | None = None
@@ -373,6 +392,18 @@ class SearchLoop(EpochBasedTrainLoop):
             )
         return float(metrics[self.metric])
 
+    def tolerance(self, accuracy: float) -> float:
+        """``standard_errors`` times the standard error of a validation accuracy."""
+        num_clips = len(self.runner.val_loop.dataloader.dataset)
+        return min(1.0, self.standard_errors * standard_error(accuracy, num_clips))
+
+    def cost(self, indices: Sequence[int]) -> float:
+        """Cost of one network: in the budget's unit, or MACs where there is none."""
+        fixed, layers = self._costs
+        return fixed + sum(
+            layer[index] for layer, index in zip(layers, indices, strict=True)
+        )
+
     # -- results -------------------------------------------------------------------
 
     def judge_archive(self) -> None:
@@ -381,7 +412,7 @@ class SearchLoop(EpochBasedTrainLoop):
             accuracy = self.evaluate(self.space.indices_of_blocks(entry.blocks))
             if accuracy is None:
                 return
-            self.archive.judge(entry.cycle, accuracy)
+            self.archive.judge(entry.cycle, accuracy, self.tolerance(accuracy))
         for entry in self.archive.entries:
             self.record.write_entry(entry, self.archive)
 
@@ -393,7 +424,9 @@ class SearchLoop(EpochBasedTrainLoop):
             min_distance: Share of layers in which it differs from the archive, where
                 such networks keep the budget. Default 0.
         """
-        indices, accuracy = best_judged(self.derive(min_distance), self.evaluate)
+        indices, accuracy = judge(
+            self.derive(min_distance), self.evaluate, self.cost, self.tolerance
+        )
         blocks = self.space.genotype(indices).blocks
         cost = network_cost(
             self.space.skeleton, blocks, self.input_shape, self.num_classes
@@ -409,6 +442,7 @@ class SearchLoop(EpochBasedTrainLoop):
             distance=self.archive.distance(blocks),
             diversity=diversity.diversity(self.probabilities()),
             file=name,
+            tolerance=0.0 if accuracy is None else self.tolerance(accuracy),
         )
         self.archive.add(entry)
         self.record.write_entry(entry, self.archive)
