@@ -230,10 +230,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="NAME=FILE",
         help="networks to train on every fold; they must not have seen its test clips",
     )
-    add("--search-space", default="light", help="searched per fold; none: no search")
+    add(
+        "--search-space",
+        help="searched per fold; none: no search; default: light, with --reduced "
+        "compact",
+    )
     add("--search-budgets", nargs="*", default=BUDGETS, help="models of the zoo")
     add("--search-config", type=Path, default=SEARCH_CONFIG)
-    add("--folds", type=int, nargs="+", help="default: all; with --reduced 1 2")
+    add("--folds", type=int, nargs="+", help="default: all")
     add("--seeds", type=int, nargs="+", help="default: 0 1 2; with --reduced 0")
     add("--reduced", action="store_true", help="small and short, for a CPU")
     for field in dataclasses.fields(Setting):
@@ -282,8 +286,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_device(args.device)
     setting = setting_of(args)
     study = Study(Loader(args.data, setting, args.device), args.work_dir, args.workers)
-    default = range(1, 3 if args.reduced else study.num_folds + 1)
-    folds = list(args.folds or default)
+    folds = list(args.folds or range(1, study.num_folds + 1))
     for fold in folds:
         if not 1 <= fold <= study.num_folds:
             raise ValueError(f"--folds: found {fold}, expected 1 to {study.num_folds}")
@@ -293,10 +296,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: dict[str, dict[int, Spec]] = {
         name: dict.fromkeys(folds, spec) for name, spec in fixed.items()
     }
-    if args.search_space != "none":
-        rows |= study.search(
-            args.search_config, args.search_space, args.search_budgets, folds
-        )
+    space = args.search_space or ("compact" if args.reduced else "light")
+    if space != "none":
+        rows |= study.search(args.search_config, space, args.search_budgets, folds)
     records = study.train(rows, seeds)
     costs = {
         name: [

@@ -79,7 +79,7 @@ class Setting:
 
 # To see on a CPU that everything runs; too short to say which network is better.
 REDUCED = Setting(
-    crop=48, stored_frames=16, epochs=6, learning_rates=(0.05,), search_epochs=10
+    crop=48, stored_frames=16, epochs=8, learning_rates=(0.05,), search_epochs=40
 )
 
 

@@ -138,7 +138,7 @@ def test_short_search_lands_in_the_best_quarter(
     found = search.space.indices_of_blocks(best.blocks)
     assert table.rank(found) <= len(table) / 4
 
-    networks = shuffled_indices(search.space)[:16]
+    networks = shuffled_indices(search.space)[:32]
     inherited = [search.evaluate(indices) for indices in networks]
     truth = [table[indices].accuracy for indices in networks]
     assert kendalltau(inherited, truth).statistic > 0.3

@@ -328,7 +328,9 @@ class ToySource:
 
 
 @pytest.mark.parametrize("cost", [None, dict(kind="flops", budget=30_000)])
-@pytest.mark.parametrize("options", [{}, dict(num_ranked=2, largest_every=2)])
+@pytest.mark.parametrize(
+    "options", [{}, dict(num_ranked=2, largest_every=2, standard_errors=1.0)]
+)
 def test_same_search_as_the_loop(tmp_path, cost, options):
     loader = dict(dataset=dict(noise=0.0))
     train_cfg = dict(cost=cost, **options)

@@ -96,8 +96,9 @@ def test_shipped_space(path: Path) -> None:
     ]
 
 
-def test_the_three_spaces_are_shipped() -> None:
-    assert {path.stem for path in FILES} >= {"tiny", "light", "medium"}
+def test_the_spaces_are_shipped() -> None:
+    names = {path.stem for path in FILES}
+    assert names >= {"tiny", "compact", "light", "medium"}
 
 
 @settings(deadline=None, max_examples=30)

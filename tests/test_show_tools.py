@@ -242,7 +242,7 @@ def test_a_space_alone_needs_a_shape_for_costs(tmp_path, run_tool):
     assert f"MACs: cheapest {format_count(low)}" in out
 
 
-@pytest.mark.parametrize("name", ["tiny", "light", "medium"])
+@pytest.mark.parametrize("name", ["tiny", "compact", "light", "medium"])
 def test_shipped_spaces(project_root, run_tool, name):
     path = project_root / f"configs/pvnas/_base_/spaces/{name}.py"
     status, out, _ = run_tool("show_space", path, "--input-shape", 3, 8, 64, 64)

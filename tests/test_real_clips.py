@@ -1,0 +1,305 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Trainings on real clips: folds, views, the recipe, the verdict, and a small run."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import real_clips
+from benchmarks.real_data import Fold, RealClips, read_folds
+from benchmarks.real_report import difference, requirements, summarise
+from benchmarks.real_training import (
+    Network,
+    Setting,
+    learning_rate,
+    train,
+    use_channels_last,
+)
+
+LISTS = dict(
+    fold1_train="c.mp4 0\nd.mp4 1\ne.mp4 1\n",
+    fold1_val="a.mp4 0\nb.mp4 1\n",
+    fold2_train="a.mp4 0\nb.mp4 1\ne.mp4 1\n",
+    fold2_val="c.mp4 0\nd.mp4 1\n",
+)
+
+
+def write_lists(folder: Path, **changes: str) -> Path:
+    (folder / "classes.txt").write_text("push\npull\n")
+    for name, text in {**LISTS, **changes}.items():
+        (folder / f"{name}.txt").write_text(text)
+    return folder
+
+
+# -- folds --------------------------------------------------------------------------
+
+
+def test_folds_by_hand(tmp_path):
+    names, labels, folds = read_folds(write_lists(tmp_path))
+    assert names == ["push", "pull"]
+    assert labels == {"c.mp4": 0, "d.mp4": 1, "e.mp4": 1, "a.mp4": 0, "b.mp4": 1}
+    # Rows: c, d, e, a, b. What the next fold tests on is held out of the training part.
+    assert folds == [
+        Fold(train=(0, 1, 2), val=(3, 4), inner_train=(2,), inner_val=(0, 1)),
+        Fold(train=(3, 4, 2), val=(0, 1), inner_train=(2,), inner_val=(3, 4)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(fold1_val="c.mp4 0\n"), "fold 1: found 'c.mp4' in both lists"),
+        (dict(fold1_val="a.mp4 2\n"), "line 1: found 'a.mp4 2', expected a path and"),
+        (dict(fold1_val="a.mp4\n"), "line 1: found 'a.mp4', expected a path and a cl"),
+        (dict(fold2_train="a.mp4 1\n"), "found class 1 for 'a.mp4', expected 0"),
+        (dict(fold2_val="f.mp4 0\n"), "fold 1: found 0 training clips that the next"),
+    ],
+)
+def test_wrong_lists_are_told(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_folds(write_lists(tmp_path, **changes))
+
+
+def test_one_fold_is_too_few(tmp_path):
+    write_lists(tmp_path)
+    (tmp_path / "fold2_train.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="found 1 folds, expected fold1_train"):
+        read_folds(tmp_path)
+
+
+def test_the_tennis_folds_share_no_clip(tennis7):
+    names, labels, folds = read_folds(tennis7)
+    assert (len(names), len(labels), len(folds)) == (7, 295, 4)
+    tested = [row for fold in folds for row in fold.val]
+    assert sorted(tested) == list(range(295))
+    for fold in folds:
+        assert not set(fold.train) & set(fold.val)
+        assert sorted(fold.inner_train + fold.inner_val) == sorted(fold.train)
+
+
+# -- views --------------------------------------------------------------------------
+
+
+def numbered_clips(clip_len: int = 2, crop: int = 4) -> RealClips:
+    """One clip of six frames of 4x8; a pixel says frame and column."""
+    time, column = np.mgrid[0:6, 0:8]
+    frames = np.broadcast_to((10 * time + column)[:, None, :, None], (6, 4, 8, 3))
+    return RealClips(
+        torch.from_numpy(frames.astype(np.uint8))[None],
+        torch.tensor([0]),
+        clip_len,
+        crop,
+    )
+
+
+def test_the_view_to_test_on_is_the_middle():
+    view = numbered_clips().views([0])
+    assert view.shape == (1, 3, 2, 4, 4)
+    # Frames 1 and 4 of the halves 0 to 2 and 3 to 5, columns 2 to 5.
+    for position, frame in enumerate((1, 4)):
+        rows = view[0, :, position].reshape(-1, 4)
+        assert (rows == 10 * frame + torch.arange(2.0, 6.0)).all()
+
+
+def test_training_views_draw_one_frame_of_each_part_and_follow_from_the_seed():
+    clips = numbered_clips()
+    seen = []
+    for seed in range(40):
+        view = clips.views([0], [seed])
+        assert torch.equal(view, clips.views([0], [seed]))
+        # Columns go up: no view is mirrored. Frames are ten apart.
+        assert (view.diff(dim=-1) >= 0).all()
+        start = clips._times(np.random.default_rng(seed))
+        seen.append(tuple(start))
+    assert {first for first, _ in seen} == {0, 1, 2}
+    assert {second for _, second in seen} == {3, 4, 5}
+
+
+def test_crops_keep_area_and_ratio():
+    frames = torch.zeros(1, 2, 100, 120, 3, dtype=torch.uint8)
+    clips = RealClips(frames, torch.tensor([0]), 2, 16)
+    for seed in range(200):
+        top, left, height, width = clips._box(np.random.default_rng(seed))
+        assert 0 <= top <= 100 - height and 0 <= left <= 120 - width
+        # What is cut at the border is lost, and a side is rounded.
+        assert height * width <= 1.02 * 100 * 120
+        if height < 100 and width < 120:
+            assert height * width >= 0.38 * 100 * 120
+            assert 0.73 <= width / height <= 1.36
+
+
+def test_too_few_stored_frames_are_told():
+    frames = torch.zeros(1, 4, 8, 8, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="stored_frames: found 4, expected 8 or more"):
+        RealClips(frames, torch.tensor([0]), 8, 8)
+
+
+# -- the recipe ---------------------------------------------------------------------
+
+
+def test_learning_rate_by_hand():
+    setting = Setting(warmup=0.2)
+    rates = [learning_rate(setting, 0.3, step, 10) for step in range(10)]
+    assert rates[:3] == pytest.approx([0.1, 0.2, 0.3])
+    assert rates[6] == pytest.approx(0.15)
+    assert rates[9] == pytest.approx(0.15 * (1 + math.cos(math.pi * 7 / 8)))
+
+
+@pytest.mark.parametrize("name", ["TSM-MobileNetV2", "X3D-S"])
+def test_channels_last_gives_the_same_numbers(name):
+    torch.manual_seed(0)
+    network = Network(name, 3, 4).eval()
+    convolutions = [
+        m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)
+    ]
+    layouts = (torch.channels_last, torch.channels_last_3d)
+    assert any(
+        conv.weight.is_contiguous(memory_format=layouts[conv.weight.dim() - 4])
+        and not conv.weight.is_contiguous()
+        for conv in convolutions
+    )
+    x = torch.randn(2, 3, 4, 32, 32)
+    with torch.no_grad():
+        found = network(x)
+        for conv in convolutions:
+            conv.weight.data = conv.weight.data.contiguous()
+        expected = network(x)
+        use_channels_last(network)
+        again = network(x)
+    assert found.shape == (2, 3)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found, again, rtol=0, atol=0)
+
+
+def test_a_batch_larger_than_the_clips_is_told():
+    clips = numbered_clips()
+    with pytest.raises(ValueError, match="batch_size: found 16, expected at most 1"):
+        train("X3D-S", 2, clips, clips, Setting(), 0.1, 0)
+
+
+# -- the verdict --------------------------------------------------------------------
+
+ACCURACIES = {
+    "TSM-R50": {1: (0.25, 0.25), 2: (0.5, 0.5)},
+    "TSM-MobileNetV2": {1: (0.375, 0.625), 2: (0.375, 0.125)},
+    "light <= TSM-MobileNetV2": {1: (0.5, 0.75), 2: (0.5, 0.25)},
+}
+
+
+def made_records() -> list[dict]:
+    return [
+        dict(name=name, fold=fold, seed=seed, lr=0.1, accuracy=accuracy)
+        for name, by_fold in ACCURACIES.items()
+        for fold, values in by_fold.items()
+        for seed, accuracy in enumerate(values)
+    ]
+
+
+def test_difference_and_its_error_are_over_the_folds():
+    found = difference(made_records(), "light <= TSM-MobileNetV2", "TSM-MobileNetV2")
+    # Folds: 62.5 - 50 and 37.5 - 25.
+    assert found == dict(mean=12.5, standard_error=0)
+    found = difference(made_records(), "light <= TSM-MobileNetV2", "TSM-R50")
+    gains = [62.5 - 25, 37.5 - 50]
+    error = statistics.stdev(gains) / math.sqrt(2)
+    assert found == dict(mean=12.5, standard_error=pytest.approx(error))
+
+
+@pytest.mark.parametrize(("share", "met"), [(0.0, True), (0.0625, False)])
+def test_the_margin_is_asked_of_the_best_tsm(share, met):
+    records = made_records()
+    for record in records:
+        if record["name"] == "TSM-MobileNetV2":
+            # Above TSM-R50, and by another share in each fold.
+            record["accuracy"] += 0.03125 + share * (2 * record["fold"] - 3)
+    costs = {name: [dict(macs=1, params=2, latency_ms=3.0)] for name in ACCURACIES}
+    result = summarise(records, costs, list(ACCURACIES))
+    [item] = result["requirements"]
+    assert item["name"].endswith("against TSM-MobileNetV2, points")
+    assert item["found"] == pytest.approx(12.5 - 3.125)
+    assert item["standard_error"] == pytest.approx(100 * share)
+    assert item["met"] is met
+    assert requirements(records, result["rows"][2:]) == []
+
+
+# -- a run --------------------------------------------------------------------------
+
+
+def test_small_study_goes_on_where_it_stopped(motion_clips, tmp_path, capsys):
+    """Two folds of motion clips: a search, the choice of a learning rate, trainings."""
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = (motion_clips / "train.txt").read_text().splitlines()
+    (data / "clips").symlink_to(motion_clips)
+    lines = [f"clips/{line}" for line in lines]
+    parts = [lines[:8], lines[8:16], lines[16:]]
+    (data / "classes.txt").write_text("\n".join(map(str, range(8))))
+    for fold, other in ((0, 1), (1, 0)):
+        train_lines = "\n".join(parts[other] + parts[2])
+        (data / f"fold{fold + 1}_train.txt").write_text(train_lines)
+        (data / f"fold{fold + 1}_val.txt").write_text("\n".join(parts[fold]))
+    work_dir = tmp_path / "work"
+    arguments = [data, "--reduced", "--work-dir", work_dir, "--models"]
+    arguments += ["TSM-MobileNetV2", "--search-space", "tiny", "--search-budgets"]
+    arguments += ["TSM-MobileNetV2", "--search-epochs", 9, "--epochs", 1]
+    arguments += ["--batch-size", 8, "--frames", 4, "--stored-frames", 8]
+    arguments += ["--crop", 24, "--learning-rates", 0.01, 0.05]
+    arguments = list(map(str, arguments))
+    real_clips.main(arguments)
+    printed = capsys.readouterr().out
+    result = json.loads((work_dir / "real_clips.json").read_text())
+    assert [row["name"] for row in result["rows"]] == [
+        "TSM-MobileNetV2",
+        "tiny <= TSM-MobileNetV2",
+    ]
+    assert [row["trainings"] for row in result["rows"]] == [2, 2]
+    assert len(result["searches"]) == 2 and len(result["tuning"]) == 8
+    for search in result["searches"]:
+        assert search["macs"] <= search["max_macs"] == result["rows"][0]["macs"]
+    assert result["rows"][1]["max_macs"] <= result["rows"][0]["max_macs"]
+    for record in result["trainings"]:
+        own = [
+            r
+            for r in result["tuning"]
+            if (r["name"], r["fold"]) == (record["name"], record["fold"])
+        ]
+        best = max(own, key=lambda r: (r["accuracy"], -r["lr"]))
+        assert record["lr"] == best["lr"]
+        assert 0 <= record["accuracy"] <= 1
+    assert "A REDUCED setting" in printed and "| TSM-MobileNetV2 |" in printed
+    for plot in ("macs", "latency"):
+        content = (work_dir / f"real_clips_{plot}.png").read_bytes()
+        assert content.startswith(b"\x89PNG")
+    logs = {p: p.read_bytes() for p in work_dir.glob("*.jsonl")}
+    assert len(logs) == 3
+    # One training is lost; the second call repeats it alone, with the same result.
+    path = work_dir / "trainings.jsonl"
+    kept = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(kept[:-1]))
+    real_clips.main(arguments)
+    for log, before in logs.items():
+        if log != path:
+            assert log.read_bytes() == before
+    again = [json.loads(line) for line in path.read_bytes().splitlines()]
+    for new, old in zip(again, map(json.loads, kept), strict=True):
+        assert new["accuracy"] == old["accuracy"] and new["loss"] == old["loss"]
+    with pytest.raises(ValueError, match="momentum: found"):
+        real_clips.main([*arguments, "--momentum", "0.5"])
+
+
+def test_wrong_options_are_told(motion_clips, tmp_path):
+    write_lists(tmp_path)
+    with pytest.raises(ValueError, match="--folds: found 3, expected 1 to 2"):
+        real_clips.main(
+            [str(tmp_path), "--folds", "3", "--work-dir", str(tmp_path / "work")]
+        )
+    with pytest.raises(ValueError, match=r"found 'mine\.json', expected NAME=FILE"):
+        real_clips.read_genotypes(["mine.json"])
