@@ -114,6 +114,7 @@ def test_standard_error_is_the_deviation_of_a_mean():
     expected = statistics.pstdev(answers) / math.sqrt(80)
     assert standard_error(0.75, 80) == pytest.approx(expected)
     assert standard_error(0.0, 80) == standard_error(1.0, 80) == 0
+    assert standard_error(1 + 1e-6, 80) == standard_error(-1e-6, 80) == 0
 
 
 def test_files_without_tolerances_are_read():

@@ -25,10 +25,10 @@ def standard_error(accuracy: float, num_clips: int) -> float:
     """Standard error of an accuracy measured on so many clips: sqrt(a (1 - a) / n).
 
     Args:
-        accuracy: A share.
+        accuracy: A share; what rounding takes past 0 or 1 counts as 0 or 1.
         num_clips: How many clips were validated.
     """
-    return math.sqrt(accuracy * (1 - accuracy) / num_clips)
+    return math.sqrt(max(0.0, accuracy * (1 - accuracy)) / num_clips)
 
 
 def cheapest_within(
