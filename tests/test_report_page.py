@@ -70,8 +70,8 @@ def test_a_search_has_all_its_parts(tmp_path):
     }  # fmt: skip
     shown = text_of(text)
     for words in (
-        "Search report: mine", "finished", "best validation 50.0 %", "2 h 03 min",
-        "Cycle 1", "Cycle 2", "best accuracy", "skipped layers 2 of 4",
+        "Search report: mine", "finished", "chosen, validation 50.0 %", "2 h 03 min",
+        "Cycle 1", "Cycle 2", "chosen", "skipped layers 2 of 4",
         "temporal reach 7 frames", "python tools/train.py toy.py --seed 7",
         "2.9.0+cpu", "budget 1 M MACs", "mode=diversity, num_cycles=2",
         "Config toy.py", "Seed 7", "toy: 72 networks of 4 layers",

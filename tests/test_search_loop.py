@@ -592,7 +592,7 @@ def test_the_same_seed_gives_the_same_search(tmp_path):
         ),
         (
             dict(train_cfg=dict(standard_errors="1")),
-            "standard_errors: found '1', expec",
+            "standard_errors: found '1', expected a number",
         ),
         (
             dict(

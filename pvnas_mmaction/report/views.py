@@ -34,7 +34,7 @@ class NetworkCard:
 
     Args:
         title: E.g. ``Cycles 1, 3``.
-        badges: Short praise, e.g. ``best accuracy``.
+        badges: Short praise, e.g. ``chosen``.
         facts: Pairs of label and value.
         rows: Its layers.
         drawing: Their geometry.
@@ -169,7 +169,7 @@ def _search_tiles(run: SearchRun) -> list[tuple[str, str, str]]:
     best = run.best()
     if best is not None:
         tiles.append(
-            ("best validation", percent(best.entry.accuracy),
+            ("chosen, validation", percent(best.entry.accuracy),
              f"cycle {best.entry.cycle + 1}, inherited weights")
         )  # fmt: skip
         tiles.append(
@@ -220,7 +220,7 @@ def _cards(run: SearchRun, table: LatencyTable | None) -> list[NetworkCard]:
         first = group[0]
         badges = []
         if best in group:
-            badges.append("best accuracy")
+            badges.append("chosen")
         if any(network in front for network in group):
             badges.append("Pareto front")
         accuracy = ", ".join(percent(n.entry.accuracy) for n in group)
