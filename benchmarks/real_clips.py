@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import random
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,12 +27,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from mmengine.config import Config
+
 from benchmarks.jobs import JobLog, provenance, run_jobs
 from benchmarks.real_data import Fold, RealClips, read_folds
 from benchmarks.real_report import summarise, write_report
-from benchmarks.real_training import REDUCED, Setting, measure, search, train
+from benchmarks.real_training import BASE, REDUCED, Setting, measure, search, train
 from pvnas_mmaction.cli import run
+from pvnas_mmaction.cost import network_cost
 from pvnas_mmaction.genotype import load_genotype
+from pvnas_mmaction.search_space import SearchSpace
 from pvnas_mmaction.timing import check_device
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +44,7 @@ SEARCH_CONFIG = (
     ROOT / "configs" / "pvnas" / "pvnas-tiny_search_1xb16-u8-30e_custom-rgb.py"
 )
 MODELS = ["TSM-R50", "TSM-MobileNetV2", "X3D-S", "C2D-R50"]
+MAX_DRAWS = 10_000
 BUDGETS = ["TSM-MobileNetV2", "X3D-S"]
 # Name of a zoo's model, or content of a genotype file.
 Spec = str | dict[str, Any]
@@ -168,6 +174,46 @@ class Study:
             for name in names
         }
 
+    def draw(self, space: str, budgets: Sequence[str], count: int) -> dict[str, Spec]:
+        """Networks drawn uniformly, always the same, from those of a space that keep
+        the lowest budget: what a search has to beat.
+
+        Args:
+            space: Name of the space.
+            budgets: Models of the zoo whose multiply-accumulates are the budgets.
+            count: How many.
+
+        Returns:
+            Name of the row -> genotype.
+
+        Raises:
+            ValueError: Hardly any network keeps the budget.
+        """
+        content = Config.fromfile(BASE / "spaces" / f"{space}.py").space
+        drawn_from = SearchSpace.from_config(content.to_dict())
+        limit = min(self.macs(model) for model in budgets)
+        generator = random.Random(0)
+        found: dict[str, Spec] = {}
+        for _ in range(MAX_DRAWS):
+            if len(found) == count:
+                return found
+            indices = [generator.randrange(len(c)) for c in drawn_from.candidates]
+            genotype = drawn_from.genotype(indices)
+            macs = network_cost(
+                drawn_from.skeleton,
+                genotype.blocks,
+                self.setting.input_shape,
+                self.num_classes,
+            ).macs
+            if macs <= limit:
+                name = f"{space} random {len(found) + 1}"
+                found[name] = json.loads(genotype.to_json())
+        raise ValueError(
+            f"random: found {len(found)} networks of {space!r} under {limit} "
+            f"multiply-accumulates in {MAX_DRAWS} draws, expected {count}; choose "
+            "another --search-space or --search-budgets"
+        )
+
     def train(
         self, rows: Mapping[str, Mapping[int, Spec]], seeds: Sequence[int]
     ) -> list[dict[str, Any]]:
@@ -236,6 +282,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "compact",
     )
     add("--search-budgets", nargs="*", default=BUDGETS, help="models of the zoo")
+    add("--random", type=int, default=0, help="so many random networks of the space")
     add("--search-config", type=Path, default=SEARCH_CONFIG)
     add("--folds", type=int, nargs="+", help="default: all")
     add("--seeds", type=int, nargs="+", help="default: 0 1 2; with --reduced 0")
@@ -298,6 +345,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     space = args.search_space or ("compact" if args.reduced else "light")
     if space != "none":
+        fixed |= study.draw(space, args.search_budgets, args.random)
+        rows |= {name: dict.fromkeys(folds, fixed[name]) for name in fixed}
         rows |= study.search(args.search_config, space, args.search_budgets, folds)
     records = study.train(rows, seeds)
     costs = {

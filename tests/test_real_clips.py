@@ -249,7 +249,7 @@ def test_small_study_goes_on_where_it_stopped(motion_clips, tmp_path, capsys):
     work_dir = tmp_path / "work"
     arguments = [data, "--reduced", "--work-dir", work_dir, "--models"]
     arguments += ["TSM-MobileNetV2", "--search-space", "tiny", "--search-budgets"]
-    arguments += ["TSM-MobileNetV2", "--search-epochs", 9, "--epochs", 1]
+    arguments += ["TSM-MobileNetV2", "--random", 2, "--search-epochs", 9, "--epochs", 1]
     arguments += ["--batch-size", 8, "--frames", 4, "--stored-frames", 8]
     arguments += ["--crop", 24, "--learning-rates", 0.01, 0.05]
     arguments = list(map(str, arguments))
@@ -258,13 +258,18 @@ def test_small_study_goes_on_where_it_stopped(motion_clips, tmp_path, capsys):
     result = json.loads((work_dir / "real_clips.json").read_text())
     assert [row["name"] for row in result["rows"]] == [
         "TSM-MobileNetV2",
+        "tiny random 1",
+        "tiny random 2",
         "tiny <= TSM-MobileNetV2",
     ]
-    assert [row["trainings"] for row in result["rows"]] == [2, 2]
-    assert len(result["searches"]) == 2 and len(result["tuning"]) == 8
+    assert [row["trainings"] for row in result["rows"]] == [2, 2, 2, 2]
+    assert len(result["searches"]) == 2 and len(result["tuning"]) == 16
     for search in result["searches"]:
         assert search["macs"] <= search["max_macs"] == result["rows"][0]["macs"]
-    assert result["rows"][1]["max_macs"] <= result["rows"][0]["max_macs"]
+    for row in result["rows"][1:]:
+        assert row["max_macs"] <= result["rows"][0]["max_macs"]
+    drawn = {r["name"]: r["blocks"] for r in result["trainings"] if "rand" in r["name"]}
+    assert len(set(drawn.values())) == 2
     for record in result["trainings"]:
         own = [
             r
@@ -295,11 +300,18 @@ def test_small_study_goes_on_where_it_stopped(motion_clips, tmp_path, capsys):
         real_clips.main([*arguments, "--momentum", "0.5"])
 
 
-def test_wrong_options_are_told(motion_clips, tmp_path):
+def test_wrong_options_are_told(tmp_path, monkeypatch):
     write_lists(tmp_path)
     with pytest.raises(ValueError, match="--folds: found 3, expected 1 to 2"):
         real_clips.main(
             [str(tmp_path), "--folds", "3", "--work-dir", str(tmp_path / "work")]
         )
+    study = real_clips.Study(
+        real_clips.Loader(tmp_path, Setting(frames=4, crop=64)), tmp_path / "other"
+    )
+    # The smallest of the space has more than the whole budget.
+    with pytest.raises(ValueError, match="found 0 networks of 'light' under 1 "):
+        monkeypatch.setattr(study, "macs", lambda model: 1)
+        study.draw("light", ["X3D-S"], 1)
     with pytest.raises(ValueError, match=r"found 'mine\.json', expected NAME=FILE"):
         real_clips.read_genotypes(["mine.json"])
