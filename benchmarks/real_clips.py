@@ -340,13 +340,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     seeds = args.seeds or ([0] if args.reduced else [0, 1, 2])
     fixed: dict[str, Spec] = {name: name for name in args.models}
     fixed |= read_genotypes(args.genotypes)
+    space = args.search_space or ("compact" if args.reduced else "light")
+    if args.random and space != "none":
+        fixed |= study.draw(space, args.search_budgets, args.random)
     rows: dict[str, dict[int, Spec]] = {
         name: dict.fromkeys(folds, spec) for name, spec in fixed.items()
     }
-    space = args.search_space or ("compact" if args.reduced else "light")
     if space != "none":
-        fixed |= study.draw(space, args.search_budgets, args.random)
-        rows |= {name: dict.fromkeys(folds, fixed[name]) for name in fixed}
         rows |= study.search(args.search_config, space, args.search_budgets, folds)
     records = study.train(rows, seeds)
     costs = {
