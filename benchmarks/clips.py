@@ -24,6 +24,8 @@ from torch import Tensor
 # As in configs/pvnas/_base_/models.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
+# The class of each motion clip played backwards.
+OPPOSITES = (1, 0, 3, 2, 5, 4, 7, 6)
 
 
 class ClipSource(Protocol):

@@ -21,8 +21,9 @@ from mmengine.registry import init_default_scope
 from benchmarks.clips import ClipSource
 from pvnas_mmaction import diversity
 from pvnas_mmaction.cost import check_input_shape, layer_costs, network_cost
-from pvnas_mmaction.engine.archive import Archive, ArchiveEntry, standard_error
+from pvnas_mmaction.engine.archive import Archive, ArchiveEntry
 from pvnas_mmaction.engine.budget import CostPenalty, build_budget
+from pvnas_mmaction.engine.judging import choose
 from pvnas_mmaction.engine.lr_diversity import LRDiversityConfig, LRDiversitySchedule
 from pvnas_mmaction.engine.search_data import (
     Key,
@@ -33,12 +34,11 @@ from pvnas_mmaction.engine.search_data import (
 )
 from pvnas_mmaction.engine.search_loop import (
     DEFAULT_RELAXATIONS,
+    check_alpha_weight,
     check_count,
-    check_standard_errors,
     costliest,
     derive_apart,
     is_largest_step,
-    judge,
 )
 from pvnas_mmaction.engine.steps import (
     alpha_step,
@@ -47,6 +47,7 @@ from pvnas_mmaction.engine.steps import (
 )
 from pvnas_mmaction.models.blocks import init_weights
 from pvnas_mmaction.models.supernet import Path, PVNASSupernet
+from pvnas_mmaction.models.time_reversal import TimeReversalBlending
 
 EVAL_BATCH = 64
 
@@ -64,7 +65,8 @@ class MemorySearch:
         device: Where it runs. Default ``"cpu"``.
 
     Attributes:
-        clips: Clips seen forward and backward so far, in steps of both kinds.
+        clips: Clips run forward and backward so far, in steps of both kinds; a clip and
+            its time reversal are two.
         path_clips: The same, each clip as often as candidates ran per layer, on average
             over the layers: 1 for one sampled candidate, 2 for two, K for all.
         forward_clips: Clips seen forward alone, to judge networks.
@@ -91,17 +93,20 @@ class MemorySearch:
             cost=None,
             num_ranked=1,
             largest_every=0,
-            standard_errors=0.0,
+            alpha_weight=0.0,
         )
         self.settings.update(cfg.train_cfg.to_dict())
         check_count("num_ranked", self.settings["num_ranked"], 1)
         check_count("largest_every", self.settings["largest_every"], 0)
-        check_standard_errors(self.settings["standard_errors"])
+        check_alpha_weight(self.settings["alpha_weight"])
         batch_size = cfg.train_dataloader.batch_size
         torch.manual_seed(seed)
         self.model = MODELS.build(cfg.model)
         init_weights(self.model)
         self.model.to(device).train()
+        blending = self.model.data_preprocessor.blending
+        # Time reversal runs every clip forwards and backwards.
+        self.directions = 2 if isinstance(blending, TimeReversalBlending) else 1
         self.supernet: PVNASSupernet = self.model.backbone
         self.space = self.supernet.space
         self.num_classes = self.model.cls_head.num_classes
@@ -126,6 +131,10 @@ class MemorySearch:
             **(self.settings.get("relaxations") or {}),
         }
         self.optimizers = build_optim_wrapper(self.model, cfg.optim_wrapper)
+        weights = self.optimizers["weights"].optimizer
+        self.multipliers = [
+            group["lr"] / weights.defaults["lr"] for group in weights.param_groups
+        ]
         self.schedule = self._build_schedule(cfg)
         self.penalty = self._build_penalty()
         self.costs = self._layer_costs()
@@ -174,9 +183,17 @@ class MemorySearch:
             layer[index] for layer, index in zip(self.costs, indices, strict=True)
         )
 
-    def _tolerance(self, accuracy: float) -> float:
-        error = standard_error(accuracy, len(self.val.labels))
-        return min(1.0, self.settings["standard_errors"] * error)
+    def _choose(
+        self, networks: Sequence[tuple[int, ...]], accuracies: Sequence[float]
+    ) -> int:
+        rows = self._log_probs()
+        log_probs = [
+            sum(row[index] for row, index in zip(rows, network, strict=True))
+            for network in networks
+        ]
+        costs = [self._cost(network) for network in networks]
+        weight, clips = self.settings["alpha_weight"], len(self.val.labels)
+        return choose(accuracies, log_probs, costs, clips, weight)
 
     # -- searching ------------------------------------------------------------------
 
@@ -236,8 +253,10 @@ class MemorySearch:
             self._end_cycle(step)
 
     def _set_rates(self, step: int) -> None:
-        for group in self.optimizers["weights"].optimizer.param_groups:
-            group["lr"] = self.schedule.weights_lr(step)
+        rate = self.schedule.weights_lr(step)
+        groups = self.optimizers["weights"].optimizer.param_groups
+        for group, multiplier in zip(groups, self.multipliers, strict=True):
+            group["lr"] = rate * multiplier
         for group in self.optimizers["alphas"].optimizer.param_groups:
             group["lr"] = self.schedule.alphas_lr(step)
 
@@ -254,7 +273,7 @@ class MemorySearch:
         )
 
     def _count(self, batch: dict[str, Any], path: Path) -> None:
-        size = len(batch["inputs"])
+        size = self.directions * len(batch["inputs"])
         self.clips += size
         self.path_clips += (
             size * sum(len(choice.indices) for choice in path) / len(path)
@@ -273,7 +292,7 @@ class MemorySearch:
         nearest = self.archive.distance(most_probable)
         self._archive_network(cycle, step)
         if cycle + 1 == self.schedule.num_cycles:
-            self._judge_archive()
+            self._finish_search(cycle, step)
             return
         target = self.schedule.restart(nearest)
         alphas = self._alphas()
@@ -285,14 +304,27 @@ class MemorySearch:
         self.optimizers["alphas"].optimizer.state.clear()
         self.optimizers["alphas"].zero_grad()
 
-    def _archive_network(self, cycle: int, step: int) -> ArchiveEntry:
+    def _archive_network(self, cycle: int, step: int) -> None:
         networks = self.derive(self.schedule.archive_distance)
-        indices, accuracy = judge(networks, self.evaluate, self._cost, self._tolerance)
+        accuracies = [self.evaluate(network) for network in networks]
+        index = self._choose(networks, accuracies)
+        file = f"genotypes/cycle_{cycle + 1:02d}.json"
+        entry = self._entry(networks[index], accuracies[index], cycle, step, file)
+        self.archive.add(entry)
+
+    def _entry(
+        self,
+        indices: tuple[int, ...],
+        accuracy: float,
+        cycle: int,
+        step: int,
+        file: str,
+    ) -> ArchiveEntry:
         blocks = self.space.genotype(indices).blocks
         cost = network_cost(
             self.space.skeleton, blocks, self.input_shape, self.num_classes
         )
-        entry = ArchiveEntry(
+        return ArchiveEntry(
             cycle=cycle,
             step=step + 1,
             blocks=blocks,
@@ -301,37 +333,46 @@ class MemorySearch:
             accuracy=accuracy,
             distance=self.archive.distance(blocks),
             diversity=diversity.diversity(self._probabilities()),
-            file=f"genotypes/cycle_{cycle + 1:02d}.json",
-            tolerance=self._tolerance(accuracy),
+            file=file,
         )
-        self.archive.add(entry)
-        return entry
 
-    def _judge_archive(self) -> None:
+    def _finish_search(self, cycle: int, step: int) -> None:
+        indices_of = self.space.indices_of_blocks
         for entry in self.archive.entries[:-1]:
-            accuracy = self.evaluate(self.space.indices_of_blocks(entry.blocks))
-            self.archive.judge(entry.cycle, accuracy, self._tolerance(accuracy))
+            self.archive.judge(entry.cycle, self.evaluate(indices_of(entry.blocks)))
+        entries = list(self.archive.entries)
+        if self.schedule.archive_distance > 0:
+            archived = {entry.blocks for entry in entries}
+            for indices in self.derive():
+                if self.space.genotype(indices).blocks not in archived:
+                    accuracy, file = self.evaluate(indices), "genotypes/final.json"
+                    entries.append(self._entry(indices, accuracy, cycle, step, file))
+        networks = [indices_of(entry.blocks) for entry in entries]
+        accuracies = [entry.accuracy for entry in entries]
+        self.archive.final = entries[self._choose(networks, accuracies)]
 
     def derive(self, min_distance: float = 0.0) -> list[tuple[int, ...]]:
         """The ``num_ranked`` most probable networks that keep the budget, as candidate
         indices, the most probable first; see :meth:`SearchLoop.derive`."""
-        log_probs = [
-            torch.log_softmax(alpha.detach().double() / self.supernet.tau, 0).tolist()
-            for alpha in self.supernet.alphas
-        ]
         budgets = [self.penalty.budget] if self.penalty else []
         found = [
             self.space.indices_of_blocks(entry.blocks) for entry in self.archive.entries
         ]
         num = self.settings["num_ranked"]
-        return derive_apart(log_probs, budgets, num, found, min_distance)
+        return derive_apart(self._log_probs(), budgets, num, found, min_distance)
+
+    def _log_probs(self) -> list[list[float]]:
+        return [
+            torch.log_softmax(alpha.detach().double() / self.supernet.tau, 0).tolist()
+            for alpha in self.supernet.alphas
+        ]
 
     # -- judging --------------------------------------------------------------------
 
     def _calibration(self) -> Iterator[dict[str, Any]]:
         for number in range(self.settings["calibration_batches"]):
             batch = self._batch(self.calibration_batches.batch(number))
-            self.forward_clips += len(batch["inputs"])
+            self.forward_clips += self.directions * len(batch["inputs"])
             yield batch
 
     @torch.no_grad()

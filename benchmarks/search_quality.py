@@ -36,7 +36,7 @@ from pvnas_mmaction.search_space import SearchSpace
 from pvnas_mmaction.timing import check_device
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "configs" / "pvnas" / "pvnas-tiny_search_1xb16-6x1x1-6e_motion-clips.py"
+CONFIG = ROOT / "configs" / "pvnas" / "pvnas-tiny_search_1xb8-6x1x1-4e_motion-clips.py"
 LOG = "searches"
 MODES = ("constant", "cosine", "cyclic", "diversity")
 # What differs from the config: in LRDiversityHook, and in train_cfg.
@@ -46,10 +46,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     # Plain DARTS: all candidates in every step, one cosine, the most probable network.
     # Epochs and warm-up are such that it sees as many clips as the default.
     "darts": dict(
-        hook=dict(mode="cosine", warmup=0.2),
+        hook=dict(mode="cosine", warmup=0.0),
         train_cfg=dict(
             relaxations=dict(warmup="softmax", weights="softmax", alphas="softmax"),
-            max_epochs=5,
+            max_epochs=3,
             num_ranked=1,
             largest_every=0,
         ),
@@ -214,7 +214,8 @@ def run_search(
         (its entries with indices), ``mean_pairwise_hamming``, ``distinct``,
         ``inherited`` (pairs of network and accuracy), ``clips``, ``path_clips``,
         ``forward_clips`` (of the search alone), ``wall_s`` (of the search alone),
-        ``rank_wall_s``, ``final_diversity``, ``steps`` and ``alpha_steps``.
+        ``rank_wall_s``, ``p`` (at the end, a list for each layer), ``final_diversity``,
+        ``steps`` and ``alpha_steps``.
     """
     started = time.perf_counter()
     search = MemorySearch(cfg, train, val, seed, device)
@@ -241,6 +242,7 @@ def run_search(
         forward_clips=forward_clips,
         wall_s=round(wall, 2),
         rank_wall_s=round(time.perf_counter() - started - wall, 2),
+        p=[row.tolist() for row in search.supernet.probabilities()],
         final_diversity=search.history[-1]["diversity"],
         steps=len(search.history),
         alpha_steps=search.alpha_steps,

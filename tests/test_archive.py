@@ -4,19 +4,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import stat
-import statistics
 
 import pytest
 
-from pvnas_mmaction.engine.archive import (
-    Archive,
-    ArchiveEntry,
-    cheapest_within,
-    standard_error,
-)
+from pvnas_mmaction.engine.archive import Archive, ArchiveEntry
 
 A = ("mb_t1_k3_e2", "mb_t3_k3_e2", "skip", "ts_t3_k3_e4")
 B = ("mb_t1_k3_e2", "mb_t3_k5_e2", "skip", "ts_t3_k5_e4")
@@ -58,12 +51,33 @@ def test_distance_is_to_the_nearest_entry():
 def test_another_accuracy_for_a_cycle():
     archive = full_archive()
     before = list(archive.entries)
-    archive.judge(1, 0.25, 0.125)
-    assert archive.entries[1] == entry(B, 1, 0.25, 0.5, tolerance=0.125)
+    archive.judge(1, 0.25)
+    assert archive.entries[1] == entry(B, 1, 0.25, 0.5)
     assert [*archive.entries[:1], *archive.entries[2:]] == [before[0], *before[2:]]
     assert archive.best() == before[3]
     with pytest.raises(ValueError, match=r"one of \[0, 1, 2, 3\], found 4"):
         archive.judge(4, 0.5)
+
+
+def test_final_network_is_the_best_whatever_its_accuracy():
+    archive = full_archive()
+    for final in (entry(C[::-1], 3, 0.8, 0.25), entry(C[::-1], 3, 0.25, 0.25)):
+        archive.final = final
+        assert archive.best() is final
+        read = Archive.from_dict(json.loads(json.dumps(archive.to_dict())))
+        assert (read.final, read.entries) == (final, archive.entries)
+        # The archive is what it was.
+        assert archive.summary() == full_archive().summary()
+        assert archive.distance(C[::-1]) == full_archive().distance(C[::-1]) > 0
+
+
+def test_file_without_a_final_network():
+    data = full_archive().to_dict()
+    assert data.pop("final") is None
+    assert Archive.from_dict(data).entries == full_archive().entries
+    data["final"] = dict(data["entries"][0], macs=-1)
+    with pytest.raises(ValueError, match=r"archive, final, macs: expected an integer"):
+        Archive.from_dict(data)
 
 
 def test_summary_by_hand():
@@ -94,33 +108,10 @@ def test_best_is_the_most_accurate_then_the_cheapest_then_the_earliest():
     assert Archive().best() is None
 
 
-def test_best_is_the_cheapest_within_the_tolerance_of_the_highest():
-    lower = entry(A, 0, 0.5, macs=1, tolerance=0.5)
-    near = entry(B, 1, 0.625, macs=7)
-    for tolerance, best in ((0.0, 2), (0.125, 1), (0.25, 0)):
-        highest = entry(C, 2, 0.75, macs=9, tolerance=tolerance)
-        assert Archive([lower, near, highest]).best().cycle == best
-
-
-def test_cheapest_within_by_hand():
-    accuracies, costs = [0.5, 0.75, 0.625, 0.625], [1, 4, 3, 3]
-    found = [cheapest_within(accuracies, costs, t) for t in (0, 0.1, 0.125, 0.25)]
-    assert found == [1, 1, 2, 0]
-
-
-def test_standard_error_is_the_deviation_of_a_mean():
-    # 60 right of 80: the population's standard deviation over the root of 80.
-    answers = [1] * 60 + [0] * 20
-    expected = statistics.pstdev(answers) / math.sqrt(80)
-    assert standard_error(0.75, 80) == pytest.approx(expected)
-    assert standard_error(0.0, 80) == standard_error(1.0, 80) == 0
-    assert standard_error(1 + 1e-6, 80) == standard_error(-1e-6, 80) == 0
-
-
-def test_files_without_tolerances_are_read():
+def test_files_with_tolerances_are_read():
     data = full_archive().to_dict()
     for item in data["entries"]:
-        del item["tolerance"]
+        item["tolerance"] = 0.0
     assert Archive.from_dict(data).entries == full_archive().entries
 
 

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.clips import MotionClips, read_manifest
 from benchmarks.ground_truth import DEFAULT, load
-from benchmarks.ground_truth.recipe import Classifier, Recipe
+from benchmarks.ground_truth.recipe import Classifier, Recipe, train_network
 from benchmarks.ground_truth.summary import (
     MAX_BEST,
     MIN_CORRELATION,
@@ -137,12 +137,31 @@ def test_folder_without_clips(tmp_path):
 
 
 def test_learning_rates():
-    recipe = Recipe(train_clips=160, epochs=2, batch_size=16, lr=1.0, warmup=0.2)
-    rates = [recipe.learning_rate(step) for step in range(recipe.steps)]
+    recipe = Recipe(train_clips=160, epochs=2, batch_size=16, warmup=0.2)
+    rates = [recipe.rate(step) for step in range(recipe.steps)]
     expected = [step / 5 for step in range(1, 5)]
     expected += [(1 + math.cos(math.pi * k / 16)) / 2 for k in range(16)]
     assert rates == pytest.approx(expected)
-    assert recipe.views == 320
+    # Every clip of the two passes forwards and backwards.
+    assert recipe.views == 2 * 2 * 160
+
+
+def test_every_clip_is_seen_forwards_and_backwards(trained, monkeypatch):
+    state, seen = trained[0](), []
+    forward = Classifier.forward
+
+    def forward_seen(self, x):
+        if self.training:
+            seen.append(x)
+        return forward(self, x)
+
+    monkeypatch.setattr(Classifier, "forward", forward_seen)
+    train_network(state.space, (0,), state.train, state.val, RECIPE, seed=0)
+    assert sum(len(x) for x in seen) == RECIPE.views == 64
+    for x in seen:
+        clips, backwards = x.chunk(2)
+        assert torch.equal(backwards, clips.flip(2))
+        assert not torch.equal(backwards, clips)
 
 
 def test_order_is_a_fixed_shuffle():

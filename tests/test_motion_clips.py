@@ -65,6 +65,43 @@ def test_translation_shifts_the_picture(label: int, axis: int, shift: int) -> No
     assert np.abs(clip[1] - clip[0]).max() > 20
 
 
+def test_a_rotation_of_twice_the_speed_skips_every_other_frame() -> None:
+    options = dict(size=40, frames=9, speed_range=(0.03, 0.03), noise=0.0)
+    slow = tool.render_clip(3, "train", 12, tool.Picture(**options))
+    fast = tool.render_clip(3, "train", 12, tool.Picture(**options, turn_speed=2.0))
+    assert np.array_equal(fast[:5], slow[::2])
+    assert not np.array_equal(fast[1], slow[1])
+
+
+@pytest.mark.parametrize("label", [0, 6])
+def test_turn_speed_is_that_of_rotations_alone(label: int) -> None:
+    slow, fast = (
+        tool.render_clip(0, "val", label, tool.Picture(turn_speed=speed))
+        for speed in (1.0, 2.0)
+    )
+    assert np.array_equal(slow, fast)
+
+
+def test_radii_are_those_asked_for() -> None:
+    """One shape over an even background, at all sizes: the area it covers."""
+    areas = []
+    for low, high in ((0.12, 0.3), (0.2, 0.4)):
+        picture = tool.Picture(
+            size=80, frames=40, noise=0.0, clutter=0.0, objects=1,
+            radius_range=(low, high), speed_range=(0.01, 0.01),
+        )  # fmt: skip
+        largest = 0.0
+        for index in range(6, 6 + 8 * 8, 8):
+            clip = tool.render_clip(0, "train", index, picture).astype(int)
+            background = np.median(clip, axis=(1, 2), keepdims=True)
+            covered = np.abs(clip - background) > 2
+            largest = max(largest, covered.any(axis=3).mean(axis=(1, 2)).max())
+        # A disc of the largest radius, or less: polygons, and fading near that size.
+        assert 0.35 * np.pi * high**2 < largest < 1.1 * np.pi * high**2
+        areas.append(largest)
+    assert 1.4 < areas[1] / areas[0] < 2.2
+
+
 def flow_features(clip: np.ndarray) -> np.ndarray:
     """Mean velocity (x, y), curl (clockwise > 0) and divergence of optical flow.
 
@@ -284,6 +321,9 @@ def test_a_foreign_folder_is_left_alone(
         (["--objects", "0"], "--objects: expected >= 1, found 0"),
         (["--distractors", "-2"], "--distractors: expected >= 0, found -2"),
         (["--codec", "gif"], "invalid choice: 'gif'"),
+        (["--radius-range", "0.3", "0.1"], "0.02 <= LOW < HIGH <= 0.4, found 0.3 0.1"),
+        (["--radius-range", "0.1", "0.5"], "0.02 <= LOW < HIGH <= 0.4, found 0.1 0.5"),
+        (["--turn-speed", "0"], "--turn-speed: expected above 0, to 4, found 0.0"),
     ],
 )
 def test_a_wrong_option_is_named(

@@ -20,7 +20,9 @@ from report_runs import (
 )
 from searching import run_search
 
+from pvnas_mmaction.engine.archive import Archive
 from pvnas_mmaction.report.runlog import parse_config
+from pvnas_mmaction.report.views import search_view
 from pvnas_mmaction.report.workdir import (
     SearchRun,
     TrainRun,
@@ -49,12 +51,38 @@ def test_a_search_as_it_was_written(tmp_path):
     assert launches.config["model"] == {"backbone": {"type": "PVNASSupernet"}}
 
 
+@pytest.mark.parametrize("archived", [True, False])
+def test_the_network_that_a_search_ended_in(tmp_path, archived):
+    """The one of lower accuracy, of the archive or not: it is chosen all the same."""
+    folder = write_search(tmp_path / "a") / "search"
+    archive = json.loads((folder / "archive.json").read_text())
+    archive["final"] = dict(archive["entries"][0])
+    if not archived:
+        source = folder / archive["final"]["file"]
+        archive["final"] |= dict(file="genotypes/final.json", cycle=1, accuracy=0.1)
+        blocks = [*archive["final"]["blocks"][:3], "mb_t5_k3_e2"]
+        genotype = json.loads(source.read_text()) | dict(blocks=blocks)
+        archive["final"]["blocks"] = blocks
+        write_json(folder / "genotypes/final.json", genotype)
+    write_json(folder / "archive.json", archive)
+    run = read_work_dir(tmp_path / "a")
+    assert run.missing == []
+    assert len(run.networks) == 2
+    assert run.best() is run.final
+    assert run.final.entry == Archive.load(folder / "archive.json").final
+    cards = search_view(run, "a", None).cards
+    chosen = [card.title for card in cards if "chosen" in card.badges]
+    assert len(cards) == (2 if archived else 3)
+    assert chosen == ["Cycle 1" if archived else "End of search"]
+
+
 def test_a_real_search(tmp_path):
     runner = run_search(tmp_path)
     run = read_work_dir(tmp_path)
     assert run.missing == [] and run.finished
     assert [n.entry for n in run.networks] == runner.train_loop.archive.entries
     assert run.history[-1]["step"] == 17
+    assert run.best().entry == runner.train_loop.archive.final
     assert run.seed == runner.train_loop.seed
     assert run.space.to_config() == runner.train_loop.space.to_config()
     logged = [r for r in run.launches.scalars if "iter" in r]

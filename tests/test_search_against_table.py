@@ -106,11 +106,13 @@ def rendered(
     monkeypatch.setitem(sys.modules, spec.name, module)  # its dataclass looks itself up
     spec.loader.exec_module(module)
     clips, recipe = table.settings["clips"], table.settings["recipe"]
-    names = ("noise", "min_contrast", "clutter", "objects", "distractors")
+    names = ["noise", "min_contrast", "clutter", "objects", "distractors"]
+    names.append("turn_speed")
     picture = module.Picture(
         size=recipe["size"],
         frames=recipe["clip_len"],
         speed_range=tuple(clips["speed_range"]),
+        radius_range=tuple(clips["radius_range"]),
         **{name: clips[name] for name in names},
     )
     frames = [
@@ -125,7 +127,7 @@ def test_short_search_lands_in_the_best_quarter(
     table: GroundTruth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = Config.fromfile(CONFIG)
-    cfg.train_cfg.update(max_epochs=13, num_ranked=4)
+    cfg.train_cfg.update(max_epochs=6, num_ranked=4)
     for hook in cfg.custom_hooks:
         if hook["type"] == "LRDiversityHook":
             hook.update(num_cycles=1, warmup=0.7)

@@ -37,14 +37,15 @@ from pvnas_mmaction.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "pvnas"
-SEARCH = CONFIGS / "pvnas-tiny_search_1xb16-6x1x1-6e_motion-clips.py"
-RETRAIN = CONFIGS / "pvnas-tiny_retrain_1xb16-6x1x1-2e_motion-clips.py"
+SEARCH = CONFIGS / "pvnas-tiny_search_1xb8-6x1x1-4e_motion-clips.py"
+RETRAIN = CONFIGS / "pvnas-tiny_retrain_1xb8-6x1x1-2e_motion-clips.py"
 OWN_SEARCH = CONFIGS / "pvnas-tiny_search_1xb16-u8-30e_custom-rgb.py"
 OWN_RETRAIN = CONFIGS / "pvnas-tiny_retrain_1xb16-u8-60e_custom-rgb.py"
 CONTROL = CONFIGS / "genotypes" / "mb_t1_tiny.json"
 # Easy enough to be learnt in minutes on a CPU.
-CLIPS = ["--size", 32, "--frames", 12, "--speed-range", 0.025, 0.035, "--objects", 8]
-CLIPS += ["--clutter", 0, "--noise", 0, "--min-contrast", 0.9]
+CLIPS = ["--size", 32, "--frames", 12, "--objects", 4, "--radius-range", 0.12, 0.4]
+CLIPS += ["--speed-range", 0.06, 0.07, "--turn-speed", 2]
+CLIPS += ["--clutter", 0, "--noise", 0.06, "--min-contrast", 0.5]
 # Lines of a log that tell how it goes.
 TELLING = re.compile(r"Cycle \d|Epoch\(val\)|Search space|Search done|acc/top1")
 
@@ -212,7 +213,7 @@ def parse_args() -> argparse.Namespace:
     add("--work-dir", type=Path, default=Path("work_dirs/demo"))
     add("--data", type=Path, default=Path("data/motion_clips"))
     add("--seed", type=int, default=0, help="of the search and the trainings")
-    add("--num-train", type=int, default=6144, help="training clips")
+    add("--num-train", type=int, default=4096, help="training clips")
     add("--num-val", type=int, default=1024, help="validation clips")
     own = parser.add_argument_group("your own videos")
     add = own.add_argument

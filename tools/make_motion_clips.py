@@ -60,7 +60,6 @@ CODECS = {
 }
 FRAMES_PER_SECOND = 12
 RENDERER_VERSION = 1  # raise it when the same parameters give other pixels
-MIN_RADIUS, MAX_RADIUS = 0.12, 0.30  # of a shape, as a share of the frame side
 FADE = 0.2  # share of the size circle in which a shape fades in, and out
 NUM_WAVES = 5
 
@@ -80,6 +79,10 @@ class Picture:
         clutter: Contrast of the background relative to that of the shapes.
         objects: Number of moving shapes.
         distractors: Number of shapes that stand still.
+        radius_range: Smallest and largest radius of a shape, as a share of the frame
+            side: the circle of sizes.
+        turn_speed: Speed of rotations, as a multiple of ``speed_range`` at the outline.
+            What lies within a shape moves slower the nearer it is to the centre.
     """
 
     size: int = 40
@@ -90,6 +93,8 @@ class Picture:
     clutter: float = 0.4
     objects: int = 4
     distractors: int = 0
+    radius_range: tuple[float, float] = (0.12, 0.30)
+    turn_speed: float = 1.0
 
 
 class Texture:
@@ -130,20 +135,21 @@ class Shape:
 
     Args:
         rng: Source of randomness.
-        min_contrast: Lowest texture contrast.
+        picture: Options of the picture.
         size_phase: Starting place on the circle of sizes, in [0, 1).
     """
 
     def __init__(
-        self, rng: np.random.Generator, min_contrast: float, size_phase: float
+        self, rng: np.random.Generator, picture: Picture, size_phase: float
     ) -> None:
+        self.radius_range = picture.radius_range
         self.center = rng.uniform(0, 1, 2)
         self.angle = rng.uniform(0, 2 * np.pi)
         self.size_phase = size_phase
         self.corners = int(rng.integers(3, 7))
         self.roundness = rng.uniform(0, 1)
         self.stretch = np.exp(rng.uniform(-0.3, 0.3))
-        contrast = rng.uniform(min_contrast, 1)
+        contrast = rng.uniform(picture.min_contrast, 1)
         self.texture = Texture(rng, (0.35, 0.9), contrast)
 
     def paint(
@@ -152,7 +158,8 @@ class Shape:
         """Paint the shape, moved on its circles, over an image (H, W, 3)."""
         side = image.shape[0]
         size_phase = (self.size_phase + scaling) % 1
-        radius = MIN_RADIUS * (MAX_RADIUS / MIN_RADIUS) ** size_phase
+        smallest, largest = self.radius_range
+        radius = smallest * (largest / smallest) ** size_phase
         opacity = np.clip(min(size_phase, 1 - size_phase) / FADE, 0, 1)
         pixels = (np.arange(side) + 0.5) / side
         center = self.center + shift
@@ -199,12 +206,12 @@ def render_clip(seed: int, split: str, index: int, picture: Picture) -> np.ndarr
     background = Texture(rng, (0.7, 4.0), contrast)
     scene = background(*np.meshgrid(pixels, pixels))
     for _ in range(picture.distractors):
-        still = Shape(rng, picture.min_contrast, rng.uniform())
+        still = Shape(rng, picture, rng.uniform())
         scene = still.paint(scene, np.zeros(2), 0.0, 0.0)
     # Evenly spaced on the circle of sizes: some shape is always fully visible.
     first_phase = rng.uniform()
     shapes = [
-        Shape(rng, picture.min_contrast, first_phase + k / picture.objects)
+        Shape(rng, picture, first_phase + k / picture.objects)
         for k in range(picture.objects)
     ]
 
@@ -215,11 +222,13 @@ def render_clip(seed: int, split: str, index: int, picture: Picture) -> np.ndarr
         "move_up": (0, -1),
         "move_down": (0, 1),
     }.get(name, (0, 0))
-    # One speed for all classes: turning and scaling move the outline of a shape
-    # of medium radius by about as many pixels as a translation moves it.
-    radius = np.sqrt(MIN_RADIUS * MAX_RADIUS)
+    # One speed for all classes: scaling, and turning at a turn_speed of 1, move the
+    # outline of a shape of medium radius by about as many pixels as a translation.
+    smallest, largest = picture.radius_range
+    radius = np.sqrt(smallest * largest)
     turning = {"rotate_clockwise": 1, "rotate_counterclockwise": -1}.get(name, 0)
-    scaling = {"grow": 1, "shrink": -1}.get(name, 0) / np.log(MAX_RADIUS / MIN_RADIUS)
+    turning *= picture.turn_speed
+    scaling = {"grow": 1, "shrink": -1}.get(name, 0) / np.log(largest / smallest)
     clip = np.empty((picture.frames, side, side, 3), np.uint8)
     for t in range(picture.frames):
         image = scene
@@ -352,7 +361,7 @@ def make_motion_clips(
         renderer=RENDERER_VERSION, seed=seed, codec=codec, classes=list(CLASSES)
     )
     manifest.update({f"num_{split}": num_clips[split] for split in SPLITS})
-    manifest.update(asdict(picture), speed_range=list(picture.speed_range))
+    manifest.update(json.loads(json.dumps(asdict(picture))))
     claim(out, manifest)
 
     clips = [(split, i) for split in SPLITS for i in range(num_clips[split])]
@@ -447,8 +456,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--objects", type=int, default=default.objects, help="moving shapes")
     add("--distractors", type=int, default=default.distractors, help="still shapes")
+    add(
+        "--radius-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        default=default.radius_range,
+        help="radius of a shape as a share of the frame side",
+    )
+    add(
+        "--turn-speed",
+        type=float,
+        default=default.turn_speed,
+        help="speed of rotations as a multiple of that of the other motions",
+    )
     args = parser.parse_args(argv)
 
+    smallest, largest = args.radius_range
     low, high = args.speed_range
     rules = (
         ("--num-train", args.num_train, args.num_train >= len(CLASSES), ">= 8"),
@@ -468,6 +492,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         ("--clutter", args.clutter, 0 <= args.clutter <= 1, "0 to 1"),
         ("--objects", args.objects, args.objects >= 1, ">= 1"),
         ("--distractors", args.distractors, args.distractors >= 0, ">= 0"),
+        (
+            "--radius-range",
+            f"{smallest} {largest}",
+            0.02 <= smallest < largest <= 0.4,
+            "0.02 <= LOW < HIGH <= 0.4",
+        ),
+        ("--turn-speed", args.turn_speed, 0 < args.turn_speed <= 4, "above 0, to 4"),
     )
     for option, found, valid, expected in rules:
         if not valid:
@@ -489,6 +520,8 @@ def main(argv: list[str] | None = None) -> int:
         clutter=args.clutter,
         objects=args.objects,
         distractors=args.distractors,
+        radius_range=tuple(args.radius_range),
+        turn_speed=args.turn_speed,
     )
     num_clips = dict(train=args.num_train, val=args.num_val)
     try:

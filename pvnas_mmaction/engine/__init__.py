@@ -4,6 +4,7 @@
 from .distributed import SearchDataParallel
 from .genotype_picture_hook import GenotypePictureHook
 from .lr_diversity_hook import LRDiversityHook
+from .muon import MuonAdamW
 from .optim import CPUAmpOptimWrapper, SearchOptimWrapperConstructor
 from .search_history_hook import SearchHistoryHook
 from .search_loop import SearchLoop
@@ -12,6 +13,7 @@ __all__ = [
     "CPUAmpOptimWrapper",
     "GenotypePictureHook",
     "LRDiversityHook",
+    "MuonAdamW",
     "SearchDataParallel",
     "SearchHistoryHook",
     "SearchLoop",

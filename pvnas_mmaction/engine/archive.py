@@ -9,7 +9,6 @@ atomically, so that a search killed at any moment leaves a whole file behind.
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -19,35 +18,6 @@ from pathlib import Path
 from ..diversity import hamming, mean_pairwise_hamming
 
 FORMAT_VERSION = 1
-
-
-def standard_error(accuracy: float, num_clips: int) -> float:
-    """Standard error of an accuracy measured on so many clips: sqrt(a (1 - a) / n).
-
-    Args:
-        accuracy: A share; what rounding takes past 0 or 1 counts as 0 or 1.
-        num_clips: How many clips were validated.
-    """
-    return math.sqrt(max(0.0, accuracy * (1 - accuracy)) / num_clips)
-
-
-def cheapest_within(
-    accuracies: Sequence[float], costs: Sequence[float], tolerance: float
-) -> int:
-    """Index of the cheapest whose accuracy is at most ``tolerance`` below the highest;
-    where several cost the same, the first.
-
-    With a standard error as tolerance it is the one-standard-error rule (Breiman et
-    al., 1984): of those that can't be told from the best, the simplest.
-
-    Args:
-        accuracies: Shares, one or more.
-        costs: As many, in any one unit.
-        tolerance: A share; 0 leaves the most accurate.
-    """
-    least = max(accuracies) - tolerance
-    within = [i for i, accuracy in enumerate(accuracies) if accuracy >= least]
-    return min(within, key=lambda index: costs[index])
 
 
 @dataclass(frozen=True)
@@ -67,8 +37,6 @@ class ArchiveEntry:
             None for the first.
         diversity: D(p) when the genotype was derived.
         file: Genotype file, relative to the folder of the archive.
-        tolerance: Accuracies this much below that of the entry count as equal to it.
-            Default 0.
 
     Raises:
         ValueError: Naming the field, what was expected and what was found.
@@ -83,7 +51,6 @@ class ArchiveEntry:
     distance: float | None
     diversity: float
     file: str
-    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.blocks, str) or not all(
@@ -101,7 +68,7 @@ class ArchiveEntry:
                 raise ValueError(
                     f"{name}: expected an integer of 0 or more, found {value!r}"
                 )
-        for name in ("accuracy", "distance", "diversity", "tolerance"):
+        for name in ("accuracy", "distance", "diversity"):
             value = getattr(self, name)
             if value is None and name in ("accuracy", "distance"):
                 continue
@@ -122,10 +89,15 @@ class Archive:
 
     Args:
         entries: Entries to start with. Defaults to none.
+        final: The network that the search ended in; it may be one of the archive, or
+            lie near to those. Default None: the search goes on.
     """
 
-    def __init__(self, entries: Sequence[ArchiveEntry] = ()) -> None:
+    def __init__(
+        self, entries: Sequence[ArchiveEntry] = (), final: ArchiveEntry | None = None
+    ) -> None:
         self.entries: list[ArchiveEntry] = []
+        self.final = final
         for entry in entries:
             self.add(entry)
 
@@ -145,21 +117,19 @@ class Archive:
             )
         self.entries.append(entry)
 
-    def judge(self, cycle: int, accuracy: float, tolerance: float = 0.0) -> None:
+    def judge(self, cycle: int, accuracy: float) -> None:
         """Give the genotype of a cycle another validation accuracy.
 
         Args:
             cycle: Number of the cycle, from 0.
             accuracy: A share.
-            tolerance: As in :class:`ArchiveEntry`. Default 0.
 
         Raises:
             ValueError: The archive has no genotype of this cycle.
         """
         for position, entry in enumerate(self.entries):
             if entry.cycle == cycle:
-                judged = replace(entry, accuracy=accuracy, tolerance=tolerance)
-                self.entries[position] = judged
+                self.entries[position] = replace(entry, accuracy=accuracy)
                 return
         cycles = [entry.cycle for entry in self.entries]
         raise ValueError(f"cycle: expected one of {cycles}, found {cycle}")
@@ -181,20 +151,18 @@ class Archive:
         return min(hamming(blocks, entry.blocks) for entry in self.entries)
 
     def best(self) -> ArchiveEntry | None:
-        """Return the entry of highest accuracy, or the cheapest of those within its
-        tolerance (:func:`cheapest_within`, in multiply-accumulates); where several
-        cost the same, the earliest.
+        """Return ``final``, or while there is none the entry of highest accuracy; where
+        several tie, the cheapest in multiply-accumulates, and of these the earliest.
 
         Entries without accuracy count only where none has one; then the latest
         is the best. None for an empty archive.
         """
+        if self.final is not None:
+            return self.final
         judged = [(e.accuracy, e) for e in self.entries if e.accuracy is not None]
         if not judged:
             return self.entries[-1] if self.entries else None
-        accuracies = [accuracy for accuracy, _ in judged]
-        _, highest = max(judged, key=lambda pair: pair[0])
-        costs = [entry.macs for _, entry in judged]
-        return judged[cheapest_within(accuracies, costs, highest.tolerance)][1]
+        return max(judged, key=lambda pair: (pair[0], -pair[1].macs))[1]
 
     def summary(self) -> dict:
         """Return ``mean_pairwise_hamming``, ``distinct`` and ``best_accuracy``.
@@ -221,6 +189,8 @@ class Archive:
                 {**asdict(entry), "blocks": list(entry.blocks)}
                 for entry in self.entries
             ],
+            "final": self.final
+            and {**asdict(self.final), "blocks": list(self.final.blocks)},
             "summary": self.summary(),
         }
 
@@ -235,7 +205,9 @@ class Archive:
         Raises:
             ValueError: Naming source, place, what was expected and found.
         """
-        _check_keys(data, ("format_version", "entries", "summary"), where)
+        if isinstance(data, dict):
+            data = {"final": None, **data}  # earlier files do not have it
+        _check_keys(data, ("format_version", "entries", "final", "summary"), where)
         if data["format_version"] != FORMAT_VERSION:
             raise ValueError(
                 f"{where}, format_version: expected {FORMAT_VERSION}, found "
@@ -248,17 +220,13 @@ class Archive:
         archive = cls()
         for index, item in enumerate(data["entries"]):
             place = f"{where}, entry {index}"
-            if isinstance(item, dict):
-                item = {"tolerance": 0.0, **item}  # not in files of version 0.1
-            _check_keys(item, tuple(f.name for f in fields(ArchiveEntry)), place)
-            if not isinstance(item["blocks"], list | tuple):
-                raise ValueError(
-                    f"{place}, blocks: expected a list, found {item['blocks']!r}"
-                )
+            entry = _read_entry(item, place)
             try:
-                archive.add(ArchiveEntry(**item))
+                archive.add(entry)
             except ValueError as error:
                 raise ValueError(f"{place}, {error}") from error
+        if data["final"] is not None:
+            archive.final = _read_entry(data["final"], f"{where}, final")
         return archive
 
     def save(self, path: str | os.PathLike) -> None:
@@ -296,6 +264,20 @@ class Archive:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}: expected JSON, found {error}") from error
         return cls.from_dict(data, where=str(path))
+
+
+def _read_entry(item: object, place: str) -> ArchiveEntry:
+    if isinstance(item, dict):
+        # Earlier files have a tolerance, which nothing uses any more.
+        item = {key: value for key, value in item.items() if key != "tolerance"}
+    _check_keys(item, tuple(f.name for f in fields(ArchiveEntry)), place)
+    assert isinstance(item, dict)
+    if not isinstance(item["blocks"], list | tuple):
+        raise ValueError(f"{place}, blocks: expected a list, found {item['blocks']!r}")
+    try:
+        return ArchiveEntry(**item)
+    except ValueError as error:
+        raise ValueError(f"{place}, {error}") from error
 
 
 def _check_keys(data: object, expected: tuple[str, ...], where: str) -> None:

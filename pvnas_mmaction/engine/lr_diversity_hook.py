@@ -145,7 +145,7 @@ class LRDiversityHook(Hook):
         entry = loop.finish_cycle(cycle, schedule.archive_distance)
         self._report(runner, entry, step)
         if cycle + 1 == schedule.num_cycles:
-            loop.judge_archive()
+            loop.finish_search(schedule.archive_distance)
             return
         target = schedule.restart(nearest)
         alphas = [alpha.detach().double().tolist() for alpha in loop.supernet.alphas]

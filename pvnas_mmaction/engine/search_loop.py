@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from ..cost import check_input_shape, fixed_cost, layer_costs, network_cost
 from ..derive import Budget, derive
 from ..models.relaxation import get_relaxation
 from ..models.supernet import Path
-from .archive import Archive, ArchiveEntry, cheapest_within, standard_error
+from .archive import Archive, ArchiveEntry
 from .budget import CostPenalty, build_budget, expected_cost
 from .distributed import (
     SearchDataParallel,
@@ -26,6 +26,7 @@ from .distributed import (
     is_distributed,
     shared_seed,
 )
+from .judging import choose
 from .search_data import SearchData, Stream, derived_seed
 from .search_record import SearchRecord
 from .steps import alpha_step, find_supernet, reestimated_batch_norm, weights_step
@@ -41,11 +42,11 @@ def check_count(name: str, value: int, least: int) -> None:
         )
 
 
-def check_standard_errors(value: float) -> None:
+def check_alpha_weight(value: float) -> None:
     """Raise ValueError unless ``value`` is a number of at least 0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise ValueError(
-            f"standard_errors: found {value!r}, expected a number of 0 or more"
+            f"alpha_weight: found {value!r}, expected a number of 0 or more"
         )
 
 
@@ -64,31 +65,6 @@ def costliest(costs: Sequence[Sequence[float]]) -> tuple[int, ...]:
 def is_largest_step(step: int, largest_every: int) -> bool:
     """Whether a step, counted from 0, runs the largest network; 0 is never."""
     return largest_every > 0 and step % largest_every == 0
-
-
-def judge(
-    networks: Sequence[tuple[int, ...]],
-    evaluate: Callable[[tuple[int, ...]], float | None],
-    cost: Callable[[tuple[int, ...]], float],
-    tolerance: Callable[[float], float],
-) -> tuple[tuple[int, ...], float | None]:
-    """The most accurate network, or the cheapest of those within its tolerance, and its
-    accuracy; the first where several tie, or where there is no validation data
-    (accuracy None).
-
-    Args:
-        networks: Candidate indices, the most probable first.
-        evaluate: Validation accuracy of a network.
-        cost: Of a network, in any unit.
-        tolerance: How far an accuracy may lie below this one and count as equal.
-    """
-    first = evaluate(networks[0])
-    if first is None:
-        return networks[0], None
-    accuracies = [first, *(evaluate(network) for network in networks[1:])]
-    costs = [cost(network) for network in networks]
-    index = cheapest_within(accuracies, costs, tolerance(max(accuracies)))
-    return networks[index], accuracies[index]
 
 
 def derive_apart(
@@ -128,12 +104,15 @@ class SearchLoop(EpochBasedTrainLoop):
 
     The networks of a cycle are derived exactly, under the budget if there is one, and
     judged with inherited weights after their batch normalisation has been re-estimated;
-    the most accurate is the cycle's genotype. At the end of the search all genotypes
-    are judged once more, with the weights that are there then, so that they compare.
+    the best (:func:`choose`) is the cycle's genotype. At the end of the search all
+    genotypes are judged once more, with the weights that are there then, and beside
+    them the most probable networks, however near to the genotypes they are; the search
+    ends in the best of all.
     :class:`LRDiversityHook` owns the learning rates and says when a cycle ends.
 
     Files, written by rank 0 to ``work_dir/search/``: ``space.json``, ``split.json``,
-    ``archive.json``, ``genotypes/cycle_NN.json`` and, at the end, ``genotype.json``.
+    ``archive.json``, ``genotypes/cycle_NN.json`` and, at the end, ``genotype.json``
+    and, where the archive lacks it, the same as ``genotypes/final.json``.
 
     Args:
         runner: The runner.
@@ -155,6 +134,9 @@ class SearchLoop(EpochBasedTrainLoop):
             Yu and Huang, 2019): what the largest network learns first is then there for
             the others to share. Later cycles sample alone, so that the largest network
             is not favoured when networks are ranked. Default 0: never.
+        alpha_weight: What a network's log-probability counts beside its accuracy when
+            networks are judged, see :mod:`pvnas_mmaction.engine.judging`. Default 0:
+            accuracy alone decides.
 
     Raises:
         ValueError: A setting that can't be used; says which and what was expected.
@@ -174,11 +156,11 @@ class SearchLoop(EpochBasedTrainLoop):
         metric: str = "acc/top1",
         num_ranked: int = 1,
         largest_every: int = 0,
-        standard_errors: float = 0.0,
+        alpha_weight: float = 0.0,
     ) -> None:
         check_count("num_ranked", num_ranked, 1)
         check_count("largest_every", largest_every, 0)
-        check_standard_errors(standard_errors)
+        check_alpha_weight(alpha_weight)
         self.data = SearchData(dataloader, alpha_share)
         self.data.set_up(runner, shared_seed(runner.seed))
         super().__init__(runner, self.data.weights_loader, max_epochs)
@@ -216,7 +198,7 @@ class SearchLoop(EpochBasedTrainLoop):
         self.metric = metric
         self.num_ranked = num_ranked
         self.largest_every = largest_every
-        self.standard_errors = standard_errors
+        self.alpha_weight = alpha_weight
         self.archive = Archive()
         self.alpha_steps = 0
         self._alpha_batches: Iterator[dict] | None = None
@@ -358,15 +340,19 @@ class SearchLoop(EpochBasedTrainLoop):
             min_distance: Share of layers in which they differ from the archive; see
                 :func:`derive_apart`. Default 0.
         """
-        log_probs = [
-            torch.log_softmax(alpha.detach().double() / self.supernet.tau, 0).tolist()
-            for alpha in self.supernet.alphas
-        ]
         budgets: list[Budget] = [self.penalty.budget] if self.penalty else []
         found = [
             self.space.indices_of_blocks(entry.blocks) for entry in self.archive.entries
         ]
-        return derive_apart(log_probs, budgets, self.num_ranked, found, min_distance)
+        return derive_apart(
+            self._log_probs(), budgets, self.num_ranked, found, min_distance
+        )
+
+    def _log_probs(self) -> list[list[float]]:
+        return [
+            torch.log_softmax(alpha.detach().double() / self.supernet.tau, 0).tolist()
+            for alpha in self.supernet.alphas
+        ]
 
     def most_probable_distance(self) -> float | None:
         """Share of layers in which the most probable network that keeps the budget
@@ -392,11 +378,6 @@ class SearchLoop(EpochBasedTrainLoop):
             )
         return float(metrics[self.metric])
 
-    def tolerance(self, accuracy: float) -> float:
-        """``standard_errors`` times the standard error of a validation accuracy."""
-        num_clips = len(self.runner.val_loop.dataloader.dataset)
-        return min(1.0, self.standard_errors * standard_error(accuracy, num_clips))
-
     def cost(self, indices: Sequence[int]) -> float:
         """Cost of one network: in the budget's unit, or MACs where there is none."""
         fixed, layers = self._costs
@@ -406,15 +387,22 @@ class SearchLoop(EpochBasedTrainLoop):
 
     # -- results -------------------------------------------------------------------
 
-    def judge_archive(self) -> None:
-        """Judge the genotypes of all cycles but the last with the present weights."""
-        for entry in self.archive.entries[:-1]:
-            accuracy = self.evaluate(self.space.indices_of_blocks(entry.blocks))
-            if accuracy is None:
-                return
-            self.archive.judge(entry.cycle, accuracy, self.tolerance(accuracy))
-        for entry in self.archive.entries:
-            self.record.write_entry(entry, self.archive)
+    def log_prob(self, indices: Sequence[int]) -> float:
+        """Log-probability of one network at present."""
+        rows = self._log_probs()
+        return sum(row[index] for row, index in zip(rows, indices, strict=True))
+
+    def choose(
+        self, networks: Sequence[tuple[int, ...]], accuracies: Sequence[float]
+    ) -> int:
+        """:func:`choose` by present probabilities and costs."""
+        return choose(
+            accuracies,
+            [self.log_prob(network) for network in networks],
+            [self.cost(network) for network in networks],
+            len(self.runner.val_loop.dataloader.dataset),
+            self.alpha_weight,
+        )
 
     def finish_cycle(self, cycle: int, min_distance: float = 0.0) -> ArchiveEntry:
         """Derive the cycle's networks, judge them, and put the best in the archive.
@@ -424,15 +412,58 @@ class SearchLoop(EpochBasedTrainLoop):
             min_distance: Share of layers in which it differs from the archive, where
                 such networks keep the budget. Default 0.
         """
-        indices, accuracy = judge(
-            self.derive(min_distance), self.evaluate, self.cost, self.tolerance
-        )
+        networks = self.derive(min_distance)
+        found, accuracy = networks[0], self.evaluate(networks[0])
+        if accuracy is not None:
+            accuracies = [accuracy, *map(self.evaluate, networks[1:])]
+            index = self.choose(networks, accuracies)
+            found, accuracy = networks[index], accuracies[index]
+        name = f"genotypes/cycle_{cycle + 1:02d}.json"
+        entry = self._entry(cycle, found, accuracy, name)
+        self.archive.add(entry)
+        self.record.write_entry(entry, self.archive)
+        return entry
+
+    def finish_search(self, min_distance: float = 0.0) -> None:
+        """Judge the genotypes of all cycles but the last with the present weights, and
+        beside them, where the archive keeps a distance, the most probable networks
+        without one. The search ends in the best of all (:attr:`Archive.final`).
+
+        Args:
+            min_distance: That of :meth:`finish_cycle`. Default 0.
+        """
+        indices_of = self.space.indices_of_blocks
+        for entry in self.archive.entries[:-1]:
+            accuracy = self.evaluate(indices_of(entry.blocks))
+            if accuracy is None:
+                return
+            self.archive.judge(entry.cycle, accuracy)
+        entries = list(self.archive.entries)
+        last = entries[-1]
+        if last.accuracy is None:
+            return
+        if min_distance > 0:
+            archived = {entry.blocks for entry in entries}
+            for indices in self.derive():
+                if self.space.genotype(indices).blocks not in archived:
+                    accuracy = self.evaluate(indices)
+                    file = "genotypes/final.json"
+                    entries.append(self._entry(last.cycle, indices, accuracy, file))
+        networks = [indices_of(entry.blocks) for entry in entries]
+        final = entries[self.choose(networks, [entry.accuracy for entry in entries])]
+        self.archive.final = final
+        for entry in self.archive.entries:
+            self.record.write_entry(entry, self.archive)
+        self.record.write_entry(final, self.archive)
+
+    def _entry(
+        self, cycle: int, indices: tuple[int, ...], accuracy: float | None, file: str
+    ) -> ArchiveEntry:
         blocks = self.space.genotype(indices).blocks
         cost = network_cost(
             self.space.skeleton, blocks, self.input_shape, self.num_classes
         )
-        name = f"genotypes/cycle_{cycle + 1:02d}.json"
-        entry = ArchiveEntry(
+        return ArchiveEntry(
             cycle=cycle,
             step=self._iter + 1,
             blocks=blocks,
@@ -441,12 +472,8 @@ class SearchLoop(EpochBasedTrainLoop):
             accuracy=accuracy,
             distance=self.archive.distance(blocks),
             diversity=diversity.diversity(self.probabilities()),
-            file=name,
-            tolerance=0.0 if accuracy is None else self.tolerance(accuracy),
+            file=file,
         )
-        self.archive.add(entry)
-        self.record.write_entry(entry, self.archive)
-        return entry
 
     # -- resume --------------------------------------------------------------------
 

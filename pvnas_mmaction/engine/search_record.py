@@ -25,7 +25,7 @@ class SearchRecord:
 
     Files: ``space.json`` (space, budget, costs), ``split.json`` (the two halves),
     ``archive.json``, ``genotypes/cycle_NN.json``, and ``genotype.json``, the best of
-    the archive.
+    the archive or, where that is better, ``genotypes/final.json``.
 
     Args:
         runner: The runner.
@@ -80,13 +80,13 @@ class SearchRecord:
 
     @master_only
     def write_entry(self, entry: ArchiveEntry, archive: Archive) -> None:
-        """Write the genotype of a cycle, and the archive with it."""
+        """Write the genotype of a cycle or the final one, and the archive with it."""
         save_genotype(self.genotype(entry), self.directory / entry.file)
         archive.save(self.directory / "archive.json")
 
     @master_only
     def write_result(self, archive: Archive) -> None:
-        """Write the best genotype of the archive."""
+        """Write the genotype that the search chose."""
         best = archive.best()
         if best is None:
             return

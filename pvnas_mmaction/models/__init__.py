@@ -3,5 +3,6 @@
 
 from .pvnas_net import PVNASNet
 from .supernet import PVNASSupernet
+from .time_reversal import TimeReversalBlending
 
-__all__ = ["PVNASNet", "PVNASSupernet"]
+__all__ = ["PVNASNet", "PVNASSupernet", "TimeReversalBlending"]

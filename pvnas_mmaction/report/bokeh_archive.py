@@ -46,7 +46,7 @@ def archive_plot(runs: Sequence[SearchRun], kind: CostKind) -> figure | None:
     points = [
         (i, run, network, cost)
         for i, run in enumerate(runs)
-        for network in run.networks
+        for network in run.judged
         if network.entry.accuracy is not None and (cost := kind.of(network)) is not None
     ]
     if not points:

@@ -181,7 +181,7 @@ def _accuracy_plot(run: SearchRun, x_range: DataRange1d) -> figure | None:
             Line("alpha_top1_acc", "alpha step", VERMILION, "dashed", smooth=True),
         ],
     )
-    found = [n.entry for n in run.networks if n.entry.accuracy is not None]
+    found = [n.entry for n in run.judged if n.entry.accuracy is not None]
     if plot is None or not found:
         return plot
     data = source(

@@ -156,7 +156,7 @@ def course_figure(run: SearchRun) -> Figure:
         ax.set_ylabel(label)
         _quiet(ax)
         if title == "Accuracy":
-            found = [n.entry for n in run.networks if n.entry.accuracy is not None]
+            found = [n.entry for n in run.judged if n.entry.accuracy is not None]
             ax.plot([e.step for e in found], [e.accuracy for e in found], "D",
                     color=BLACK, label="validation")  # fmt: skip
         if title == "Expected cost" and run.budget:
@@ -204,7 +204,7 @@ def archive_figure(runs: Sequence[SearchRun], kind: CostKind) -> Figure | None:
     points = [
         (i, cost, n.entry.accuracy)
         for i, run in enumerate(runs)
-        for n in run.networks
+        for n in run.judged
         if n.entry.accuracy is not None and (cost := kind.of(n)) is not None
     ]
     if not points:

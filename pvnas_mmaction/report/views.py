@@ -170,7 +170,7 @@ def _search_tiles(run: SearchRun) -> list[tuple[str, str, str]]:
     if best is not None:
         tiles.append(
             ("chosen, validation", percent(best.entry.accuracy),
-             f"cycle {best.entry.cycle + 1}, inherited weights")
+             f"{_when(run, best).lower()}, inherited weights")
         )  # fmt: skip
         tiles.append(
             ("its MACs per view", format_count(best.entry.macs), budget_text(run))
@@ -196,9 +196,17 @@ def _starts(run: Run) -> str:
     return f"{number} start{'s' if number != 1 else ''}" if number else ""
 
 
+def _when(run: SearchRun, *networks: Network) -> str:
+    """When networks were found: "Cycle 1", "Cycles 1, 3" or "End of search"."""
+    if networks[0] is run.final and run.final not in run.networks:
+        return "End of search"
+    cycles = ", ".join(str(network.entry.cycle + 1) for network in networks)
+    return f"Cycle{'s' if len(networks) > 1 else ''} {cycles}"
+
+
 def _cards(run: SearchRun, table: LatencyTable | None) -> list[NetworkCard]:
     groups: dict[tuple[str, ...], list[Network]] = {}
-    for network in run.networks:
+    for network in run.judged:
         groups.setdefault(network.genotype.blocks, []).append(network)
     described = {}
     for blocks, group in groups.items():
@@ -210,13 +218,12 @@ def _cards(run: SearchRun, table: LatencyTable | None) -> list[NetworkCard]:
             known[1] if known else None,
         )
     widest = dearest_layer(list(described.values()))
-    measured = [n for n in run.networks if n.entry.accuracy is not None]
+    measured = [n for n in run.judged if n.entry.accuracy is not None]
     points = [(n.entry.macs, n.entry.accuracy or 0.0) for n in measured]
     front = [measured[i] for i in pareto_front(points)]
     best = run.best()
     cards = []
     for blocks, group in groups.items():
-        cycles = ", ".join(str(n.entry.cycle + 1) for n in group)
         first = group[0]
         badges = []
         if best in group:
@@ -232,7 +239,7 @@ def _cards(run: SearchRun, table: LatencyTable | None) -> list[NetworkCard]:
         facts.append(("D at the time", f"{first.entry.diversity:.3f}"))
         cards.append(
             NetworkCard(
-                f"Cycle{'s' if len(group) > 1 else ''} {cycles}",
+                _when(run, *group),
                 badges,
                 facts,
                 described[blocks],

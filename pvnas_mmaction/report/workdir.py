@@ -53,6 +53,7 @@ class SearchRun:
         budget: ``{"kind": ..., "budget": ...}``, or None.
         history: Lines of ``history.jsonl``, by step.
         networks: The archive, oldest first.
+        final: The network that the search ended in, of the archive or not, or None.
         finished: Whether the final genotype has been written.
         seed: Seed of the search, or None.
     """
@@ -67,11 +68,21 @@ class SearchRun:
     budget: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     networks: list[Network] = field(default_factory=list)
+    final: Network | None = None
     finished: bool = False
     seed: int | None = None
 
+    @property
+    def judged(self) -> list[Network]:
+        """The archive, and the network that the search ended in where it lacks that."""
+        if self.final is None or self.final in self.networks:
+            return self.networks
+        return [*self.networks, self.final]
+
     def best(self) -> Network | None:
-        """The archive's best network, as :class:`Archive` chooses it."""
+        """The network chosen, as :class:`Archive` does."""
+        if self.final is not None:
+            return self.final
         best = Archive([network.entry for network in self.networks]).best()
         return next((n for n in self.networks if n.entry is best), None)
 
@@ -250,13 +261,22 @@ def _read_archive(run: SearchRun, folder: Path) -> None:
         )
         return
     archive = _attempt(run, path, Archive.load, "networks found can't be shown")
-    for entry in archive.entries if archive else ():
-        genotype = _attempt(
-            run, folder / entry.file, load_genotype, "this network is not drawn"
-        )
-        if genotype is not None:
-            text = (folder / entry.file).read_text(encoding="utf-8")
-            run.networks.append(Network(entry, genotype, text))
+    if archive is None:
+        return
+    found = [_read_network(run, folder, entry) for entry in archive.entries]
+    run.networks = [network for network in found if network is not None]
+    final = archive.final
+    if final is not None:
+        same = [n for n in run.networks if n.entry == final]
+        run.final = same[0] if same else _read_network(run, folder, final)
+
+
+def _read_network(run: SearchRun, folder: Path, entry: ArchiveEntry) -> Network | None:
+    path = folder / entry.file
+    genotype = _attempt(run, path, load_genotype, "this network is not drawn")
+    if genotype is None:
+        return None
+    return Network(entry, genotype, path.read_text(encoding="utf-8"))
 
 
 def _note_launches(run: Run) -> None:

@@ -1,10 +1,13 @@
 # Made by: python tools/make_motion_clips.py --out data/motion_clips --size 32 \
-#     --frames 12 --num-train 6144 --num-val 1024 --speed-range 0.025 0.035 \
-#     --objects 8 --clutter 0 --noise 0 --min-contrast 0.9
+#     --frames 12 --num-train 4096 --num-val 1024 --objects 4 \
+#     --radius-range 0.12 0.4 --speed-range 0.06 0.07 --turn-speed 2 --clutter 0 \
+#     --noise 0.06 --min-contrast 0.5
 # No flip: it would turn one class into another.
 dataset_type = "PVNASVideoDataset"
 data_root = "data/motion_clips"
 num_classes = 8
+# The class of each class played backwards, for TimeReversalBlending.
+opposites = [1, 0, 3, 2, 5, 4, 7, 6]
 file_client_args = dict(io_backend="disk")
 
 train_pipeline = [

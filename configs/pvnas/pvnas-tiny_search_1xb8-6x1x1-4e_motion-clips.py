@@ -11,12 +11,17 @@ model = dict(
     cls_head=dict(
         in_channels=_base_.space.head_channels, num_classes=_base_.num_classes
     ),
+    data_preprocessor=dict(
+        blending=dict(type="TimeReversalBlending", opposites=_base_.opposites)
+    ),
 )
+# Each of them forwards and backwards.
+train_dataloader = dict(batch_size=8)
 train_cfg = dict(
-    max_epochs=6,
+    max_epochs=4,
     input_shape=(3, 6, 20, 20),
-    num_ranked=24,
-    standard_errors=1.0,
+    num_ranked=8,
+    alpha_weight=1.0,
     largest_every=2,
     relaxations=dict(warmup="gumbel_st"),
 )
@@ -27,7 +32,7 @@ train_cfg = dict(
 optim_wrapper = dict(
     weights=dict(
         optimizer=dict(
-            _delete_=True, type="AdamW", lr=0.006, betas=(0.9, 0.99), weight_decay=0.01
+            _delete_=True, type="MuonAdamW", lr=0.006, muon_lr=0.03, weight_decay=0.01
         )
     ),
     alphas=dict(optimizer=dict(lr=0.05)),

@@ -1,0 +1,139 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Muon for the convolutions that mix channels, AdamW for everything else.
+
+Muon (Jordan et al., 2024) moves a weight matrix by its momentum made orthogonal: all
+singular values become about 1, so a direction in which the gradient is small counts as
+much as the others. Where a network knows the axis of a motion and not yet its sign, the
+sign is such a direction. ``torch.optim.Muon`` takes matrices alone; here an output
+channel of a convolution is a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from mmaction.registry import OPTIMIZERS
+from torch import Tensor
+
+# Of the quintic Newton-Schulz iteration, and its number of steps (Jordan et al., 2024).
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+STEPS = 5
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """A matrix with the same singular vectors and singular values of about 1 (0.7 to
+    1.2; those near 0 stay below), in bfloat16.
+
+    Shape: (M, N) -> (M, N).
+    """
+    a, b, c = COEFFICIENTS
+    x = matrix.bfloat16()
+    if matrix.shape[0] > matrix.shape[1]:
+        x = x.T
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(STEPS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+def mixes_channels(parameter: Tensor) -> bool:
+    """Whether a parameter is the weight of a convolution over more than one channel."""
+    return parameter.ndim > 2 and parameter.shape[1] > 1
+
+
+@OPTIMIZERS.register_module()
+class MuonAdamW(torch.optim.AdamW):
+    """AdamW whose convolutions that mix channels follow Muon.
+
+    Each group of parameters becomes two, the second one Muon's, with learning rates of
+    their own. A parameter without gradient stays as it is.
+
+    Args:
+        params: Parameters, or groups of them.
+        lr: Learning rate of AdamW.
+        muon_lr: That of Muon, as a step of a matrix of spectral norm 1 (more for those
+            with more rows than columns: sqrt(rows / columns)). Default 0.06.
+        muon_momentum: Of Muon, Nesterov's. Default 0.9.
+        betas: Of AdamW. Default (0.9, 0.99).
+        weight_decay: Decoupled, of both. Default 0.01.
+
+    Raises:
+        ValueError: A learning rate or momentum out of range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float,
+        muon_lr: float = 0.06,
+        muon_momentum: float = 0.9,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.01,
+    ) -> None:
+        if not muon_lr > 0:
+            raise ValueError(f"muon_lr: found {muon_lr!r}, expected a number above 0")
+        if not 0 <= muon_momentum < 1:
+            raise ValueError(
+                f"muon_momentum: found {muon_momentum!r}, expected a number in [0, 1)"
+            )
+        given = list(params)
+        if not given or not isinstance(given[0], dict):
+            given = [dict(params=given)]
+        groups: list[dict[str, Any]] = []
+        for group in given:
+            members = list(group["params"])
+            mixing = [p for p in members if mixes_channels(p)]
+            others = [p for p in members if not mixes_channels(p)]
+            share = group.get("lr", lr) / lr
+            groups += [dict(group, params=others, muon=False)] if others else []
+            settings = dict(params=mixing, muon=True, lr=muon_lr * share)
+            groups += [dict(group, **settings)] if mixing else []
+        self.muon_momentum = muon_momentum
+        super().__init__(
+            groups, lr=lr, betas=tuple(betas), weight_decay=weight_decay, fused=True
+        )
+        # Under mixed precision, gradients come unscaled: Muon's part needs them so.
+        self._step_supports_amp_scaling = False
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> Any:
+        """One step of all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        everything = self.param_groups
+        for group in everything:
+            if group["muon"]:
+                self._muon_step(group)
+        # What is left is AdamW's.
+        self.param_groups = [group for group in everything if not group["muon"]]
+        try:
+            super().step()
+        finally:
+            self.param_groups = everything
+        return loss
+
+    def _muon_step(self, group: dict[str, Any]) -> None:
+        momentum = self.muon_momentum
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            gradient = parameter.grad.flatten(1)
+            state = self.state[parameter]
+            if not state:
+                # AdamW, which reads all states of a checkpoint, looks for a step.
+                state["step"] = torch.zeros(())
+                state["momentum_buffer"] = torch.zeros_like(gradient)
+            state["step"] += 1
+            mean = state["momentum_buffer"]
+            mean.lerp_(gradient, 1 - momentum)
+            update = orthogonalised(gradient.lerp(mean, momentum))
+            rows, columns = gradient.shape
+            rate = group["lr"] * math.sqrt(max(1, rows / columns))
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.sub_(update.view_as(parameter), alpha=rate)

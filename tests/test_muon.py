@@ -1,0 +1,148 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Muon and AdamW in one optimiser, against PyTorch's own two."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from mmaction.registry import OPTIMIZERS
+from torch import nn
+
+from pvnas_mmaction.engine.muon import MuonAdamW, orthogonalised
+
+RATES = dict(lr=0.01, muon_lr=0.05, muon_momentum=0.8, weight_decay=0.1)
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv3d(3, 8, (1, 3, 3), padding=(0, 1, 1), bias=False),
+        nn.BatchNorm3d(8),
+        nn.ReLU(),
+        nn.Conv3d(8, 8, 3, groups=8, padding=1, bias=False),
+        nn.Conv3d(8, 4, 1),
+        nn.AdaptiveAvgPool3d(1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+
+
+def gradients(model: nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(4, 3, 2, 6, 6, generator=generator)
+    model.zero_grad()
+    nn.functional.cross_entropy(model(x), torch.tensor([0, 1, 1, 0])).backward()
+
+
+def test_orthogonal_matrix_of_the_same_singular_vectors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((6, 10), (10, 6), (5, 5)):
+        matrix = torch.randn(shape, generator=generator)
+        u, values, vh = torch.linalg.svd(matrix, full_matrices=False)
+        assert values.max() / values.min() > 1.5
+        found = u.T @ orthogonalised(matrix).float() @ vh.T
+        assert ((found.diagonal() > 0.6) & (found.diagonal() < 1.3)).all()
+        # bfloat16 has three digits.
+        assert (found - found.diagonal().diag()).abs().max() < 0.05
+        scaled = orthogonalised(1024 * matrix)
+        assert torch.equal(scaled, orthogonalised(matrix))
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
+def test_steps_are_those_of_both_optimisers() -> None:
+    ours, theirs = network(), network()
+    optimizer = MuonAdamW(ours.parameters(), **RATES)
+    mixing = [theirs[0].weight, theirs[4].weight]
+    rest = [p for p in theirs.parameters() if all(p is not m for m in mixing)]
+    rows = [nn.Parameter(weight.detach().flatten(1)) for weight in mixing]
+    muon = torch.optim.Muon(rows, lr=0.05, momentum=0.8, weight_decay=0.1)
+    adamw = torch.optim.AdamW(rest, lr=0.01, betas=(0.9, 0.99), weight_decay=0.1)
+    start = copy.deepcopy(list(ours.parameters()))
+    for step in range(5):
+        gradients(ours, step)
+        gradients(theirs, step)
+        optimizer.step()
+        for row, weight in zip(rows, mixing, strict=True):
+            row.grad = weight.grad.flatten(1)
+        muon.step()
+        adamw.step()
+    for before, a, b in zip(start, ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(a, before)
+
+
+def test_groups_have_rates_of_their_own() -> None:
+    model = network()
+    slow = dict(params=list(model[4].parameters()), lr=0.005)
+    rest = [p for name, p in model.named_parameters() if not name.startswith("4.")]
+    optimizer = MuonAdamW([dict(params=rest), slow], **RATES)
+    found = [(g["muon"], g["lr"], len(g["params"])) for g in optimizer.param_groups]
+    assert found == [
+        (False, 0.01, 5),
+        (True, 0.05, 1),
+        (False, 0.005, 1),
+        (True, 0.025, 1),
+    ]
+    assert optimizer.defaults["lr"] == 0.01
+    # In the end every parameter stands in one group.
+    members = [id(p) for g in optimizer.param_groups for p in g["params"]]
+    assert sorted(members) == sorted(map(id, model.parameters()))
+
+
+def test_parameters_without_gradient_stay() -> None:
+    model = network()
+    optimizer = MuonAdamW(model.parameters(), **RATES)
+    gradients(model, 0)
+    model[0].weight.grad = None
+    model[3].weight.grad = None
+    before = copy.deepcopy(model.state_dict())
+    optimizer.step()
+    after = model.state_dict()
+    for name in ("0.weight", "3.weight"):
+        assert torch.equal(before[name], after[name])
+    for name in ("4.weight", "4.bias", "7.weight"):
+        assert not torch.equal(before[name], after[name])
+    assert len(optimizer.param_groups) == 2
+
+
+def test_stopped_and_resumed_is_not_stopping() -> None:
+    whole, parts = network(), network()
+    optimizer = MuonAdamW(whole.parameters(), **RATES)
+    for step in range(4):
+        gradients(whole, step)
+        optimizer.step()
+    first = MuonAdamW(parts.parameters(), **RATES)
+    for step in range(2):
+        gradients(parts, step)
+        first.step()
+    resumed = network(seed=1)
+    resumed.load_state_dict(parts.state_dict())
+    second = MuonAdamW(resumed.parameters(), **RATES)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for step in range(2, 4):
+        gradients(resumed, step)
+        second.step()
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_scaler_unscales_before_the_step() -> None:
+    model = network()
+    config = dict(type="MuonAdamW", params=model.parameters(), **RATES)
+    optimizer = OPTIMIZERS.build(config)
+    assert not getattr(optimizer, "_step_supports_amp_scaling", False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(muon_lr=0), "muon_lr: found 0, expected a number above 0"),
+        (dict(muon_momentum=1.0), r"muon_momentum: found 1\.0, expected a number in"),
+        (dict(muon_momentum=-0.1), r"muon_momentum: found -0\.1, expected"),
+    ],
+)
+def test_settings_that_are_wrong(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MuonAdamW(network().parameters(), **{**RATES, **change})

@@ -1,0 +1,97 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Time reversal: pairs in a batch, through MMAction2's preprocessor and a step."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from mmaction.registry import MODELS
+from mmaction.structures import ActionDataSample
+from mmengine.config import Config
+
+from benchmarks.clips import OPPOSITES
+from pvnas_mmaction.models.time_reversal import (
+    TimeReversalBlending,
+    check_opposites,
+    with_reversals,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+SWAP = [1, 0, 2]  # the last class looks the same backwards
+
+
+def clips(count: int = 3) -> torch.Tensor:
+    return torch.arange(count * 2 * 4 * 3 * 3.0).view(count, 2, 4, 3, 3)
+
+
+def test_reversals_come_after_the_clips() -> None:
+    x = clips()
+    both, labels = with_reversals(x, torch.tensor([0, 2, 1]), SWAP)
+    assert labels.tolist() == [0, 2, 1, 1, 2, 0]
+    assert torch.equal(both[:3], x)
+    for frame in range(4):
+        assert torch.equal(both[3:, :, frame], x[:, :, 3 - frame])
+    assert both.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_twice_reversed_is_the_clip_itself() -> None:
+    x, labels = clips(), torch.tensor([0, 2, 1])
+    once, once_labels = with_reversals(x, labels, SWAP)
+    twice, twice_labels = with_reversals(once[3:], once_labels[3:], SWAP)
+    assert torch.equal(twice[3:], x)
+    assert torch.equal(twice_labels[3:], labels)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_preprocessor_doubles_training_batches_alone(training: bool) -> None:
+    settings = dict(
+        type="ActionDataPreprocessor",
+        mean=[1.0, 2.0],
+        std=[2.0, 4.0],
+        format_shape="NCTHW",
+    )
+    blending = dict(type="TimeReversalBlending", opposites=SWAP)
+    preprocessor = MODELS.build(dict(settings, blending=blending))
+    plain = MODELS.build(settings)
+    samples = [ActionDataSample().set_gt_label(label) for label in (0, 2, 1)]
+    batch = dict(inputs=list(clips().unsqueeze(1)), data_samples=samples)
+    expected = plain(copy.deepcopy(batch), training=training)["inputs"]
+    found = preprocessor(batch, training=training)
+    labels = [int(sample.gt_label) for sample in found["data_samples"]]
+    if training:
+        expected = torch.cat([expected, expected.flip(3)])
+        assert labels == [0, 2, 1, 1, 2, 0]
+    else:
+        assert labels == [0, 2, 1]
+    assert torch.equal(found["inputs"], expected)
+    assert [int(sample.gt_label) for sample in samples] == [0, 2, 1]
+
+
+def test_opposites_of_the_motion_clips() -> None:
+    folder = ROOT / "configs/pvnas"
+    for name in ("search_1xb8-6x1x1-4e", "retrain_1xb8-6x1x1-2e"):
+        cfg = Config.fromfile(folder / f"pvnas-tiny_{name}_motion-clips.py")
+        blending = cfg.model.data_preprocessor.blending
+        assert tuple(blending.opposites) == OPPOSITES
+        assert len(OPPOSITES) == cfg.num_classes
+
+
+@pytest.mark.parametrize(
+    ("opposites", "found"),
+    [([1, 2, 0], "1 for class 0"), ([0, 3], "3 for class 1"), ([-1, 0], "-1 for")],
+)
+def test_opposites_that_are_none(opposites: list[int], found: str) -> None:
+    with pytest.raises(ValueError, match=f"opposites: found {found}"):
+        check_opposites(opposites)
+    with pytest.raises(ValueError, match="whose own opposite is"):
+        TimeReversalBlending(opposites)
+
+
+@pytest.mark.parametrize("label", [3, torch.tensor([0.0, 1.0, 0.0])])
+def test_class_without_an_opposite(label) -> None:
+    samples = [ActionDataSample().set_gt_label(label)]
+    with pytest.raises(ValueError, match="opposites: found 3 classes and a clip of"):
+        TimeReversalBlending(SWAP)(clips(1).unsqueeze(1), samples)
