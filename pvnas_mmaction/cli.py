@@ -16,6 +16,7 @@ They take the options of MMAction2's own tools, and differ in this:
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import pickle
 import re
@@ -395,5 +396,16 @@ def run(main: Callable[[], None]) -> None:
         print("(PVNAS_DEBUG=1 shows where it was raised)", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     finally:
-        if torch_dist.is_available() and torch_dist.is_initialized():
-            torch_dist.destroy_process_group()
+        end_distributed()
+
+
+def end_distributed() -> None:
+    """End the processes' group and its threads, where there is one.
+
+    Gloo's threads live as long as something refers to the group, as the model's wrapper
+    does, which the cycles of references around a runner keep alive. A thread that is
+    there when the interpreter ends may abort the process.
+    """
+    if torch_dist.is_available() and torch_dist.is_initialized():
+        torch_dist.destroy_process_group()
+        gc.collect()

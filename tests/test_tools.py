@@ -10,6 +10,7 @@ import pickle
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -707,6 +708,40 @@ def test_dist_train_and_test_on_two_processes(
     both = pickle.loads((trained / "dist.pkl").read_bytes())
     for a, b in zip(tested, both, strict=True):
         torch.testing.assert_close(a["pred_score"], b["pred_score"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads from /proc")
+def test_run_ends_the_threads_of_a_group() -> None:
+    """Though a cycle of references, as in a runner, holds on to it."""
+    code = """
+        import os
+
+        import torch
+        from torch import distributed
+
+        from pvnas_mmaction import cli
+
+        class Runner:
+            def __init__(self):
+                linear = torch.nn.Linear(2, 2)
+                self.model = torch.nn.parallel.DistributedDataParallel(linear)
+                self.itself = self
+
+        def threads():
+            tasks = "/proc/self/task"
+            return [open(f"{tasks}/{id}/comm").read() for id in os.listdir(tasks)]
+
+        def main():
+            url = "tcp://127.0.0.1:PORT"
+            distributed.init_process_group("gloo", url, rank=0, world_size=1)
+            Runner()
+            assert any("gloo" in name for name in threads()), threads()
+
+        cli.run(main)
+        assert not any("gloo" in name for name in threads()), threads()
+    """
+    code = textwrap.dedent(code).replace("PORT", free_port())
+    run_process(sys.executable, "-c", code, cwd=ROOT)
 
 
 def test_search_runs_with_amp(motion_clips: Path, tmp_path: Path) -> None:
