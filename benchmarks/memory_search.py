@@ -20,10 +20,9 @@ from mmengine.registry import init_default_scope
 
 from benchmarks.clips import ClipSource
 from pvnas_mmaction import diversity
-from pvnas_mmaction.cost import check_input_shape, layer_costs, network_cost
+from pvnas_mmaction.cost import check_input_shape
 from pvnas_mmaction.engine.archive import Archive, ArchiveEntry
 from pvnas_mmaction.engine.budget import CostPenalty, build_budget
-from pvnas_mmaction.engine.judging import choose
 from pvnas_mmaction.engine.lr_diversity import LRDiversityConfig, LRDiversitySchedule
 from pvnas_mmaction.engine.search_data import (
     Key,
@@ -32,14 +31,8 @@ from pvnas_mmaction.engine.search_data import (
     derived_seed,
     split_by_class,
 )
-from pvnas_mmaction.engine.search_loop import (
-    DEFAULT_RELAXATIONS,
-    check_alpha_weight,
-    check_count,
-    costliest,
-    derive_apart,
-    is_largest_step,
-)
+from pvnas_mmaction.engine.search_loop import DEFAULT_RELAXATIONS, is_largest_step
+from pvnas_mmaction.engine.selection import Selection, check_count, costliest
 from pvnas_mmaction.engine.steps import (
     alpha_step,
     reestimated_batch_norm,
@@ -47,7 +40,6 @@ from pvnas_mmaction.engine.steps import (
 )
 from pvnas_mmaction.models.blocks import init_weights
 from pvnas_mmaction.models.supernet import Path, PVNASSupernet
-from pvnas_mmaction.models.time_reversal import TimeReversalBlending
 
 EVAL_BATCH = 64
 
@@ -96,18 +88,15 @@ class MemorySearch:
             alpha_weight=0.0,
         )
         self.settings.update(cfg.train_cfg.to_dict())
-        check_count("num_ranked", self.settings["num_ranked"], 1)
         check_count("largest_every", self.settings["largest_every"], 0)
-        check_alpha_weight(self.settings["alpha_weight"])
         batch_size = cfg.train_dataloader.batch_size
         torch.manual_seed(seed)
         self.model = MODELS.build(cfg.model)
         init_weights(self.model)
         self.model.to(device).train()
-        blending = self.model.data_preprocessor.blending
-        # Time reversal runs every clip forwards and backwards.
-        self.directions = 2 if isinstance(blending, TimeReversalBlending) else 1
         self.supernet: PVNASSupernet = self.model.backbone
+        self.views = 0  # run through the supernet so far
+        self.supernet.register_forward_pre_hook(self._count_views)
         self.space = self.supernet.space
         self.num_classes = self.model.cls_head.num_classes
         self.input_shape = check_input_shape(
@@ -137,9 +126,17 @@ class MemorySearch:
         ]
         self.schedule = self._build_schedule(cfg)
         self.penalty = self._build_penalty()
-        self.costs = self._layer_costs()
-        self.largest = self.supernet.path_of(costliest(self.costs))
-        self.archive = Archive()
+        self.selection = Selection(
+            self.supernet,
+            self.input_shape,
+            self.num_classes,
+            self.penalty.budget if self.penalty else None,
+            self.evaluate,
+            lambda: len(self.val.labels),
+            self.settings["num_ranked"],
+            self.settings["alpha_weight"],
+        )
+        self.largest = self.supernet.path_of(costliest(self.selection.per_layer))
         self.alpha_steps = 0
         self.clips = self.forward_clips = 0
         self.path_clips = 0.0
@@ -171,29 +168,13 @@ class MemorySearch:
         budget = build_budget(settings, self.space, self.input_shape, self.num_classes)
         return CostPenalty(budget, **settings)
 
-    def _layer_costs(self) -> list[list[float]]:
-        """Cost of each candidate: the budget's, or else multiply-accumulates."""
-        if self.penalty is not None:
-            return [list(layer) for layer in self.penalty.budget.per_layer]
-        layers = layer_costs(self.space, self.input_shape)
-        return [[cost.macs for cost in layer] for layer in layers]
+    @property
+    def archive(self) -> Archive:
+        """The genotypes found so far."""
+        return self.selection.archive
 
-    def _cost(self, indices: Sequence[int]) -> float:
-        return sum(
-            layer[index] for layer, index in zip(self.costs, indices, strict=True)
-        )
-
-    def _choose(
-        self, networks: Sequence[tuple[int, ...]], accuracies: Sequence[float]
-    ) -> int:
-        rows = self._log_probs()
-        log_probs = [
-            sum(row[index] for row, index in zip(rows, network, strict=True))
-            for network in networks
-        ]
-        costs = [self._cost(network) for network in networks]
-        weight, clips = self.settings["alpha_weight"], len(self.val.labels)
-        return choose(accuracies, log_probs, costs, clips, weight)
+    def _count_views(self, module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.views += len(inputs[0])
 
     # -- searching ------------------------------------------------------------------
 
@@ -219,12 +200,14 @@ class MemorySearch:
             )
         batch = self._batch(self.weights_batches.batch(step))
         torch.manual_seed(derived_seed(self.seed, Stream.WEIGHTS_DROPOUT, step, 0))
+        before = self.views
         weights_step(self.model, self.supernet, batch, path, self.optimizers["weights"])
-        self._count(batch, path)
+        self._count(path, before)
         if not resting:
             path = self._sample(kinds["alphas"], Stream.ALPHA_PATH, step)
             batch = self._batch(self.alpha_batches.batch(self.alpha_steps))
             torch.manual_seed(derived_seed(self.seed, Stream.ALPHA_DROPOUT, step, 0))
+            before = self.views
             alpha_step(
                 self.model,
                 self.supernet,
@@ -233,12 +216,12 @@ class MemorySearch:
                 self.optimizers["alphas"],
                 self.penalty,
             )
-            self._count(batch, path)
+            self._count(path, before)
             self.alpha_steps += 1
             if self.penalty is not None:
                 expected = self.penalty.expected(self.supernet.probabilities())
                 self.penalty.update(float(expected.detach()))
-        measured = diversity.diversity(self._probabilities())
+        measured = diversity.diversity(self.selection.probabilities())
         self.history.append(
             dict(
                 diversity=measured,
@@ -272,8 +255,9 @@ class MemorySearch:
             data_samples=[ActionDataSample().set_gt_label(label) for label in labels],
         )
 
-    def _count(self, batch: dict[str, Any], path: Path) -> None:
-        size = self.directions * len(batch["inputs"])
+    def _count(self, path: Path, before: int) -> None:
+        """Count the views of a step, from how many there were before it."""
+        size = self.views - before
         self.clips += size
         self.path_clips += (
             size * sum(len(choice.indices) for choice in path) / len(path)
@@ -282,17 +266,14 @@ class MemorySearch:
     def _alphas(self) -> list[list[float]]:
         return [alpha.detach().double().tolist() for alpha in self.supernet.alphas]
 
-    def _probabilities(self) -> list[list[float]]:
-        return diversity.softmax(self._alphas(), self.supernet.tau)
-
     def _end_cycle(self, step: int) -> None:
         """Archive the cycle's network, and restart alphas and schedule."""
         cycle = self.schedule.cycle_of(step)
-        most_probable = self.space.genotype(self.derive()[0]).blocks
-        nearest = self.archive.distance(most_probable)
-        self._archive_network(cycle, step)
+        nearest = self.selection.most_probable_distance()
+        min_distance = self.schedule.archive_distance
+        self.selection.finish_cycle(cycle, step + 1, min_distance)
         if cycle + 1 == self.schedule.num_cycles:
-            self._finish_search(cycle, step)
+            self.selection.finish_search(min_distance)
             return
         target = self.schedule.restart(nearest)
         alphas = self._alphas()
@@ -304,83 +285,18 @@ class MemorySearch:
         self.optimizers["alphas"].optimizer.state.clear()
         self.optimizers["alphas"].zero_grad()
 
-    def _archive_network(self, cycle: int, step: int) -> None:
-        networks = self.derive(self.schedule.archive_distance)
-        accuracies = [self.evaluate(network) for network in networks]
-        index = self._choose(networks, accuracies)
-        file = f"genotypes/cycle_{cycle + 1:02d}.json"
-        entry = self._entry(networks[index], accuracies[index], cycle, step, file)
-        self.archive.add(entry)
-
-    def _entry(
-        self,
-        indices: tuple[int, ...],
-        accuracy: float,
-        cycle: int,
-        step: int,
-        file: str,
-    ) -> ArchiveEntry:
-        blocks = self.space.genotype(indices).blocks
-        cost = network_cost(
-            self.space.skeleton, blocks, self.input_shape, self.num_classes
-        )
-        return ArchiveEntry(
-            cycle=cycle,
-            step=step + 1,
-            blocks=blocks,
-            macs=cost.macs,
-            params=cost.params,
-            accuracy=accuracy,
-            distance=self.archive.distance(blocks),
-            diversity=diversity.diversity(self._probabilities()),
-            file=file,
-        )
-
-    def _finish_search(self, cycle: int, step: int) -> None:
-        indices_of = self.space.indices_of_blocks
-        for entry in self.archive.entries[:-1]:
-            self.archive.judge(entry.cycle, self.evaluate(indices_of(entry.blocks)))
-        entries = list(self.archive.entries)
-        if self.schedule.archive_distance > 0:
-            archived = {entry.blocks for entry in entries}
-            for indices in self.derive():
-                if self.space.genotype(indices).blocks not in archived:
-                    accuracy, file = self.evaluate(indices), "genotypes/final.json"
-                    entries.append(self._entry(indices, accuracy, cycle, step, file))
-        networks = [indices_of(entry.blocks) for entry in entries]
-        accuracies = [entry.accuracy for entry in entries]
-        self.archive.final = entries[self._choose(networks, accuracies)]
-
-    def derive(self, min_distance: float = 0.0) -> list[tuple[int, ...]]:
-        """The ``num_ranked`` most probable networks that keep the budget, as candidate
-        indices, the most probable first; see :meth:`SearchLoop.derive`."""
-        budgets = [self.penalty.budget] if self.penalty else []
-        found = [
-            self.space.indices_of_blocks(entry.blocks) for entry in self.archive.entries
-        ]
-        num = self.settings["num_ranked"]
-        return derive_apart(self._log_probs(), budgets, num, found, min_distance)
-
-    def _log_probs(self) -> list[list[float]]:
-        return [
-            torch.log_softmax(alpha.detach().double() / self.supernet.tau, 0).tolist()
-            for alpha in self.supernet.alphas
-        ]
-
     # -- judging --------------------------------------------------------------------
 
     def _calibration(self) -> Iterator[dict[str, Any]]:
         for number in range(self.settings["calibration_batches"]):
-            batch = self._batch(self.calibration_batches.batch(number))
-            self.forward_clips += self.directions * len(batch["inputs"])
-            yield batch
+            yield self._batch(self.calibration_batches.batch(number))
 
     @torch.no_grad()
     def evaluate(self, indices: Sequence[int]) -> float:
         """Top-1 of a network on the validation clips, a share, with inherited weights
         and with batch normalisation re-estimated on training clips."""
         path = self.supernet.path_of(indices)
-        right = 0
+        before, right = self.views, 0
         with (
             self.supernet.use_path(path),
             reestimated_batch_norm(self.model, self._calibration()),
@@ -395,6 +311,6 @@ class MemorySearch:
                 scores = self.model(data["inputs"], mode="tensor", stage="head")
                 labels = self.val.labels[part.start : part.stop].to(scores.device)
                 right += int((scores.argmax(dim=1) == labels).sum())
-                self.forward_clips += len(part)
             self.model.train(training)
+        self.forward_clips += self.views - before
         return right / len(self.val.labels)

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from searching import build_search, toy_model
 
 from pvnas_mmaction.engine.lr_diversity_hook import LRDiversityHook
-from pvnas_mmaction.engine.search_loop import SearchLoop
+from pvnas_mmaction.engine.selection import Selection
 
 # (1 + cos(pi k / n)) / 2 for k = 0 ... n - 1
 COS_6 = [1, 0.933013, 0.75, 0.5, 0.25, 0.066987]
@@ -163,7 +163,7 @@ def test_what_is_logged_is_true_of_the_alphas(tmp_path):
     draws = torch.stack(
         [row.multinomial(4000, True, generator=generator) for row in p]
     ).T.tolist()
-    fixed, rows = loop._costs
+    fixed, rows = loop.selection.fixed, loop.selection.per_layer
     costs = [fixed + sum(r[i] for r, i in zip(rows, d, strict=True)) for d in draws]
     assert last["expected_cost"] == pytest.approx(sum(costs) / len(costs), rel=0.02)
 
@@ -195,7 +195,7 @@ def test_a_restart_brings_the_diversity_back_and_clears_the_moments(tmp_path, ta
 def test_a_genotype_near_the_archive_makes_the_next_cycle_more_diverse(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(SearchLoop, "derive", lambda self, apart=0.0: [(0, 0, 0)])
+    monkeypatch.setattr(Selection, "derive", lambda self, apart=0.0: [(0, 0, 0)])
     hook = dict(num_cycles=3, min_distance=0.1, diversity_start=0.8)
     _, _, logged = run(tmp_path, hook)
     starts = [0, 6, 12]

@@ -32,6 +32,7 @@ from benchmarks.search_quality import CONFIG, VARIANTS, Loader, run_search
 from benchmarks.search_report import judge, judge_all, markdown, requirements
 from pvnas_mmaction.cost import network_cost
 from pvnas_mmaction.engine.lr_diversity import LRDiversityConfig, LRDiversitySchedule
+from pvnas_mmaction.engine.selection import Selection
 from pvnas_mmaction.search_space import SearchSpace
 
 VIEWS = 100
@@ -362,9 +363,11 @@ def test_same_search_as_the_loop(tmp_path, cost, options):
     assert all(alpha.abs().max() > 0 for alpha in search.supernet.alphas)
     # 2 cycles, and at the end the first genotype again and the most probable networks
     # that are not archived; each on 2 batches of 4 to calibrate and on 16 clips.
-    ranked = options.get("num_ranked", 1)
-    evaluations = search.forward_clips / (2 * 4 + 16)
-    assert 3 * ranked + 1 - 2 <= evaluations <= 3 * ranked + 1
+    archived = {entry.blocks for entry in search.archive.entries}
+    blocks = (search.space.genotype(i).blocks for i in search.selection.derive())
+    evaluations = 2 * options.get("num_ranked", 1) + 1
+    evaluations += sum(found not in archived for found in blocks)
+    assert search.forward_clips == evaluations * (2 * 4 + 16)
 
 
 OPTIONS = {"train_cfg.max_epochs": 2, "train_dataloader.batch_size": 4}
@@ -377,7 +380,16 @@ def table_file(motion_clips, tmp_path_factory) -> Path:
     return path
 
 
-def test_short_search(motion_clips, table_file, tmp_path, capsys):
+def test_short_search(motion_clips, table_file, tmp_path, capsys, monkeypatch):
+    outside, finish = [], Selection.finish_search
+
+    def finish_seen(selection, min_distance=0.0):
+        archived = {entry.blocks for entry in selection.archive.entries}
+        blocks = (selection.space.genotype(i).blocks for i in selection.derive())
+        outside.append(sum(found not in archived for found in blocks))
+        return finish(selection, min_distance)
+
+    monkeypatch.setattr(Selection, "finish_search", finish_seen)
     arguments = ["--data", motion_clips, "--table", table_file, "--work-dir", tmp_path]
     arguments += ["--variants", "diversity", "budget", "--seeds", 0, "--ranked", 5]
     arguments += ["--baseline-seeds", 4, "--cfg-options"]
@@ -393,7 +405,7 @@ def test_short_search(motion_clips, table_file, tmp_path, capsys):
         "evolution (budget)", "evolution, all compute (budget)",
     ]  # fmt: skip
     table = make_table(read_manifest(motion_clips))
-    for run in result["runs"]:
+    for run, lacking in zip(result["runs"], outside, strict=True):
         assert run["regret"] == pytest.approx(
             100 * table.regret(run["found"], run["max_macs"])
         )
@@ -402,10 +414,11 @@ def test_short_search(motion_clips, table_file, tmp_path, capsys):
         # Every clip forwards and backwards.
         assert run["clips"] == 2 * 4 * (8 + 3)
         assert run["path_clips"] == 2 * 4 * (8 + 2 * 3)
-        # Eight networks a cycle, two of the archive again and, at the end, those of
-        # eight that it lacks; each on 8 batches, both ways, and on 16 clips.
-        evaluations = run["forward_clips"] / (2 * 8 * 4 + 16)
-        assert 3 * 8 + 2 + 5 <= evaluations <= 3 * 8 + 2 + 8
+        # Eight networks a cycle, two of the archive again and, at the end, those of the
+        # eight most probable that it lacks; each on 8 batches, both ways, and on 16
+        # clips.
+        evaluations = 3 * 8 + 2 + lacking
+        assert run["forward_clips"] == evaluations * (2 * 8 * 4 + 16)
         assert run["archive_size"] == run["distinct"] == 3
         assert len(run["inherited"]) == 5
         assert 0 <= run["mean_pairwise_hamming"] <= 1

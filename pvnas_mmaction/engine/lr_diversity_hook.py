@@ -111,7 +111,7 @@ class LRDiversityHook(Hook):
         step, schedule, loop = runner.iter, self.schedule, runner.train_loop
         self._log(runner, step)
         if not schedule.is_warmup(step):
-            schedule.observe(step, diversity.diversity(loop.probabilities()))
+            schedule.observe(step, diversity.diversity(loop.selection.probabilities()))
         if schedule.is_cycle_end(step):
             self._end_cycle(runner, step)
         self._set_rates(runner, step + 1)
@@ -119,7 +119,7 @@ class LRDiversityHook(Hook):
     def _log(self, runner: Runner, step: int) -> None:
         """Put the state of the search where every logger finds it."""
         schedule, loop = self.schedule, runner.train_loop
-        p = self.probabilities = loop.probabilities()
+        p = self.probabilities = loop.selection.probabilities()
         argmax = [max(range(len(row)), key=row.__getitem__) for row in p]
         blocks = loop.space.genotype(argmax).blocks
         scalars = dict(
@@ -141,7 +141,7 @@ class LRDiversityHook(Hook):
     def _end_cycle(self, runner: Runner, step: int) -> None:
         schedule, loop = self.schedule, runner.train_loop
         cycle = schedule.cycle_of(step)
-        nearest = loop.most_probable_distance()
+        nearest = loop.selection.most_probable_distance()
         entry = loop.finish_cycle(cycle, schedule.archive_distance)
         self._report(runner, entry, step)
         if cycle + 1 == schedule.num_cycles:

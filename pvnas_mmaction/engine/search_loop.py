@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +12,7 @@ from mmengine.dist import get_rank
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from .. import diversity
-from ..cost import check_input_shape, fixed_cost, layer_costs, network_cost
-from ..derive import Budget, derive
+from ..cost import check_input_shape
 from ..models.relaxation import get_relaxation
 from ..models.supernet import Path
 from .archive import Archive, ArchiveEntry
@@ -26,72 +23,17 @@ from .distributed import (
     is_distributed,
     shared_seed,
 )
-from .judging import choose
 from .search_data import SearchData, Stream, derived_seed
 from .search_record import SearchRecord
+from .selection import Selection, check_count, costliest
 from .steps import alpha_step, find_supernet, reestimated_batch_norm, weights_step
 
 DEFAULT_RELAXATIONS = dict(warmup="uniform", weights="gumbel_st", alphas="two_path")
 
 
-def check_count(name: str, value: int, least: int) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"{name}: found {value!r}, expected an integer of {least} or more"
-        )
-
-
-def check_alpha_weight(value: float) -> None:
-    """Raise ValueError unless ``value`` is a number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise ValueError(
-            f"alpha_weight: found {value!r}, expected a number of 0 or more"
-        )
-
-
-def costliest(costs: Sequence[Sequence[float]]) -> tuple[int, ...]:
-    """Index of the costliest candidate of each layer, the last one where several tie.
-
-    Args:
-        costs: Cost of each candidate, one list per layer.
-    """
-    return tuple(
-        max(range(len(layer)), key=lambda index: (layer[index], index))
-        for layer in costs
-    )
-
-
 def is_largest_step(step: int, largest_every: int) -> bool:
     """Whether a step, counted from 0, runs the largest network; 0 is never."""
     return largest_every > 0 and step % largest_every == 0
-
-
-def derive_apart(
-    log_probs: Sequence[Sequence[float]],
-    budgets: Sequence[Budget],
-    num: int,
-    found: Sequence[Sequence[int]],
-    share: float,
-) -> list[tuple[int, ...]]:
-    """The most probable networks, as candidate indices, apart from those found so far.
-
-    Args:
-        log_probs: As for :func:`derive`, as are the budgets.
-        budgets: Limits.
-        num: Number of networks wanted.
-        found: Candidate indices of those found so far.
-        share: Share of layers in which a network differs from each of them, rounded up
-            to whole layers. Where no such network keeps the budgets, as for 0, they
-            may be any.
-    """
-    # 0.2 of 15 layers are 3, whatever floats make of it.
-    layers = math.ceil(share * len(log_probs) - 1e-9)
-    if layers > 0:
-        apart = derive(log_probs, budgets, num, 1, found, layers)
-        if apart:
-            return [network.indices for network in apart]
-    return [network.indices for network in derive(log_probs, budgets, num)]
 
 
 @LOOPS.register_module()
@@ -104,7 +46,7 @@ class SearchLoop(EpochBasedTrainLoop):
 
     The networks of a cycle are derived exactly, under the budget if there is one, and
     judged with inherited weights after their batch normalisation has been re-estimated;
-    the best (:func:`choose`) is the cycle's genotype. At the end of the search all
+    the best (:class:`Selection`) is the cycle's genotype. At the end of the search all
     genotypes are judged once more, with the weights that are there then, and beside
     them the most probable networks, however near to the genotypes they are; the search
     ends in the best of all.
@@ -158,9 +100,7 @@ class SearchLoop(EpochBasedTrainLoop):
         largest_every: int = 0,
         alpha_weight: float = 0.0,
     ) -> None:
-        check_count("num_ranked", num_ranked, 1)
         check_count("largest_every", largest_every, 0)
-        check_alpha_weight(alpha_weight)
         self.data = SearchData(dataloader, alpha_share)
         self.data.set_up(runner, shared_seed(runner.seed))
         super().__init__(runner, self.data.weights_loader, max_epochs)
@@ -193,13 +133,20 @@ class SearchLoop(EpochBasedTrainLoop):
                 "gradient, expected another relaxation"
             )
         self.penalty = self._build_penalty(cost)
-        self._costs = self._cost_table()
+        self.selection = Selection(
+            self.supernet,
+            self.input_shape,
+            self.num_classes,
+            self.penalty.budget if self.penalty else None,
+            # Looked up at each call, so that it may be wrapped.
+            lambda indices: self.evaluate(indices),
+            lambda: len(self.runner.val_loop.dataloader.dataset),
+            num_ranked,
+            alpha_weight,
+        )
         self.calibration_batches = calibration_batches
         self.metric = metric
-        self.num_ranked = num_ranked
         self.largest_every = largest_every
-        self.alpha_weight = alpha_weight
-        self.archive = Archive()
         self.alpha_steps = 0
         self._alpha_batches: Iterator[dict] | None = None
         self.record = SearchRecord(
@@ -216,17 +163,12 @@ class SearchLoop(EpochBasedTrainLoop):
             return None
         settings = dict(cost)
         budget = build_budget(settings, self.space, self.input_shape, self.num_classes)
-        # A budget that no network keeps fails here, before any training.
-        derive([[0.0] * len(c) for c in self.space.candidates], [budget])
         return CostPenalty(budget, **settings)
 
-    def _cost_table(self) -> tuple[float, Sequence[Sequence[float]]]:
-        """Fixed cost, and that of each candidate: the budget's, or else MACs."""
-        if self.penalty is not None:
-            return self.penalty.budget.fixed, self.penalty.budget.per_layer
-        fixed = fixed_cost(self.space, self.input_shape, self.num_classes).macs
-        layers = layer_costs(self.space, self.input_shape)
-        return fixed, [[cost.macs for cost in layer] for layer in layers]
+    @property
+    def archive(self) -> Archive:
+        """The genotypes found so far."""
+        return self.selection.archive
 
     # -- running ------------------------------------------------------------------
 
@@ -274,7 +216,7 @@ class SearchLoop(EpochBasedTrainLoop):
         resting = wrappers["alphas"].optimizer.param_groups[0]["lr"] == 0
         first_cycle = not self.archive.entries
         if first_cycle and is_largest_step(self._iter, self.largest_every):
-            path = self.supernet.path_of(costliest(self._costs[1]))
+            path = self.supernet.path_of(costliest(self.selection.per_layer))
         else:
             path = self._sample(
                 self.relaxations["warmup" if resting else "weights"],
@@ -322,43 +264,12 @@ class SearchLoop(EpochBasedTrainLoop):
 
     # -- what is known of the search -----------------------------------------------
 
-    def probabilities(self) -> list[list[float]]:
-        """p of every layer, as plain numbers."""
-        alphas = [alpha.detach().double().tolist() for alpha in self.supernet.alphas]
-        return diversity.softmax(alphas, self.supernet.tau)
-
     def expected_cost(self) -> float:
         """E[cost] at present: in the budget's unit, or MACs where there is none."""
+        selection = self.selection
         probabilities = self.supernet.probabilities()
-        return float(expected_cost(*self._costs, probabilities).detach())
-
-    def derive(self, min_distance: float = 0.0) -> list[tuple[int, ...]]:
-        """The ``num_ranked`` most probable networks that keep the budget, as candidate
-        indices, the most probable first; fewer where there are no more.
-
-        Args:
-            min_distance: Share of layers in which they differ from the archive; see
-                :func:`derive_apart`. Default 0.
-        """
-        budgets: list[Budget] = [self.penalty.budget] if self.penalty else []
-        found = [
-            self.space.indices_of_blocks(entry.blocks) for entry in self.archive.entries
-        ]
-        return derive_apart(
-            self._log_probs(), budgets, self.num_ranked, found, min_distance
-        )
-
-    def _log_probs(self) -> list[list[float]]:
-        return [
-            torch.log_softmax(alpha.detach().double() / self.supernet.tau, 0).tolist()
-            for alpha in self.supernet.alphas
-        ]
-
-    def most_probable_distance(self) -> float | None:
-        """Share of layers in which the most probable network that keeps the budget
-        differs from the nearest of the archive; None while that is empty."""
-        blocks = self.space.genotype(self.derive()[0]).blocks
-        return self.archive.distance(blocks)
+        expected = expected_cost(selection.fixed, selection.per_layer, probabilities)
+        return float(expected.detach())
 
     def evaluate(self, indices: Sequence[int]) -> float | None:
         """Validation accuracy of one network with inherited weights, or None where
@@ -378,102 +289,20 @@ class SearchLoop(EpochBasedTrainLoop):
             )
         return float(metrics[self.metric])
 
-    def cost(self, indices: Sequence[int]) -> float:
-        """Cost of one network: in the budget's unit, or MACs where there is none."""
-        fixed, layers = self._costs
-        return fixed + sum(
-            layer[index] for layer, index in zip(layers, indices, strict=True)
-        )
-
     # -- results -------------------------------------------------------------------
 
-    def log_prob(self, indices: Sequence[int]) -> float:
-        """Log-probability of one network at present."""
-        rows = self._log_probs()
-        return sum(row[index] for row, index in zip(rows, indices, strict=True))
-
-    def choose(
-        self, networks: Sequence[tuple[int, ...]], accuracies: Sequence[float]
-    ) -> int:
-        """:func:`choose` by present probabilities and costs."""
-        return choose(
-            accuracies,
-            [self.log_prob(network) for network in networks],
-            [self.cost(network) for network in networks],
-            len(self.runner.val_loop.dataloader.dataset),
-            self.alpha_weight,
-        )
-
     def finish_cycle(self, cycle: int, min_distance: float = 0.0) -> ArchiveEntry:
-        """Derive the cycle's networks, judge them, and put the best in the archive.
-
-        Args:
-            cycle: Number of the cycle that ends, from 0.
-            min_distance: Share of layers in which it differs from the archive, where
-                such networks keep the budget. Default 0.
-        """
-        networks = self.derive(min_distance)
-        found, accuracy = networks[0], self.evaluate(networks[0])
-        if accuracy is not None:
-            accuracies = [accuracy, *map(self.evaluate, networks[1:])]
-            index = self.choose(networks, accuracies)
-            found, accuracy = networks[index], accuracies[index]
-        name = f"genotypes/cycle_{cycle + 1:02d}.json"
-        entry = self._entry(cycle, found, accuracy, name)
-        self.archive.add(entry)
+        """:meth:`Selection.finish_cycle` after this step; writes its genotype."""
+        entry = self.selection.finish_cycle(cycle, self._iter + 1, min_distance)
         self.record.write_entry(entry, self.archive)
         return entry
 
     def finish_search(self, min_distance: float = 0.0) -> None:
-        """Judge the genotypes of all cycles but the last with the present weights, and
-        beside them, where the archive keeps a distance, the most probable networks
-        without one. The search ends in the best of all (:attr:`Archive.final`).
-
-        Args:
-            min_distance: That of :meth:`finish_cycle`. Default 0.
-        """
-        indices_of = self.space.indices_of_blocks
-        for entry in self.archive.entries[:-1]:
-            accuracy = self.evaluate(indices_of(entry.blocks))
-            if accuracy is None:
-                return
-            self.archive.judge(entry.cycle, accuracy)
-        entries = list(self.archive.entries)
-        last = entries[-1]
-        if last.accuracy is None:
-            return
-        if min_distance > 0:
-            archived = {entry.blocks for entry in entries}
-            for indices in self.derive():
-                if self.space.genotype(indices).blocks not in archived:
-                    accuracy = self.evaluate(indices)
-                    file = "genotypes/final.json"
-                    entries.append(self._entry(last.cycle, indices, accuracy, file))
-        networks = [indices_of(entry.blocks) for entry in entries]
-        final = entries[self.choose(networks, [entry.accuracy for entry in entries])]
-        self.archive.final = final
-        for entry in self.archive.entries:
-            self.record.write_entry(entry, self.archive)
-        self.record.write_entry(final, self.archive)
-
-    def _entry(
-        self, cycle: int, indices: tuple[int, ...], accuracy: float | None, file: str
-    ) -> ArchiveEntry:
-        blocks = self.space.genotype(indices).blocks
-        cost = network_cost(
-            self.space.skeleton, blocks, self.input_shape, self.num_classes
-        )
-        return ArchiveEntry(
-            cycle=cycle,
-            step=self._iter + 1,
-            blocks=blocks,
-            macs=cost.macs,
-            params=cost.params,
-            accuracy=accuracy,
-            distance=self.archive.distance(blocks),
-            diversity=diversity.diversity(self.probabilities()),
-            file=file,
-        )
+        """:meth:`Selection.finish_search`; writes what changed."""
+        final = self.selection.finish_search(min_distance)
+        if final is not None:
+            for entry in (*self.archive.entries, final):
+                self.record.write_entry(entry, self.archive)
 
     # -- resume --------------------------------------------------------------------
 
@@ -507,7 +336,7 @@ class SearchLoop(EpochBasedTrainLoop):
                 "search was started with, or start anew in another work_dir"
             )
         self.alpha_steps = state["alpha_steps"]
-        self.archive = Archive.from_dict(state["archive"])
+        self.selection.archive = Archive.from_dict(state["archive"])
         if self.penalty is not None and state["penalty"] is not None:
             self.penalty.load_state_dict(state["penalty"])
         parameters = dict(self.model.named_parameters())
