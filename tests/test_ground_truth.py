@@ -16,7 +16,12 @@ import torch
 
 from benchmarks.clips import MotionClips, read_manifest
 from benchmarks.ground_truth import DEFAULT, load
-from benchmarks.ground_truth.recipe import Classifier, Recipe, train_network
+from benchmarks.ground_truth.recipe import (
+    Classifier,
+    Recipe,
+    train_network,
+    validate,
+)
 from benchmarks.ground_truth.summary import (
     MAX_BEST,
     MIN_CORRELATION,
@@ -40,6 +45,7 @@ from benchmarks.ground_truth.train import (
 )
 from benchmarks.jobs import JobLog
 from pvnas_mmaction.cost import network_cost
+from pvnas_mmaction.engine.muon import MuonAdamW
 from pvnas_mmaction.search_space import SearchSpace
 
 SPACE = dict(
@@ -164,6 +170,58 @@ def test_every_clip_is_seen_forwards_and_backwards(trained, monkeypatch):
         assert not torch.equal(backwards, clips)
 
 
+@pytest.mark.parametrize(
+    ("change", "optimizer"),
+    [({}, MuonAdamW), (dict(muon=False), torch.optim.AdamW)],
+)
+def test_recipe_without_muon_or_reversals(trained, monkeypatch, change, optimizer):
+    state, seen = trained[0](), set()
+    recipe = replace(RECIPE, reversals=False, **change)
+    step = torch.optim.AdamW.step
+
+    def step_seen(self, closure=None):
+        seen.add(type(self))
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step_seen)
+    monkeypatch.setattr(MuonAdamW, "step", step_seen)
+    views, forward = [], Classifier.forward
+
+    def forward_seen(self, x):
+        if self.training:
+            views.append(len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(Classifier, "forward", forward_seen)
+    train_network(state.space, (0,), state.train, state.val, recipe, seed=0)
+    assert seen == {optimizer}
+    assert sum(views) == recipe.views == 32
+
+
+def test_recall_of_each_class(trained):
+    state = trained[0]()
+
+    class Constant(torch.nn.Module):
+        """Says class 3, but class 5 for the first clip of that."""
+
+        def __init__(self):
+            super().__init__()
+            self.five = int((state.val.labels == 5).nonzero()[0])
+            self.seen = 0
+
+        def forward(self, x):
+            scores = torch.zeros(len(x), 8)
+            scores[:, 3] = 1
+            if self.seen <= self.five < self.seen + len(x):
+                scores[self.five - self.seen, 5] = 2
+            self.seen += len(x)
+            return scores
+
+    accuracy, recalls = validate(Constant(), state.val)
+    assert recalls == [0, 0, 0, 1, 0, 0.5, 0, 0]
+    assert accuracy == 3 / 16
+
+
 def test_order_is_a_fixed_shuffle():
     space = SearchSpace.from_config(dict(SPACE, stages=SPACE["stages"] * 4))
     jobs = list_jobs(space, [5, 6])
@@ -218,6 +276,10 @@ def test_packed_table_holds_the_trainings(trained, tmp_path):
         indices = (SPACE["stages"][0]["candidates"].index(record["blocks"]),)
         assert table[indices].accuracies[record["seed"]] == record["accuracy"]
         assert record["accuracy"] * 16 == int(record["accuracy"] * 16)
+        # Two clips of each class.
+        recalls = table[indices].recalls[record["seed"]]
+        assert len(recalls) == 8 and set(recalls) <= {0, 0.5, 1}
+        assert statistics.fmean(recalls) == record["accuracy"]
     for indices, network in table.items():
         model = Classifier(table.space, indices, num_classes=8)
         assert network.params == sum(p.numel() for p in model.parameters())
@@ -253,7 +315,7 @@ def test_partial_table(data):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(format_version=2), "format_version: found 2, expected 1"),
+        (lambda d: d.update(format_version=1), "format_version: found 1, expected 2"),
         (lambda d: d.pop("seeds"), "top level: found .*expected an object with"),
         (lambda d: d["settings"].update(more=1), "settings: found"),
         (
@@ -274,6 +336,19 @@ def test_partial_table(data):
         (lambda d: first(d).update(accuracies=[0.5]), "expected 2, one per seed"),
         (lambda d: first(d).update(accuracies=[0.5, 1.5]), r"found 1\.5, expected a"),
         (lambda d: first(d).update(accuracies=[None, None]), "at least one number"),
+        (lambda d: first(d).update(recalls=[None]), "recalls: found .*expected 2, one"),
+        (
+            lambda d: first(d).update(recalls=[None, [0.5]]),
+            r"recalls: found \[0\.5\], expected 8 numbers in \[0, 1\]",
+        ),
+        (
+            lambda d: first(d).update(recalls=[None, [0.5] * 7 + [2]]),
+            r"recalls: found .*expected 8 numbers in \[0, 1\]",
+        ),
+        (
+            lambda d: d["settings"].update(clips={}),
+            "settings.clips: found {}, expected",
+        ),
         (lambda d: first(d).update(macs=1.5), r"macs: found 1\.5, expected an integer"),
         (lambda d: first(d).pop("params"), "expected an object with the keys"),
     ],
@@ -382,6 +457,12 @@ def test_further_seeds_of_the_best_change_their_means_alone(synthetic):
     )
     others = [i for i in table if i != best]
     assert all(table[i].accuracy == synthetic[i].accuracy for i in others)
+    assert dict(table.unrefined) == dict(synthetic.unrefined)
+    assert table.unrefined.seeds == (0, 1)
+    assert all(
+        network.accuracies == synthetic[i].accuracies
+        for i, network in table.unrefined.items()
+    )
     text = summarise(table)
     assert "(complete), seeds [0, 1]" in text
     assert "refined       1 networks with the seeds [5] as well" in text
@@ -405,6 +486,45 @@ def test_the_best_by_other_seeds_are_trained_on(trained, tmp_path):
     for count in (0, 3):
         with pytest.raises(ValueError, match=f"best: found {count}, expected 1 to 2"):
             best_networks(own, [7], count)
+
+
+def test_summary_by_first_layer_and_class_by_hand(synthetic):
+    def known(network):
+        """Recall of each class and seed; class 7 is known to the second half alone."""
+        late = network.indices[0] == 1
+        row = (0.5,) * 7 + (1.0 if late else 0.25,)
+        return replace(network, recalls=(row, row))
+
+    table = GroundTruth(
+        synthetic.settings, [0, 1], [known(n) for n in synthetic.values()]
+    )
+    text = summarise(table)
+    means = {i: statistics.fmean(n.accuracies) for i, n in table.items()}
+    ranked = sorted(means, key=lambda i: (-means[i], table[i].macs))
+    for index, block in enumerate(SPACE["stages"][0]["candidates"]):
+        mine = [i for i in means if i[0] == index]
+        count = sum(i[0] == index for i in ranked[:4])
+        first, second = np.array([table[i].accuracies for i in mine]).T
+        # The variance of two values is half of their squared difference.
+        error = math.sqrt(np.mean((first - second) ** 2) / 2)
+        low, high = min(means[i] for i in mine), max(means[i] for i in mine)
+        assert (
+            f"first layer   {block}: {count} of the best 4, accuracies {low:.4f} to "
+            f"{high:.4f}, one training +- {error:.4f}, Spearman of seeds "
+        ) in text
+    alone = means[(0, 0, 0, 0)]
+    assert (
+        f"no motion     1 networks without an operation over time: mean {alone:.4f}, "
+        f"best {alone:.4f}"
+    ) in text
+    names = table.settings["clips"]["classes"]
+    of_best = 1.0 if ranked[0][0] == 1 else 0.25
+    assert f"{names[0]}: mean recall 0.5000, above 0.75 in 0 networks" in text
+    assert (
+        f"{names[7]}: mean recall 0.6250, above 0.75 in 8 networks, of the best "
+        f"{of_best:.4f}"
+    ) in text
+    assert "recall" not in summarise(synthetic)
 
 
 def test_summary_and_plot(synthetic, tmp_path):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,25 @@ def test_regret_under_a_budget(table):
     assert judged["rank_percentile"] == pytest.approx(300 / len(kept))
     assert judged["feasible"]
     assert not judge(dict(run, macs=budget + 1), table)["feasible"]
+
+
+def test_regret_by_the_main_seeds_alone(table):
+    """A third seed of the best network takes it down, in the refined table alone."""
+    best = table.best()
+    networks = [
+        replace(n, accuracies=(*n.accuracies, 0.0 if n is best else None))
+        for n in table.values()
+    ]
+    refined = GroundTruth(table.settings, [0, 1, 2], networks)
+    run = a_run(table, 7)
+    expected = judge(run, table)["regret"]
+    judged = judge(run, refined)
+    assert judged["unrefined_regret"] == expected
+    second = table.ranked()[1].accuracy
+    assert judged["regret"] == pytest.approx(expected - 100 * (best.accuracy - second))
+    result = judge_all([run], refined, baseline_seeds=2)
+    assert "| by seeds [0, 1] alone |" in markdown(result)
+    assert f"| {judged['regret']:.2f} | {expected:.2f} |" in markdown(result)
 
 
 def test_regret_where_the_archive_is_trained(table):

@@ -25,13 +25,15 @@ def load(path: str | Path | None = None) -> GroundTruth:
 
     The file is JSON, compressed with xz::
 
-        {"format_version": 1,
+        {"format_version": 2,
          "settings": {"space": {...}, "clips": {...}, "recipe": {...},
                       "val_clips": 256, "views_per_training": 6144},
          "made": {"command": "...", "date": "2026-01-31", "machine": {...}},
          "seeds": [0, 1],
          "networks": {"mb_t1_k3_e2 skip mb_t5_k3_e2 mb_t1_k3_e4":
-                      {"accuracies": [0.711, 0.695], "macs": 5701632, "params": 21848},
+                      {"accuracies": [0.711, 0.695],
+                       "recalls": [[0.875, 0.75, ...], [0.625, 0.875, ...]],
+                       "macs": 5701632, "params": 21848},
                       ...}}
 
     ``settings.space`` (config data)
@@ -53,6 +55,9 @@ def load(path: str | Path | None = None) -> GroundTruth:
         Top-1 on the validation clips after the last epoch, a share in [0, 1], one for
         each seed in order; null where that seed was not trained. The first seeds
         trained all networks, further ones the best alone.
+    ``recalls``
+        The same on the clips of each class, in the order of ``settings.clips.classes``;
+        an empty list where it is not known.
     ``macs``, ``params``
         Multiply-accumulates of one view with stem and classifier, and number of
         learnable parameters.

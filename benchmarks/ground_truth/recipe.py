@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +39,8 @@ class Recipe:
         size: Height and width of a view in pixels. Default 20.
         clip_len: Frames of a view. Default 6.
         train_clips: The first so many clips of the training list. Default 3072.
-        epochs: Passes over them. Default 1.
-        batch_size: Clips of a step, each of which is seen forwards and backwards.
-            Default 8.
+        epochs: Passes over them. Default 2.
+        batch_size: Clips of a step; their reversals come on top. Default 8.
         lr: Peak learning rate of AdamW. Default 0.012.
         muon_lr: Peak learning rate of Muon. Default 0.06.
         muon_momentum: Of Muon, Nesterov's. Default 0.9.
@@ -48,6 +48,9 @@ class Recipe:
         beta2: Decay of AdamW's mean of squared gradients. Default 0.99.
         weight_decay: Decoupled, on every weight, of both. Default 0.01.
         warmup: Share of the steps in which the learning rate rises. Default 0.1.
+        muon: Whether Muon trains what mixes channels; else AdamW does, at ``lr``.
+            Default True.
+        reversals: Whether a step holds every clip's reversal too. Default True.
 
     Raises:
         ValueError: Fewer clips than one batch.
@@ -56,7 +59,7 @@ class Recipe:
     size: int = 20
     clip_len: int = 6
     train_clips: int = 3072
-    epochs: int = 1
+    epochs: int = 2
     batch_size: int = 8
     lr: float = 0.012
     muon_lr: float = 0.06
@@ -65,6 +68,8 @@ class Recipe:
     beta2: float = 0.99
     weight_decay: float = 0.01
     warmup: float = 0.1
+    muon: bool = True
+    reversals: bool = True
 
     def __post_init__(self) -> None:
         if self.train_clips < self.batch_size:
@@ -82,7 +87,7 @@ class Recipe:
     def views(self) -> int:
         """Clips that a training runs forward and backward, those played in reverse
         among them."""
-        return 2 * self.steps * self.batch_size
+        return self.steps * self.batch_size * (2 if self.reversals else 1)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0, as a share of its peak."""
@@ -123,7 +128,7 @@ def train_network(
     val: MotionClips,
     recipe: Recipe,
     seed: int,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train one network from scratch and validate it after the last epoch.
 
     Initial weights follow from the seed and the network, batches from the seed alone:
@@ -139,27 +144,32 @@ def train_network(
         seed: Of this training.
 
     Returns:
-        ``accuracy`` (top-1, a share), ``loss`` (mean cross-entropy of the last epoch)
-        and ``seconds`` (of training and validation).
+        ``accuracy`` (top-1, a share), ``recalls`` (the same of each class), ``loss``
+        (mean cross-entropy of the last epoch) and ``seconds`` (of training and
+        validation).
     """
     started = time.perf_counter()
     device = train.frames.device
     torch.manual_seed(derived_seed(seed, *indices))
     model = Classifier(space, indices, train.num_classes).to(device)
-    optimizer = MuonAdamW(
-        model.parameters(),
-        lr=recipe.lr,
-        muon_lr=recipe.muon_lr,
-        muon_momentum=recipe.muon_momentum,
-        betas=(recipe.beta1, recipe.beta2),
-        weight_decay=recipe.weight_decay,
-    )
+    betas = (recipe.beta1, recipe.beta2)
+    settings = dict(lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
+    if recipe.muon:
+        optimizer = MuonAdamW(
+            model.parameters(),
+            muon_lr=recipe.muon_lr,
+            muon_momentum=recipe.muon_momentum,
+            **settings,
+        )
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True, **settings)
     peaks = [group["lr"] for group in optimizer.param_groups]
     step = 0
     for epoch in range(recipe.epochs):
         losses = []
-        for clips, classes in train.training_batches(recipe.batch_size, seed, epoch):
-            x, labels = with_reversals(clips, classes, OPPOSITES)
+        for x, labels in train.training_batches(recipe.batch_size, seed, epoch):
+            if recipe.reversals:
+                x, labels = with_reversals(x, labels, OPPOSITES)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * recipe.rate(step)
             loss = nn.functional.cross_entropy(model(x), labels)
@@ -168,20 +178,22 @@ def train_network(
             optimizer.step()
             losses.append(loss.detach())
             step += 1
-    accuracy = validate(model, val)
+    accuracy, recalls = validate(model, val)
     return dict(
         accuracy=accuracy,
+        recalls=recalls,
         loss=round(float(torch.stack(losses).mean()), 4),
         seconds=round(time.perf_counter() - started, 2),
     )
 
 
 @torch.no_grad()
-def validate(model: nn.Module, val: MotionClips) -> float:
-    """Top-1 of a classifier on all clips, a share."""
+def validate(model: nn.Module, val: MotionClips) -> tuple[float, list[float]]:
+    """Top-1 of a classifier on all clips, and on those of each class, as shares."""
     model.eval()
-    right = sum(
-        (model(x).argmax(dim=1) == labels).sum()
-        for x, labels in val.validation_batches()
+    right = torch.cat(
+        [model(x).argmax(dim=1) == labels for x, labels in val.validation_batches()]
     )
-    return int(right) / len(val)
+    classes = range(val.num_classes)
+    recalls = [float(right[val.labels == label].float().mean()) for label in classes]
+    return int(right.sum()) / len(val), recalls

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -23,15 +25,23 @@ MIN_CORRELATION = 0.8
 MAX_BEST = 0.97
 
 
-def seed_correlations(table: GroundTruth) -> dict[tuple[int, int], float]:
+def seed_correlations(
+    table: GroundTruth, networks: Iterable[Network] | None = None
+) -> dict[tuple[int, int], float]:
     """Spearman's rank correlation between the accuracies of each pair of main seeds,
     over the networks that were trained with both; NaN where there are fewer than
-    three."""
+    three.
+
+    Args:
+        table: The table.
+        networks: Some of its networks. Default None: all.
+    """
+    networks = list(table.values() if networks is None else networks)
     found = {}
     for (a, i), (b, j) in itertools.combinations(table.main_seeds.items(), 2):
         pairs = [
             (network.accuracies[i], network.accuracies[j])
-            for network in table.values()
+            for network in networks
             if network.accuracies[i] is not None and network.accuracies[j] is not None
         ]
         enough = len(pairs) > 2
@@ -41,6 +51,14 @@ def seed_correlations(table: GroundTruth) -> dict[tuple[int, int], float]:
             else float("nan")
         )
     return found
+
+
+def deviation_of_one_training(networks: Iterable[Network]) -> float:
+    """Standard deviation of the accuracy of one training about its network's mean, a
+    share: the square root of the networks' mean variance (with n - 1); NaN where none
+    was trained twice."""
+    variances = [statistics.variance(n.trained) for n in networks if n.trained[1:]]
+    return math.sqrt(statistics.fmean(variances)) if variances else math.nan
 
 
 def regret_of_one_training(table: GroundTruth) -> dict[int, float]:
@@ -103,7 +121,53 @@ def summarise(table: GroundTruth) -> str:
             f"noise         the best by seed {seed} is {value:.4f} below the best by "
             "the others"
         )
+    lines += _by_first_layer(table)
+    still = [n.accuracy for n in table.values() if num_temporal(n) == 0]
+    if still:
+        lines.append(
+            f"no motion     {len(still)} networks without an operation over time: mean "
+            f"{statistics.fmean(still):.4f}, best {max(still):.4f}"
+        )
+    lines += _by_class(table)
     return "\n".join(lines)
+
+
+def _by_first_layer(table: GroundTruth) -> list[str]:
+    ranked = table.ranked()
+    quarter = {network.indices for network in ranked[: len(ranked) // 4]}
+    lines = []
+    for block in table.space.candidates[0]:
+        members = [network for network in ranked if network.blocks[0] == block]
+        if not members:
+            continue
+        means = [network.accuracy for network in members]
+        among = sum(network.indices in quarter for network in members)
+        pairs = seed_correlations(table, members).values()
+        lines.append(
+            f"first layer   {block}: {among} of the best {len(quarter)}, accuracies "
+            f"{min(means):.4f} to {max(means):.4f}, one training +- "
+            f"{deviation_of_one_training(members):.4f}, Spearman of seeds "
+            f"{', '.join(f'{value:.2f}' for value in pairs) or '-'}"
+        )
+    return lines
+
+
+def _by_class(table: GroundTruth) -> list[str]:
+    """How well each class is known: by the mean network, by how many, by the best."""
+    rows = [network.class_accuracies for network in table.values()]
+    known = [row for row in rows if row]
+    best = table.best().class_accuracies
+    if not known or not best:
+        return []
+    names = table.settings["clips"]["classes"]
+    lines = []
+    for name, column, found in zip(names, zip(*known, strict=True), best, strict=True):
+        knowing = sum(value > 0.75 for value in column)
+        lines.append(
+            f"class         {name}: mean recall {statistics.fmean(column):.4f}, above "
+            f"0.75 in {knowing} networks, of the best {found:.4f}"
+        )
+    return lines
 
 
 def _verdict(met: bool) -> str:

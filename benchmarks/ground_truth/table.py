@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from pvnas_mmaction.cost import network_cost
 from pvnas_mmaction.search_space import SearchSpace
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KEYS = {"format_version", "settings", "made", "seeds", "networks"}
 _SETTINGS = {"space", "clips", "recipe", "val_clips", "views_per_training"}
 
@@ -45,6 +46,8 @@ class Network:
         accuracies: Top-1 of each seed, in [0, 1]; None where it was not trained.
         macs: Multiply-accumulates of one view.
         params: Learnable parameters.
+        recalls: Top-1 of each seed on the clips of each class; None where it was not
+            trained. Default (): not known.
     """
 
     indices: Indices
@@ -52,6 +55,7 @@ class Network:
     accuracies: tuple[float | None, ...]
     macs: int
     params: int
+    recalls: tuple[tuple[float, ...] | None, ...] = ()
 
     @property
     def trained(self) -> tuple[float, ...]:
@@ -62,6 +66,12 @@ class Network:
     def accuracy(self) -> float:
         """Mean accuracy over the seeds that were trained."""
         return statistics.fmean(self.trained)
+
+    @property
+    def class_accuracies(self) -> tuple[float, ...]:
+        """Mean top-1 of each class over the seeds that were trained; () if unknown."""
+        known = [recalls for recalls in self.recalls if recalls is not None]
+        return tuple(map(statistics.fmean, zip(*known, strict=True)))
 
 
 class GroundTruth(Mapping[Indices, Network]):
@@ -110,12 +120,16 @@ class GroundTruth(Mapping[Indices, Network]):
             _fail(where, "seeds", seeds, "a list of integers")
         if not isinstance(data["networks"], dict) or not data["networks"]:
             _fail(where, "networks", data["networks"], "an object with one or more")
+        clips = settings["clips"]
+        if not isinstance(clips, dict) or not isinstance(clips.get("classes"), list):
+            _fail(where, "settings.clips", clips, "an object with a list `classes`")
+        num_classes = len(clips["classes"])
         try:
             space = SearchSpace.from_config(settings["space"])
         except ValueError as error:
             raise ValueError(f"{where}: settings.space: {error}") from error
         networks = [
-            _read_network(where, space, len(seeds), key, row)
+            _read_network(where, space, len(seeds), num_classes, key, row)
             for key, row in data["networks"].items()
         ]
         return cls(settings, seeds, networks, data["made"])
@@ -130,6 +144,7 @@ class GroundTruth(Mapping[Indices, Network]):
             networks={
                 " ".join(network.blocks): dict(
                     accuracies=list(network.accuracies),
+                    recalls=[row and list(row) for row in network.recalls],
                     macs=network.macs,
                     params=network.params,
                 )
@@ -157,6 +172,24 @@ class GroundTruth(Mapping[Indices, Network]):
             if 2 * sum(n.accuracies[position] is not None for n in self.values())
             >= len(self)
         }
+
+    @functools.cached_property
+    def unrefined(self) -> GroundTruth:
+        """The table by its main seeds alone: every network is known equally well."""
+        positions = self.main_seeds
+        networks = [
+            replace(
+                network,
+                accuracies=tuple(network.accuracies[i] for i in positions.values()),
+                recalls=tuple(network.recalls[i] for i in positions.values())
+                if network.recalls
+                else (),
+            )
+            for network in self.values()
+        ]
+        # A network that no main seed trained is not in it.
+        trained = [network for network in networks if network.trained]
+        return GroundTruth(self.settings, list(positions), trained, self.made)
 
     @property
     def is_complete(self) -> bool:
@@ -229,7 +262,12 @@ class GroundTruth(Mapping[Indices, Network]):
 
 
 def _read_network(
-    where: str, space: SearchSpace, num_seeds: int, key: str, row: Any
+    where: str,
+    space: SearchSpace,
+    num_seeds: int,
+    num_classes: int,
+    key: str,
+    row: Any,
 ) -> Network:
     place = f"networks[{key!r}]"
     blocks = tuple(key.split())
@@ -241,7 +279,7 @@ def _read_network(
     ):
         if block not in offered:
             _fail(where, f"{place}, layer {layer}", block, f"one of {list(offered)}")
-    _check_keys(where, place, row, {"accuracies", "macs", "params"})
+    _check_keys(where, place, row, {"accuracies", "recalls", "macs", "params"})
     accuracies = row["accuracies"]
     if not isinstance(accuracies, list) or len(accuracies) != num_seeds:
         _fail(where, f"{place}.accuracies", accuracies, f"{num_seeds}, one per seed")
@@ -250,6 +288,18 @@ def _read_network(
             _fail(where, f"{place}.accuracies", value, "a number in [0, 1] or null")
     if all(value is None for value in accuracies):
         _fail(where, f"{place}.accuracies", accuracies, "at least one number")
+    recalls = row["recalls"]
+    if not isinstance(recalls, list) or len(recalls) not in (0, num_seeds):
+        expected = f"{num_seeds}, one per seed, or none"
+        _fail(where, f"{place}.recalls", recalls, expected)
+    for value in recalls:
+        if value is not None and not (
+            isinstance(value, list)
+            and len(value) == num_classes
+            and all(_is_number(share) and 0 <= share <= 1 for share in value)
+        ):
+            expected = f"{num_classes} numbers in [0, 1], one per class, or null"
+            _fail(where, f"{place}.recalls", value, expected)
     for name in ("macs", "params"):
         if not _is_count(row[name]):
             _fail(where, f"{place}.{name}", row[name], "an integer above 0")
@@ -257,7 +307,14 @@ def _read_network(
         offered.index(block)
         for block, offered in zip(blocks, space.candidates, strict=True)
     )
-    return Network(indices, blocks, tuple(accuracies), row["macs"], row["params"])
+    return Network(
+        indices,
+        blocks,
+        tuple(accuracies),
+        row["macs"],
+        row["params"],
+        tuple(None if value is None else tuple(value) for value in recalls),
+    )
 
 
 def _check_keys(where: str, place: str, data: Any, expected: set[str]) -> None:

@@ -176,9 +176,16 @@ def take_over(log: JobLog, table: GroundTruth) -> int:
         return 0
     done = {(record["blocks"], record["seed"]) for record in log.records}
     found = [
-        dict(blocks=" ".join(network.blocks), seed=seed, accuracy=accuracy)
+        dict(
+            blocks=" ".join(network.blocks),
+            seed=seed,
+            accuracy=accuracy,
+            recalls=network.recalls[position] if network.recalls else None,
+        )
         for network in table.values()
-        for seed, accuracy in zip(table.seeds, network.accuracies, strict=True)
+        for position, (seed, accuracy) in enumerate(
+            zip(table.seeds, network.accuracies, strict=True)
+        )
         if accuracy is not None
     ]
     new = [record for record in found if (record["blocks"], record["seed"]) not in done]
@@ -198,19 +205,26 @@ def make_table(log: JobLog, made: dict[str, Any] | None = None) -> GroundTruth:
     settings = log.settings
     space = SearchSpace.from_config(settings["space"])
     seeds = sorted({record["seed"] for record in log.records})
-    accuracies: dict[str, dict[int, float]] = {}
+    trainings: dict[str, dict[int, dict[str, Any]]] = {}
     for record in log.records:
-        accuracies.setdefault(record["blocks"], {})[record["seed"]] = record["accuracy"]
+        trainings.setdefault(record["blocks"], {})[record["seed"]] = record
     recipe = settings["recipe"]
     shape = (3, recipe["clip_len"], recipe["size"], recipe["size"])
     networks = []
-    for key, by_seed in accuracies.items():
+    for key, by_seed in trainings.items():
         blocks = tuple(key.split())
         num_classes = len(settings["clips"]["classes"])
         cost = network_cost(space.skeleton, blocks, shape, num_classes)
         indices = space.indices_of_blocks(blocks)
-        values = tuple(by_seed.get(seed) for seed in seeds)
-        networks.append(Network(indices, blocks, values, cost.macs, cost.params))
+        records = [by_seed.get(seed, {}) for seed in seeds]
+        accuracies = tuple(record.get("accuracy") for record in records)
+        recalls = tuple(
+            tuple(record["recalls"]) if record.get("recalls") else None
+            for record in records
+        )
+        networks.append(
+            Network(indices, blocks, accuracies, cost.macs, cost.params, recalls)
+        )
     return GroundTruth(settings, seeds, networks, made)
 
 
@@ -248,7 +262,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--order", choices=("shuffled", "listed"), default="shuffled")
     add("--table", type=Path, default=DEFAULT, help="to extend, where it exists")
     for name, value in asdict(Recipe()).items():
-        add(f"--{name.replace('_', '-')}", type=type(value), default=value)
+        kind = (
+            dict(action=argparse.BooleanOptionalAction)
+            if isinstance(value, bool)
+            else dict(type=type(value))
+        )
+        add(f"--{name.replace('_', '-')}", default=value, **kind)
 
     pack = commands.add_parser("pack", help="write the trainings so far as a table")
     pack.add_argument("--work-dir", **work_dir)
