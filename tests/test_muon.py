@@ -23,9 +23,10 @@ def network(seed: int = 0) -> nn.Module:
         nn.ReLU(),
         nn.Conv3d(8, 8, 3, groups=8, padding=1, bias=False),
         nn.Conv3d(8, 4, 1),
+        nn.Conv3d(4, 12, 1, bias=False),  # more rows than columns
         nn.AdaptiveAvgPool3d(1),
         nn.Flatten(),
-        nn.Linear(4, 2),
+        nn.Linear(12, 2),
     )
 
 
@@ -54,7 +55,7 @@ def test_orthogonal_matrix_of_the_same_singular_vectors() -> None:
 def test_steps_are_those_of_both_optimisers() -> None:
     ours, theirs = network(), network()
     optimizer = MuonAdamW(ours.parameters(), **RATES)
-    mixing = [theirs[0].weight, theirs[4].weight]
+    mixing = [theirs[index].weight for index in (0, 4, 5)]
     rest = [p for p in theirs.parameters() if all(p is not m for m in mixing)]
     rows = [nn.Parameter(weight.detach().flatten(1)) for weight in mixing]
     muon = torch.optim.Muon(rows, lr=0.05, momentum=0.8, weight_decay=0.1)
@@ -81,7 +82,7 @@ def test_groups_have_rates_of_their_own() -> None:
     found = [(g["muon"], g["lr"], len(g["params"])) for g in optimizer.param_groups]
     assert found == [
         (False, 0.01, 5),
-        (True, 0.05, 1),
+        (True, 0.05, 2),
         (False, 0.005, 1),
         (True, 0.025, 1),
     ]
@@ -102,7 +103,7 @@ def test_parameters_without_gradient_stay() -> None:
     after = model.state_dict()
     for name in ("0.weight", "3.weight"):
         assert torch.equal(before[name], after[name])
-    for name in ("4.weight", "4.bias", "7.weight"):
+    for name in ("4.weight", "4.bias", "8.weight"):
         assert not torch.equal(before[name], after[name])
     assert len(optimizer.param_groups) == 2
 

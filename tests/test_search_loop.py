@@ -24,7 +24,7 @@ from searching import (
 )
 from torch import nn
 
-from pvnas_mmaction.cost import layer_costs
+from pvnas_mmaction.cost import layer_costs, network_cost
 from pvnas_mmaction.derive import Budget, derive
 from pvnas_mmaction.diversity import diversity, hamming
 from pvnas_mmaction.engine import search_loop
@@ -221,6 +221,16 @@ def test_a_budget_binds_the_networks_of_the_cycles(tmp_path):
     assert len(entries) == 2
     assert all(entry["macs"] <= limit for entry in entries)
     assert read(tmp_path / "search/space.json")["budget"] == cost
+
+
+@pytest.mark.parametrize("cost", [None, dict(kind="params", budget=10_000)])
+def test_cost_of_a_network_is_the_counted_one(tmp_path, cost):
+    loop = build_search(tmp_path, train_cfg=dict(cost=cost)).train_loop
+    for network in itertools.product(*(range(len(c)) for c in loop.space.candidates)):
+        blocks = loop.space.genotype(network).blocks
+        counted = network_cost(loop.space.skeleton, blocks, INPUT_SHAPE, NUM_CLASSES)
+        expected = counted.macs if cost is None else counted.params
+        assert loop.selection.cost(network) == expected
 
 
 @pytest.mark.parametrize("options", [{}, dict(num_ranked=3)])
