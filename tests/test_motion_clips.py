@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -71,6 +72,32 @@ def test_a_rotation_of_twice_the_speed_skips_every_other_frame() -> None:
     fast = tool.render_clip(3, "train", 12, tool.Picture(**options, turn_speed=2.0))
     assert np.array_equal(fast[:5], slow[::2])
     assert not np.array_equal(fast[1], slow[1])
+
+
+@pytest.mark.parametrize("radii", [(0.12, 0.3), (0.1, 0.4)])
+def test_all_motions_move_the_outline_alike(
+    monkeypatch: pytest.MonkeyPatch, radii: tuple[float, float]
+) -> None:
+    """That of a shape of medium radius, by the speed per frame."""
+    seen = []
+    paint = tool.Shape.paint
+
+    def paint_seen(shape, image, shift, turn, scaling):
+        seen.append((float(np.abs(shift).sum()), turn, scaling))
+        return paint(shape, image, shift, turn, scaling)
+
+    monkeypatch.setattr(tool.Shape, "paint", paint_seen)
+    picture = tool.Picture(frames=3, objects=1, speed_range=(0.03,) * 2)
+    picture = dataclasses.replace(picture, radius_range=radii)
+    medium = (radii[0] * radii[1]) ** 0.5
+    for label in range(8):
+        seen.clear()
+        tool.render_clip(0, "train", label, picture)
+        for time, (shift, turn, scaling) in enumerate(seen):
+            # A whole turn of the circle of sizes goes from the lowest to the highest.
+            grown = medium * scaling * np.log(radii[1] / radii[0])
+            moved = shift, abs(turn) * medium, abs(grown)
+            assert sorted(moved) == pytest.approx([0, 0, 0.03 * time])
 
 
 @pytest.mark.parametrize("label", [0, 6])
