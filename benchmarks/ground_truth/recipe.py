@@ -39,7 +39,7 @@ class Recipe:
         size: Height and width of a view in pixels. Default 20.
         clip_len: Frames of a view. Default 6.
         train_clips: The first so many clips of the training list. Default 3072.
-        epochs: Passes over them. Default 2.
+        epochs: Passes over them. Default 1.
         batch_size: Clips of a step; their reversals come on top. Default 8.
         lr: Peak learning rate of AdamW. Default 0.012.
         muon_lr: Peak learning rate of Muon. Default 0.06.
@@ -59,7 +59,7 @@ class Recipe:
     size: int = 20
     clip_len: int = 6
     train_clips: int = 3072
-    epochs: int = 2
+    epochs: int = 1
     batch_size: int = 8
     lr: float = 0.012
     muon_lr: float = 0.06
