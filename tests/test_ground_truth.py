@@ -531,6 +531,10 @@ def test_summary_and_plot(synthetic, tmp_path):
     text = summarise(synthetic)
     assert "networks      16 of 16 (complete), seeds [0, 1]" in text
     assert f"{synthetic.best().accuracy:.4f}" in text
+    first, second = np.array([n.accuracies for n in synthetic.values()]).T
+    assert f", mean {((first + second) / 2).mean():.4f}, worst " in text
+    deviation = math.sqrt(np.mean((first - second) ** 2) / 2)
+    assert f"one training  +- {deviation:.4f}\n" in text
     draw(synthetic, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 

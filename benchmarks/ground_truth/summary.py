@@ -104,7 +104,9 @@ def summarise(table: GroundTruth) -> str:
         f"best          {best.accuracy:.4f} ({' '.join(best.blocks)}, "
         f"{best.macs / 1e6:.2f} M MACs); {_verdict(best.accuracy < MAX_BEST)} "
         f"below {MAX_BEST}",
-        f"median        {median:.4f}, worst {min(accuracies):.4f}",
+        f"median        {median:.4f}, mean {statistics.fmean(accuracies):.4f}, worst "
+        f"{min(accuracies):.4f}",
+        f"one training  +- {deviation_of_one_training(table.values()):.4f}",
         f"best - median {gap:.4f}; {_verdict(gap >= MIN_GAP)} at least {MIN_GAP}",
     ]
     further = [seed for seed in table.seeds if seed not in table.main_seeds]

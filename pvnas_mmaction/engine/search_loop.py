@@ -138,8 +138,7 @@ class SearchLoop(EpochBasedTrainLoop):
             self.input_shape,
             self.num_classes,
             self.penalty.budget if self.penalty else None,
-            # Looked up at each call, so that it may be wrapped.
-            lambda indices: self.evaluate(indices),
+            self.evaluate,
             lambda: len(self.runner.val_loop.dataloader.dataset),
             num_ranked,
             alpha_weight,
