@@ -26,6 +26,7 @@ from benchmarks.ground_truth.summary import (
     MAX_BEST,
     MIN_CORRELATION,
     MIN_GAP,
+    compare,
     draw,
     regret_of_one_training,
     seed_correlations,
@@ -537,6 +538,27 @@ def test_summary_and_plot(synthetic, tmp_path):
     assert f"one training  +- {deviation:.4f}\n" in text
     draw(synthetic, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables_are_compared_by_the_networks_in_both(synthetic):
+    rows = sorted(synthetic.values(), key=lambda n: n.accuracy)
+    # The three best swapped about, one of them better than here, the rest unchanged.
+    accuracies = [0.1, 0.3, 0.2]
+    others = [
+        replace(network, accuracies=(accuracy, accuracy))
+        for network, accuracy in zip(rows[:3], accuracies, strict=True)
+    ]
+    other = GroundTruth(synthetic.settings, [0, 1], others)
+    own = [network.accuracy for network in rows[:3]]
+    text = compare(synthetic, other)
+    assert text.startswith(
+        f"in both       3 networks: mean {statistics.fmean(own):.4f}, there 0.2000; "
+    )
+    better = sum(a > b for a, b in zip(own, accuracies, strict=True))
+    assert f"; {better} are better here, {3 - better} there; " in text
+    assert text.endswith("Spearman of the means 0.5000")
+    with pytest.raises(ValueError, match="found 2 networks in both"):
+        compare(synthetic, GroundTruth(synthetic.settings, [0, 1], others[:2]))
 
 
 def test_table_of_the_project():

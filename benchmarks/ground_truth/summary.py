@@ -134,6 +134,37 @@ def summarise(table: GroundTruth) -> str:
     return "\n".join(lines)
 
 
+def compare(table: GroundTruth, other: GroundTruth) -> str:
+    """How two tables agree, by the networks that are in both: their mean accuracy in
+    each, how many are better in the first, and the rank correlation of their means.
+
+    Args:
+        table: The first.
+        other: The second.
+
+    Raises:
+        ValueError: They have fewer than three networks in common.
+    """
+    theirs = {network.blocks: network.accuracy for network in other.values()}
+    pairs = [
+        (network.accuracy, theirs[network.blocks])
+        for network in table.values()
+        if network.blocks in theirs
+    ]
+    if len(pairs) < 3:
+        raise ValueError(
+            f"found {len(pairs)} networks in both tables, expected three or more"
+        )
+    first, second = zip(*pairs, strict=True)
+    better = sum(a > b for a, b in pairs)
+    return (
+        f"in both       {len(pairs)} networks: mean {statistics.fmean(first):.4f}, there "
+        f"{statistics.fmean(second):.4f}; {better} are better here, "
+        f"{sum(a < b for a, b in pairs)} there; Spearman of the means "
+        f"{float(spearmanr(first, second).statistic):.4f}"
+    )
+
+
 def _by_first_layer(table: GroundTruth) -> list[str]:
     ranked = table.ranked()
     quarter = {network.indices for network in ranked[: len(ranked) // 4]}

@@ -10,7 +10,8 @@
 is started again; what a table of the same settings holds is not trained again, so that
 one may be extended by seeds: for all networks, or for the best of them (`--seeds 2 3
 --best 32`). `pack` writes what is there as one compressed file, a random sample of the
-space where it is not complete. `summary` says how informative a table is, and plots it.
+space where it is not complete. `summary` says how informative a table is, and plots it;
+with `--against` also how another one ranks the same networks.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from mmengine.config import Config
 from benchmarks.clips import MotionClips, read_manifest
 from benchmarks.ground_truth import DEFAULT, load
 from benchmarks.ground_truth.recipe import Recipe, train_network
-from benchmarks.ground_truth.summary import draw, summarise
+from benchmarks.ground_truth.summary import compare, draw, summarise
 from benchmarks.ground_truth.table import (
     GroundTruth,
     Indices,
@@ -276,6 +277,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     summary = commands.add_parser("summary", help="describe and plot a table")
     summary.add_argument("--table", type=Path, default=DEFAULT)
     summary.add_argument("--plot", type=Path, help="default: beside the table, .png")
+    summary.add_argument("--against", type=Path, help="another table to compare with")
     return parser.parse_args(argv)
 
 
@@ -313,6 +315,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         table = load(args.table)
         print(summarise(table))
+        if args.against:
+            print(compare(table, load(args.against)))
         plot = args.plot or args.table.with_name(f"{args.table.name.split('.')[0]}.png")
         draw(table, plot)
         print(f"wrote {plot.name}")
