@@ -572,9 +572,10 @@ def test_table_of_the_project():
     assert json.loads(json.dumps(table.to_data())) == table.to_data()
 
 
-def test_second_table_of_the_project():
+@pytest.mark.parametrize("name", ["tiny_six_shapes", "tiny_fast_turns"])
+def test_further_tables_of_the_project(name):
     """On clips with six shapes: missed requirements are in docs/results.md."""
-    path = DEFAULT.with_name("tiny_six_shapes.json.xz")
+    path = DEFAULT.with_name(f"{name}.json.xz")
     assert path.stat().st_size < MAX_BYTES
     table = load(path)
     assert table.is_complete and table.space == load().space

@@ -74,6 +74,14 @@ def test_a_rotation_of_twice_the_speed_skips_every_other_frame() -> None:
     assert not np.array_equal(fast[1], slow[1])
 
 
+def test_growing_at_half_the_speed_takes_twice_the_frames() -> None:
+    options = dict(size=40, frames=9, speed_range=(0.04, 0.04), noise=0.0)
+    fast = tool.render_clip(3, "train", 14, tool.Picture(**options))
+    slow = tool.render_clip(3, "train", 14, tool.Picture(**options, growth_speed=0.5))
+    assert np.array_equal(slow[::2], fast[:5])
+    assert not np.array_equal(fast[1], slow[1])
+
+
 @pytest.mark.parametrize("radii", [(0.12, 0.3), (0.1, 0.4)])
 def test_all_motions_move_the_outline_alike(
     monkeypatch: pytest.MonkeyPatch, radii: tuple[float, float]
@@ -105,6 +113,15 @@ def test_turn_speed_is_that_of_rotations_alone(label: int) -> None:
     slow, fast = (
         tool.render_clip(0, "val", label, tool.Picture(turn_speed=speed))
         for speed in (1.0, 2.0)
+    )
+    assert np.array_equal(slow, fast)
+
+
+@pytest.mark.parametrize("label", [0, 4])
+def test_growth_speed_is_that_of_growing_alone(label: int) -> None:
+    slow, fast = (
+        tool.render_clip(0, "val", label, tool.Picture(growth_speed=speed))
+        for speed in (0.5, 1.0)
     )
     assert np.array_equal(slow, fast)
 
@@ -314,7 +331,23 @@ def test_another_render_is_not_overwritten(
     assert "different render" in error
     assert "seed: found 0, asked for 5" in error
     assert "noise: found 0.02, asked for 0.1" in error
+    # A speed of 1 is not in the manifest: folders from before the option hold none.
+    assert "growth_speed" not in json.loads((out / "manifest.json").read_text())
+    assert make(out, "--growth-speed", "0.5") == 2
+    error = capsys.readouterr().err
+    assert "different render (growth_speed: found None, asked for 0.5)" in error
+    assert make(out, "--growth-speed", "1") == 0
     assert make(out) == 0
+
+
+def test_a_render_of_another_growth_speed_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "clips"
+    assert make(out, "--growth-speed", "0.5") == 0
+    assert json.loads((out / "manifest.json").read_text())["growth_speed"] == 0.5
+    assert make(out) == 2
+    assert "growth_speed: found 0.5, asked for None" in capsys.readouterr().err
 
 
 def test_a_foreign_folder_is_left_alone(
@@ -351,6 +384,7 @@ def test_a_foreign_folder_is_left_alone(
         (["--radius-range", "0.3", "0.1"], "0.02 <= LOW < HIGH <= 0.4, found 0.3 0.1"),
         (["--radius-range", "0.1", "0.5"], "0.02 <= LOW < HIGH <= 0.4, found 0.1 0.5"),
         (["--turn-speed", "0"], "--turn-speed: expected above 0, to 4, found 0.0"),
+        (["--growth-speed", "5"], "--growth-speed: expected above 0, to 4, found 5.0"),
     ],
 )
 def test_a_wrong_option_is_named(

@@ -113,6 +113,7 @@ def rendered(
         frames=recipe["clip_len"],
         speed_range=tuple(clips["speed_range"]),
         radius_range=tuple(clips["radius_range"]),
+        growth_speed=clips.get("growth_speed", 1.0),
         **{name: clips[name] for name in names},
     )
     frames = [
