@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -16,6 +16,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from scipy.stats import spearmanr
 
+from benchmarks.clips import OPPOSITES
 from pvnas_mmaction.genotype import BlockSpec
 
 from .table import GroundTruth, Network
@@ -57,7 +58,11 @@ def deviation_of_one_training(networks: Iterable[Network]) -> float:
     """Standard deviation of the accuracy of one training about its network's mean, a
     share: the square root of the networks' mean variance (with n - 1); NaN where none
     was trained twice."""
-    variances = [statistics.variance(n.trained) for n in networks if n.trained[1:]]
+    return _deviation(network.trained for network in networks)
+
+
+def _deviation(groups: Iterable[Sequence[float]]) -> float:
+    variances = [statistics.variance(group) for group in groups if len(group) > 1]
     return math.sqrt(statistics.fmean(variances)) if variances else math.nan
 
 
@@ -186,7 +191,9 @@ def _by_first_layer(table: GroundTruth) -> list[str]:
 
 
 def _by_class(table: GroundTruth) -> list[str]:
-    """How well each class is known: by the mean network, by how many, by the best."""
+    """How well each class is known: by the mean network, by how many, by the best. And
+    for each class with its reversal, how much trainings of one network differ in the
+    mean of both: a network that knows their axis alone may guess either."""
     rows = [network.class_accuracies for network in table.values()]
     known = [row for row in rows if row]
     best = table.best().class_accuracies
@@ -200,6 +207,17 @@ def _by_class(table: GroundTruth) -> list[str]:
             f"class         {name}: mean recall {statistics.fmean(column):.4f}, above "
             f"0.75 in {knowing} networks, of the best {found:.4f}"
         )
+    for one, other in enumerate(OPPOSITES):
+        if one < other < len(names):
+            trainings = [
+                [(r[one] + r[other]) / 2 for r in network.recalls if r is not None]
+                for network in table.values()
+            ]
+            lines.append(
+                f"pair          {names[one]}, {names[other]}: mean "
+                f"{statistics.fmean(map(statistics.fmean, filter(None, trainings))):.4f}"
+                f", one training +- {_deviation(trainings):.4f}"
+            )
     return lines
 
 
