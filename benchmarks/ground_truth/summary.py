@@ -163,8 +163,8 @@ def compare(table: GroundTruth, other: GroundTruth) -> str:
     first, second = zip(*pairs, strict=True)
     better = sum(a > b for a, b in pairs)
     return (
-        f"in both       {len(pairs)} networks: mean {statistics.fmean(first):.4f}, there "
-        f"{statistics.fmean(second):.4f}; {better} are better here, "
+        f"in both       {len(pairs)} networks: mean {statistics.fmean(first):.4f}, "
+        f"there {statistics.fmean(second):.4f}; {better} are better here, "
         f"{sum(a < b for a, b in pairs)} there; Spearman of the means "
         f"{float(spearmanr(first, second).statistic):.4f}"
     )
@@ -213,10 +213,11 @@ def _by_class(table: GroundTruth) -> list[str]:
                 [(r[one] + r[other]) / 2 for r in network.recalls if r is not None]
                 for network in table.values()
             ]
+            means = [statistics.fmean(shares) for shares in trainings if shares]
             lines.append(
                 f"pair          {names[one]}, {names[other]}: mean "
-                f"{statistics.fmean(map(statistics.fmean, filter(None, trainings))):.4f}"
-                f", one training +- {_deviation(trainings):.4f}"
+                f"{statistics.fmean(means):.4f}, one training +- "
+                f"{_deviation(trainings):.4f}"
             )
     return lines
 
