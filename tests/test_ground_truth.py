@@ -555,7 +555,7 @@ def test_summary_and_plot(synthetic, tmp_path):
 
 def test_tables_are_compared_by_the_networks_in_both(synthetic):
     rows = sorted(synthetic.values(), key=lambda n: n.accuracy)
-    # The three best swapped about, one of them better than here, the rest unchanged.
+    # The three worst, in another order: ranks 1, 3, 2.
     accuracies = [0.1, 0.3, 0.2]
     others = [
         replace(network, accuracies=(accuracy, accuracy))

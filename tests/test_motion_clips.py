@@ -108,20 +108,14 @@ def test_all_motions_move_the_outline_alike(
             assert sorted(moved) == pytest.approx([0, 0, 0.03 * time])
 
 
-@pytest.mark.parametrize("label", [0, 6])
-def test_turn_speed_is_that_of_rotations_alone(label: int) -> None:
+@pytest.mark.parametrize(
+    ("option", "label"),
+    [("turn_speed", 0), ("turn_speed", 6), ("growth_speed", 0), ("growth_speed", 4)],
+)
+def test_speed_of_one_motion_leaves_the_others(option: str, label: int) -> None:
     slow, fast = (
-        tool.render_clip(0, "val", label, tool.Picture(turn_speed=speed))
+        tool.render_clip(0, "val", label, tool.Picture(**{option: speed}))
         for speed in (1.0, 2.0)
-    )
-    assert np.array_equal(slow, fast)
-
-
-@pytest.mark.parametrize("label", [0, 4])
-def test_growth_speed_is_that_of_growing_alone(label: int) -> None:
-    slow, fast = (
-        tool.render_clip(0, "val", label, tool.Picture(growth_speed=speed))
-        for speed in (0.5, 1.0)
     )
     assert np.array_equal(slow, fast)
 

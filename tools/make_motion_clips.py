@@ -85,7 +85,7 @@ class Picture:
             What lies within a shape moves slower the nearer it is to the centre.
         growth_speed: Speed of growing and shrinking, likewise. At 1, radii of 0.12 to
             0.4 and 0.065 of the side per frame, a shape runs through the circle of
-            sizes in four frames, and tells its direction by less than half of that.
+            sizes in four frames.
     """
 
     size: int = 40

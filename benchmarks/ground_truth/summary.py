@@ -136,6 +136,7 @@ def summarise(table: GroundTruth) -> str:
             f"{statistics.fmean(still):.4f}, best {max(still):.4f}"
         )
     lines += _by_class(table)
+    lines += _by_pair(table)
     return "\n".join(lines)
 
 
@@ -191,9 +192,7 @@ def _by_first_layer(table: GroundTruth) -> list[str]:
 
 
 def _by_class(table: GroundTruth) -> list[str]:
-    """How well each class is known: by the mean network, by how many, by the best. And
-    for each class with its reversal, how much trainings of one network differ in the
-    mean of both: a network that knows their axis alone may guess either."""
+    """How well each class is known: by the mean network, by how many, by the best."""
     rows = [network.class_accuracies for network in table.values()]
     known = [row for row in rows if row]
     best = table.best().class_accuracies
@@ -207,12 +206,23 @@ def _by_class(table: GroundTruth) -> list[str]:
             f"class         {name}: mean recall {statistics.fmean(column):.4f}, above "
             f"0.75 in {knowing} networks, of the best {found:.4f}"
         )
+    return lines
+
+
+def _by_pair(table: GroundTruth) -> list[str]:
+    """For each class with its reversal, the mean recall of both and how much trainings
+    of one network differ in it: one that knows their axis alone may guess either."""
+    names = table.settings["clips"]["classes"]
+    known = [
+        [recalls for recalls in network.recalls if recalls is not None]
+        for network in table.values()
+    ]
+    if not any(known):
+        return []
+    lines = []
     for one, other in enumerate(OPPOSITES):
-        if one < other < len(names):
-            trainings = [
-                [(r[one] + r[other]) / 2 for r in network.recalls if r is not None]
-                for network in table.values()
-            ]
+        if one < other:
+            trainings = [[(r[one] + r[other]) / 2 for r in rows] for rows in known]
             means = [statistics.fmean(shares) for shares in trainings if shares]
             lines.append(
                 f"pair          {names[one]}, {names[other]}: mean "
