@@ -17,10 +17,12 @@ import torch
 from benchmarks.clips import MotionClips, read_manifest
 from benchmarks.ground_truth import DEFAULT, load
 from benchmarks.ground_truth.recipe import (
+    LATER,
     Classifier,
     Recipe,
     train_network,
     validate,
+    weighted_cross_entropy,
 )
 from benchmarks.ground_truth.summary import (
     MAX_BEST,
@@ -151,6 +153,78 @@ def test_learning_rates():
     assert rates == pytest.approx(expected)
     # Every clip of the two passes forwards and backwards.
     assert recipe.views == 2 * 2 * 160
+
+
+def test_learning_rates_that_stay_at_the_peak():
+    recipe = Recipe(train_clips=160, epochs=2, batch_size=16, warmup=0.2, cooldown=0.25)
+    rates = [recipe.rate(step) for step in range(recipe.steps)]
+    expected = [step / 5 for step in range(1, 5)] + [1] * 11
+    expected += [k / 5 for k in (5, 4, 3, 2, 1)]
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(train_clips=7), "train_clips: found 7, expected 8 or more"),
+        (dict(warmup=0.5, cooldown=0.6), "warmup, cooldown: found 0.5 and 0.6"),
+        (dict(cooldown=-0.1), "cooldown: found 0.1 and -0.1, expected shares"),
+        (dict(sign_weight=0.0), "sign_weight: found 0.0, expected a number above 0"),
+    ],
+)
+def test_impossible_recipe(change, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**change)
+
+
+def test_cross_entropy_is_that_of_the_pair_and_of_the_sign():
+    logits = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(64) % 8
+    # Classes 2k and 2k + 1 are a motion and its opposite.
+    p = logits.softmax(dim=1).view(64, 4, 2)
+    rows, pair, sign = torch.arange(64), labels // 2, labels % 2
+    of_pair = -p.sum(dim=2)[rows, pair].log()
+    of_sign = -(p[rows, pair, sign] / p.sum(dim=2)[rows, pair]).log()
+    for weight in (0.5, 1.0, 4.0):
+        found = weighted_cross_entropy(logits, labels, weight)
+        assert float(found) == pytest.approx(
+            float((of_pair + weight * of_sign).mean()), rel=1e-5
+        )
+
+
+def test_weight_of_the_sign_is_trained_with(trained):
+    state = trained[0]()
+    losses = [
+        train_network(
+            state.space,
+            (0,),
+            state.train,
+            state.val,
+            replace(RECIPE, sign_weight=weight),
+            seed=0,
+        )["loss"]
+        for weight in (1.0, 4.0)
+    ]
+    # Nothing is learnt in four steps: three more times log 2 of a sign that is guessed.
+    assert losses[1] - losses[0] == pytest.approx(3 * math.log(2), rel=0.5)
+
+
+def test_settings_of_recipes_as_they_used_to_be():
+    former = Recipe(cooldown=0.0, sign_weight=1.0).to_settings()
+    assert "cooldown" not in former and "sign_weight" not in former
+    assert Recipe(**(LATER | former)) == Recipe(cooldown=0.0, sign_weight=1.0)
+    changed = Recipe(cooldown=0.25, sign_weight=4.0)
+    assert Recipe(**changed.to_settings()) == changed
+
+
+@pytest.mark.parametrize(
+    "path", sorted(DEFAULT.parent.glob("*.json.xz")), ids=lambda p: p.name
+)
+def test_recipe_of_every_table_is_one(path):
+    settings = load(path).settings
+    recipe = Recipe(**(LATER | settings["recipe"]))
+    assert recipe.to_settings() == settings["recipe"]
+    assert recipe.views == settings["views_per_training"]
 
 
 def test_every_clip_is_seen_forwards_and_backwards(trained, monkeypatch):

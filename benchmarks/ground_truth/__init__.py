@@ -42,7 +42,8 @@ def load(path: str | Path | None = None) -> GroundTruth:
         What the clips were rendered with: the file ``manifest.json`` of their folder.
     ``settings.recipe``
         How every network was trained; the fields of
-        :class:`benchmarks.ground_truth.recipe.Recipe`.
+        :class:`benchmarks.ground_truth.recipe.Recipe`. Where ``cooldown`` or
+        ``sign_weight`` are not there they were 0 and 1.
     ``settings.val_clips``
         Number of validation clips: accuracies are multiples of one over it.
     ``settings.views_per_training``

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -21,10 +21,13 @@ from pvnas_mmaction.models.pvnas_net import PVNASNet
 from pvnas_mmaction.models.time_reversal import with_reversals
 from pvnas_mmaction.search_space import SearchSpace
 
+# Fields that recipes got later, at the values that tables without them stand for.
+LATER = dict(cooldown=0.0, sign_weight=1.0)
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a training: Muon and AdamW, a linear warm-up and one cosine to 0.
+    """Settings of a training: Muon and AdamW, a linear warm-up, a fall to 0.
 
     The sign of a motion is a symmetric pair of solutions: training lingers where it
     knows the axis and not the sign, with small gradients. When a network leaves that
@@ -48,12 +51,18 @@ class Recipe:
         beta2: Decay of AdamW's mean of squared gradients. Default 0.99.
         weight_decay: Decoupled, on every weight, of both. Default 0.01.
         warmup: Share of the steps in which the learning rate rises. Default 0.1.
+        cooldown: Share of the steps, at the end, in which it falls in a straight line
+            from its peak to 0; between the two it stays there. Default 0: it falls from
+            the end of the warm-up on, as half a cosine.
+        sign_weight: Of the sign of a motion in the loss, against its axis; see
+            :func:`weighted_cross_entropy`. Default 1: plain cross-entropy.
         muon: Whether Muon trains what mixes channels; else AdamW does, at ``lr``.
             Default True.
         reversals: Whether a step holds every clip's reversal too. Default True.
 
     Raises:
-        ValueError: Fewer clips than one batch.
+        ValueError: Fewer clips than one batch, shares of steps that overlap, or a
+            weight that is not positive.
     """
 
     size: int = 20
@@ -68,6 +77,8 @@ class Recipe:
     beta2: float = 0.99
     weight_decay: float = 0.01
     warmup: float = 0.1
+    cooldown: float = 0.0
+    sign_weight: float = 1.0
     muon: bool = True
     reversals: bool = True
 
@@ -76,6 +87,15 @@ class Recipe:
             raise ValueError(
                 f"train_clips: found {self.train_clips}, expected {self.batch_size} or "
                 "more, one batch"
+            )
+        if self.warmup < 0 or self.cooldown < 0 or self.warmup + self.cooldown > 1:
+            raise ValueError(
+                f"warmup, cooldown: found {self.warmup} and {self.cooldown}, expected "
+                "shares of the steps, 0 or more and 1 or less together"
+            )
+        if not self.sign_weight > 0:
+            raise ValueError(
+                f"sign_weight: found {self.sign_weight}, expected a number above 0"
             )
 
     @property
@@ -94,8 +114,45 @@ class Recipe:
         rising = self.warmup * self.steps
         if step < rising:
             return (step + 1) / (rising + 1)
+        if self.cooldown:
+            return min(1.0, (self.steps - step) / (self.cooldown * self.steps))
         progress = (step - rising) / (self.steps - rising)
         return (1 + math.cos(math.pi * progress)) / 2
+
+    def to_settings(self) -> dict[str, Any]:
+        """All fields, as a table keeps them; without those of ``LATER`` that say what
+        trainings did before there was such a field."""
+        fields = asdict(self)
+        return {k: v for k, v in fields.items() if k not in LATER or v != LATER[k]}
+
+
+def weighted_cross_entropy(
+    logits: Tensor, labels: Tensor, sign_weight: float
+) -> Tensor:
+    """Cross-entropy in which the sign of a motion counts more, or less, than its axis.
+
+    Classes come in pairs, each the other played backwards. With p the softmax of the
+    logits, y the label and y' its opposite, cross-entropy is that of the pair and that
+    of the sign within it:
+
+        -log p_y = -log(p_y + p_y') - log(p_y / (p_y + p_y'))
+
+    ``sign_weight`` multiplies the second part, which is softplus(z_y' - z_y).
+
+    Args:
+        logits: (N, 8), z.
+        labels: (N,).
+        sign_weight: 1 gives cross-entropy as it is.
+
+    Returns:
+        The mean over N, a scalar.
+    """
+    loss = nn.functional.cross_entropy(logits, labels)
+    if sign_weight == 1:
+        return loss
+    opposites = torch.tensor(OPPOSITES, device=labels.device)[labels]
+    own, other = (logits.gather(1, y[:, None]) for y in (labels, opposites))
+    return loss + (sign_weight - 1) * nn.functional.softplus(other - own).mean()
 
 
 class Classifier(nn.Module):
@@ -145,7 +202,7 @@ def train_network(
 
     Returns:
         ``accuracy`` (top-1, a share), ``recalls`` (the same of each class), ``loss``
-        (mean cross-entropy of the last epoch) and ``seconds`` (of training and
+        (mean of the last epoch) and ``seconds`` (of training and
         validation).
     """
     started = time.perf_counter()
@@ -172,7 +229,7 @@ def train_network(
                 x, labels = with_reversals(x, labels, OPPOSITES)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * recipe.rate(step)
-            loss = nn.functional.cross_entropy(model(x), labels)
+            loss = weighted_cross_entropy(model(x), labels, recipe.sign_weight)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -292,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = dict(
             space=SearchSpace.from_config(space).to_config(),
             clips=read_manifest(args.data),
-            recipe=asdict(recipe),
+            recipe=recipe.to_settings(),
             val_clips=len(state.val),
             views_per_training=recipe.views,
         )
