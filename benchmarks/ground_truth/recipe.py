@@ -31,19 +31,24 @@ class Recipe:
 
     The sign of a motion is a symmetric pair of solutions: training lingers where it
     knows the axis and not the sign, with small gradients. When a network leaves that
-    place is luck, which is noise in the table. Two things make it short. Clips come
-    together with their reversals (:mod:`pvnas_mmaction.models.time_reversal`), which
-    show what the sign is, and nothing else. And the convolutions that mix channels are
-    trained by Muon (:mod:`pvnas_mmaction.engine.muon`), whose updates are orthogonal
-    matrices: a direction in which the gradient is small counts as much as the others.
-    All other parameters are AdamW's.
+    place is luck, which is noise in the table. These make it short:
+
+    - Clips come together with their reversals
+      (:mod:`pvnas_mmaction.models.time_reversal`), which show what the sign is, and
+      nothing else.
+    - The convolutions that mix channels are trained by Muon
+      (:mod:`pvnas_mmaction.engine.muon`), whose updates are orthogonal matrices: a
+      direction in which the gradient is small counts as much as the others. All other
+      parameters are AdamW's.
+    - The sign counts twice in the loss.
+    - The learning rate stays at its peak for 40 % of the steps.
 
     Args:
         size: Height and width of a view in pixels. Default 20.
         clip_len: Frames of a view. Default 6.
-        train_clips: The first so many clips of the training list. Default 3072.
+        train_clips: The first so many clips of the training list. Default 4096.
         epochs: Passes over them. Default 1.
-        batch_size: Clips of a step; their reversals come on top. Default 8.
+        batch_size: Clips of a step; their reversals come on top. Default 16.
         lr: Peak learning rate of AdamW. Default 0.012.
         muon_lr: Peak learning rate of Muon. Default 0.06.
         muon_momentum: Of Muon, Nesterov's. Default 0.9.
@@ -52,10 +57,10 @@ class Recipe:
         weight_decay: Decoupled, on every weight, of both. Default 0.01.
         warmup: Share of the steps in which the learning rate rises. Default 0.1.
         cooldown: Share of the steps, at the end, in which it falls in a straight line
-            from its peak to 0; between the two it stays there. Default 0: it falls from
-            the end of the warm-up on, as half a cosine.
+            from its peak to 0; between the two it stays there. With 0 it falls from
+            the end of the warm-up on, as half a cosine. Default 0.5.
         sign_weight: Of the sign of a motion in the loss, against its axis; see
-            :func:`weighted_cross_entropy`. Default 1: plain cross-entropy.
+            :func:`weighted_cross_entropy`; 1 is plain cross-entropy. Default 2.
         muon: Whether Muon trains what mixes channels; else AdamW does, at ``lr``.
             Default True.
         reversals: Whether a step holds every clip's reversal too. Default True.
@@ -67,9 +72,9 @@ class Recipe:
 
     size: int = 20
     clip_len: int = 6
-    train_clips: int = 3072
+    train_clips: int = 4096
     epochs: int = 1
-    batch_size: int = 8
+    batch_size: int = 16
     lr: float = 0.012
     muon_lr: float = 0.06
     muon_momentum: float = 0.9
@@ -77,8 +82,8 @@ class Recipe:
     beta2: float = 0.99
     weight_decay: float = 0.01
     warmup: float = 0.1
-    cooldown: float = 0.0
-    sign_weight: float = 1.0
+    cooldown: float = 0.5
+    sign_weight: float = 2.0
     muon: bool = True
     reversals: bool = True
 
