@@ -2,7 +2,7 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Judge the search by the ground truth table, next to alternatives at equal compute.
 
-    python benchmarks/search_quality.py --data data/motion_clips --seeds 0 1 2 3 4 \
+    python benchmarks/search_quality.py --seeds 0 1 2 3 4 \
         --workers 2 --out benchmarks/results/search_quality.json
 
 Each run is one line of WORK_DIR/searches.jsonl; the command goes on from there when it
@@ -254,7 +254,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--data", type=Path, default=ROOT / "data" / "motion_clips")
+    add("--data", type=Path, default=ROOT / "data" / "motion_clips_noisy")
     add("--table", type=Path, default=DEFAULT, help="default: the project's own")
     add("--config", type=Path, default=CONFIG, help="search config of the default")
     add("--cfg-options", nargs="+", action=DictAction, default={})

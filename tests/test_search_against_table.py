@@ -134,7 +134,7 @@ def test_short_search_lands_in_the_best_quarter(
             hook.update(num_cycles=1, warmup=0.7)
     train, val = (
         rendered(table, split, count, monkeypatch)
-        for split, count in (("train", 1280), ("val", 256))
+        for split, count in (("train", 1536), ("val", 256))
     )
     search = MemorySearch(cfg, train, val, seed=0)
     best = search.run()

@@ -2,7 +2,7 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Train every network of the space `tiny` from scratch, and write the table.
 
-    python benchmarks/ground_truth/train.py train --data data/motion_clips --workers 2
+    python benchmarks/ground_truth/train.py train --workers 2
     python benchmarks/ground_truth/train.py pack
     python benchmarks/ground_truth/train.py summary
 
@@ -252,7 +252,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     train = commands.add_parser("train", help="train the networks that are missing")
     add = train.add_argument
-    add("--data", type=Path, default=ROOT / "data" / "motion_clips")
+    add("--data", type=Path, default=ROOT / "data" / "motion_clips_noisy")
     add("--work-dir", **work_dir)
     add("--space", type=Path, default=TINY, help="config with a `space`")
     add("--seeds", type=int, nargs="+", default=[0, 1])
