@@ -670,11 +670,16 @@ def test_further_tables_of_the_project(name):
     assert table.is_complete and table.space == load().space
     assert json.loads(json.dumps(table.to_data())) == table.to_data()
     clips = table.settings["val_clips"]
+    has_recalls = name != "tiny_four_shapes"
     for network in table.values():
-        for accuracy, recalls in zip(network.accuracies, network.recalls, strict=True):
-            if accuracy is not None:
-                assert accuracy == pytest.approx(statistics.fmean(recalls))
-                assert (accuracy * clips).is_integer()
+        assert len(network.recalls) == (len(table.seeds) if has_recalls else 0)
+        for i, accuracy in enumerate(network.accuracies):
+            if accuracy is None:
+                continue
+            assert (accuracy * clips).is_integer()
+            if has_recalls:
+                recalls = statistics.fmean(network.recalls[i])
+                assert accuracy == pytest.approx(recalls)
 
 
 def test_seeds_of_the_project_table_agree():
