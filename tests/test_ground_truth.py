@@ -205,7 +205,7 @@ def test_weight_of_the_sign_is_trained_with(trained):
         )["loss"]
         for weight in (1.0, 4.0)
     ]
-    # Nothing is learnt in four steps: three more times log 2 of a sign that is guessed.
+    # Nothing is learnt in two steps: three more times log 2 of a sign that is guessed.
     assert losses[1] - losses[0] == pytest.approx(3 * math.log(2), rel=0.5)
 
 
@@ -225,6 +225,10 @@ def test_recipe_of_every_table_is_one(path):
     recipe = Recipe(**(LATER | settings["recipe"]))
     assert recipe.to_settings() == settings["recipe"]
     assert recipe.views == settings["views_per_training"]
+
+
+def test_default_recipe_is_that_of_the_table():
+    assert Recipe().to_settings() == load().settings["recipe"]
 
 
 def test_every_clip_is_seen_forwards_and_backwards(trained, monkeypatch):

@@ -207,8 +207,7 @@ def train_network(
 
     Returns:
         ``accuracy`` (top-1, a share), ``recalls`` (the same of each class), ``loss``
-        (mean of the last epoch) and ``seconds`` (of training and
-        validation).
+        (mean of the last epoch) and ``seconds`` (of training and validation).
     """
     started = time.perf_counter()
     device = train.frames.device
