@@ -5,7 +5,7 @@
     python benchmarks/real_clips.py DATA_FOLDER --device cuda --workers 4
     python benchmarks/real_clips.py DATA_FOLDER --reduced --workers 2
 
-Per fold: a search under each budget, on the training part alone; a choice among the
+Per fold: searches under each budget, on the training part alone; a choice among the
 same learning rates for every network, by clips held out of the training part; then
 trainings with several seeds, tested on the fold's other scenes. Each result is a line
 of a file in WORK_DIR, and the command goes on from there when it is started again. The
@@ -22,8 +22,9 @@ import random
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -46,6 +47,8 @@ SEARCH_CONFIG = (
 MODELS = ["TSM-R50", "TSM-MobileNetV2", "X3D-S", "C2D-R50"]
 MAX_DRAWS = 10_000
 BUDGETS = ["TSM-MobileNetV2", "X3D-S"]
+# Searches of one fold are seeded so far apart; more than there are folds.
+SEED_STEP = 1_000
 # Name of a zoo's model, or content of a genotype file.
 Spec = str | dict[str, Any]
 
@@ -75,9 +78,11 @@ class Loader:
         return State(self.setting, len(names), clips, folds)
 
 
-def search_job(state: State, job: tuple[str, Path, str, int, int]) -> dict[str, Any]:
+def search_job(
+    state: State, job: tuple[str, Path, str, int, int, int]
+) -> dict[str, Any]:
     """One search on the training part of a fold."""
-    name, config, space, max_macs, fold = job
+    name, config, space, max_macs, fold, seed = job
     part = state.folds[fold - 1]
     found = search(
         config,
@@ -87,9 +92,9 @@ def search_job(state: State, job: tuple[str, Path, str, int, int]) -> dict[str, 
         state.clips.select(part.inner_train),
         state.clips.select(part.inner_val),
         state.setting,
-        seed=fold,
+        seed=fold + SEED_STEP * seed,
     )
-    return dict(name=name, fold=fold, max_macs=max_macs, **found)
+    return dict(name=name, fold=fold, seed=seed, max_macs=max_macs, **found)
 
 
 def train_job(
@@ -101,13 +106,26 @@ def train_job(
     clips = state.clips.select(part.inner_train if inner else part.train)
     test = state.clips.select(part.inner_val if inner else part.val)
     result = train(spec, state.num_classes, clips, test, state.setting, lr, seed)
-    return dict(identity(name, spec, fold, lr, seed), **result)
+    return dict(Training.of(name, spec, fold, lr, seed)._asdict(), **result)
 
 
-def identity(name: str, spec: Spec, fold: int, lr: float, seed: int) -> dict[str, Any]:
-    """What tells one training from another."""
-    blocks = None if isinstance(spec, str) else " ".join(spec["blocks"])
-    return dict(name=name, blocks=blocks, fold=fold, lr=lr, seed=seed)
+class Training(NamedTuple):
+    """What tells one training from another: the first fields of its record."""
+
+    name: str
+    blocks: str | None
+    fold: int
+    lr: float
+    seed: int
+
+    @classmethod
+    def of(cls, name: str, spec: Spec, fold: int, lr: float, seed: int) -> Training:
+        blocks = None if isinstance(spec, str) else " ".join(spec["blocks"])
+        return cls(name, blocks, fold, lr, seed)
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Training:
+        return cls(*(record[field] for field in cls._fields))
 
 
 class Study:
@@ -142,8 +160,13 @@ class Study:
         return int(measure(spec, self.num_classes, self.setting, runs=1)["macs"])
 
     def search(
-        self, config: Path, space: str, budgets: Sequence[str], folds: Sequence[int]
-    ) -> dict[str, dict[int, Spec]]:
+        self,
+        config: Path,
+        space: str,
+        budgets: Sequence[str],
+        folds: Sequence[int],
+        seeds: Sequence[int] = (0,),
+    ) -> dict[str, dict[int, list[Spec]]]:
         """Search each fold under each budget.
 
         Args:
@@ -151,27 +174,35 @@ class Study:
             space: Name of the space.
             budgets: Models of the zoo whose multiply-accumulates are the budgets.
             folds: Numbers of the folds, from 1.
+            seeds: One search for each, on each fold. Default one, 0.
 
         Returns:
-            Name of the row -> fold -> genotype.
+            Name of the row -> fold -> genotype of each search, in the order of the
+            seeds.
         """
         names = {f"{space} <= {model}": model for model in budgets}
         limits = {name: self.macs(model) for name, model in names.items()}
         jobs = [
-            (name, config, space, limit, fold)
+            (name, config, space, limit, fold, seed)
+            for seed in seeds
             for fold in folds
             for name, limit in limits.items()
         ]
-        done = {(r["name"], r["fold"]) for r in self.searches.records}
-        jobs = [job for job in jobs if (job[0], job[-1]) not in done]
+        done = self._found()
+        jobs = [job for job in jobs if (job[0], *job[-2:]) not in done]
         run_jobs(jobs, search_job, self.loader, self.searches, self.workers, "Searches")
+        found = self._found()
         return {
-            name: {
-                r["fold"]: r["genotype"]
-                for r in self.searches.records
-                if r["name"] == name and r["fold"] in folds
-            }
+            name: {fold: [found[name, fold, seed] for seed in seeds] for fold in folds}
             for name in names
+        }
+
+    def _found(self) -> dict[tuple[str, int, int], Spec]:
+        """Genotypes of the searches by name of the row, fold and seed."""
+        return {
+            # There was one search for each fold before searches had a seed.
+            (r["name"], r["fold"], r.get("seed", 0)): r["genotype"]
+            for r in self.searches.records
         }
 
     def draw(self, space: str, budgets: Sequence[str], count: int) -> dict[str, Spec]:
@@ -215,19 +246,23 @@ class Study:
         )
 
     def train(
-        self, rows: Mapping[str, Mapping[int, Spec]], seeds: Sequence[int]
+        self, rows: Mapping[str, Mapping[int, Sequence[Spec]]], seeds: Sequence[int]
     ) -> list[dict[str, Any]]:
         """Choose learning rates, then train every row on each of its folds.
 
         Args:
-            rows: Name -> fold -> network.
+            rows: Name -> fold -> networks.
             seeds: Of the trainings; the first one also chooses the learning rates.
 
         Returns:
-            A record per training.
+            A record per network and seed. A network that is there twice, because two
+            searches found it, is trained once and has its record twice.
         """
         places = [
-            (n, spec, f) for n, by_fold in rows.items() for f, spec in by_fold.items()
+            (name, spec, fold)
+            for name, by_fold in rows.items()
+            for fold, specs in by_fold.items()
+            for spec in specs
         ]
         rates = self.setting.learning_rates
         if len(rates) > 1:
@@ -239,13 +274,15 @@ class Study:
             for place in places
         ]
         self._run(jobs, self.trainings, "Trainings")
-        wanted = [identity(*job[:-1]) for job in jobs]
-        return [r for r in self.trainings.records if _pick(r, wanted[0]) in wanted]
+        found = {Training.of_record(r): r for r in self.trainings.records}
+        return [found[Training.of(*job[:-1])] for job in jobs]
 
     def _run(self, jobs: Sequence[tuple], log: JobLog, title: str) -> None:
-        done = [_pick(r, identity("", "", 0, 0, 0)) for r in log.records]
-        missing = [job for job in jobs if identity(*job[:-1]) not in done]
-        run_jobs(missing, train_job, self.loader, log, self.workers, title)
+        missing = {Training.of(*job[:-1]): job for job in jobs}
+        for record in log.records:
+            missing.pop(Training.of_record(record), None)
+        jobs = list(missing.values())
+        run_jobs(jobs, train_job, self.loader, log, self.workers, title)
 
     def _chosen(self, name: str, spec: Spec, fold: int, seed: int) -> float:
         """The learning rate of a network on a fold: the best on the held-out clips, the
@@ -253,13 +290,9 @@ class Study:
         rates = self.setting.learning_rates
         if len(rates) == 1:
             return rates[0]
-        wanted = [identity(name, spec, fold, lr, seed) for lr in rates]
-        found = [r for r in self.tuning.records if _pick(r, wanted[0]) in wanted]
+        wanted = [Training.of(name, spec, fold, lr, seed) for lr in rates]
+        found = [r for r in self.tuning.records if Training.of_record(r) in wanted]
         return max(found, key=lambda r: (r["accuracy"], -r["lr"]))["lr"]
-
-
-def _pick(record: dict[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: record[key] for key in keys}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -282,6 +315,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "compact",
     )
     add("--search-budgets", nargs="*", default=BUDGETS, help="models of the zoo")
+    add("--search-seeds", type=int, nargs="+", default=[0], help="a search for each")
     add("--random", type=int, default=0, help="so many random networks of the space")
     add("--search-config", type=Path, default=SEARCH_CONFIG)
     add("--folds", type=int, nargs="+", help="default: all")
@@ -337,29 +371,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     for fold in folds:
         if not 1 <= fold <= study.num_folds:
             raise ValueError(f"--folds: found {fold}, expected 1 to {study.num_folds}")
+    if min(args.search_seeds) < 0:
+        raise ValueError(
+            f"--search-seeds: found {args.search_seeds}, expected 0 or more"
+        )
     seeds = args.seeds or ([0] if args.reduced else [0, 1, 2])
     fixed: dict[str, Spec] = {name: name for name in args.models}
     fixed |= read_genotypes(args.genotypes)
     space = args.search_space or ("compact" if args.reduced else "light")
     if args.random and space != "none":
         fixed |= study.draw(space, args.search_budgets, args.random)
-    rows: dict[str, dict[int, Spec]] = {
-        name: dict.fromkeys(folds, spec) for name, spec in fixed.items()
+    rows: dict[str, dict[int, list[Spec]]] = {
+        name: {fold: [spec] for fold in folds} for name, spec in fixed.items()
     }
     if space != "none":
-        rows |= study.search(args.search_config, space, args.search_budgets, folds)
+        rows |= study.search(
+            args.search_config, space, args.search_budgets, folds, args.search_seeds
+        )
     records = study.train(rows, seeds)
     costs = {
         name: [
             measure(spec, study.num_classes, setting, args.device)
-            for spec in ([by_fold[folds[0]]] if name in fixed else by_fold.values())
+            for spec in ([fixed[name]] if name in fixed else chain(*by_fold.values()))
         ]
         for name, by_fold in rows.items()
     }
     result = dict(
         provenance("benchmarks/real_clips.py", args.device),
         reduced=args.reduced,
-        settings=dict(asdict(setting), folds=folds, seeds=seeds),
+        settings=dict(
+            asdict(setting), folds=folds, seeds=seeds, search_seeds=args.search_seeds
+        ),
         searches=study.searches.records,
         tuning=study.tuning.records,
         trainings=records,

@@ -250,6 +250,7 @@ def test_small_study_goes_on_where_it_stopped(motion_clips, tmp_path, capsys):
     arguments = [data, "--reduced", "--work-dir", work_dir, "--models"]
     arguments += ["TSM-MobileNetV2", "--search-space", "tiny", "--search-budgets"]
     arguments += ["TSM-MobileNetV2", "--random", 2, "--search-epochs", 9, "--epochs", 1]
+    arguments += ["--search-seeds", 0, 1]
     arguments += ["--batch-size", 8, "--frames", 4, "--stored-frames", 8]
     arguments += ["--crop", 24, "--learning-rates", 0.01, 0.05]
     arguments = list(map(str, arguments))
@@ -262,19 +263,23 @@ def test_small_study_goes_on_where_it_stopped(motion_clips, tmp_path, capsys):
         "tiny random 2",
         "tiny <= TSM-MobileNetV2",
     ]
-    assert [row["trainings"] for row in result["rows"]] == [2, 2, 2, 2]
-    assert len(result["searches"]) == 2 and len(result["tuning"]) == 16
+    assert [row["trainings"] for row in result["rows"]] == [2, 2, 2, 4]
+    found = [(s["fold"], s["seed"]) for s in result["searches"]]
+    assert sorted(found) == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    used = [s["genotype"]["provenance"]["seed"] for s in result["searches"]]
+    assert sorted(used) == [1, 2, 1001, 1002]
     for search in result["searches"]:
         assert search["macs"] <= search["max_macs"] == result["rows"][0]["macs"]
     for row in result["rows"][1:]:
         assert row["max_macs"] <= result["rows"][0]["max_macs"]
     drawn = {r["name"]: r["blocks"] for r in result["trainings"] if "rand" in r["name"]}
     assert len(set(drawn.values())) == 2
+    identity = ("name", "fold", "blocks")
     for record in result["trainings"]:
         own = [
             r
             for r in result["tuning"]
-            if (r["name"], r["fold"]) == (record["name"], record["fold"])
+            if [r[key] for key in identity] == [record[key] for key in identity]
         ]
         best = max(own, key=lambda r: (r["accuracy"], -r["lr"]))
         assert record["lr"] == best["lr"]
@@ -300,6 +305,26 @@ def test_small_study_goes_on_where_it_stopped(motion_clips, tmp_path, capsys):
         real_clips.main([*arguments, "--momentum", "0.5"])
 
 
+def test_a_network_of_two_searches_counts_twice(tmp_path, monkeypatch):
+    write_lists(tmp_path)
+    loader = real_clips.Loader(tmp_path, Setting(learning_rates=(0.5,)))
+    study = real_clips.Study(loader, tmp_path / "work")
+    one, two = dict(blocks=["skip"]), dict(blocks=["rb_t1_k3_e0.5"])
+    # The first record is of a time before searches had a seed.
+    for seed, genotype in ((None, one), (1, two), (2, one)):
+        record = dict(name="light <= X3D-S", fold=1, genotype=genotype)
+        study.searches.append(record | (dict(seed=seed) if seed else {}))
+    monkeypatch.setattr(study, "macs", lambda model: 1)
+    config = real_clips.SEARCH_CONFIG
+    rows = study.search(config, "light", ["X3D-S"], [1], [2, 0, 1])
+    assert rows == {"light <= X3D-S": {1: [one, one, two]}}
+    for blocks in ("rb_t1_k3_e0.5", "skip"):
+        done = dict(name="light <= X3D-S", blocks=blocks, fold=1, lr=0.5, seed=0)
+        study.trainings.append(done)
+    records = study.train(rows, [0])
+    assert [r["blocks"] for r in records] == ["skip", "skip", "rb_t1_k3_e0.5"]
+
+
 def test_wrong_options_are_told(tmp_path, monkeypatch):
     write_lists(tmp_path)
     with pytest.raises(ValueError, match="--folds: found 3, expected 1 to 2"):
@@ -313,5 +338,11 @@ def test_wrong_options_are_told(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="found 0 networks of 'light' under 1 "):
         monkeypatch.setattr(study, "macs", lambda model: 1)
         study.draw("light", ["X3D-S"], 1)
+    with pytest.raises(
+        ValueError, match=r"--search-seeds: found \[-1\], expected 0 or"
+    ):
+        real_clips.main(
+            [str(tmp_path), "--search-seeds", "-1", "--work-dir", str(tmp_path / "w")]
+        )
     with pytest.raises(ValueError, match=r"found 'mine\.json', expected NAME=FILE"):
         real_clips.read_genotypes(["mine.json"])
