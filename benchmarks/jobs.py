@@ -37,7 +37,8 @@ def provenance(script: str, device: str = "cpu") -> dict[str, Any]:
     """
     # Where the project and the data lie on this machine is nobody's business.
     words = [
-        Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]
+        Path(word).name if Path(word).is_absolute() or word.startswith("..") else word
+        for word in sys.argv[1:]
     ]
     return dict(
         command=shlex.join(["python", script, *words]),

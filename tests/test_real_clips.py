@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks import real_clips
+from benchmarks.jobs import provenance
 from benchmarks.real_data import Fold, RealClips, read_folds
 from benchmarks.real_report import difference, requirements, summarise
 from benchmarks.real_training import (
@@ -323,6 +324,15 @@ def test_a_network_of_two_searches_counts_twice(tmp_path, monkeypatch):
         study.trainings.append(done)
     records = study.train(rows, [0])
     assert [r["blocks"] for r in records] == ["skip", "skip", "rb_t1_k3_e0.5"]
+
+
+def test_the_record_of_a_command_does_not_say_where_things_lie(monkeypatch):
+    words = ["/home/me/clips", "../data/tennis", "benchmarks/x.json", "--seeds", "0"]
+    monkeypatch.setattr("sys.argv", ["real_clips.py", *words])
+    command = provenance("benchmarks/real_clips.py")["command"]
+    assert command == (
+        "python benchmarks/real_clips.py clips tennis benchmarks/x.json --seeds 0"
+    )
 
 
 def test_wrong_options_are_told(tmp_path, monkeypatch):
