@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -179,8 +180,18 @@ def run_jobs(
 
 def _start(make_state: Callable[[], Any]) -> None:
     global _STATE
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _STATE = make_state()
+
+
+def _leave_with_parent() -> None:
+    """End this process when the one that started it is gone: a killed command leaves
+    no worker behind that goes on with its job for nobody."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run(work: Callable[[Any, Any], Record], job: Any) -> Record:
