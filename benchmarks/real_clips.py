@@ -51,6 +51,8 @@ BUDGETS = ["TSM-MobileNetV2", "X3D-S"]
 SEED_STEP = 1_000
 # Name of a zoo's model, or content of a genotype file.
 Spec = str | dict[str, Any]
+# Name of a row -> fold -> networks.
+Rows = Mapping[str, Mapping[int, Sequence[Spec]]]
 
 
 @dataclass(frozen=True)
@@ -245,9 +247,7 @@ class Study:
             "another --search-space or --search-budgets"
         )
 
-    def train(
-        self, rows: Mapping[str, Mapping[int, Sequence[Spec]]], seeds: Sequence[int]
-    ) -> list[dict[str, Any]]:
+    def train(self, rows: Rows, seeds: Sequence[int]) -> list[dict[str, Any]]:
         """Choose learning rates, then train every row on each of its folds.
 
         Args:
@@ -258,24 +258,27 @@ class Study:
             A record per network and seed. A network that is there twice, because two
             searches found it, is trained once and has its record twice.
         """
-        places = [
-            (name, spec, fold)
-            for name, by_fold in rows.items()
-            for fold, specs in by_fold.items()
-            for spec in specs
-        ]
-        rates = self.setting.learning_rates
-        if len(rates) > 1:
-            jobs = [(*place, lr, seeds[0], True) for place in places for lr in rates]
-            self._run(jobs, self.tuning, "Learning rates")
+        self._run(self._tuning_jobs(rows, seeds), self.tuning, "Learning rates")
         jobs = [
             (*place, self._chosen(*place, seeds[0]), seed, False)
             for seed in seeds
-            for place in places
+            for place in _places(rows)
         ]
         self._run(jobs, self.trainings, "Trainings")
-        found = {Training.of_record(r): r for r in self.trainings.records}
-        return [found[Training.of(*job[:-1])] for job in jobs]
+        return _records(jobs, self.trainings)
+
+    def tuning_of(self, rows: Rows, seeds: Sequence[int]) -> list[dict[str, Any]]:
+        """Records of the trainings that chose the learning rates of :meth:`train`; none
+        where there is one rate alone."""
+        return _records(self._tuning_jobs(rows, seeds), self.tuning)
+
+    def _tuning_jobs(self, rows: Rows, seeds: Sequence[int]) -> list[tuple]:
+        rates = self.setting.learning_rates
+        if len(rates) == 1:
+            return []
+        return [
+            (*place, rate, seeds[0], True) for place in _places(rows) for rate in rates
+        ]
 
     def _run(self, jobs: Sequence[tuple], log: JobLog, title: str) -> None:
         missing = {Training.of(*job[:-1]): job for job in jobs}
@@ -293,6 +296,22 @@ class Study:
         wanted = [Training.of(name, spec, fold, lr, seed) for lr in rates]
         found = [r for r in self.tuning.records if Training.of_record(r) in wanted]
         return max(found, key=lambda r: (r["accuracy"], -r["lr"]))["lr"]
+
+
+def _places(rows: Rows) -> list[tuple[str, Spec, int]]:
+    """Every network of every row with its fold."""
+    return [
+        (name, spec, fold)
+        for name, by_fold in rows.items()
+        for fold, specs in by_fold.items()
+        for spec in specs
+    ]
+
+
+def _records(jobs: Sequence[tuple], log: JobLog) -> list[dict[str, Any]]:
+    """The record of each job."""
+    found = {Training.of_record(r): r for r in log.records}
+    return [found[Training.of(*job[:-1])] for job in jobs]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -402,8 +421,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings=dict(
             asdict(setting), folds=folds, seeds=seeds, search_seeds=args.search_seeds
         ),
-        searches=study.searches.records,
-        tuning=study.tuning.records,
+        searches=[
+            r
+            for r in study.searches.records
+            if r["name"] in rows
+            and r["fold"] in folds
+            and r.get("seed", 0) in args.search_seeds
+        ],
+        tuning=study.tuning_of(rows, seeds),
         trainings=records,
         **summarise(records, costs, list(rows)),
     )

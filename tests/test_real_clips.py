@@ -275,6 +275,7 @@ def test_small_study_goes_on_where_it_stopped(motion_clips, tmp_path, capsys):
     assert sorted(found) == [(1, 0), (1, 1), (2, 0), (2, 1)]
     used = [s["genotype"]["provenance"]["seed"] for s in result["searches"]]
     assert sorted(used) == [1, 2, 1001, 1002]
+    assert len(result["tuning"]) == 20
     for search in result["searches"]:
         assert search["macs"] <= search["max_macs"] == result["rows"][0]["macs"]
     for row in result["rows"][1:]:
@@ -308,6 +309,12 @@ def test_small_study_goes_on_where_it_stopped(motion_clips, tmp_path, capsys):
     again = [json.loads(line) for line in path.read_bytes().splitlines()]
     for new, old in zip(again, map(json.loads, kept), strict=True):
         assert new["accuracy"] == old["accuracy"] and new["loss"] == old["loss"]
+    # Fewer searches, one rate: only what belongs to them is in the result.
+    real_clips.main([*arguments, "--search-seeds", "1", "--learning-rates", "0.05"])
+    result = json.loads((work_dir / "real_clips.json").read_text())
+    assert [s["seed"] for s in result["searches"]] == [1, 1]
+    assert result["tuning"] == []
+    assert {r["lr"] for r in result["trainings"]} == {0.05}
     with pytest.raises(ValueError, match="momentum: found"):
         real_clips.main([*arguments, "--momentum", "0.5"])
 
