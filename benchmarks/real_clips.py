@@ -190,20 +190,23 @@ class Study:
             for fold in folds
             for name, limit in limits.items()
         ]
-        done = self._found()
+        done = self.found()
         jobs = [job for job in jobs if (job[0], *job[-2:]) not in done]
         run_jobs(jobs, search_job, self.loader, self.searches, self.workers, "Searches")
-        found = self._found()
+        found = self.found()
         return {
-            name: {fold: [found[name, fold, seed] for seed in seeds] for fold in folds}
+            name: {
+                fold: [found[name, fold, seed]["genotype"] for seed in seeds]
+                for fold in folds
+            }
             for name in names
         }
 
-    def _found(self) -> dict[tuple[str, int, int], Spec]:
-        """Genotypes of the searches by name of the row, fold and seed."""
+    def found(self) -> dict[tuple[str, int, int], dict[str, Any]]:
+        """Records of all searches by name of the row, fold and seed."""
         return {
             # There was one search for each fold before searches had a seed.
-            (r["name"], r["fold"], r.get("seed", 0)): r["genotype"]
+            (r["name"], r["fold"], r.get("seed", 0)): r
             for r in self.searches.records
         }
 
@@ -422,11 +425,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             asdict(setting), folds=folds, seeds=seeds, search_seeds=args.search_seeds
         ),
         searches=[
-            r
-            for r in study.searches.records
-            if r["name"] in rows
-            and r["fold"] in folds
-            and r.get("seed", 0) in args.search_seeds
+            record
+            for (name, fold, seed), record in study.found().items()
+            if name in rows and fold in folds and seed in args.search_seeds
         ],
         tuning=study.tuning_of(rows, seeds),
         trainings=records,

@@ -363,6 +363,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="asks /proc")
 def test_a_killed_command_leaves_no_worker(tmp_path):
     script = tmp_path / "sleepers.py"
     script.write_text(SLEEPERS)
