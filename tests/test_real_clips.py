@@ -5,13 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +14,6 @@ import torch
 from torch import nn
 
 from benchmarks import real_clips
-from benchmarks.jobs import provenance
 from benchmarks.real_data import Fold, RealClips, read_folds
 from benchmarks.real_report import difference, requirements, summarise
 from benchmarks.real_training import (
@@ -337,68 +330,6 @@ def test_a_network_of_two_searches_counts_twice(tmp_path, monkeypatch):
         study.trainings.append(done)
     records = study.train(rows, [0])
     assert [r["blocks"] for r in records] == ["skip", "skip", "rb_t1_k3_e0.5"]
-
-
-def test_the_record_of_a_command_does_not_say_where_things_lie(monkeypatch):
-    words = ["/home/me/clips", "../data/tennis", "benchmarks/x.json", "--seeds", "0"]
-    monkeypatch.setattr("sys.argv", ["real_clips.py", *words])
-    command = provenance("benchmarks/real_clips.py")["command"]
-    assert command == (
-        "python benchmarks/real_clips.py clips tennis benchmarks/x.json --seeds 0"
-    )
-
-
-SLEEPERS = """
-import os, pathlib, sys, time
-from benchmarks.jobs import JobLog, run_jobs
-
-def sleep(state, job):
-    pathlib.Path(job).write_text(str(os.getpid()))
-    time.sleep(300)
-
-if __name__ == "__main__":
-    folder = sys.argv[1]
-    jobs = [f"{folder}/pid_{number}" for number in range(2)]
-    run_jobs(jobs, sleep, dict, JobLog(folder, "log", {}), workers=2)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="asks /proc")
-def test_a_killed_command_leaves_no_worker(tmp_path):
-    script = tmp_path / "sleepers.py"
-    script.write_text(SLEEPERS)
-    environment = dict(os.environ, PYTHONPATH=str(real_clips.ROOT))
-    command = [sys.executable, str(script), str(tmp_path)]
-    process = subprocess.Popen(command, env=environment)
-    files = [tmp_path / f"pid_{number}" for number in range(2)]
-    pids: list[int] = []
-    try:
-        wait_until(lambda: all(f.is_file() and f.read_text() for f in files))
-        pids = [int(file.read_text()) for file in files]
-        assert all(map(is_running, pids))
-        process.kill()
-        process.wait()
-        wait_until(lambda: not any(map(is_running, pids)))
-    finally:
-        process.kill()
-        for pid in filter(is_running, pids):
-            os.kill(pid, signal.SIGKILL)
-
-
-def is_running(pid: int) -> bool:
-    """Whether the process is there, and no zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.1)
 
 
 def test_wrong_options_are_told(tmp_path, monkeypatch):
