@@ -6,11 +6,11 @@
     python benchmarks/real_clips.py DATA_FOLDER --reduced --workers 2
 
 Per fold: searches under each budget, on the training part alone; a choice among the
-same learning rates for every network, by clips held out of the training part; then
-trainings with several seeds, tested on the fold's other scenes. Each result is a line
-of a file in WORK_DIR, and the command goes on from there when it is started again. The
-end is JSON, a table in Markdown and plots. The data folder is only read; what it holds
-is in benchmarks/real_data.py.
+same learning rates for every network, by clips held out of the training part, the
+scenes of each other fold in turn; then trainings with several seeds, tested on the
+fold's other scenes. Each result is a line of a file in WORK_DIR, and the command goes
+on from there when it is started again. The end is JSON, a table in Markdown and plots.
+The data folder is only read; what it holds is in benchmarks/real_data.py.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import argparse
 import dataclasses
 import json
 import random
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -83,16 +84,16 @@ class Loader:
 def search_job(
     state: State, job: tuple[str, Path, str, int, int, int]
 ) -> dict[str, Any]:
-    """One search on the training part of a fold."""
+    """One search on the first inner split of a fold."""
     name, config, space, max_macs, fold, seed = job
-    part = state.folds[fold - 1]
+    inner = state.folds[fold - 1].inner[0]
     found = search(
         config,
         space,
         max_macs,
         state.num_classes,
-        state.clips.select(part.inner_train),
-        state.clips.select(part.inner_val),
+        state.clips.select(inner.train),
+        state.clips.select(inner.val),
         state.setting,
         seed=fold + SEED_STEP * seed,
     )
@@ -100,30 +101,42 @@ def search_job(
 
 
 def train_job(
-    state: State, job: tuple[str, Spec, int, float, int, bool]
+    state: State, job: tuple[str, Spec, int, float, int, int]
 ) -> dict[str, Any]:
-    """One training, on a fold or on the inner split of its training part."""
-    name, spec, fold, lr, seed, inner = job
+    """One training, on a fold or on an inner split of its training part."""
+    _, spec, fold, lr, seed, split = job
     part = state.folds[fold - 1]
-    clips = state.clips.select(part.inner_train if inner else part.train)
-    test = state.clips.select(part.inner_val if inner else part.val)
+    chosen = part.inner[split - 1] if split else part.whole
+    clips, test = (state.clips.select(rows) for rows in chosen)
     result = train(spec, state.num_classes, clips, test, state.setting, lr, seed)
-    return dict(Training.of(name, spec, fold, lr, seed)._asdict(), **result)
+    return dict(Training.of(*job)._asdict(), **result)
 
 
 class Training(NamedTuple):
-    """What tells one training from another: the first fields of its record."""
+    """What tells one training from another: the first fields of its record.
+
+    Args:
+        name: Of the row.
+        blocks: Of the genotype; None where the name says it all.
+        fold: From 1.
+        lr: Peak learning rate.
+        seed: Of everything random.
+        split: Number of the inner split, from 1; 0 is the fold as a whole.
+    """
 
     name: str
     blocks: str | None
     fold: int
     lr: float
     seed: int
+    split: int
 
     @classmethod
-    def of(cls, name: str, spec: Spec, fold: int, lr: float, seed: int) -> Training:
+    def of(
+        cls, name: str, spec: Spec, fold: int, lr: float, seed: int, split: int
+    ) -> Training:
         blocks = None if isinstance(spec, str) else " ".join(spec["blocks"])
-        return cls(name, blocks, fold, lr, seed)
+        return cls(name, blocks, fold, lr, seed, split)
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> Training:
@@ -148,7 +161,8 @@ class Study:
         names, labels, folds = read_folds(loader.folder)
         self.num_classes, self.num_folds = len(names), len(folds)
         settings = asdict(self.setting)
-        settings.pop("learning_rates")  # a later call may add one
+        for chooses in ("learning_rates", "tuning_splits"):
+            settings.pop(chooses)  # a later call may add one
         settings |= dict(data=loader.folder.name, clips=len(labels))
         settings |= dict(device=loader.device)
         searches = {k: v for k, v in settings.items() if k != "epochs"}
@@ -156,6 +170,10 @@ class Study:
         self.searches = JobLog(work_dir, "searches", searches)
         self.tuning = JobLog(work_dir, "tuning", settings)
         self.trainings = JobLog(work_dir, "trainings", settings)
+        # Before records had a split, the first one alone chose the learning rates.
+        for log, split in ((self.tuning, 1), (self.trainings, 0)):
+            for record in log.records:
+                record.setdefault("split", split)
 
     def macs(self, spec: Spec) -> int:
         """Multiply-accumulates of one view."""
@@ -263,7 +281,7 @@ class Study:
         """
         self._run(self._tuning_jobs(rows, seeds), self.tuning, "Learning rates")
         jobs = [
-            (*place, self._chosen(*place, seeds[0]), seed, False)
+            (*place, self._chosen(*place, seeds[0]), seed, 0)
             for seed in seeds
             for place in _places(rows)
         ]
@@ -280,25 +298,39 @@ class Study:
         if len(rates) == 1:
             return []
         return [
-            (*place, rate, seeds[0], True) for place in _places(rows) for rate in rates
+            (*place, rate, seeds[0], split)
+            for place in _places(rows)
+            for rate in rates
+            for split in self.splits
         ]
 
+    @property
+    def splits(self) -> range:
+        """Numbers of the inner splits that choose the learning rates."""
+        return range(1, (self.setting.tuning_splits or self.num_folds - 1) + 1)
+
     def _run(self, jobs: Sequence[tuple], log: JobLog, title: str) -> None:
-        missing = {Training.of(*job[:-1]): job for job in jobs}
+        missing = {Training.of(*job): job for job in jobs}
         for record in log.records:
             missing.pop(Training.of_record(record), None)
         jobs = list(missing.values())
         run_jobs(jobs, train_job, self.loader, log, self.workers, title)
 
     def _chosen(self, name: str, spec: Spec, fold: int, seed: int) -> float:
-        """The learning rate of a network on a fold: the best on the held-out clips, the
-        lower one where two tie."""
+        """The learning rate of a network on a fold: the best in the mean over the inner
+        splits, the lower one where two tie."""
         rates = self.setting.learning_rates
         if len(rates) == 1:
             return rates[0]
-        wanted = [Training.of(name, spec, fold, lr, seed) for lr in rates]
-        found = [r for r in self.tuning.records if Training.of_record(r) in wanted]
-        return max(found, key=lambda r: (r["accuracy"], -r["lr"]))["lr"]
+        found = {Training.of_record(r): r["accuracy"] for r in self.tuning.records}
+
+        def mean(lr: float) -> float:
+            jobs = (
+                Training.of(name, spec, fold, lr, seed, split) for split in self.splits
+            )
+            return statistics.fmean(found[job] for job in jobs)
+
+        return max(sorted(rates), key=mean)
 
 
 def _places(rows: Rows) -> list[tuple[str, Spec, int]]:
@@ -314,7 +346,7 @@ def _places(rows: Rows) -> list[tuple[str, Spec, int]]:
 def _records(jobs: Sequence[tuple], log: JobLog) -> list[dict[str, Any]]:
     """The record of each job."""
     found = {Training.of_record(r): r for r in log.records}
-    return [found[Training.of(*job[:-1])] for job in jobs]
+    return [found[Training.of(*job)] for job in jobs]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -397,6 +429,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(
             f"--search-seeds: found {args.search_seeds}, expected 0 or more"
         )
+    if not 0 <= setting.tuning_splits < study.num_folds:
+        raise ValueError(
+            f"--tuning-splits: found {setting.tuning_splits}, expected 0 to "
+            f"{study.num_folds - 1}, the number of other folds"
+        )
     seeds = args.seeds or ([0] if args.reduced else [0, 1, 2])
     fixed: dict[str, Spec] = {name: name for name in args.models}
     fixed |= read_genotypes(args.genotypes)
@@ -422,7 +459,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         provenance("benchmarks/real_clips.py", args.device),
         reduced=args.reduced,
         settings=dict(
-            asdict(setting), folds=folds, seeds=seeds, search_seeds=args.search_seeds
+            asdict(setting),
+            tuning_splits=len(study.splits),
+            folds=folds,
+            seeds=seeds,
+            search_seeds=args.search_seeds,
         ),
         searches=[
             record

@@ -9,9 +9,10 @@ folder). Nothing of it is written anywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,22 +25,31 @@ MIN_AREA = 0.4
 RATIOS = (3 / 4, 4 / 3)
 
 
-@dataclass(frozen=True)
-class Fold:
-    """Clips of a fold, as rows of :class:`RealClips`.
+class Split(NamedTuple):
+    """Clips as rows of :class:`RealClips`.
 
     Args:
         train: To train on.
         val: To test on: other scenes.
-        inner_train: Those of ``train`` that are not in ``inner_val``.
-        inner_val: Those of ``train`` that the next fold tests on. What is tuned or
-            searched is judged by them, so that ``val`` stays unseen.
     """
 
     train: tuple[int, ...]
     val: tuple[int, ...]
-    inner_train: tuple[int, ...]
-    inner_val: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A split of all clips, and splits of its training part.
+
+    Args:
+        whole: To train and to test.
+        inner: What is tuned or searched is judged by these, so that the clips to test
+            on stay unseen. One for each other fold, the next one first: what that fold
+            tests on is held out of the training part.
+    """
+
+    whole: Split
+    inner: tuple[Split, ...]
 
 
 def read_folds(folder: str | Path) -> tuple[list[str], dict[str, int], list[Fold]]:
@@ -52,7 +62,7 @@ def read_folds(folder: str | Path) -> tuple[list[str], dict[str, int], list[Fold
     Raises:
         FileNotFoundError: A list is missing.
         ValueError: A line does not parse, a clip is in both lists of a fold or has two
-            classes, or an inner list would be empty.
+            classes, or a list of an inner split would be empty.
     """
     folder = Path(folder)
     names = (folder / "classes.txt").read_text().split()
@@ -79,18 +89,25 @@ def read_folds(folder: str | Path) -> tuple[list[str], dict[str, int], list[Fold
     rows = {path: row for row, path in enumerate(labels)}
     folds = []
     for number, (train, val) in enumerate(lists):
-        held_out = set(lists[(number + 1) % len(lists)][1])
-        inner = [path for path in train if path in held_out]
-        rest = [path for path in train if path not in held_out]
-        if not inner or not rest:
-            raise ValueError(
-                f"{folder.name}: fold {number + 1}: found {len(inner)} training clips "
-                "that the next fold tests on, expected some of them, and some others"
-            )
-        folds.append(
-            Fold(*(tuple(rows[p] for p in part) for part in (train, val, rest, inner)))
-        )
+        inner = []
+        for distance in range(1, len(lists)):
+            other = (number + distance) % len(lists)
+            held_out = set(lists[other][1])
+            kept = [path for path in train if path not in held_out]
+            judged_by = [path for path in train if path in held_out]
+            if not kept or not judged_by:
+                raise ValueError(
+                    f"{folder.name}: fold {number + 1}: found {len(judged_by)} "
+                    f"training clips that fold {other + 1} tests on, expected some of "
+                    "them, and some others"
+                )
+            inner.append(_split(rows, kept, judged_by))
+        folds.append(Fold(_split(rows, train, val), tuple(inner)))
     return names, labels, folds
+
+
+def _split(rows: Mapping[str, int], train: Sequence[str], val: Sequence[str]) -> Split:
+    return Split(tuple(rows[path] for path in train), tuple(rows[path] for path in val))
 
 
 def _read_list(path: Path, labels: dict[str, int], num_classes: int) -> list[str]:

@@ -52,12 +52,15 @@ class Setting:
         stored_frames: Frames kept of each clip, to draw from. Default 32.
         epochs: Passes over the training clips. Default 60.
         batch_size: Clips of a step. Default 16.
-        learning_rates: Peaks to choose from, for every network alike: by the clips that
+        learning_rates: Peaks to choose from, for every network alike: by clips that
             are held out of each fold's training part, with one seed.
         momentum: Of SGD. Default 0.9.
         weight_decay: On every weight. Default 5e-4.
         warmup: Share of the steps in which the learning rate rises. Default 0.1.
         search_epochs: Passes of a search over the weights half. Default 200.
+        tuning_splits: So many splits of a fold's training part choose the learning
+            rate, by their mean accuracy. Default 0: all there are, so that every clip
+            of the training part is held out once.
     """
 
     frames: int = 8
@@ -70,6 +73,7 @@ class Setting:
     weight_decay: float = 5e-4
     warmup: float = 0.1
     search_epochs: int = 200
+    tuning_splits: int = 0
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks import real_clips
-from benchmarks.real_data import Fold, RealClips, read_folds
+from benchmarks.real_data import Fold, RealClips, Split, read_folds
 from benchmarks.real_report import difference, requirements, summarise
 from benchmarks.real_training import (
     Network,
@@ -30,6 +30,15 @@ LISTS = dict(
     fold2_train="a.mp4 0\nb.mp4 1\ne.mp4 1\n",
     fold2_val="c.mp4 0\nd.mp4 1\n",
 )
+
+
+FOUR_FOLDS = {
+    f"fold{fold}_{part}": "".join(f"{name}.mp4 0\n" for name in names)
+    for fold, (train_names, val_names) in enumerate(
+        [("qrs", "p"), ("prs", "q"), ("pqs", "r"), ("pqr", "s")], start=1
+    )
+    for part, names in (("train", train_names), ("val", val_names))
+}
 
 
 def write_lists(folder: Path, **changes: str) -> Path:
@@ -48,8 +57,23 @@ def test_folds_by_hand(tmp_path):
     assert labels == {"c.mp4": 0, "d.mp4": 1, "e.mp4": 1, "a.mp4": 0, "b.mp4": 1}
     # Rows: c, d, e, a, b. What the next fold tests on is held out of the training part.
     assert folds == [
-        Fold(train=(0, 1, 2), val=(3, 4), inner_train=(2,), inner_val=(0, 1)),
-        Fold(train=(3, 4, 2), val=(0, 1), inner_train=(2,), inner_val=(3, 4)),
+        Fold(Split(train=(0, 1, 2), val=(3, 4)), (Split(train=(2,), val=(0, 1)),)),
+        Fold(Split(train=(3, 4, 2), val=(0, 1)), (Split(train=(2,), val=(3, 4)),)),
+    ]
+
+
+def test_each_other_fold_is_held_out_in_turn_the_next_one_first(tmp_path):
+    _, labels, folds = read_folds(write_lists(tmp_path, **FOUR_FOLDS))
+    path = {row: name[0] for row, name in enumerate(labels)}
+    spelt = [
+        ["".join(map(path.get, part)) for split in fold.inner for part in split]
+        for fold in folds
+    ]
+    assert spelt == [
+        ["rs", "q", "qs", "r", "qr", "s"],
+        ["ps", "r", "pr", "s", "rs", "p"],
+        ["pq", "s", "qs", "p", "ps", "q"],
+        ["qr", "p", "pr", "q", "pq", "r"],
     ]
 
 
@@ -60,7 +84,7 @@ def test_folds_by_hand(tmp_path):
         (dict(fold1_val="a.mp4 2\n"), "line 1: found 'a.mp4 2', expected a path and"),
         (dict(fold1_val="a.mp4\n"), "line 1: found 'a.mp4', expected a path and a cl"),
         (dict(fold2_train="a.mp4 1\n"), "found class 1 for 'a.mp4', expected 0"),
-        (dict(fold2_val="f.mp4 0\n"), "fold 1: found 0 training clips that the next"),
+        (dict(fold2_val="f.mp4 0\n"), "fold 1: found 0 training clips that fold 2 "),
     ],
 )
 def test_wrong_lists_are_told(tmp_path, changes, message):
@@ -78,11 +102,14 @@ def test_one_fold_is_too_few(tmp_path):
 def test_the_tennis_folds_share_no_clip(tennis7):
     names, labels, folds = read_folds(tennis7)
     assert (len(names), len(labels), len(folds)) == (7, 295, 4)
-    tested = [row for fold in folds for row in fold.val]
+    tested = [row for fold in folds for row in fold.whole.val]
     assert sorted(tested) == list(range(295))
     for fold in folds:
-        assert not set(fold.train) & set(fold.val)
-        assert sorted(fold.inner_train + fold.inner_val) == sorted(fold.train)
+        assert not set(fold.whole.train) & set(fold.whole.val)
+        for split in fold.inner:
+            assert sorted(split.train + split.val) == sorted(fold.whole.train)
+        held_out = [row for split in fold.inner for row in split.val]
+        assert sorted(held_out) == sorted(fold.whole.train)
 
 
 # -- views --------------------------------------------------------------------------
@@ -327,9 +354,64 @@ def test_a_network_of_two_searches_counts_twice(tmp_path, monkeypatch):
     assert rows == {"light <= X3D-S": {1: [one, one, two]}}
     for blocks in ("rb_t1_k3_e0.5", "skip"):
         done = dict(name="light <= X3D-S", blocks=blocks, fold=1, lr=0.5, seed=0)
-        study.trainings.append(done)
+        study.trainings.append(done | dict(split=0))
     records = study.train(rows, [0])
     assert [r["blocks"] for r in records] == ["skip", "skip", "rb_t1_k3_e0.5"]
+
+
+def test_every_split_has_a_say_in_the_learning_rate(tmp_path, monkeypatch):
+    """Three inner splits that disagree, trainings replaced by a table."""
+    accuracies = {0.1: (0.9, 0.1, 0.2), 0.2: (0.4, 0.5, 0.5), 0.3: (0.5, 0.4, 0.5)}
+    write_lists(tmp_path, **FOUR_FOLDS)
+
+    def run(jobs, work, make_state, log, workers, title):
+        for name, _, fold, lr, seed, split in jobs:
+            record = dict(name=name, blocks=None, fold=fold, lr=lr, seed=seed)
+            accuracy = accuracies[lr][split - 1] if split else 1.0
+            log.append(record | dict(split=split, accuracy=accuracy))
+
+    monkeypatch.setattr(real_clips, "run_jobs", run)
+    rows = {"X3D-S": {2: ["X3D-S"]}}
+    # All splits: 0.2 and 0.3 tie, the lower one is taken. The first one: 0.1.
+    for splits, chosen, judged in ((0, 0.2, 9), (3, 0.2, 9), (1, 0.1, 3)):
+        setting = Setting(learning_rates=(0.3, 0.2, 0.1), tuning_splits=splits)
+        loader = real_clips.Loader(tmp_path, setting)
+        study = real_clips.Study(loader, tmp_path / "work")
+        [record] = study.train(rows, [7])
+        assert (record["lr"], record["fold"], record["split"]) == (chosen, 2, 0)
+        tuning = study.tuning_of(rows, [7])
+        assert len(tuning) == judged and {r["seed"] for r in tuning} == {7}
+    # What was there before records had a split goes on to count.
+    for name, splits in (("tuning", {1, 2, 3}), ("trainings", {0})):
+        path = tmp_path / "work" / f"{name}.jsonl"
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        assert {r["split"] for r in records} == splits
+        old = [r for r in records if r.pop("split") == (name == "tuning")]
+        path.write_text("".join(json.dumps(r) + "\n" for r in old))
+    monkeypatch.setattr(real_clips, "run_jobs", lambda jobs, *_: asked.append(jobs))
+    asked: list = []
+    study = real_clips.Study(loader, tmp_path / "work")
+    assert study.train(rows, [7])[0]["lr"] == 0.1
+    assert asked == [[], []]
+
+
+def test_a_job_trains_on_its_own_split(tmp_path, monkeypatch):
+    names, _, folds = read_folds(write_lists(tmp_path, **FOUR_FOLDS))
+    frames = torch.zeros(4, 8, 8, 8, 3, dtype=torch.uint8)
+    clips = RealClips(frames, torch.arange(4), 2, 4)
+    state = real_clips.State(Setting(), len(names), clips, folds)
+    seen = []
+
+    def note(spec, num_classes, clips, test, setting, lr, seed):
+        seen.append((clips.labels.tolist(), test.labels.tolist()))
+        return dict(accuracy=0.5)
+
+    monkeypatch.setattr(real_clips, "train", note)
+    for split in range(4):
+        record = real_clips.train_job(state, ("X3D-S", "X3D-S", 3, 0.1, 0, split))
+        assert record["split"] == split
+    part = folds[2]
+    assert seen == [(list(s.train), list(s.val)) for s in (part.whole, *part.inner)]
 
 
 def test_wrong_options_are_told(tmp_path, monkeypatch):
@@ -337,6 +419,10 @@ def test_wrong_options_are_told(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="--folds: found 3, expected 1 to 2"):
         real_clips.main(
             [str(tmp_path), "--folds", "3", "--work-dir", str(tmp_path / "work")]
+        )
+    with pytest.raises(ValueError, match="--tuning-splits: found 2, expected 0 to 1"):
+        real_clips.main(
+            [str(tmp_path), "--tuning-splits", "2", "--work-dir", str(tmp_path / "s")]
         )
     study = real_clips.Study(
         real_clips.Loader(tmp_path, Setting(frames=4, crop=64)), tmp_path / "other"
