@@ -279,7 +279,7 @@ class Study:
             A record per network and seed. A network that is there twice, because two
             searches found it, is trained once and has its record twice.
         """
-        self._run(self._tuning_jobs(rows, seeds), self.tuning, "Learning rates")
+        self._run(self._inner_jobs(rows, seeds[0]), self.tuning, "Learning rates")
         jobs = [
             (*place, self._chosen(*place, seeds[0]), seed, 0)
             for seed in seeds
@@ -288,25 +288,57 @@ class Study:
         self._run(jobs, self.trainings, "Trainings")
         return _records(jobs, self.trainings)
 
-    def tuning_of(self, rows: Rows, seeds: Sequence[int]) -> list[dict[str, Any]]:
-        """Records of the trainings that chose the learning rates of :meth:`train`; none
-        where there is one rate alone."""
-        return _records(self._tuning_jobs(rows, seeds), self.tuning)
+    def keep_best(self, rows: Rows, seed: int) -> Rows:
+        """Where searches found several networks for a fold, keep the one that is best
+        when each is trained from scratch on the inner splits: how DARTS chooses among
+        its searches (arXiv 1806.09055, section 3.2). A network counts with its best
+        learning rate; the earlier search counts where two tie.
 
-    def _tuning_jobs(self, rows: Rows, seeds: Sequence[int]) -> list[tuple]:
+        Args:
+            rows: Name -> fold -> networks.
+            seed: Of the trainings.
+
+        Returns:
+            The same with one network for each row and fold.
+        """
+        self._run(self._inner_jobs(rows, seed, True), self.tuning, "Finalists")
+
+        def best(name: str, fold: int, specs: Sequence[Spec]) -> Spec:
+            if len(specs) == 1:
+                return specs[0]
+            return max(specs, key=lambda spec: self._judged(name, spec, fold, seed)[0])
+
+        return {
+            name: {fold: [best(name, fold, specs)] for fold, specs in by_fold.items()}
+            for name, by_fold in rows.items()
+        }
+
+    def tuning_of(
+        self, rows: Rows, seed: int, keep_best: bool = False
+    ) -> list[dict[str, Any]]:
+        """Records of the trainings that chose learning rates and, with ``keep_best``,
+        networks; none where there was nothing to choose."""
+        return _records(self._inner_jobs(rows, seed, keep_best), self.tuning)
+
+    def _inner_jobs(
+        self, rows: Rows, seed: int, keep_best: bool = False
+    ) -> list[tuple]:
+        """Trainings on every inner split with every learning rate, of the networks
+        where there is a choice: of the rate or, with ``keep_best``, of the network."""
         rates = self.setting.learning_rates
-        if len(rates) == 1:
-            return []
         return [
-            (*place, rate, seeds[0], split)
-            for place in _places(rows)
+            (name, spec, fold, rate, seed, split)
+            for name, by_fold in rows.items()
+            for fold, specs in by_fold.items()
+            if len(rates) > 1 or (keep_best and len(specs) > 1)
+            for spec in specs
             for rate in rates
             for split in self.splits
         ]
 
     @property
     def splits(self) -> range:
-        """Numbers of the inner splits that choose the learning rates."""
+        """Numbers of the inner splits that choose learning rates and networks."""
         return range(1, (self.setting.tuning_splits or self.num_folds - 1) + 1)
 
     def _run(self, jobs: Sequence[tuple], log: JobLog, title: str) -> None:
@@ -317,11 +349,15 @@ class Study:
         run_jobs(jobs, train_job, self.loader, log, self.workers, title)
 
     def _chosen(self, name: str, spec: Spec, fold: int, seed: int) -> float:
-        """The learning rate of a network on a fold: the best in the mean over the inner
-        splits, the lower one where two tie."""
+        """The learning rate of a network on a fold."""
         rates = self.setting.learning_rates
-        if len(rates) == 1:
-            return rates[0]
+        return rates[0] if len(rates) == 1 else self._judged(name, spec, fold, seed)[1]
+
+    def _judged(
+        self, name: str, spec: Spec, fold: int, seed: int
+    ) -> tuple[float, float]:
+        """Mean accuracy over the inner splits with the learning rate that has the
+        highest, the lower one where two tie; and that rate."""
         found = {Training.of_record(r): r["accuracy"] for r in self.tuning.records}
 
         def mean(lr: float) -> float:
@@ -330,7 +366,8 @@ class Study:
             )
             return statistics.fmean(found[job] for job in jobs)
 
-        return max(sorted(rates), key=mean)
+        best = max(sorted(self.setting.learning_rates), key=mean)
+        return mean(best), best
 
 
 def _places(rows: Rows) -> list[tuple[str, Spec, int]]:
@@ -370,6 +407,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--search-budgets", nargs="*", default=BUDGETS, help="models of the zoo")
     add("--search-seeds", type=int, nargs="+", default=[0], help="a search for each")
+    add(
+        "--keep-best",
+        action="store_true",
+        help="of a fold's searches keep the network that trains best on its inner "
+        "splits; default: the mean of all",
+    )
     add("--random", type=int, default=0, help="so many random networks of the space")
     add("--search-config", type=Path, default=SEARCH_CONFIG)
     add("--folds", type=int, nargs="+", help="default: all")
@@ -447,6 +490,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows |= study.search(
             args.search_config, space, args.search_budgets, folds, args.search_seeds
         )
+    found = rows
+    if args.keep_best:
+        rows = study.keep_best(rows, seeds[0])
     records = study.train(rows, seeds)
     costs = {
         name: [
@@ -464,13 +510,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             folds=folds,
             seeds=seeds,
             search_seeds=args.search_seeds,
+            keep_best=args.keep_best,
         ),
         searches=[
             record
             for (name, fold, seed), record in study.found().items()
             if name in rows and fold in folds and seed in args.search_seeds
         ],
-        tuning=study.tuning_of(rows, seeds),
+        tuning=study.tuning_of(found, seeds[0], args.keep_best),
         trainings=records,
         **summarise(records, costs, list(rows)),
     )
