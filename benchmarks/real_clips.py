@@ -268,6 +268,32 @@ class Study:
             "another --search-space or --search-budgets"
         )
 
+    def keep_best(self, rows: Rows, seed: int, lr: float) -> Rows:
+        """Where searches found several networks for a fold, keep the one that is best
+        when each is trained from scratch on the inner splits: how DARTS chooses among
+        its searches (arXiv 1806.09055, section 3.2).
+
+        Args:
+            rows: Name -> fold -> networks.
+            seed: Of the trainings.
+            lr: Learning rate of the trainings.
+
+        Returns:
+            The same with one network for each row and fold: that of the highest mean
+            accuracy, the earlier one where two tie.
+        """
+        self._run(self._finalists(rows, seed, lr), self.tuning, "Finalists")
+
+        def best(name: str, fold: int, specs: Sequence[Spec]) -> Spec:
+            if len(specs) == 1:
+                return specs[0]
+            return max(specs, key=lambda spec: self._judged(name, spec, fold, lr, seed))
+
+        return {
+            name: {fold: [best(name, fold, specs)] for fold, specs in by_fold.items()}
+            for name, by_fold in rows.items()
+        }
+
     def train(self, rows: Rows, seeds: Sequence[int]) -> list[dict[str, Any]]:
         """Choose learning rates, then train every row on each of its folds.
 
@@ -279,7 +305,7 @@ class Study:
             A record per network and seed. A network that is there twice, because two
             searches found it, is trained once and has its record twice.
         """
-        self._run(self._inner_jobs(rows, seeds[0]), self.tuning, "Learning rates")
+        self._run(self._rates(rows, seeds[0]), self.tuning, "Learning rates")
         jobs = [
             (*place, self._chosen(*place, seeds[0]), seed, 0)
             for seed in seeds
@@ -288,51 +314,40 @@ class Study:
         self._run(jobs, self.trainings, "Trainings")
         return _records(jobs, self.trainings)
 
-    def keep_best(self, rows: Rows, seed: int) -> Rows:
-        """Where searches found several networks for a fold, keep the one that is best
-        when each is trained from scratch on the inner splits: how DARTS chooses among
-        its searches (arXiv 1806.09055, section 3.2). A network counts with its best
-        learning rate; the earlier search counts where two tie.
+    def tuning_of(
+        self, found: Rows, kept: Rows, seed: int, lr: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Records of the trainings on inner splits that had a say.
 
         Args:
-            rows: Name -> fold -> networks.
+            found: What :meth:`keep_best` chose from.
+            kept: What :meth:`train` chose learning rates for.
             seed: Of the trainings.
-
-        Returns:
-            The same with one network for each row and fold.
+            lr: Learning rate of :meth:`keep_best`. Default None: it was not called.
         """
-        self._run(self._inner_jobs(rows, seed, True), self.tuning, "Finalists")
+        jobs = [] if lr is None else self._finalists(found, seed, lr)
+        unique = {Training.of(*job): job for job in jobs + self._rates(kept, seed)}
+        return _records(list(unique.values()), self.tuning)
 
-        def best(name: str, fold: int, specs: Sequence[Spec]) -> Spec:
-            if len(specs) == 1:
-                return specs[0]
-            return max(specs, key=lambda spec: self._judged(name, spec, fold, seed)[0])
-
-        return {
-            name: {fold: [best(name, fold, specs)] for fold, specs in by_fold.items()}
+    def _finalists(self, rows: Rows, seed: int, lr: float) -> list[tuple]:
+        """Trainings that choose among several networks of a fold."""
+        several = {
+            name: {fold: specs for fold, specs in by_fold.items() if len(specs) > 1}
             for name, by_fold in rows.items()
         }
+        return [
+            (*place, lr, seed, split)
+            for place in _places(several)
+            for split in self.splits
+        ]
 
-    def tuning_of(
-        self, rows: Rows, seed: int, keep_best: bool = False
-    ) -> list[dict[str, Any]]:
-        """Records of the trainings that chose learning rates and, with ``keep_best``,
-        networks; none where there was nothing to choose."""
-        return _records(self._inner_jobs(rows, seed, keep_best), self.tuning)
-
-    def _inner_jobs(
-        self, rows: Rows, seed: int, keep_best: bool = False
-    ) -> list[tuple]:
-        """Trainings on every inner split with every learning rate, of the networks
-        where there is a choice: of the rate or, with ``keep_best``, of the network."""
+    def _rates(self, rows: Rows, seed: int) -> list[tuple]:
+        """Trainings that choose the learning rates; none where there is one alone."""
         rates = self.setting.learning_rates
         return [
-            (name, spec, fold, rate, seed, split)
-            for name, by_fold in rows.items()
-            for fold, specs in by_fold.items()
-            if len(rates) > 1 or (keep_best and len(specs) > 1)
-            for spec in specs
-            for rate in rates
+            (*place, rate, seed, split)
+            for place in _places(rows)
+            for rate in (rates if len(rates) > 1 else ())
             for split in self.splits
         ]
 
@@ -349,25 +364,17 @@ class Study:
         run_jobs(jobs, train_job, self.loader, log, self.workers, title)
 
     def _chosen(self, name: str, spec: Spec, fold: int, seed: int) -> float:
-        """The learning rate of a network on a fold."""
-        rates = self.setting.learning_rates
-        return rates[0] if len(rates) == 1 else self._judged(name, spec, fold, seed)[1]
+        """The learning rate of a network on a fold, the lower one where two tie."""
+        rates = sorted(self.setting.learning_rates)
+        if len(rates) == 1:
+            return rates[0]
+        return max(rates, key=lambda lr: self._judged(name, spec, fold, lr, seed))
 
-    def _judged(
-        self, name: str, spec: Spec, fold: int, seed: int
-    ) -> tuple[float, float]:
-        """Mean accuracy over the inner splits with the learning rate that has the
-        highest, the lower one where two tie; and that rate."""
+    def _judged(self, name: str, spec: Spec, fold: int, lr: float, seed: int) -> float:
+        """Mean accuracy of a network over the inner splits of a fold."""
+        jobs = [Training.of(name, spec, fold, lr, seed, split) for split in self.splits]
         found = {Training.of_record(r): r["accuracy"] for r in self.tuning.records}
-
-        def mean(lr: float) -> float:
-            jobs = (
-                Training.of(name, spec, fold, lr, seed, split) for split in self.splits
-            )
-            return statistics.fmean(found[job] for job in jobs)
-
-        best = max(sorted(self.setting.learning_rates), key=mean)
-        return mean(best), best
+        return statistics.fmean(found[job] for job in jobs)
 
 
 def _places(rows: Rows) -> list[tuple[str, Spec, int]]:
@@ -409,9 +416,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--search-seeds", type=int, nargs="+", default=[0], help="a search for each")
     add(
         "--keep-best",
-        action="store_true",
-        help="of a fold's searches keep the network that trains best on its inner "
-        "splits; default: the mean of all",
+        type=float,
+        metavar="LR",
+        help="of a fold's searches keep the network that is best on the inner splits, "
+        "trained with this learning rate; default: the mean of all",
     )
     add("--random", type=int, default=0, help="so many random networks of the space")
     add("--search-config", type=Path, default=SEARCH_CONFIG)
@@ -491,8 +499,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.search_config, space, args.search_budgets, folds, args.search_seeds
         )
     found = rows
-    if args.keep_best:
-        rows = study.keep_best(rows, seeds[0])
+    if args.keep_best is not None:
+        rows = study.keep_best(rows, seeds[0], args.keep_best)
     records = study.train(rows, seeds)
     costs = {
         name: [
@@ -517,7 +525,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for (name, fold, seed), record in study.found().items()
             if name in rows and fold in folds and seed in args.search_seeds
         ],
-        tuning=study.tuning_of(found, seeds[0], args.keep_best),
+        tuning=study.tuning_of(found, rows, seeds[0], args.keep_best),
         trainings=records,
         **summarise(records, costs, list(rows)),
     )

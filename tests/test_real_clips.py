@@ -379,7 +379,7 @@ def test_every_split_has_a_say_in_the_learning_rate(tmp_path, monkeypatch):
         study = real_clips.Study(loader, tmp_path / "work")
         [record] = study.train(rows, [7])
         assert (record["lr"], record["fold"], record["split"]) == (chosen, 2, 0)
-        tuning = study.tuning_of(rows, 7)
+        tuning = study.tuning_of(rows, rows, 7)
         assert len(tuning) == judged and {r["seed"] for r in tuning} == {7}
     # What was there before records had a split goes on to count.
     for name, splits in (("tuning", {1, 2, 3}), ("trainings", {0})):
@@ -402,37 +402,38 @@ def test_the_network_that_trains_best_on_inner_splits_is_kept(tmp_path, monkeypa
     write_lists(tmp_path, **FOUR_FOLDS)
 
     def run(jobs, work, make_state, log, workers, title):
-        for name, spec, fold, lr, seed, split in jobs:
-            assert split, title
-            identity = real_clips.Training.of(name, spec, fold, lr, seed, split)
-            # On fold 2 both are alike; elsewhere the upper rate costs a tenth.
-            accuracy = accuracies[identity.blocks][split - 1] if fold != 2 else 0.5
-            log.append(identity._asdict() | dict(accuracy=accuracy - (lr > 0.1) / 10))
+        for job in jobs:
+            identity = real_clips.Training.of(*job)
+            accuracy = accuracies[identity.blocks][identity.split - 1]
+            # On fold 2 both are alike. The upper learning rate would favour the first.
+            if identity.fold == 2 or identity.lr > 0.1:
+                accuracy = 0.5
+            log.append(identity._asdict() | dict(accuracy=accuracy))
 
     monkeypatch.setattr(real_clips, "run_jobs", run)
     rows = {
         "light <= X3D-S": {fold: [one, two, one] for fold in (1, 2)},
         "light random 1": {1: [one], 2: [one]},
     }
-    for rates, splits, first, judged in (
-        ((0.1,), 0, two, 12),
-        ((0.1,), 1, one, 4),
-        # Every network has a rate to choose here, the random one too.
-        ((0.2, 0.1), 0, two, 36),
+    for rates, splits, first, judged, tuned in (
+        ((0.1,), 0, two, 12, 12),
+        ((0.1,), 1, one, 4, 4),
+        # Six more for each row and fold, but half of one row's are there.
+        ((0.2, 0.1), 0, two, 12, 12 + 24 - 6),
     ):
         setting = Setting(learning_rates=rates, tuning_splits=splits)
         loader = real_clips.Loader(tmp_path, setting)
         study = real_clips.Study(loader, tmp_path / f"work{len(rates)}{splits}")
-        kept = study.keep_best(rows, 3)
+        kept = study.keep_best(rows, 3, 0.1)
         assert kept["light <= X3D-S"] == {1: [first], 2: [one]}
         assert kept["light random 1"] == rows["light random 1"]
         assert len(study.tuning.records) == judged
-        tuning = study.tuning_of(rows, 3, keep_best=True)
-        unique = {real_clips.Training.of_record(record) for record in tuning}
-        assert len(unique) == judged
-        # Nothing but the rate is to be chosen of a network that is kept.
-        alone = study.tuning_of(kept, 3)
-        assert len(alone) == (0 if len(rates) == 1 else 24)
+        if len(rates) > 1:
+            study.train(kept, [3])
+        assert len(study.tuning.records) == tuned
+        assert study.tuning_of(rows, kept, 3, 0.1) == study.tuning.records
+        without = study.tuning_of(rows, kept, 3)
+        assert len(without) == (24 if len(rates) > 1 else 0)
 
 
 def test_a_job_trains_on_its_own_split(tmp_path, monkeypatch):
