@@ -120,9 +120,14 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = [
         f"From scratch, input {shape}, {settings['epochs']} epochs, folds "
         f"{settings['folds']}, seeds {settings['seeds']}. Learning rate out of {rates} "
-        "by clips held out of each fold's training part, for every network alike. "
-        "Standard error over folds.",
+        f"by clips held out of each fold's training part ({settings['tuning_splits']} "
+        "of its splits), for every network alike. Standard error over folds.",
     ]
+    if settings["keep_best"] is not None:
+        lines[0] += (
+            f" Of the searches {settings['search_seeds']} of a fold the network that "
+            f"trains best on those splits, at {settings['keep_best']:g}."
+        )
     if result["reduced"]:
         lines += ["", "A REDUCED setting: it shows that everything runs, no more."]
     lines += [

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import real_clips
+from benchmarks import real_clips, real_study
 from benchmarks.real_data import Fold, RealClips, Split, read_folds
 from benchmarks.real_report import difference, requirements, summarise
 from benchmarks.real_training import (
@@ -295,7 +295,9 @@ def test_small_study_goes_on_where_it_stopped(motion_clips, tmp_path, capsys):
     assert sorted(found) == [(1, 0), (1, 1), (2, 0), (2, 1)]
     used = [s["genotype"]["provenance"]["seed"] for s in result["searches"]]
     assert sorted(used) == [1, 2, 1001, 1002]
-    assert len(result["tuning"]) == 20
+    # Two rates for each network of a fold, once where both searches found it.
+    networks = {(s["fold"], *s["genotype"]["blocks"]) for s in result["searches"]}
+    assert len(result["tuning"]) == 2 * (3 * 2 + len(networks))
     for search in result["searches"]:
         assert search["macs"] <= search["max_macs"] == result["rows"][0]["macs"]
     for row in result["rows"][1:]:
@@ -335,14 +337,29 @@ def test_small_study_goes_on_where_it_stopped(motion_clips, tmp_path, capsys):
     assert [s["seed"] for s in result["searches"]] == [1, 1]
     assert result["tuning"] == []
     assert {r["lr"] for r in result["trainings"]} == {0.05}
+    # Of both searches of a fold the one whose network the inner split prefers.
+    real_clips.main([*arguments, "--keep-best", "0.05", "--learning-rates", "0.05"])
+    assert "Of the searches [0, 1] of a fold" in capsys.readouterr().out
+    result = json.loads((work_dir / "real_clips.json").read_text())
+    assert [row["trainings"] for row in result["rows"]] == [2, 2, 2, 2]
+    assert {(r["name"], r["lr"], r["split"]) for r in result["tuning"]} == {
+        ("tiny <= TSM-MobileNetV2", 0.05, 1)
+    }
+    for record in result["trainings"][-2:]:
+        judged = {
+            r["blocks"]: r["accuracy"]
+            for r in result["tuning"]
+            if r["fold"] == record["fold"]
+        }
+        assert judged[record["blocks"]] == max(judged.values())
     with pytest.raises(ValueError, match="momentum: found"):
         real_clips.main([*arguments, "--momentum", "0.5"])
 
 
 def test_a_network_of_two_searches_counts_twice(tmp_path, monkeypatch):
     write_lists(tmp_path)
-    loader = real_clips.Loader(tmp_path, Setting(learning_rates=(0.5,)))
-    study = real_clips.Study(loader, tmp_path / "work")
+    loader = real_study.Loader(tmp_path, Setting(learning_rates=(0.5,)))
+    study = real_study.Study(loader, tmp_path / "work")
     one, two = dict(blocks=["skip"]), dict(blocks=["rb_t1_k3_e0.5"])
     # The first record is of a time before searches had a seed.
     for seed, genotype in ((None, one), (1, two), (2, one)):
@@ -370,13 +387,13 @@ def test_every_split_has_a_say_in_the_learning_rate(tmp_path, monkeypatch):
             accuracy = accuracies[lr][split - 1] if split else 1.0
             log.append(record | dict(split=split, accuracy=accuracy))
 
-    monkeypatch.setattr(real_clips, "run_jobs", run)
+    monkeypatch.setattr(real_study, "run_jobs", run)
     rows = {"X3D-S": {2: ["X3D-S"]}}
     # All splits: 0.2 and 0.3 tie, the lower one is taken. The first one: 0.1.
     for splits, chosen, judged in ((0, 0.2, 9), (3, 0.2, 9), (1, 0.1, 3)):
         setting = Setting(learning_rates=(0.3, 0.2, 0.1), tuning_splits=splits)
-        loader = real_clips.Loader(tmp_path, setting)
-        study = real_clips.Study(loader, tmp_path / "work")
+        loader = real_study.Loader(tmp_path, setting)
+        study = real_study.Study(loader, tmp_path / "work")
         [record] = study.train(rows, [7])
         assert (record["lr"], record["fold"], record["split"]) == (chosen, 2, 0)
         tuning = study.tuning_of(rows, rows, 7)
@@ -388,9 +405,9 @@ def test_every_split_has_a_say_in_the_learning_rate(tmp_path, monkeypatch):
         assert {r["split"] for r in records} == splits
         old = [r for r in records if r.pop("split") == (name == "tuning")]
         path.write_text("".join(json.dumps(r) + "\n" for r in old))
-    monkeypatch.setattr(real_clips, "run_jobs", lambda jobs, *_: asked.append(jobs))
+    monkeypatch.setattr(real_study, "run_jobs", lambda jobs, *_: asked.append(jobs))
     asked: list = []
-    study = real_clips.Study(loader, tmp_path / "work")
+    study = real_study.Study(loader, tmp_path / "work")
     assert study.train(rows, [7])[0]["lr"] == 0.1
     assert asked == [[], []]
 
@@ -403,14 +420,14 @@ def test_the_network_that_trains_best_on_inner_splits_is_kept(tmp_path, monkeypa
 
     def run(jobs, work, make_state, log, workers, title):
         for job in jobs:
-            identity = real_clips.Training.of(*job)
+            identity = real_study.Training.of(*job)
             accuracy = accuracies[identity.blocks][identity.split - 1]
             # On fold 2 both are alike. The upper learning rate would favour the first.
             if identity.fold == 2 or identity.lr > 0.1:
                 accuracy = 0.5
             log.append(identity._asdict() | dict(accuracy=accuracy))
 
-    monkeypatch.setattr(real_clips, "run_jobs", run)
+    monkeypatch.setattr(real_study, "run_jobs", run)
     rows = {
         "light <= X3D-S": {fold: [one, two, one] for fold in (1, 2)},
         "light random 1": {1: [one], 2: [one]},
@@ -422,8 +439,8 @@ def test_the_network_that_trains_best_on_inner_splits_is_kept(tmp_path, monkeypa
         ((0.2, 0.1), 0, two, 12, 12 + 24 - 6),
     ):
         setting = Setting(learning_rates=rates, tuning_splits=splits)
-        loader = real_clips.Loader(tmp_path, setting)
-        study = real_clips.Study(loader, tmp_path / f"work{len(rates)}{splits}")
+        loader = real_study.Loader(tmp_path, setting)
+        study = real_study.Study(loader, tmp_path / f"work{len(rates)}{splits}")
         kept = study.keep_best(rows, 3, 0.1)
         assert kept["light <= X3D-S"] == {1: [first], 2: [one]}
         assert kept["light random 1"] == rows["light random 1"]
@@ -440,16 +457,16 @@ def test_a_job_trains_on_its_own_split(tmp_path, monkeypatch):
     names, _, folds = read_folds(write_lists(tmp_path, **FOUR_FOLDS))
     frames = torch.zeros(4, 8, 8, 8, 3, dtype=torch.uint8)
     clips = RealClips(frames, torch.arange(4), 2, 4)
-    state = real_clips.State(Setting(), len(names), clips, folds)
+    state = real_study.State(Setting(), len(names), clips, folds)
     seen = []
 
     def note(spec, num_classes, clips, test, setting, lr, seed):
         seen.append((clips.labels.tolist(), test.labels.tolist()))
         return dict(accuracy=0.5)
 
-    monkeypatch.setattr(real_clips, "train", note)
+    monkeypatch.setattr(real_study, "train", note)
     for split in range(4):
-        record = real_clips.train_job(state, ("X3D-S", "X3D-S", 3, 0.1, 0, split))
+        record = real_study.train_job(state, ("X3D-S", "X3D-S", 3, 0.1, 0, split))
         assert record["split"] == split
     part = folds[2]
     assert seen == [(list(s.train), list(s.val)) for s in (part.whole, *part.inner)]
@@ -465,8 +482,8 @@ def test_wrong_options_are_told(tmp_path, monkeypatch):
         real_clips.main(
             [str(tmp_path), "--tuning-splits", "2", "--work-dir", str(tmp_path / "s")]
         )
-    study = real_clips.Study(
-        real_clips.Loader(tmp_path, Setting(frames=4, crop=64)), tmp_path / "other"
+    study = real_study.Study(
+        real_study.Loader(tmp_path, Setting(frames=4, crop=64)), tmp_path / "other"
     )
     # The smallest of the space has more than the whole budget.
     with pytest.raises(ValueError, match="found 0 networks of 'light' under 1 "):
