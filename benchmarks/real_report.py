@@ -41,12 +41,19 @@ def mean_and_error(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def difference(
-    records: Sequence[Mapping[str, Any]], name: str, other: str
+    records: Sequence[Mapping[str, Any]], name: str, *others: str
 ) -> dict[str, float | None]:
-    """Mean accuracy of one network minus that of another, in points, with the standard
-    error over the folds, which both share."""
-    ours, theirs = fold_means(records, name), fold_means(records, other)
-    return mean_and_error([100 * (ours[f] - theirs[f]) for f in ours if f in theirs])
+    """Mean accuracy of one network minus that of another, or minus the mean of several,
+    in points, with the standard error over the folds, which all share."""
+    ours = fold_means(records, name)
+    theirs = [fold_means(records, other) for other in others]
+    return mean_and_error(
+        [
+            100 * (ours[fold] - statistics.fmean(means[fold] for means in theirs))
+            for fold in ours
+            if all(fold in means for means in theirs)
+        ]
+    )
 
 
 def summarise(

@@ -1,0 +1,103 @@
+#!/usr/bin/env python
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Compare the networks of a result of benchmarks/real_clips.py.
+
+    python benchmarks/real_compare.py FILE.json --against TSM-MobileNetV2
+
+For each network: the difference from the baseline, or from the mean of several, with
+the standard error over folds; then how far its trainings of one fold lie apart; and,
+where searches of a fold were judged by clips held out, how far the best two lie apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.real_report import difference
+from pvnas_mmaction.cli import run
+
+
+def seed_ranges(records: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """Best minus worst of the trainings of one network on one fold, in points, for
+    every network and fold of a row that was trained more than once."""
+    groups: dict[tuple, list[float]] = {}
+    for record in records:
+        if record["name"] == name:
+            group = groups.setdefault((record["fold"], record["blocks"]), [])
+            group.append(100 * record["accuracy"])
+    return [max(group) - min(group) for group in groups.values() if len(group) > 1]
+
+
+def finalist_gaps(
+    tuning: Sequence[Mapping[str, Any]], name: str, lr: float
+) -> list[float]:
+    """Mean accuracy on the inner splits of the best network of a row less that of the
+    second best, in points, for each fold.
+
+    Args:
+        tuning: Records of the trainings on inner splits.
+        name: Of the row.
+        lr: Learning rate that the networks were judged with.
+    """
+    found: dict[int, dict[str, list[float]]] = {}
+    for record in tuning:
+        if (record["name"], record["lr"]) == (name, lr):
+            networks = found.setdefault(record["fold"], {})
+            networks.setdefault(record["blocks"], []).append(100 * record["accuracy"])
+    gaps = []
+    for networks in found.values():
+        means = sorted(sum(values) / len(values) for values in networks.values())
+        if len(means) > 1:
+            gaps.append(means[-1] - means[-2])
+    return gaps
+
+
+def compare(result: Mapping[str, Any], against: Sequence[str]) -> list[str]:
+    """Lines of text.
+
+    Args:
+        result: Content of the file.
+        against: Names of rows: the baseline, or several, whose mean it is.
+
+    Raises:
+        ValueError: There is no such row.
+    """
+    names = [row["name"] for row in result["rows"]]
+    for name in against:
+        if name not in names:
+            raise ValueError(f"--against: found {name!r}, expected some of {names}")
+    lines = []
+    for name in names:
+        gain = difference(result["trainings"], name, *against)
+        text = f"{name}: {gain['mean']:+.1f}"
+        if gain["standard_error"] is not None:
+            text += f" ± {gain['standard_error']:.1f}"
+        parts = [f"{text} against {', '.join(against)}"]
+        if ranges := seed_ranges(result["trainings"], name):
+            parts.append(f"trainings of a fold {min(ranges):.1f} to {max(ranges):.1f}")
+        rate = result["settings"].get("keep_best")
+        if rate and (gaps := finalist_gaps(result["tuning"], name, rate)):
+            parts.append(f"best two searches {min(gaps):.1f} to {max(gaps):.1f} apart")
+        lines.append("; ".join(parts))
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path, metavar="FILE.json")
+    parser.add_argument("--against", nargs="+", required=True, metavar="NAME")
+    args = parser.parse_args(argv)
+    print("\n".join(compare(json.loads(args.file.read_text()), args.against)))
+
+
+if __name__ == "__main__":
+    run(main)
