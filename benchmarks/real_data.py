@@ -139,19 +139,37 @@ class RealClips:
     a side ratio of 3/4 to 4/3. Else the middle frame of each part and the largest
     square in the middle. No flip: a mirror may turn one class into another.
 
+    With ``background_mixing``, a training view is (1 - s) v + s b: v the view as above,
+    b the same crop of one frame of any of these clips, the same in all frames of the
+    view, and s uniform on [0, background_mixing]. A still picture adds nothing that
+    moves, so that what moves tells more than the scene does (after Wang et al., 2021,
+    arXiv 2009.05769, who add a frame of the clip itself).
+
     Args:
         frames: (N, S, h, w, 3), uint8: S frames of each clip at even distances.
         labels: (N,), class ids.
         clip_len: Frames of a view.
         crop: Height and width of a view in pixels.
+        background_mixing: Highest share of a still frame in a training view, 0 to
+            below 1. Default 0: none is mixed in.
 
     Raises:
-        ValueError: Fewer frames are stored than a view has.
+        ValueError: Fewer frames are stored than a view has, or no such share.
     """
 
     def __init__(
-        self, frames: Tensor, labels: Tensor, clip_len: int, crop: int
+        self,
+        frames: Tensor,
+        labels: Tensor,
+        clip_len: int,
+        crop: int,
+        background_mixing: float = 0.0,
     ) -> None:
+        if not 0 <= background_mixing < 1:
+            raise ValueError(
+                f"background_mixing: found {background_mixing}, expected 0 to below 1, "
+                "the highest share of a still frame in a training view"
+            )
         if frames.shape[1] < clip_len:
             raise ValueError(
                 f"stored_frames: found {frames.shape[1]}, expected {clip_len} or more, "
@@ -161,6 +179,7 @@ class RealClips:
         self.labels = labels
         self.clip_len = clip_len
         self.crop = crop
+        self.background_mixing = background_mixing
 
     @classmethod
     def read(
@@ -170,6 +189,7 @@ class RealClips:
         clip_len: int,
         crop: int,
         stored_frames: int,
+        background_mixing: float = 0.0,
     ) -> RealClips:
         """Decode clips: ``stored_frames`` frames of each at even distances, resized to
         8/7 of the crop in height, and to one common width.
@@ -180,6 +200,7 @@ class RealClips:
             clip_len: Frames of a view.
             crop: Height and width of a view in pixels.
             stored_frames: Frames kept of each clip.
+            background_mixing: As of the class. Default 0.
 
         Raises:
             FileNotFoundError: A video is missing.
@@ -197,19 +218,22 @@ class RealClips:
             width = width or round(height * video.shape[2] / video.shape[1])
             clips.append(resize(video, height, width))
         frames = torch.from_numpy(np.stack(clips))
-        return cls(frames, torch.tensor(list(labels.values())), clip_len, crop)
+        classes = torch.tensor(list(labels.values()))
+        return cls(frames, classes, clip_len, crop, background_mixing)
 
     def to(self, device: str | torch.device) -> RealClips:
         """The clips on a device."""
-        return RealClips(
-            self.frames.to(device), self.labels.to(device), self.clip_len, self.crop
-        )
+        return self._with(self.frames.to(device), self.labels.to(device))
 
     def select(self, rows: Sequence[int]) -> RealClips:
         """Some of the clips, in the order given."""
         chosen = torch.as_tensor(rows, device=self.labels.device)
+        return self._with(self.frames[chosen], self.labels[chosen])
+
+    def _with(self, frames: Tensor, labels: Tensor) -> RealClips:
+        """Other clips with the same views."""
         return RealClips(
-            self.frames[chosen], self.labels[chosen], self.clip_len, self.crop
+            frames, labels, self.clip_len, self.crop, self.background_mixing
         )
 
     def __len__(self) -> int:
@@ -232,16 +256,24 @@ class RealClips:
         for number, index in enumerate(indices):
             generator = None if seeds is None else np.random.default_rng(seeds[number])
             times = self._times(generator)
-            top, left, height, width = self._box(generator)
+            box = self._box(generator)
             frames = self.frames[index, torch.from_numpy(times).to(self.frames.device)]
-            part = frames[:, top : top + height, left : left + width].permute(
-                0, 3, 1, 2
-            )
-            size = (self.crop, self.crop)
-            made.append(
-                interpolate(part.float(), size, mode="bilinear", antialias=True)
-            )
+            view = self._cut(frames, box)
+            if generator is not None and self.background_mixing:
+                other = generator.integers(len(self))
+                time = generator.integers(self.frames.shape[1])
+                share = generator.uniform(0, self.background_mixing)
+                still = self._cut(self.frames[other, time : time + 1], box)
+                view = (1 - share) * view + share * still
+            made.append(view)
         return torch.stack(made).transpose(1, 2).contiguous()
+
+    def _cut(self, frames: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+        """(T, h, w, 3) -> (T, 3, crop, crop), float32: what is in a box, resized."""
+        top, left, height, width = box
+        part = frames[:, top : top + height, left : left + width].permute(0, 3, 1, 2)
+        size = (self.crop, self.crop)
+        return interpolate(part.float(), size, mode="bilinear", antialias=True)
 
     def _times(self, generator: np.random.Generator | None) -> np.ndarray:
         """Which frames of those stored: one of each part."""

@@ -52,8 +52,15 @@ class Loader:
 
     def __call__(self) -> State:
         names, labels, folds = read_folds(self.folder)
-        shape = (self.setting.frames, self.setting.crop, self.setting.stored_frames)
-        clips = RealClips.read(self.folder, labels, *shape).to(self.device)
+        setting = self.setting
+        clips = RealClips.read(
+            self.folder,
+            labels,
+            setting.frames,
+            setting.crop,
+            setting.stored_frames,
+            setting.background_mixing,
+        ).to(self.device)
         return State(self.setting, len(names), clips, folds)
 
 
@@ -139,6 +146,8 @@ class Study:
         settings = asdict(self.setting)
         for chooses in ("learning_rates", "tuning_splits"):
             settings.pop(chooses)  # a later call may add one
+        if not settings["background_mixing"]:
+            settings.pop("background_mixing")  # results from before it was there
         settings |= dict(data=loader.folder.name, clips=len(labels))
         settings |= dict(device=loader.device)
         searches = {k: v for k, v in settings.items() if k != "epochs"}

@@ -61,6 +61,8 @@ class Setting:
         tuning_splits: So many splits of a fold's training part choose the learning
             rate, by their mean accuracy. Default 0: all there are, so that every clip
             of the training part is held out once.
+        background_mixing: Highest share of a still frame of another clip in a training
+            view, as in :class:`~benchmarks.real_data.RealClips`. Default 0.
     """
 
     frames: int = 8
@@ -74,6 +76,7 @@ class Setting:
     warmup: float = 0.1
     search_epochs: int = 200
     tuning_splits: int = 0
+    background_mixing: float = 0.0
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:

@@ -108,6 +108,44 @@ def test_crops_keep_area_and_ratio():
             assert 0.73 <= width / height <= 1.36
 
 
+def test_a_still_frame_of_some_clip_is_mixed_into_training_views_alone():
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (3, 6, 8, 8, 3), generator=generator).byte()
+    labels = torch.arange(3)
+    plain = RealClips(frames, labels, 2, 8)
+    mixed = RealClips(frames, labels, 2, 8, background_mixing=0.5).select([0, 1, 2])
+    assert torch.equal(mixed.views([0, 1, 2]), plain.views([0, 1, 2]))
+    partners, shares = set(), []
+    for seed in range(40):
+        view, before = mixed.views([0], [seed])[0], plain.views([0], [seed])[0]
+        assert torch.equal(view, mixed.views([0], [seed])[0])
+        draws = np.random.default_rng(seed)
+        plain._times(draws)
+        top, left, height, width = plain._box(draws)
+        other, time = int(draws.integers(3)), int(draws.integers(6))
+        share = draws.uniform(0, 0.5)
+        picture = frames[other, time, top : top + height, left : left + width]
+        still = torch.nn.functional.interpolate(
+            picture.permute(2, 0, 1)[None].float(),
+            (8, 8),
+            mode="bilinear",
+            antialias=True,
+        )[0]
+        expected = (1 - share) * before + share * still[:, None]
+        torch.testing.assert_close(view, expected.float())
+        partners.add(other)
+        shares.append(share)
+    assert partners == {0, 1, 2}
+    assert 0 <= min(shares) < 0.1 and 0.4 < max(shares) <= 0.5
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_that_is_none_is_told(share):
+    frames = torch.zeros(1, 4, 8, 8, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=f"background_mixing: found {share}, expected"):
+        RealClips(frames, torch.tensor([0]), 2, 8, share)
+
+
 def test_too_few_stored_frames_are_told():
     frames = torch.zeros(1, 4, 8, 8, 3, dtype=torch.uint8)
     with pytest.raises(ValueError, match="stored_frames: found 4, expected 8 or more"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 from real_lists import FOUR_FOLDS, write_lists
 
@@ -127,3 +128,16 @@ def test_a_job_trains_on_its_own_split(tmp_path, monkeypatch):
         assert record["split"] == split
     part = folds[2]
     assert seen == [(list(s.train), list(s.val)) for s in (part.whole, *part.inner)]
+
+
+def test_results_from_before_background_mixing_count_without_it_alone(tmp_path):
+    write_lists(tmp_path)
+    work_dir = tmp_path / "work"
+    plain = real_study.Study(real_study.Loader(tmp_path, Setting()), work_dir)
+    assert "background_mixing" not in plain.trainings.settings
+    real_study.Study(real_study.Loader(tmp_path, Setting()), work_dir)
+    mixed = real_study.Loader(tmp_path, Setting(background_mixing=0.3))
+    with pytest.raises(ValueError, match="background_mixing: found None, expected"):
+        real_study.Study(mixed, work_dir)
+    other = real_study.Study(mixed, tmp_path / "other")
+    assert other.trainings.settings["background_mixing"] == 0.3
