@@ -146,11 +146,13 @@ class Study:
         settings = asdict(self.setting)
         for chooses in ("learning_rates", "tuning_splits"):
             settings.pop(chooses)  # a later call may add one
-        if not settings["background_mixing"]:
-            settings.pop("background_mixing")  # results from before it was there
+        for later in ("background_mixing", "averaged_epochs"):
+            if not settings[later]:
+                settings.pop(later)  # results from before it was there
         settings |= dict(data=loader.folder.name, clips=len(labels))
         settings |= dict(device=loader.device)
-        searches = {k: v for k, v in settings.items() if k != "epochs"}
+        of_trainings = ("epochs", "averaged_epochs")
+        searches = {k: v for k, v in settings.items() if k not in of_trainings}
         settings.pop("search_epochs")
         self.searches = JobLog(work_dir, "searches", searches)
         self.tuning = JobLog(work_dir, "tuning", settings)

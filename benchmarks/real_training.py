@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.clips import normalise
 from benchmarks.memory_search import MemorySearch
@@ -63,6 +64,9 @@ class Setting:
             of the training part is held out once.
         background_mixing: Highest share of a still frame of another clip in a training
             view, as in :class:`~benchmarks.real_data.RealClips`. Default 0.
+        averaged_epochs: What is tested are exponential moving averages of weights and
+            batch statistics, to which a step so many epochs ago contributes 1/e of
+            what the last one does. Default 0: the last weights.
     """
 
     frames: int = 8
@@ -77,6 +81,7 @@ class Setting:
     search_epochs: int = 200
     tuning_splits: int = 0
     background_mixing: float = 0.0
+    averaged_epochs: float = 0.0
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -177,10 +182,12 @@ def train(
         seed: Of everything random.
 
     Returns:
-        ``accuracy`` (top-1, a share), ``loss`` (mean of the last epoch), ``seconds``.
+        ``accuracy`` (top-1, a share), ``loss`` (mean of the last epoch), ``seconds``;
+        where weights are averaged, also ``last_accuracy``, without it.
 
     Raises:
-        ValueError: There are fewer clips than a batch holds.
+        ValueError: There are fewer clips than a batch holds, or weights are to be
+            averaged over less than a step.
     """
     if len(clips) < setting.batch_size:
         raise ValueError(
@@ -198,6 +205,9 @@ def train(
     )
     per_epoch = len(clips) // setting.batch_size
     steps = setting.epochs * per_epoch
+    averaged = None
+    if setting.averaged_epochs:
+        averaged = moving_average(model, setting.averaged_epochs * per_epoch)
     model.train()
     for epoch in range(setting.epochs):
         order = np.random.default_rng((seed, epoch)).permutation(len(clips))
@@ -215,11 +225,35 @@ def train(
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
             optimizer.step()
+            if averaged is not None:
+                averaged.update_parameters(model)
             losses.append(loss.detach())
-    return dict(
-        accuracy=evaluate(model, test),
+    result = dict(
+        accuracy=evaluate(averaged or model, test),
         loss=round(float(torch.stack(losses).mean()), 4),
-        seconds=round(time.perf_counter() - started, 2),
+    )
+    if averaged is not None:
+        result["last_accuracy"] = evaluate(model, test)
+    return dict(result, seconds=round(time.perf_counter() - started, 2))
+
+
+def moving_average(model: nn.Module, steps: float) -> AveragedModel:
+    """The model with exponential moving averages of its weights and buffers.
+
+    Args:
+        model: As it is before the first step.
+        steps: After so many, a weight contributes 1/e of what it did.
+
+    Raises:
+        ValueError: Less than a step.
+    """
+    if steps < 1:
+        raise ValueError(
+            f"averaged_epochs: found {steps:.2g} steps, expected 0 or enough for one"
+        )
+    decay = math.exp(-1 / steps)
+    return AveragedModel(
+        model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
     )
 
 

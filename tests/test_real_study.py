@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -130,14 +131,24 @@ def test_a_job_trains_on_its_own_split(tmp_path, monkeypatch):
     assert seen == [(list(s.train), list(s.val)) for s in (part.whole, *part.inner)]
 
 
-def test_results_from_before_background_mixing_count_without_it_alone(tmp_path):
+@pytest.mark.parametrize("name", ["background_mixing", "averaged_epochs"])
+def test_results_from_before_a_setting_count_without_it_alone(tmp_path, name):
     write_lists(tmp_path)
     work_dir = tmp_path / "work"
     plain = real_study.Study(real_study.Loader(tmp_path, Setting()), work_dir)
-    assert "background_mixing" not in plain.trainings.settings
+    assert name not in plain.trainings.settings
     real_study.Study(real_study.Loader(tmp_path, Setting()), work_dir)
-    mixed = real_study.Loader(tmp_path, Setting(background_mixing=0.3))
-    with pytest.raises(ValueError, match="background_mixing: found None, expected"):
-        real_study.Study(mixed, work_dir)
-    other = real_study.Study(mixed, tmp_path / "other")
-    assert other.trainings.settings["background_mixing"] == 0.3
+    changed = real_study.Loader(tmp_path, dataclasses.replace(Setting(), **{name: 0.3}))
+    with pytest.raises(ValueError, match=f"{name}: found None, expected"):
+        real_study.Study(changed, work_dir)
+    other = real_study.Study(changed, tmp_path / "other")
+    assert other.trainings.settings[name] == 0.3
+
+
+def test_searches_serve_trainings_of_any_length_and_average(tmp_path):
+    write_lists(tmp_path)
+    real_study.Study(real_study.Loader(tmp_path, Setting()), tmp_path / "work")
+    longer = Setting(epochs=99, averaged_epochs=5)
+    study = real_study.Study(real_study.Loader(tmp_path, longer), tmp_path / "other")
+    first = (tmp_path / "work" / "searches_settings.json").read_text()
+    assert study.searches.settings == json.loads(first)
