@@ -308,7 +308,9 @@ def run_forked(target: Callable[..., Any], *args: Any, **kwargs: Any) -> int | N
     return process.exitcode
 
 
-def run_ranks(folder: Path, count: int, target: Callable[..., Any], *args: Any) -> list:
+def run_ranks(
+    folder: Path, count: int, target: Callable[..., Any], *args: Any, join: bool = True
+) -> list:
     """Run a function in several forked processes joined by gloo.
 
     Args:
@@ -316,6 +318,9 @@ def run_ranks(folder: Path, count: int, target: Callable[..., Any], *args: Any) 
         count: Number of processes.
         target: Called as ``target(*args)`` in each.
         *args: Its arguments.
+        join: Default True; False: it joins them itself. To leave one group and join
+            another at the same port is a race: who is first finds the addresses of
+            the group that the others have not left yet.
 
     Returns:
         What it returned, by rank, through ``torch.save``; an exception as its text.
@@ -327,7 +332,9 @@ def run_ranks(folder: Path, count: int, target: Callable[..., Any], *args: Any) 
     context = multiprocessing.get_context("fork")
     files = [folder / f"result_{rank}.pth" for rank in range(count)]
     processes = [
-        context.Process(target=_run_rank, args=(rank, count, port, file, target, args))
+        context.Process(
+            target=_run_rank, args=(rank, count, port, file, target, args, join)
+        )
         for rank, file in enumerate(files)
     ]
     for process in processes:
@@ -338,7 +345,9 @@ def run_ranks(folder: Path, count: int, target: Callable[..., Any], *args: Any) 
     return [torch.load(file) if file.exists() else None for file in files]
 
 
-def _run_rank(rank: int, count: int, port: int, file: Path, target, args) -> None:
+def _run_rank(
+    rank: int, count: int, port: int, file: Path, target, args, join: bool
+) -> None:
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -346,13 +355,15 @@ def _run_rank(rank: int, count: int, port: int, file: Path, target, args) -> Non
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    if join:
+        dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     try:
         result = target(*args)
     except Exception as error:
         result = f"{type(error).__name__}: {error}"
     torch.save(result, file)
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def main() -> None:
