@@ -1,0 +1,107 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""tools/dist_*.sh and tools/slurm_*.sh: what they pass on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from tool_processes import ROOT, TOOLS
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+ECHO = '#!/bin/sh\nfor a in "$@"; do echo "[$a]"; done\necho "PYTHONPATH=$PYTHONPATH"\n'
+SPACED = "model.name=two words"
+
+
+def echoed(script: str, args: list[str], tmp_path: Path, **env: str) -> list[str]:
+    """Arguments that a launcher passes on to the program that it starts."""
+    for name in ("echo_python", "srun"):
+        (tmp_path / name).write_text(ECHO)
+        (tmp_path / name).chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    python = str(tmp_path / "echo_python")
+    done = subprocess.run(
+        [str(TOOLS / script), *args],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PATH": path, "PYTHON": python, **env},
+    )
+    *lines, pythonpath = done.stdout.splitlines()
+    first = pythonpath.removeprefix("PYTHONPATH=").split(os.pathsep)[0]
+    assert Path(first).resolve() == ROOT
+    return [line[1:-1] for line in lines]
+
+
+@pytest.mark.parametrize("tool", ["train", "test"])
+def test_dist_script_passes_every_argument_whole(tool: str, tmp_path: Path) -> None:
+    files = ["my config.py"] + ["my checkpoint.pth"] * (tool == "test")
+    args = echoed(
+        f"dist_{tool}.sh",
+        [*files, "3", "--cfg-options", SPACED, "a=[1, 2]"],
+        tmp_path,
+        NNODES="2",
+        NODE_RANK="1",
+        PORT="12345",
+        MASTER_ADDR="10.0.0.1",
+    )
+    assert args == [
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=2",
+        "--node_rank=1",
+        "--master_addr=10.0.0.1",
+        "--master_port=12345",
+        "--nproc_per_node=3",
+        str(TOOLS / f"{tool}.py"),
+        *files,
+        "--launcher",
+        "pytorch",
+        "--cfg-options",
+        SPACED,
+        "a=[1, 2]",
+    ]
+
+
+@pytest.mark.parametrize("tool", ["train", "test"])
+def test_slurm_script_passes_every_argument_whole(tool: str, tmp_path: Path) -> None:
+    files = ["my config.py"] + ["my checkpoint.pth"] * (tool == "test")
+    args = echoed(
+        f"slurm_{tool}.sh",
+        ["part", "my job", *files, "--cfg-options", SPACED],
+        tmp_path,
+        GPUS="4",
+        GPUS_PER_NODE="2",
+        SRUN_ARGS="--exclusive --mem=1G",
+    )
+    assert args == [
+        "-p",
+        "part",
+        "--job-name=my job",
+        "--gres=gpu:2",
+        "--ntasks=4",
+        "--ntasks-per-node=2",
+        "--cpus-per-task=5",
+        "--kill-on-bad-exit=1",
+        "--exclusive",
+        "--mem=1G",
+        str(tmp_path / "echo_python"),
+        "-u",
+        str(TOOLS / f"{tool}.py"),
+        *files,
+        "--launcher",
+        "slurm",
+        "--cfg-options",
+        SPACED,
+    ]
+
+
+@pytest.mark.parametrize("script", sorted(TOOLS.glob("*_t*.sh")), ids=lambda p: p.name)
+def test_script_without_arguments_says_how_to_use_it(script: Path) -> None:
+    done = subprocess.run([str(script)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: ")

@@ -1,0 +1,162 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""What a user gets wrong when calling a tool: one line that says what to do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from tool_processes import RETRAIN, ROOT, load_tool
+
+from pvnas_mmaction import cli
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture
+def run_tool(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Run a tool in this process up to its user error; its one line on stderr."""
+
+    def call(tool: str, *argv: str) -> str:
+        monkeypatch.setattr(sys, "argv", [tool, *argv])
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        with pytest.raises(SystemExit, match=f"^{cli.EXIT_USER_ERROR}$"):
+            cli.run(load_tool(tool).main)
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[-1] == "(PVNAS_DEBUG=1 shows where it was raised)"
+        assert lines[-2].startswith("error: ")
+        return lines[-2].removeprefix("error: ")
+
+    return call
+
+
+def test_error_no_config(run_tool: Callable, tmp_path: Path) -> None:
+    path = tmp_path / "none.py"
+    assert run_tool("train", str(path)) == f"config: found no file {path}"
+
+
+def test_error_config_that_does_not_parse(run_tool: Callable, tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text("model = dict(\n")
+    assert run_tool("train", str(path)).startswith(f"config {path}: ")
+
+
+def test_error_no_checkpoint(run_tool: Callable, tmp_path: Path) -> None:
+    config = str(ROOT / "configs/pvnas" / RETRAIN)
+    path = tmp_path / "none.pth"
+    assert run_tool("test", config, str(path)) == f"checkpoint: found no file {path}"
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_error_truncated_checkpoint(
+    run_tool: Callable, tmp_path: Path, share: float
+) -> None:
+    path = tmp_path / "epoch_1.pth"
+    torch.save(dict(state_dict=dict(weight=torch.zeros(100))), path)
+    cli.check_checkpoint(str(path), "checkpoint")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    config = str(ROOT / "configs/pvnas" / RETRAIN)
+    line = run_tool("test", config, str(path))
+    assert line.startswith(f"checkpoint: found a truncated file {path}, expected")
+    line = run_tool("train", config, "--resume", str(path))
+    assert line.startswith(f"--resume: found a truncated file {path}, expected")
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_error_no_annotation_file(
+    run_tool: Callable, tmp_path: Path, split: str
+) -> None:
+    config = str(ROOT / "configs/pvnas" / RETRAIN)
+    option = f"{split}_dataloader.dataset.ann_file"
+    missing = str(tmp_path / "none.txt")
+    given = tmp_path / "given.txt"
+    given.write_text("a.mp4 0\n")
+    options = [
+        f"{name}_dataloader.dataset.ann_file={given}"
+        for name in ("train", "val", "test")
+        if name != split
+    ]
+    argv = [config, "--cfg-options", f"{option}={missing}", *options]
+    if split == "test":
+        torch.save({}, tmp_path / "c.pth")
+        argv.insert(1, str(tmp_path / "c.pth"))
+    line = run_tool("test" if split == "test" else "train", *argv)
+    assert line.startswith(f"{option}: found no file {missing}, expected")
+
+
+def test_error_empty_list(run_tool: Callable, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n  \n")
+    option = f"train_dataloader.dataset.ann_file={empty}"
+    line = run_tool(
+        "train", str(ROOT / "configs/pvnas" / RETRAIN), "--cfg-options", option
+    )
+    assert line == (
+        f"train_dataloader.dataset.ann_file: found no line in {empty}, expected one "
+        "video and its class id per line"
+    )
+
+
+def test_error_in_a_wrapped_data_set(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a.mp4 0\n")
+    inner = [dict(type="V", data_root=str(tmp_path), ann_file=f) for f in ("a.txt", "")]
+    missing = dict(type="V", data_root=str(tmp_path), ann_file="b.txt")
+    concat = dict(type="ConcatDataset", datasets=[*inner, missing])
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(type="R", dataset=concat))))
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"train_dataloader.dataset.dataset.datasets\[2\].ann_file: found no file",
+    ):
+        cli.check_annotations(cfg, ("train", "val"))
+
+
+def test_error_unknown_name_in_the_config(run_tool: Callable, tmp_path: Path) -> None:
+    (tmp_path / "given.txt").write_text("a.mp4 0\n")
+    line = run_tool(
+        "train",
+        str(ROOT / "configs/pvnas" / RETRAIN),
+        "--work-dir",
+        str(tmp_path),
+        "--cfg-options",
+        "model.backbone.type=NoSuchNet",
+        f"train_dataloader.dataset.ann_file={tmp_path / 'given.txt'}",
+        f"val_dataloader.dataset.ann_file={tmp_path / 'given.txt'}",
+    )
+    assert "NoSuchNet is not in the mmaction::model registry" in line
+
+
+def test_error_traceback_on_request(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PVNAS_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["train", str(tmp_path / "none.py")])
+    with pytest.raises(FileNotFoundError, match="config: found no file"):
+        cli.run(load_tool("train").main)
+
+
+def test_error_of_the_program_keeps_its_traceback() -> None:
+    def main() -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        cli.run(main)
+
+
+def test_error_from_a_worker_of_a_data_loader() -> None:
+    class Bad(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> int:
+            raise ValueError("label: found 9, expected less than 8")
+
+    with pytest.raises(ValueError, match="Original Traceback") as info:
+        list(torch.utils.data.DataLoader(Bad(), num_workers=1))
+    assert cli.error_line(info.value) == "label: found 9, expected less than 8"

@@ -1,0 +1,228 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Options of tools/train.py and tools/test.py: MMAction2's own, and what ours add."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from tool_processes import TOOLS, UPSTREAM_TOOLS, load_tool, run_process
+
+from pvnas_mmaction import cli
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture
+def parse(monkeypatch: pytest.MonkeyPatch) -> Callable[..., argparse.Namespace]:
+    """``parse("train", "config.py", "--amp")``: the arguments that a tool sees."""
+
+    def call(tool: str, *argv: str) -> argparse.Namespace:
+        monkeypatch.setattr(sys, "argv", [tool, *argv])
+        return load_tool(tool).parse_args()
+
+    return call
+
+
+FLAT = dict(
+    default_scope="mmaction",
+    optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
+    default_hooks=dict(visualization=dict(type="VisualizationHook")),
+    val_cfg=dict(),
+    val_dataloader=dict(),
+    val_evaluator=dict(type="AccMetric"),
+    test_evaluator=dict(type="AccMetric"),
+)
+
+
+def upstream_merge(tool: str, cfg: Config, args: argparse.Namespace) -> Config:
+    """What MMAction2's own tool makes of the same config and options."""
+    spec = importlib.util.spec_from_file_location(
+        f"upstream_{tool}", UPSTREAM_TOOLS / f"{tool}.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.merge_args(cfg, args)
+
+
+@pytest.mark.parametrize("tool", ["train", "test"])
+def test_every_option_of_mmaction2_is_there(tool: str) -> None:
+    upstream = (UPSTREAM_TOOLS / f"{tool}.py").read_text()
+    options = set(re.findall(r"'(--[\w-]+)'", upstream))
+    assert len(options) > 8
+    helped = run_process(sys.executable, TOOLS / f"{tool}.py", "--help").stdout
+    assert {option for option in options if option not in helped} == set()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--work-dir", "elsewhere"],
+        ["--resume"],
+        ["--no-validate"],
+        ["--seed", "3", "--diff-rank-seed", "--deterministic"],
+        ["--cfg-options", "val_cfg.a=1", "list=[1,2]"],
+    ],
+    ids=lambda options: " ".join(options) or "none",
+)
+def test_train_options_do_what_upstream_does(parse: Callable, options: list) -> None:
+    """Where upstream is right, the merged config is the same."""
+    args = parse("train", "some/config.py", *options)
+    ours = cli.merge_train_args(Config(FLAT), args).to_dict()
+    theirs = upstream_merge("train", Config(FLAT), args).to_dict()
+    for cfg in (ours, theirs):
+        cfg["work_dir"] = os.path.normpath(cfg["work_dir"])
+    # upstream spells out the defaults of Runner.set_randomness
+    defaults = dict(seed=None, diff_rank_seed=False, deterministic=False)
+    ours["randomness"] = {**defaults, **ours["randomness"]}
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--show-dir", "pictures", "--interval", "3", "--wait-time", "0.5"],
+        ["--dump", "predictions.pkl"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_test_options_do_what_upstream_does(
+    parse: Callable, options: list, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "some.pth"
+    torch.save({}, checkpoint)
+    args = parse("test", "some/config.py", str(checkpoint), *options)
+    ours = cli.merge_test_args(Config(FLAT), args)
+    theirs = upstream_merge("test", Config(FLAT), args)
+    assert ours.default_hooks == theirs.default_hooks
+    assert ours.test_evaluator == theirs.test_evaluator
+    assert ours.load_from == str(checkpoint)
+
+
+def test_seed_wins_over_the_config_and_keeps_the_rest(parse: Callable) -> None:
+    cfg = Config(dict(FLAT, randomness=dict(seed=1, deterministic=True)))
+    args = parse("train", "config.py", "--seed", "3")
+    assert cli.merge_train_args(cfg, args).randomness == dict(
+        seed=3, deterministic=True
+    )
+
+
+def test_seed_of_the_config_stays_without_the_option(parse: Callable) -> None:
+    cfg = Config(dict(FLAT, randomness=dict(seed=1)))
+    merged = cli.merge_train_args(cfg, parse("train", "config.py", "--deterministic"))
+    assert merged.randomness == dict(seed=1, deterministic=True)
+
+
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_amp_fits_the_machine(
+    parse: Callable, monkeypatch: pytest.MonkeyPatch, has_gpu: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    args = parse("train", "config.py", "--amp")
+    wrapper = cli.merge_train_args(Config(FLAT), args).optim_wrapper
+    search = Config(dict(FLAT))
+    search.optim_wrapper = dict(
+        constructor="SearchOptimWrapperConstructor",
+        weights=dict(optimizer=dict(type="SGD", lr=0.1)),
+        alphas=dict(optimizer=dict(type="Adam", lr=0.1)),
+    )
+    search_wrapper = cli.merge_train_args(search, args).optim_wrapper
+    assert search_wrapper.type == "AmpOptimWrapper"
+    assert search_wrapper.loss_scale == "dynamic"
+    assert search_wrapper.get("dtype") == (None if has_gpu else "bfloat16")
+    if has_gpu:
+        assert wrapper.type == "AmpOptimWrapper"
+        assert wrapper.loss_scale == "dynamic"
+    else:
+        assert wrapper.type == "CPUAmpOptimWrapper"
+
+
+def test_amp_refuses_another_wrapper(parse: Callable) -> None:
+    cfg = Config(dict(FLAT, optim_wrapper=dict(type="ApexOptimWrapper")))
+    with pytest.raises(ValueError, match=r"--amp: found optim_wrapper.type='Apex"):
+        cli.merge_train_args(cfg, parse("train", "config.py", "--amp"))
+
+
+def test_auto_scale_lr_wants_a_base_batch_size(parse: Callable) -> None:
+    args = parse("train", "config.py", "--auto-scale-lr")
+    with pytest.raises(ValueError, match=r"found no auto_scale_lr.base_batch_size"):
+        cli.merge_train_args(Config(FLAT), args)
+    option = "auto_scale_lr.base_batch_size=8"
+    args = parse("train", "c.py", "--auto-scale-lr", "--cfg-options", option)
+    merged = cli.merge_train_args(Config(FLAT), args)
+    assert merged.auto_scale_lr == dict(enable=True, base_batch_size=8)
+
+
+def test_resume_names_a_checkpoint(parse: Callable, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "epoch_1.pth"
+    args = parse("train", "config.py", "--resume", str(checkpoint))
+    with pytest.raises(FileNotFoundError, match=r"--resume: found no file .*epoch_1"):
+        cli.merge_train_args(Config(FLAT), args)
+    torch.save({}, checkpoint)
+    merged = cli.merge_train_args(Config(FLAT), args)
+    assert merged.resume is True and merged.load_from == str(checkpoint)
+
+
+def test_options_for_pictures_need_the_hook(parse: Callable, tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "c.pth")
+    args = parse("test", "config.py", str(tmp_path / "c.pth"), "--show")
+    cfg = Config(dict(FLAT, default_hooks=dict()))
+    with pytest.raises(ValueError, match=r"found no default_hooks.visualization"):
+        cli.merge_test_args(cfg, args)
+
+
+def test_dump_wants_a_pickle(parse: Callable, tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "c.pth")
+    args = parse("test", "config.py", str(tmp_path / "c.pth"), "--dump", "a.json")
+    with pytest.raises(ValueError, match=r"--dump: found 'a.json', expected FILE.pkl"):
+        cli.merge_test_args(Config(FLAT), args)
+
+
+def test_cfg_options_without_a_value(
+    parse: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse("train", "config.py", "--cfg-options", "train_cfg.max_epochs")
+    assert (
+        "--cfg-options: expected key=value, found 'train_cfg.max_epochs'"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("launcher", "env"),
+    [
+        ("slurm", ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")),
+        (
+            "mpi",
+            (
+                "OMPI_COMM_WORLD_RANK",
+                "OMPI_COMM_WORLD_SIZE",
+                "OMPI_COMM_WORLD_LOCAL_RANK",
+            ),
+        ),
+    ],
+)
+def test_ranks_of_other_launchers(
+    monkeypatch: pytest.MonkeyPatch, launcher: str, env: tuple[str, ...]
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "unset")  # restored after the test
+        monkeypatch.delenv(name)
+    with pytest.raises(ValueError, match=f"--launcher {launcher}: found no .*{env[0]}"):
+        cli._export_ranks(launcher)
+    for name, value in zip((*env, "MASTER_ADDR"), ("5", "8", "1", "a"), strict=True):
+        monkeypatch.setenv(name, value)
+    cli._export_ranks(launcher)
+    found = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
+    assert found == ["5", "8", "1"]
+    assert os.environ["MASTER_PORT"] == "29500"
