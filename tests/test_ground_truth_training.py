@@ -1,0 +1,229 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Trainings of the ground truth table: recipe, order and resuming."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from ground_truth_runs import RECIPE, SPACE, settings_of, train_both
+
+from benchmarks.ground_truth import DEFAULT, load
+from benchmarks.ground_truth.recipe import (
+    LATER,
+    Classifier,
+    Recipe,
+    train_network,
+    validate,
+    weighted_cross_entropy,
+)
+from benchmarks.ground_truth.train import LOG, list_jobs, train_table
+from benchmarks.jobs import JobLog
+from pvnas_mmaction.engine.muon import MuonAdamW
+from pvnas_mmaction.search_space import SearchSpace
+
+
+@pytest.fixture(scope="module")
+def trained(motion_clips, tmp_path_factory):
+    """The log of both networks with two seeds, and what builds its clips."""
+    return train_both(motion_clips, tmp_path_factory.mktemp("trained"))
+
+
+def test_learning_rates():
+    recipe = Recipe(train_clips=160, epochs=2, batch_size=16, warmup=0.2, cooldown=0)
+    rates = [recipe.rate(step) for step in range(recipe.steps)]
+    expected = [step / 5 for step in range(1, 5)]
+    expected += [(1 + math.cos(math.pi * k / 16)) / 2 for k in range(16)]
+    assert rates == pytest.approx(expected)
+    # Every clip of the two passes forwards and backwards.
+    assert recipe.views == 2 * 2 * 160
+
+
+def test_learning_rates_that_stay_at_the_peak():
+    recipe = Recipe(train_clips=160, epochs=2, batch_size=16, warmup=0.2, cooldown=0.25)
+    rates = [recipe.rate(step) for step in range(recipe.steps)]
+    expected = [step / 5 for step in range(1, 5)] + [1] * 11
+    expected += [k / 5 for k in (5, 4, 3, 2, 1)]
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(train_clips=7), "train_clips: found 7, expected 16 or more"),
+        (dict(warmup=0.5, cooldown=0.6), "warmup, cooldown: found 0.5 and 0.6"),
+        (dict(cooldown=-0.1), "cooldown: found 0.1 and -0.1, expected shares"),
+        (dict(sign_weight=0.0), "sign_weight: found 0.0, expected a number above 0"),
+    ],
+)
+def test_impossible_recipe(change, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**change)
+
+
+def test_cross_entropy_is_that_of_the_pair_and_of_the_sign():
+    logits = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(64) % 8
+    # Classes 2k and 2k + 1 are a motion and its opposite.
+    p = logits.softmax(dim=1).view(64, 4, 2)
+    rows, pair, sign = torch.arange(64), labels // 2, labels % 2
+    of_pair = -p.sum(dim=2)[rows, pair].log()
+    of_sign = -(p[rows, pair, sign] / p.sum(dim=2)[rows, pair]).log()
+    for weight in (0.5, 1.0, 4.0):
+        found = weighted_cross_entropy(logits, labels, weight)
+        assert float(found) == pytest.approx(
+            float((of_pair + weight * of_sign).mean()), rel=1e-5
+        )
+
+
+def test_weight_of_the_sign_is_trained_with(trained):
+    state = trained[0]()
+    losses = [
+        train_network(
+            state.space,
+            (0,),
+            state.train,
+            state.val,
+            replace(RECIPE, sign_weight=weight),
+            seed=0,
+        )["loss"]
+        for weight in (1.0, 4.0)
+    ]
+    # Nothing is learnt in two steps: three more times log 2 of a sign that is guessed.
+    assert losses[1] - losses[0] == pytest.approx(3 * math.log(2), rel=0.5)
+
+
+def test_settings_of_recipes_as_they_used_to_be():
+    former = Recipe(cooldown=0.0, sign_weight=1.0).to_settings()
+    assert "cooldown" not in former and "sign_weight" not in former
+    assert Recipe(**(LATER | former)) == Recipe(cooldown=0.0, sign_weight=1.0)
+    changed = Recipe(cooldown=0.25, sign_weight=4.0)
+    assert Recipe(**changed.to_settings()) == changed
+
+
+@pytest.mark.parametrize(
+    "path", sorted(DEFAULT.parent.glob("*.json.xz")), ids=lambda p: p.name
+)
+def test_recipe_of_every_table_is_one(path):
+    settings = load(path).settings
+    recipe = Recipe(**(LATER | settings["recipe"]))
+    assert recipe.to_settings() == settings["recipe"]
+    assert recipe.views == settings["views_per_training"]
+
+
+def test_default_recipe_is_that_of_the_table():
+    assert Recipe().to_settings() == load().settings["recipe"]
+
+
+def test_every_clip_is_seen_forwards_and_backwards(trained, monkeypatch):
+    state, seen = trained[0](), []
+    forward = Classifier.forward
+
+    def forward_seen(self, x):
+        if self.training:
+            seen.append(x)
+        return forward(self, x)
+
+    monkeypatch.setattr(Classifier, "forward", forward_seen)
+    train_network(state.space, (0,), state.train, state.val, RECIPE, seed=0)
+    assert sum(len(x) for x in seen) == RECIPE.views == 64
+    for x in seen:
+        clips, backwards = x.chunk(2)
+        assert torch.equal(backwards, clips.flip(2))
+        assert not torch.equal(backwards, clips)
+
+
+@pytest.mark.parametrize(
+    ("change", "optimizer"),
+    [({}, MuonAdamW), (dict(muon=False), torch.optim.AdamW)],
+)
+def test_recipe_without_muon_or_reversals(trained, monkeypatch, change, optimizer):
+    state, seen = trained[0](), set()
+    recipe = replace(RECIPE, reversals=False, **change)
+    step = torch.optim.AdamW.step
+
+    def step_seen(self, closure=None):
+        seen.add(type(self))
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step_seen)
+    monkeypatch.setattr(MuonAdamW, "step", step_seen)
+    views, forward = [], Classifier.forward
+
+    def forward_seen(self, x):
+        if self.training:
+            views.append(len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(Classifier, "forward", forward_seen)
+    train_network(state.space, (0,), state.train, state.val, recipe, seed=0)
+    assert seen == {optimizer}
+    assert sum(views) == recipe.views == 32
+
+
+def test_recall_of_each_class(trained):
+    state = trained[0]()
+
+    class Constant(torch.nn.Module):
+        """Says class 3, but class 5 for the first clip of that."""
+
+        def __init__(self):
+            super().__init__()
+            self.five = int((state.val.labels == 5).nonzero()[0])
+            self.seen = 0
+
+        def forward(self, x):
+            scores = torch.zeros(len(x), 8)
+            scores[:, 3] = 1
+            if self.seen <= self.five < self.seen + len(x):
+                scores[self.five - self.seen, 5] = 2
+            self.seen += len(x)
+            return scores
+
+    accuracy, recalls = validate(Constant(), state.val)
+    assert recalls == [0, 0, 0, 1, 0, 0.5, 0, 0]
+    assert accuracy == 3 / 16
+
+
+def test_order_is_a_fixed_shuffle():
+    space = SearchSpace.from_config(dict(SPACE, stages=SPACE["stages"] * 4))
+    jobs = list_jobs(space, [5, 6])
+    assert jobs == list_jobs(space, [5, 6])
+    assert jobs != list_jobs(space, [5, 6], shuffled=False)
+    assert sorted(jobs) == list_jobs(space, [5, 6], shuffled=False)
+    # A network's seeds follow each other, so that a partial table has pairs.
+    assert all(a[0] == b[0] for a, b in zip(jobs[::2], jobs[1::2], strict=True))
+
+
+def test_killed_training_goes_on(trained, motion_clips, tmp_path):
+    loader, whole = trained
+    log = JobLog(tmp_path, LOG, settings_of(motion_clips))
+    assert train_table(loader, log, seeds=[0, 1], limit=1) == 3
+    with log.path.open("a") as stream:
+        stream.write('{"blocks": "mb_t1_k3')  # killed while it wrote
+    again = JobLog(tmp_path, LOG, settings_of(motion_clips))
+    assert len(again.records) == 1
+    assert train_table(loader, again, seeds=[0, 1]) == 0
+
+    def results(log):
+        return [(r["blocks"], r["seed"], r["accuracy"], r["loss"]) for r in log.records]
+
+    assert results(again) == results(whole)
+    assert results(JobLog(tmp_path, LOG)) == results(whole)
+
+
+def test_other_settings_do_not_mix(trained):
+    settings = copy.deepcopy(trained[1].settings)
+    settings["recipe"]["size"] = 24
+    with pytest.raises(ValueError, match=r"recipe\.size: found 16, expected 24"):
+        JobLog(trained[1].path.parent, LOG, settings)
+
+
+def test_line_that_is_no_json(trained, tmp_path):
+    log = JobLog(tmp_path, LOG, trained[1].settings)
+    log.path.write_text("{}\nnonsense\n")
+    with pytest.raises(ValueError, match="line 2: found 'nonsense'"):
+        JobLog(tmp_path, LOG)
