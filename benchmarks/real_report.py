@@ -119,18 +119,28 @@ def requirements(
     return found
 
 
+def _rates(settings: Mapping[str, Any]) -> str:
+    """How networks came by their learning rates."""
+    rates = ", ".join(map(str, settings["learning_rates"]))
+    if len(settings["learning_rates"]) == 1:
+        return f"Learning rate {rates}"
+    splits = settings.get("tuning_splits", 1)  # at first there was one alone
+    return (
+        f"Learning rate out of {rates} by clips held out of each fold's training part "
+        f"({splits} of its splits)"
+    )
+
+
 def markdown(result: Mapping[str, Any]) -> str:
     """Rows and requirements as Markdown."""
     settings = result["settings"]
     shape = f"3x{settings['frames']}x{settings['crop']}x{settings['crop']}"
-    rates = ", ".join(map(str, settings["learning_rates"]))
     lines = [
         f"From scratch, input {shape}, {settings['epochs']} epochs, folds "
-        f"{settings['folds']}, seeds {settings['seeds']}. Learning rate out of {rates} "
-        f"by clips held out of each fold's training part ({settings['tuning_splits']} "
-        "of its splits), for every network alike. Standard error over folds.",
+        f"{settings['folds']}, seeds {settings['seeds']}. {_rates(settings)}, for "
+        "every network alike. Standard error over folds.",
     ]
-    if settings["keep_best"] is not None:
+    if settings.get("keep_best") is not None:
         lines[0] += (
             f" Of the searches {settings['search_seeds']} of a fold the network that "
             f"trains best on those splits, at {settings['keep_best']:g}."

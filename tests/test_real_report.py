@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
+from pathlib import Path
 
 import pytest
 
 from benchmarks.real_compare import compare
-from benchmarks.real_report import difference, requirements, summarise
+from benchmarks.real_report import difference, markdown, requirements, summarise
 
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 ACCURACIES = {
     "TSM-R50": {1: (0.25, 0.25), 2: (0.5, 0.5)},
     "TSM-MobileNetV2": {1: (0.375, 0.625), 2: (0.375, 0.125)},
@@ -91,3 +94,16 @@ def test_comparison_by_hand():
     assert "searches" not in compare(result, ["TSM-R50"])[0]
     with pytest.raises(ValueError, match="--against: found 'X3D-M', expected some of"):
         compare(result, ["X3D-M"])
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RESULTS.glob("real_clips*.json")), ids=lambda path: path.stem
+)
+def test_tables_of_the_project_are_those_of_their_results(path):
+    result = json.loads(path.read_text())
+    assert path.with_suffix(".md").read_text() == markdown(result) + "\n"
+    records, rows = result["trainings"], result["rows"]
+    for row in rows:
+        accuracies = [r["accuracy"] for r in records if r["name"] == row["name"]]
+        assert row["trainings"] == len(accuracies)
+    assert result["requirements"] == requirements(records, rows)
