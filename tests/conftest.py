@@ -53,6 +53,15 @@ def motion_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def trained_table(motion_clips: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A ground truth table of two networks with two seeds: what builds the clips of its
+    trainings, and their log."""
+    from ground_truth_runs import train_both
+
+    return train_both(motion_clips, tmp_path_factory.mktemp("trained"))
+
+
 class _FileLock:
     """Holds a lock file as long as the ``with`` block runs."""
 

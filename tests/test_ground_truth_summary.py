@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from ground_truth_runs import SPACE, train_both
+from ground_truth_runs import SPACE
 
 from benchmarks.ground_truth.summary import (
     compare,
@@ -26,22 +25,10 @@ from pvnas_mmaction.search_space import SearchSpace
 
 
 @pytest.fixture(scope="module")
-def trained(motion_clips, tmp_path_factory):
-    """The log of both networks with two seeds, and what builds its clips."""
-    return train_both(motion_clips, tmp_path_factory.mktemp("trained"))
-
-
-@pytest.fixture
-def data(trained) -> dict:
-    """The plain data of a table."""
-    return copy.deepcopy(make_table(trained[1]).to_data())
-
-
-@pytest.fixture(scope="module")
-def synthetic(trained) -> GroundTruth:
+def synthetic(trained_table) -> GroundTruth:
     """All networks of a space of four layers, with random accuracies and costs."""
     space = dict(SPACE, stages=SPACE["stages"] * 4)
-    settings = dict(trained[1].settings, space=space)
+    settings = dict(trained_table[1].settings, space=space)
     generator = np.random.default_rng(0)
     built = SearchSpace.from_config(space)
     networks = []
@@ -72,8 +59,8 @@ def test_impossible_budget(synthetic):
         synthetic.best(max_macs=1)
 
 
-def test_median_cost_is_that_of_the_space(data):
-    table = GroundTruth.from_data(data, "t")
+def test_median_cost_is_that_of_the_space(trained_table):
+    table = make_table(trained_table[1])
     cheapest = min(network.macs for network in table.values())
     assert table.median_macs() == cheapest
 
@@ -128,8 +115,8 @@ def test_further_seeds_of_the_best_change_their_means_alone(synthetic):
     assert "refined" not in summarise(synthetic)
 
 
-def test_the_best_by_other_seeds_are_trained_on(trained, tmp_path):
-    loader, log = trained
+def test_the_best_by_other_seeds_are_trained_on(trained_table, tmp_path):
+    loader, log = trained_table
     first, second = SPACE["stages"][0]["candidates"]
     records = [(first, 0, 0.5), (first, 1, 0.25), (second, 0, 0.25), (second, 1, 0.625)]
     own = JobLog(tmp_path, LOG, log.settings)

@@ -9,7 +9,7 @@ import lzma
 import statistics
 
 import pytest
-from ground_truth_runs import SPACE, train_both
+from ground_truth_runs import SPACE
 
 from benchmarks.ground_truth import DEFAULT, load
 from benchmarks.ground_truth.recipe import Classifier
@@ -32,20 +32,14 @@ from benchmarks.jobs import JobLog
 from pvnas_mmaction.cost import network_cost
 
 
-@pytest.fixture(scope="module")
-def trained(motion_clips, tmp_path_factory):
-    """The log of both networks with two seeds, and what builds its clips."""
-    return train_both(motion_clips, tmp_path_factory.mktemp("trained"))
-
-
 @pytest.fixture
-def data(trained) -> dict:
+def data(trained_table) -> dict:
     """The plain data of a table."""
-    return copy.deepcopy(make_table(trained[1]).to_data())
+    return copy.deepcopy(make_table(trained_table[1]).to_data())
 
 
-def test_packed_table_holds_the_trainings(trained, tmp_path):
-    _, log = trained
+def test_packed_table_holds_the_trainings(trained_table, tmp_path):
+    _, log = trained_table
     path = tmp_path / "two.json.xz"
     assert write_table(make_table(log), path) == path.stat().st_size < MAX_BYTES
     table = load(path)
@@ -67,8 +61,8 @@ def test_packed_table_holds_the_trainings(trained, tmp_path):
         assert network.macs == cost.macs
 
 
-def test_table_is_extended_and_not_trained_again(trained, tmp_path):
-    _, log = trained
+def test_table_is_extended_and_not_trained_again(trained_table, tmp_path):
+    _, log = trained_table
     table = make_table(log)
     empty = JobLog(tmp_path, LOG, log.settings)
     assert take_over(empty, table) == len(log.records)

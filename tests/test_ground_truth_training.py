@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ground_truth_runs import RECIPE, SPACE, settings_of, train_both
+from ground_truth_runs import RECIPE, SPACE, settings_of
 
 from benchmarks.ground_truth import DEFAULT, load
 from benchmarks.ground_truth.recipe import (
@@ -24,12 +24,6 @@ from benchmarks.ground_truth.train import LOG, list_jobs, train_table
 from benchmarks.jobs import JobLog
 from pvnas_mmaction.engine.muon import MuonAdamW
 from pvnas_mmaction.search_space import SearchSpace
-
-
-@pytest.fixture(scope="module")
-def trained(motion_clips, tmp_path_factory):
-    """The log of both networks with two seeds, and what builds its clips."""
-    return train_both(motion_clips, tmp_path_factory.mktemp("trained"))
 
 
 def test_learning_rates():
@@ -79,8 +73,8 @@ def test_cross_entropy_is_that_of_the_pair_and_of_the_sign():
         )
 
 
-def test_weight_of_the_sign_is_trained_with(trained):
-    state = trained[0]()
+def test_weight_of_the_sign_is_trained_with(trained_table):
+    state = trained_table[0]()
     losses = [
         train_network(
             state.space,
@@ -118,8 +112,8 @@ def test_default_recipe_is_that_of_the_table():
     assert Recipe().to_settings() == load().settings["recipe"]
 
 
-def test_every_clip_is_seen_forwards_and_backwards(trained, monkeypatch):
-    state, seen = trained[0](), []
+def test_every_clip_is_seen_forwards_and_backwards(trained_table, monkeypatch):
+    state, seen = trained_table[0](), []
     forward = Classifier.forward
 
     def forward_seen(self, x):
@@ -140,8 +134,10 @@ def test_every_clip_is_seen_forwards_and_backwards(trained, monkeypatch):
     ("change", "optimizer"),
     [({}, MuonAdamW), (dict(muon=False), torch.optim.AdamW)],
 )
-def test_recipe_without_muon_or_reversals(trained, monkeypatch, change, optimizer):
-    state, seen = trained[0](), set()
+def test_recipe_without_muon_or_reversals(
+    trained_table, monkeypatch, change, optimizer
+):
+    state, seen = trained_table[0](), set()
     recipe = replace(RECIPE, reversals=False, **change)
     step = torch.optim.AdamW.step
 
@@ -164,8 +160,8 @@ def test_recipe_without_muon_or_reversals(trained, monkeypatch, change, optimize
     assert sum(views) == recipe.views == 32
 
 
-def test_recall_of_each_class(trained):
-    state = trained[0]()
+def test_recall_of_each_class(trained_table):
+    state = trained_table[0]()
 
     class Constant(torch.nn.Module):
         """Says class 3, but class 5 for the first clip of that."""
@@ -198,8 +194,8 @@ def test_order_is_a_fixed_shuffle():
     assert all(a[0] == b[0] for a, b in zip(jobs[::2], jobs[1::2], strict=True))
 
 
-def test_killed_training_goes_on(trained, motion_clips, tmp_path):
-    loader, whole = trained
+def test_killed_training_goes_on(trained_table, motion_clips, tmp_path):
+    loader, whole = trained_table
     log = JobLog(tmp_path, LOG, settings_of(motion_clips))
     assert train_table(loader, log, seeds=[0, 1], limit=1) == 3
     with log.path.open("a") as stream:
@@ -215,15 +211,15 @@ def test_killed_training_goes_on(trained, motion_clips, tmp_path):
     assert results(JobLog(tmp_path, LOG)) == results(whole)
 
 
-def test_other_settings_do_not_mix(trained):
-    settings = copy.deepcopy(trained[1].settings)
+def test_other_settings_do_not_mix(trained_table):
+    settings = copy.deepcopy(trained_table[1].settings)
     settings["recipe"]["size"] = 24
     with pytest.raises(ValueError, match=r"recipe\.size: found 16, expected 24"):
-        JobLog(trained[1].path.parent, LOG, settings)
+        JobLog(trained_table[1].path.parent, LOG, settings)
 
 
-def test_line_that_is_no_json(trained, tmp_path):
-    log = JobLog(tmp_path, LOG, trained[1].settings)
+def test_line_that_is_no_json(trained_table, tmp_path):
+    log = JobLog(tmp_path, LOG, trained_table[1].settings)
     log.path.write_text("{}\nnonsense\n")
     with pytest.raises(ValueError, match="line 2: found 'nonsense'"):
         JobLog(tmp_path, LOG)

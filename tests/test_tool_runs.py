@@ -132,20 +132,25 @@ def reported_accuracy(work_dir: Path) -> float:
     return float(re.findall(r"acc/top1: ([\d.]+)", full_log(work_dir))[-1])
 
 
-@pytest.fixture(scope="module")
-def tested(trained: Path) -> list[dict]:
-    """Predictions of tools/test.py for the checkpoint of ``trained``."""
+def predictions(tool: Path, trained: Path, name: str) -> list[dict]:
+    """What a test tool predicts with the checkpoint of ``trained``."""
+    dump = trained / f"{name}.pkl"
     run_process(
         sys.executable,
-        TOOLS / "test.py",
+        tool,
         trained / "retrain.py",
         trained / "work" / "epoch_1.pth",
         "--work-dir",
-        trained / "tested",
+        trained / name,
         "--dump",
-        trained / "ours.pkl",
+        dump,
     )
-    return pickle.loads((trained / "ours.pkl").read_bytes())
+    return pickle.loads(dump.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def tested(trained: Path) -> list[dict]:
+    return predictions(TOOLS / "test.py", trained, "tested")
 
 
 def test_test_reports_the_accuracy_of_what_it_dumps(
@@ -159,17 +164,7 @@ def test_test_reports_the_accuracy_of_what_it_dumps(
 
 def test_upstream_test_predicts_the_same(trained: Path, tested: list[dict]) -> None:
     """MMAction2's own tool, unchanged, on the same config and checkpoint."""
-    run_process(
-        sys.executable,
-        UPSTREAM_TOOLS / "test.py",
-        trained / "retrain.py",
-        trained / "work" / "epoch_1.pth",
-        "--work-dir",
-        trained / "upstream",
-        "--dump",
-        trained / "upstream.pkl",
-    )
-    theirs = pickle.loads((trained / "upstream.pkl").read_bytes())
+    theirs = predictions(UPSTREAM_TOOLS / "test.py", trained, "upstream")
     for a, b in zip(tested, theirs, strict=True):
         torch.testing.assert_close(a["pred_score"], b["pred_score"])
 
