@@ -183,15 +183,14 @@ class Classifier(nn.Module):
         return self.fc(self.backbone(x).mean(dim=(2, 3, 4)))
 
 
-def train_network(
+def fit(
     space: SearchSpace,
     indices: Sequence[int],
     train: MotionClips,
-    val: MotionClips,
     recipe: Recipe,
     seed: int,
-) -> dict[str, Any]:
-    """Train one network from scratch and validate it after the last epoch.
+) -> tuple[Classifier, float]:
+    """Train one network from scratch.
 
     Initial weights follow from the seed and the network, batches from the seed alone:
     all networks of one seed see the same clips in the same order. On a CPU the result
@@ -201,15 +200,12 @@ def train_network(
         space: The search space.
         indices: Candidate index of each layer.
         train: Training clips, on the device to use.
-        val: Validation clips, there too.
         recipe: How to train.
         seed: Of this training.
 
     Returns:
-        ``accuracy`` (top-1, a share), ``recalls`` (the same of each class), ``loss``
-        (mean of the last epoch) and ``seconds`` (of training and validation).
+        The network and the mean loss of the last epoch.
     """
-    started = time.perf_counter()
     device = train.frames.device
     torch.manual_seed(derived_seed(seed, *indices))
     model = Classifier(space, indices, train.num_classes).to(device)
@@ -239,22 +235,53 @@ def train_network(
             optimizer.step()
             losses.append(loss.detach())
             step += 1
+    return model, float(torch.stack(losses).mean())
+
+
+def train_network(
+    space: SearchSpace,
+    indices: Sequence[int],
+    train: MotionClips,
+    val: MotionClips,
+    recipe: Recipe,
+    seed: int,
+) -> dict[str, Any]:
+    """Train one network from scratch and validate it after the last epoch.
+
+    Args:
+        space: The search space.
+        indices: Candidate index of each layer.
+        train: Training clips, on the device to use.
+        val: Validation clips, there too.
+        recipe: How to train.
+        seed: Of this training, as for :func:`fit`.
+
+    Returns:
+        ``accuracy`` (top-1, a share), ``recalls`` (the same of each class), ``loss``
+        (mean of the last epoch) and ``seconds`` (of training and validation).
+    """
+    started = time.perf_counter()
+    model, loss = fit(space, indices, train, recipe, seed)
     accuracy, recalls = validate(model, val)
     return dict(
         accuracy=accuracy,
         recalls=recalls,
-        loss=round(float(torch.stack(losses).mean()), 4),
+        loss=round(loss, 4),
         seconds=round(time.perf_counter() - started, 2),
     )
 
 
 @torch.no_grad()
+def predict(model: nn.Module, val: MotionClips) -> Tensor:
+    """Class probabilities of all clips, (N, classes): the softmax of a classifier in
+    evaluation mode."""
+    model.eval()
+    return torch.cat([model(x) for x, _ in val.validation_batches()]).softmax(dim=1)
+
+
 def validate(model: nn.Module, val: MotionClips) -> tuple[float, list[float]]:
     """Top-1 of a classifier on all clips, and on those of each class, as shares."""
-    model.eval()
-    right = torch.cat(
-        [model(x).argmax(dim=1) == labels for x, labels in val.validation_batches()]
-    )
+    right = predict(model, val).argmax(dim=1) == val.labels
     classes = range(val.num_classes)
     recalls = [float(right[val.labels == label].float().mean()) for label in classes]
     return int(right.sum()) / len(val), recalls
