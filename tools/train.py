@@ -7,6 +7,11 @@ from __future__ import annotations
 import argparse
 import os
 
+# Read when torch is imported. Threads that wait for each other shall sleep: where other
+# work keeps one of the cores busy, threads that spin make a step on a CPU many times
+# slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from pvnas_mmaction import cli
 
 
