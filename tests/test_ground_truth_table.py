@@ -162,7 +162,7 @@ def test_table_of_the_project():
     "name", ["tiny_four_shapes", "tiny_six_shapes", "tiny_fast_turns"]
 )
 def test_further_tables_of_the_project(name):
-    """On clips with less noise: missed requirements are in docs/results.md."""
+    """On clips with less noise: missed requirements are in docs/experiments.md."""
     path = DEFAULT.with_name(f"{name}.json.xz")
     assert path.stat().st_size < MAX_BYTES
     table = load(path)
