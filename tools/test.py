@@ -7,6 +7,9 @@ from __future__ import annotations
 import argparse
 import os
 
+# Threads that wait for each other sleep, as in train.py.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from pvnas_mmaction import cli
 
 
