@@ -39,14 +39,13 @@ from benchmarks.ground_truth.train import Loader, State
 from benchmarks.jobs import JobLog, provenance, run_jobs
 from benchmarks.real_report import mean_and_error
 from pvnas_mmaction.cli import run
+from pvnas_mmaction.engine.search_data import derived_seed
 from pvnas_mmaction.genotype import write_atomically
 from pvnas_mmaction.timing import check_device
 
 ROOT = Path(__file__).resolve().parent.parent
 SEARCHES = ROOT / "benchmarks" / "results" / "search_quality.json"
 LOG = "predictions"
-# Seeds of the trainings start here: the table's are below.
-FIRST_SEED = 100
 FOUND, RANDOM = "the network found", "random networks"
 # A network and the seed of its training.
 Member = tuple[Indices, int]
@@ -75,7 +74,9 @@ def ensembles(
     """Which trainings are averaged.
 
     The archives of a search mode have as many networks as cycles, and the ensembles
-    that they are compared with as many trainings as the first mode's archives.
+    that they are compared with as many trainings as the first mode's archives. Every
+    member has a training of its own, also where two searches found the same networks:
+    a training that two ensembles share would make them look more alike than they are.
 
     Args:
         runs: Those of a file of search_quality.py.
@@ -106,12 +107,14 @@ def ensembles(
                 groups[FOUND] = [tuple(r["found"])] * len(archive)
                 groups[RANDOM] = [networks[index] for index in drawn]
             for name, members in groups.items():
-                for repeat in range(repeats):
-                    first = FIRST_SEED + repeat * len(archive)
-                    found.setdefault(name, {})[r["seed"], repeat] = [
-                        (indices, first + number)
+                seed = derived_seed(r["seed"], *name.encode())
+                found[name] = found.get(name, {}) | {
+                    (r["seed"], repeat): [
+                        (indices, seed + repeat * len(members) + number)
                         for number, indices in enumerate(members)
                     ]
+                    for repeat in range(repeats)
+                }
     return found
 
 
@@ -288,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = dict(
         provenance("benchmarks/archive_ensemble.py", args.device),
         searches=args.searches.name,
-        settings=dict(asdict(recipe), repeats=args.repeats, first_seed=FIRST_SEED),
+        settings=dict(asdict(recipe), repeats=args.repeats),
         seconds=round(sum(r["seconds"] for r in log.records), 2),
         **judge_all(groups, log.records, labels, table),
     )

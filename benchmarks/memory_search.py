@@ -25,6 +25,8 @@ from pvnas_mmaction.engine.archive import Archive, ArchiveEntry
 from pvnas_mmaction.engine.budget import CostPenalty, build_budget
 from pvnas_mmaction.engine.lr_diversity import LRDiversityConfig, LRDiversitySchedule
 from pvnas_mmaction.engine.search_data import (
+    ALPHA_SHARE,
+    CALIBRATION_BATCHES,
     Key,
     StepSampler,
     Stream,
@@ -80,8 +82,8 @@ class MemorySearch:
         init_default_scope("mmaction")
         self.train, self.val, self.seed = train, val, seed
         self.settings = dict(
-            alpha_share=0.5,
-            calibration_batches=8,
+            alpha_share=ALPHA_SHARE,
+            calibration_batches=CALIBRATION_BATCHES,
             cost=None,
             num_ranked=1,
             largest_every=0,
@@ -89,6 +91,7 @@ class MemorySearch:
         )
         self.settings.update(cfg.train_cfg.to_dict())
         check_count("largest_every", self.settings["largest_every"], 0)
+        check_count("calibration_batches", self.settings["calibration_batches"], 1)
         batch_size = cfg.train_dataloader.batch_size
         torch.manual_seed(seed)
         self.model = MODELS.build(cfg.model)
@@ -299,7 +302,11 @@ class MemorySearch:
         before, right = self.views, 0
         with (
             self.supernet.use_path(path),
-            reestimated_batch_norm(self.model, self._calibration()),
+            reestimated_batch_norm(
+                self.model,
+                self._calibration(),
+                derived_seed(self.seed, Stream.CALIBRATION),
+            ),
         ):
             training = self.model.training
             self.model.eval()

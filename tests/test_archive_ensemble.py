@@ -11,7 +11,6 @@ import pytest
 from ground_truth_runs import RECIPE
 
 from benchmarks.archive_ensemble import (
-    FIRST_SEED,
     FOUND,
     RANDOM,
     ensembles,
@@ -39,15 +38,30 @@ RUNS = [a_run("diversity", 3, 1, 0, 1), a_run("cyclic", 3, 0, 1, 1)]
 
 def test_members(table):
     groups = ensembles(RUNS, ["diversity", "cyclic"], table, repeats=2)
-    seeds = [FIRST_SEED, FIRST_SEED + 1, FIRST_SEED + 2, FIRST_SEED + 3]
-    assert groups["archive of diversity"] == {
-        (3, 0): [((0,), seeds[0]), ((1,), seeds[1])],
-        (3, 1): [((0,), seeds[2]), ((1,), seeds[3])],
+    networks = {
+        name: {run: [indices for indices, _ in members] for run, members in by.items()}
+        for name, by in groups.items()
     }
-    assert groups["archive of cyclic"][3, 0] == [((1,), seeds[0]), ((1,), seeds[1])]
-    assert groups[FOUND][3, 1] == [((1,), seeds[2]), ((1,), seeds[3])]
+    twice = {run: [(0,), (1,)] for run in ((3, 0), (3, 1))}
+    assert networks["archive of diversity"] == twice
+    assert networks["archive of cyclic"] == {run: [(1,), (1,)] for run in twice}
+    assert networks[FOUND] == networks["archive of cyclic"]
     # Two different networks out of the two there are.
-    assert {indices for indices, _ in groups[RANDOM][3, 0]} == {(0,), (1,)}
+    assert {frozenset(members) for members in networks[RANDOM].values()} == {
+        frozenset([(0,), (1,)])
+    }
+
+
+def test_every_member_is_trained_by_itself(table):
+    """Also where two searches found the same."""
+    again = [dict(run, seed=4) for run in RUNS]
+    groups = ensembles([*RUNS, *again], ["diversity", "cyclic"], table, repeats=2)
+    members = [m for by in groups.values() for each in by.values() for m in each]
+    assert len(members) == 4 * 2 * 2 * 2
+    assert len({seed for _, seed in members}) == len(members)
+    # More repeats add to what is trained and change nothing.
+    fewer = ensembles([*RUNS, *again], ["diversity", "cyclic"], table)
+    assert all(fewer[name][4, 0] == by[4, 0] for name, by in groups.items())
 
 
 def test_missing_variant(table):
@@ -75,10 +89,12 @@ def test_rows(table):
     groups = ensembles(RUNS, ["diversity", "cyclic"], table)
     labels = np.array([0, 1])
     right, wrong = [[0.9, 0.1], [0.1, 0.9]], [[0.4, 0.6], [0.6, 0.4]]
+    said = {(0,): wrong, (1,): right}
     records = [
-        dict(indices=[index], seed=FIRST_SEED + number, probabilities=p)
-        for index, p in enumerate((wrong, right))
-        for number in range(2)
+        dict(indices=list(indices), seed=seed, probabilities=said[indices])
+        for by_run in groups.values()
+        for members in by_run.values()
+        for indices, seed in members
     ]
     result = judge_all(groups, records, labels, table)
     rows = {row["name"]: row for row in result["rows"]}
@@ -111,8 +127,7 @@ def test_command(trained_table, table, tmp_path, capsys):
     first = json.loads(out.read_text())
     assert out.with_suffix(".md").read_text() == markdown(first) + "\n"
     assert markdown(first) in capsys.readouterr().out
-    # Both networks with both seeds, whichever ensembles they are in.
-    assert len(trained.splitlines()) == 4
+    assert len(trained.splitlines()) == 4 * 2
     main(options)
     assert log.read_text() == trained
     assert json.loads(out.read_text())["rows"] == first["rows"]

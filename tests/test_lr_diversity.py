@@ -403,6 +403,10 @@ def test_arguments_out_of_range_are_named():
         ({"log_gain": math.nan}, "log_gain: expected a number in .*, found nan"),
         ({"peak_factor": "1"}, "peak_factor: expected a number in .*, found 1"),
         ({"diversity_start": 0.5}, r"diversity_start: .* \[0.9, 1\], found 0.5"),
+        ({"total_steps": 18}, "total_steps: expected 12 as in this config, found 18"),
+        ({"mode": "cyclic"}, "mode: expected 'diversity' .* found 'cyclic'; resume"),
+        ({"num_cycles": 5}, "num_cycles: expected 2 .* found 5"),
+        ({"warmup": 0.5}, "warmup: expected .* found 0.5; .* max_epochs, batch_size"),
     ],
 )
 def test_a_state_of_another_run_is_refused(changes, message):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -96,6 +97,14 @@ def run(work_dir: Path, hook: dict, **changes) -> tuple[Runner, Recorder, list[d
     runner.register_hook(recorder)
     runner.train()
     return runner, recorder, read_scalars(work_dir)
+
+
+PROFILER = dict(
+    type="ProfilerHook",
+    by_epoch=False,
+    profile_times=2,
+    schedule=dict(wait=0, warmup=1, active=1),
+)
 
 
 def read_scalars(work_dir: Path) -> list[dict]:
@@ -255,6 +264,10 @@ def test_scalars_in_the_log_and_in_tensorboard(tmp_path):
             dict(custom_hooks=[dict(type="SearchHistoryHook")]),
             "custom_hooks: found no LRDiversityHook, expected one",
         ),
+        (  # which has a schedule, too, of another kind
+            dict(custom_hooks=[PROFILER]),
+            "custom_hooks: found no LRDiversityHook, expected one",
+        ),
     ],
 )
 def test_configs_that_are_refused(tmp_path, changes, message):
@@ -291,3 +304,21 @@ def test_a_search_config_can_be_tested(tmp_path):
         test_evaluator=dict(type="AccMetric"),
     )
     assert 0 <= runner.test()["acc/top1"] <= 1
+
+
+def test_gain_and_cost_weight_move_with_the_alphas_optimiser(tmp_path):
+    """Once per step of the optimiser: where gradients wait for a second batch, with
+    every second one. The gain is logged before it moves, the weight after it."""
+    cost = dict(kind="flops", budget=19000)
+    changes = dict(
+        optim_wrapper=dict(alphas=dict(accumulative_counts=2)),
+        train_cfg=dict(cost=cost),
+    )
+    *_, logged = run(tmp_path, dict(num_cycles=1), **changes)
+    moved = {}
+    for name in ("gain", "cost_weight"):
+        values = column(logged, name)[6:17]  # from the first alpha step on
+        moved[name] = [a != b for a, b in itertools.pairwise(values)]
+    assert moved["gain"] == [False, True] * 5
+    # The weight may stay where it is, but moves at no other time.
+    assert any(moved["cost_weight"][::2]) and not any(moved["cost_weight"][1::2])

@@ -70,7 +70,7 @@ def test_softmax_by_hand() -> None:
 
 
 def test_gumbel_by_hand() -> None:
-    noisy = torch.exp(torch.tensor(P).double().log() + noise())
+    noisy = torch.exp((torch.tensor(P).double().log() + noise()) / TAU)
     choice = draw("gumbel", make_alpha())
     assert choice.indices == (0, 1, 2, 3)
     assert choice.weights.tolist() == pytest.approx((noisy / noisy.sum()).tolist())
@@ -143,7 +143,7 @@ def test_straight_through() -> None:
         noisy = torch.log_softmax(soft_alpha.double() / TAU, 0) + noise(seed)
         assert choice.indices == (int(noisy.argmax()),)
         choice.weights.sum().backward()
-        torch.softmax(noisy, 0)[choice.indices[0]].backward()
+        torch.softmax(noisy / TAU, 0)[choice.indices[0]].backward()
         torch.testing.assert_close(alpha.grad, soft_alpha.grad)
         assert alpha.grad.abs().max() > 0
 

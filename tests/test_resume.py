@@ -204,3 +204,37 @@ def test_a_checkpoint_of_no_search_is_refused(tmp_path):
     assert torch.equal(
         runner.model.state_dict()["backbone.alphas.0"], weights["backbone.alphas.0"]
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            dict(train_dataloader=dict(batch_size=3)),
+            "total_steps: expected .* found 18",
+        ),
+        (dict(train_cfg=dict(max_epochs=12)), "total_steps: expected 36 .* found 18"),
+    ],
+)
+def test_another_number_of_steps_is_refused(tmp_path, changes, message):
+    """Cycles would begin and end elsewhere: one may be missed, or come twice."""
+    settings = arguments([4], BY_STEP)
+    assert run_forked(run_search, tmp_path, **settings) == -signal.SIGKILL
+    archive = sorted((tmp_path / "search").rglob("*.json"))
+    with pytest.raises(ValueError, match=message):
+        run_search(tmp_path, **arguments([], BY_STEP, **changes), resume=True)
+    assert sorted((tmp_path / "search").rglob("*.json")) == archive
+
+
+def test_a_new_search_keeps_an_earlier_one(tmp_path):
+    """Started in the same folder and stopped early, it does not show the other's
+    result as its own, and the other's is still there."""
+    run_search(tmp_path, **arguments([], BY_STEP))
+    found = (tmp_path / "search" / "genotype.json").read_bytes()
+    settings = arguments([2], BY_STEP)
+    assert run_forked(run_search, tmp_path, **settings) == -signal.SIGKILL
+    assert not (tmp_path / "search" / "genotype.json").exists()
+    assert not (tmp_path / "search" / "archive.json").exists()
+    (earlier,) = tmp_path.glob("search_before_*")
+    assert (earlier / "genotype.json").read_bytes() == found
+    assert (earlier / "history.jsonl").exists()

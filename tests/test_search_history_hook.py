@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from searching import run_search
+from searching import build_search, run_search
 
 from pvnas_mmaction.diversity import diversity
 from pvnas_mmaction.engine.search_history_hook import SearchHistoryHook
@@ -69,6 +69,15 @@ def test_a_new_search_starts_a_new_file(work_dir, tmp_path):
     (tmp_path / "search/history.jsonl").write_text('{"step": 0}\n')
     run_search(tmp_path, train_cfg=dict(max_epochs=4))
     assert [r["step"] for r in read(tmp_path)] == [0, 2, 4, 6, 8, 10, 11]
+
+
+def test_nothing_is_searched(tmp_path):
+    """With an ordinary loop the hook says so before the first step."""
+    hooks = [dict(type="SearchHistoryHook")]
+    loop = dict(_delete_=True, type="EpochBasedTrainLoop", max_epochs=1)
+    runner = build_search(tmp_path, custom_hooks=hooks, train_cfg=loop)
+    with pytest.raises(ValueError, match="SearchHistoryHook without LRDiversityHook"):
+        runner.train()
 
 
 @pytest.mark.parametrize("interval", [0, -1, 2.0, True])

@@ -595,6 +595,10 @@ def test_the_same_seed_gives_the_same_search(tmp_path):
         ),
         (dict(train_cfg=dict(largest_every=True)), "largest_every: found True, expect"),
         (
+            dict(train_cfg=dict(calibration_batches=0)),
+            "calibration_batches: found 0, expected an integer of 1 or more",
+        ),
+        (
             dict(train_cfg=dict(alpha_weight=-1.0)),
             r"alpha_weight: found -1\.0, expected a number of 0 or more",
         ),

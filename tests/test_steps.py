@@ -224,7 +224,7 @@ def test_reestimated_batch_norm_averages_over_the_batches():
     before = copy.deepcopy(model.state_dict())
     # Batches of unequal size count alike: it is their mean that is averaged.
     batches = [torch.randn(n, 3) * n for n in (4, 6, 8)]
-    with reestimated_batch_norm(model, [dict(inputs=b) for b in batches]):
+    with reestimated_batch_norm(model, [dict(inputs=b) for b in batches], seed=0):
         inputs = dict(
             zip((model.backbone[0], model.cls_head), (batches, []), strict=True)
         )
@@ -256,7 +256,7 @@ def test_reestimated_batch_norm_restores_on_error(model, where):
 
     with (
         pytest.raises(RuntimeError, match="no more clips"),
-        reestimated_batch_norm(model, batches()),
+        reestimated_batch_norm(model, batches(), seed=0),
     ):
         changed = [
             name
@@ -268,6 +268,27 @@ def test_reestimated_batch_norm_restores_on_error(model, where):
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert not model.training
+
+
+def test_reestimated_batch_norm_follows_from_its_seed():
+    """Even where the preprocessor draws, as blendings do; others' draws go on."""
+    model = _Classifier()
+    model.data_preprocessor = lambda batch, training: dict(
+        inputs=batch["inputs"] * torch.rand(())
+    )
+    batches = [dict(inputs=torch.arange(12.0).reshape(4, 3) ** 2)]
+
+    def mean(seed: int) -> Tensor:
+        with reestimated_batch_norm(model, batches, seed):
+            return model.backbone[0].running_mean.clone()
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = mean(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(mean(3), first)
+    assert not torch.equal(mean(4), first)
 
 
 def test_find_supernet():

@@ -301,31 +301,51 @@ class LRDiversitySchedule:
         return self.diversity_start
 
     def state_dict(self) -> dict:
-        """Return what a resumed run needs; plain floats, fit for JSON."""
+        """Return what a resumed run needs, and what its cycles follow from; plain
+        numbers and strings, fit for JSON."""
         return {
             "log_gain": self.log_gain,
             "diversity_start": self.diversity_start,
             "peak_factor": self.peak_factor,
+            **self._cycle_settings(),
+        }
+
+    def _cycle_settings(self) -> dict:
+        """Settings that say where cycles begin and how they run: a run that went on
+        with others would miss the end of a cycle, or end one twice."""
+        return {
+            "mode": self.config.mode,
+            "total_steps": self.config.total_steps,
+            "num_cycles": self.num_cycles,
+            "warmup": self.config.warmup,
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Continue from :meth:`state_dict`.
 
         Raises:
-            ValueError: If keys are missing or unknown, or a value is outside of
-                what this config can reach.
+            ValueError: If keys are missing or unknown, the state is one of other
+                cycles, or a value is outside of what this config can reach.
         """
-        config = self.config
+        config, cycles = self.config, self._cycle_settings()
         reachable = {
             "log_gain": (math.log(config.gain_min), math.log(config.gain_max)),
             "diversity_start": (config.diversity_start, 1.0),
             "peak_factor": (1.0, config.peak_cap),
         }
-        if set(state) != set(reachable):
+        if set(state) != {*reachable, *cycles}:
             raise ValueError(
-                f"schedule state: expected the keys {sorted(reachable)}, found "
-                f"{sorted(state)}"
+                f"schedule state: expected the keys {sorted({*reachable, *cycles})}, "
+                f"found {sorted(state)}"
             )
+        for name, value in cycles.items():
+            if state[name] != value:
+                raise ValueError(
+                    f"schedule state, {name}: expected {value!r} as in this config, "
+                    f"found {state[name]!r}; resume with the schedule settings, "
+                    "max_epochs, batch_size and number of processes that the run was "
+                    "started with, or start anew in another work_dir"
+                )
         for name, (low, high) in reachable.items():
             if not _is_number(state[name]) or not low <= state[name] <= high:
                 raise ValueError(

@@ -110,7 +110,8 @@ class LRDiversityHook(Hook):
     ) -> None:
         step, schedule, loop = runner.iter, self.schedule, runner.train_loop
         self._log(runner, step)
-        if not schedule.is_warmup(step):
+        updated = runner.optim_wrapper["alphas"].should_update()
+        if not schedule.is_warmup(step) and updated:
             schedule.observe(step, diversity.diversity(loop.selection.probabilities()))
         if schedule.is_cycle_end(step):
             self._end_cycle(runner, step)

@@ -20,10 +20,20 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from .search_checkpoint import SearchCheckpoint
-from .search_data import SearchData
+from .search_data import (
+    ALPHA_SHARE,
+    CALIBRATION_BATCHES,
+    METRIC,
+    SearchData,
+    Stream,
+    derived_seed,
+)
+from .selection import check_count
 from .steps import reestimated_batch_norm
 
-SEARCH_DEFAULTS = dict(alpha_share=0.5, calibration_batches=8, metric="acc/top1")
+SEARCH_DEFAULTS = dict(
+    alpha_share=ALPHA_SHARE, calibration_batches=CALIBRATION_BATCHES, metric=METRIC
+)
 
 
 class InheritedNetworks:
@@ -60,6 +70,7 @@ class InheritedNetworks:
         self.settings = {
             key: train_cfg.get(key, default) for key, default in SEARCH_DEFAULTS.items()
         }
+        check_count("calibration_batches", self.settings["calibration_batches"], 1)
         self.checkpoint = checkpoint
         self.model_cfg = copy.deepcopy(dict(cfg["model"]))
         self.device = device
@@ -91,7 +102,8 @@ class InheritedNetworks:
         statistics of batch normalisation, on the CPU."""
         model = self.build(indices)
         batches = self.data.calibration_loader(self.settings["calibration_batches"])
-        with reestimated_batch_norm(model, batches):
+        seed = derived_seed(self.data.seed, Stream.CALIBRATION)
+        with reestimated_batch_norm(model, batches, seed):
             metrics = self._validate(model)
             state = {key: value.cpu() for key, value in model.state_dict().items()}
             # The running statistics are put back in place afterwards.

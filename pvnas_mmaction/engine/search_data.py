@@ -25,6 +25,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 Key = tuple[int, int]
 
+# Defaults of a search that networks judged after it have to share.
+ALPHA_SHARE = 0.5
+CALIBRATION_BATCHES = 8
+METRIC = "acc/top1"
+
 
 class Stream(IntEnum):
     """Streams of random numbers, so that none depends on how much another has drawn."""

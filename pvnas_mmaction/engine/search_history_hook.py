@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..genotype import write_atomically
+from .search_loop import schedule_of
 
 SCALARS = (
     "diversity",
@@ -43,7 +44,8 @@ class SearchHistoryHook(Hook):
         interval: Steps between two lines. Default 20.
 
     Raises:
-        ValueError: The interval is not a whole number from 1 up.
+        ValueError: The interval is not a whole number from 1 up. Later: nothing is
+            searched.
     """
 
     # After LRDiversityHook and RuntimeInfoHook have put their scalars down.
@@ -57,6 +59,12 @@ class SearchHistoryHook(Hook):
         self.interval = interval
 
     def before_train(self, runner: Runner) -> None:
+        self._owner = next(filter(schedule_of, runner.hooks), None)
+        if self._owner is None:
+            raise ValueError(
+                "custom_hooks: found SearchHistoryHook without LRDiversityHook, "
+                "expected both, or neither where nothing is searched"
+            )
         self.path = Path(runner.work_dir) / "search" / "history.jsonl"
         if not is_main_process():
             return
@@ -78,14 +86,13 @@ class SearchHistoryHook(Hook):
         last = step + 1 == runner.max_iters
         if not is_main_process() or (step % self.interval and not last):
             return
-        owner = next(hook for hook in runner.hooks if hasattr(hook, "schedule"))
-        schedule = owner.schedule
+        schedule = schedule_of(self._owner)
         record = dict(
             step=step,
             epoch=runner.epoch,
             cycle=schedule.cycle_of(step),
             u=schedule.position(step),
-            p=[[round(value, 5) for value in row] for row in owner.probabilities],
+            p=[[round(value, 5) for value in row] for row in self._owner.probabilities],
         )
         logged = runner.message_hub.log_scalars
         for name in SCALARS:

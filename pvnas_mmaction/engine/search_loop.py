@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from mmaction.registry import LOOPS
 from mmengine.dist import get_rank
+from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -23,7 +24,15 @@ from .distributed import (
     is_distributed,
     shared_seed,
 )
-from .search_data import SearchData, Stream, derived_seed
+from .lr_diversity import LRDiversitySchedule
+from .search_data import (
+    ALPHA_SHARE,
+    CALIBRATION_BATCHES,
+    METRIC,
+    SearchData,
+    Stream,
+    derived_seed,
+)
 from .search_record import SearchRecord
 from .selection import Selection, check_count, costliest
 from .steps import alpha_step, find_supernet, reestimated_batch_norm, weights_step
@@ -34,6 +43,13 @@ DEFAULT_RELAXATIONS = dict(warmup="uniform", weights="gumbel_st", alphas="two_pa
 def is_largest_step(step: int, largest_every: int) -> bool:
     """Whether a step, counted from 0, runs the largest network; 0 is never."""
     return largest_every > 0 and step % largest_every == 0
+
+
+def schedule_of(hook: Hook) -> LRDiversitySchedule | None:
+    """The schedule of a hook that runs one, else None; other hooks' ``schedule``, as
+    of MMEngine's ProfilerHook, is something else."""
+    schedule = getattr(hook, "schedule", None)
+    return schedule if isinstance(schedule, LRDiversitySchedule) else None
 
 
 @LOOPS.register_module()
@@ -93,14 +109,15 @@ class SearchLoop(EpochBasedTrainLoop):
         input_shape: Sequence[int],
         cost: Mapping[str, Any] | None = None,
         relaxations: Mapping[str, str] | None = None,
-        alpha_share: float = 0.5,
-        calibration_batches: int = 8,
-        metric: str = "acc/top1",
+        alpha_share: float = ALPHA_SHARE,
+        calibration_batches: int = CALIBRATION_BATCHES,
+        metric: str = METRIC,
         num_ranked: int = 1,
         largest_every: int = 0,
         alpha_weight: float = 0.0,
     ) -> None:
         check_count("largest_every", largest_every, 0)
+        check_count("calibration_batches", calibration_batches, 1)
         self.data = SearchData(dataloader, alpha_share)
         self.data.set_up(runner, shared_seed(runner.seed))
         super().__init__(runner, self.data.weights_loader, max_epochs)
@@ -173,7 +190,7 @@ class SearchLoop(EpochBasedTrainLoop):
 
     def run(self) -> torch.nn.Module:
         """Launch the search; a resumed one goes on within its epoch."""
-        if not any(hasattr(hook, "schedule") for hook in self.runner.hooks):
+        if not any(map(schedule_of, self.runner.hooks)):
             raise ValueError(
                 "custom_hooks: found no LRDiversityHook, expected one: it sets the "
                 "learning rates of a search and ends its cycles"
@@ -240,7 +257,7 @@ class SearchLoop(EpochBasedTrainLoop):
                 wrappers["alphas"],
                 self.penalty,
             )
-            if self.penalty is not None:
+            if self.penalty is not None and wrappers["alphas"].should_update():
                 self.penalty.update(self.expected_cost())
         self.runner.call_hook(
             "after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs
@@ -278,7 +295,9 @@ class SearchLoop(EpochBasedTrainLoop):
         with (
             self.supernet.use_path(self.supernet.path_of(indices)),
             reestimated_batch_norm(
-                self.model, self.data.calibration_loader(self.calibration_batches)
+                self.model,
+                self.data.calibration_loader(self.calibration_batches),
+                derived_seed(self.seed, Stream.CALIBRATION),
             ),
         ):
             metrics = self.runner.val_loop.run()

@@ -49,7 +49,18 @@ class SearchRecord:
 
     @master_only
     def write_setting(self, data: SearchData, penalty: CostPenalty | None) -> None:
-        """Write down the space with its costs, and the split of the training list."""
+        """Write down the space with its costs, and the split of the training list.
+
+        Where a search starts in a folder that holds what another one found, that is
+        moved to a folder beside it first, ``search_before_TIMESTAMP``.
+        """
+        if self.runner.iter == 0 and (self.directory / "archive.json").exists():
+            earlier = self.directory.with_name(f"search_before_{self.runner.timestamp}")
+            self.directory.rename(earlier)
+            self.runner.logger.warning(
+                f"{self.directory}: found another search, moved to {earlier}; to go on "
+                "with a search, use --resume"
+            )
         budget = penalty.budget if penalty else None
         setting = dict(
             space=self.space.to_config(),

@@ -143,7 +143,9 @@ def _update(optim_wrapper: OptimWrapper, loss: Tensor) -> None:
 
 
 @contextmanager
-def reestimated_batch_norm(model: nn.Module, batches: Iterable[dict]) -> Iterator[None]:
+def reestimated_batch_norm(
+    model: nn.Module, batches: Iterable[dict], seed: int
+) -> Iterator[None]:
     """Within this context, running statistics of batch normalisation are those of the
     network that runs at present, estimated from nothing on ``batches``; afterwards they
     are what they were.
@@ -154,6 +156,9 @@ def reestimated_batch_norm(model: nn.Module, batches: Iterable[dict]) -> Iterato
     Args:
         model: The recognizer, with the path already chosen.
         batches: Batches of training clips; their mean counts (cumulative average).
+        seed: Of what is drawn on the way, by a blending of the data preprocessor above
+            all: the same statistics on every rank and every time. Torch's generators
+            go on as if nothing had been drawn.
     """
     layers = [
         m
@@ -170,7 +175,10 @@ def reestimated_batch_norm(model: nn.Module, batches: Iterable[dict]) -> Iterato
             module.reset_running_stats()
             module.momentum = None
         model.train()
-        with torch.no_grad():
+        device = next(model.parameters()).device
+        forked = [device] if device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(forked):
+            torch.manual_seed(seed)
             for batch in batches:
                 data = model.data_preprocessor(batch, training=True)
                 model(**data, mode="loss")  # head and neck run, too

@@ -7,7 +7,7 @@ With p = softmax(alpha / tau) over the K candidates of a layer:
 relaxation     forward                                                 runs
 =============  ======================================================  ============
 ``softmax``    sum of p_o * o(x) (DARTS, Liu et al., 2019)             all K
-``gumbel``     softmax((log p + G) / temperature) in place of p        all K
+``gumbel``     softmax((log p + G) / tau) in place of p                all K
 ``gumbel_st``  one candidate drawn from p, straight-through gradient   one
 ``two_path``   two drawn without replacement, p renormalised over      two
                the pair (ProxylessNAS, Cai et al., 2019)
@@ -26,8 +26,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-GUMBEL_TEMPERATURE = 1.0
 
 
 @dataclass(frozen=True)
@@ -79,9 +77,7 @@ def softmax(alpha: Tensor, tau: float, generator: torch.Generator | None) -> Cho
 def gumbel(alpha: Tensor, tau: float, generator: torch.Generator | None) -> Choice:
     """All candidates, weighted by a soft sample."""
     log_p = torch.log_softmax(alpha / tau, dim=0)
-    soft = torch.softmax(
-        (log_p + gumbel_noise(alpha, generator)) / GUMBEL_TEMPERATURE, dim=0
-    )
+    soft = torch.softmax((log_p + gumbel_noise(alpha, generator)) / tau, dim=0)
     return Choice(tuple(range(len(alpha))), soft)
 
 
@@ -90,7 +86,7 @@ def gumbel_st(alpha: Tensor, tau: float, generator: torch.Generator | None) -> C
     log_p = torch.log_softmax(alpha / tau, dim=0)
     noisy = log_p + gumbel_noise(alpha, generator)
     index = int(noisy.argmax())
-    soft = torch.softmax(noisy / GUMBEL_TEMPERATURE, dim=0)[index]
+    soft = torch.softmax(noisy / tau, dim=0)[index]
     # The difference first: it is exactly 0, so the weight is exactly 1.
     return Choice((index,), (1 + (soft - soft.detach())).reshape(1))
 
