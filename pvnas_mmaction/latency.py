@@ -75,27 +75,45 @@ def load_latency_table(
             f"{path}: found {found}, expected an object with the keys "
             f"{sorted(expected)}"
         )
-    if data.pop("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{path}: format_version: expected {FORMAT_VERSION}")
+    version = data.pop("format_version")
+    _expect(version == FORMAT_VERSION, path, "format_version", version, FORMAT_VERSION)
     table = LatencyTable(**data)
+    for name in ("space", "setting"):
+        _expect(isinstance(data[name], dict), path, name, data[name], "an object")
     if table.space != space.to_config():
         raise ValueError(
             f"{path}: found a table for space {table.space.get('name')!r} with other "
             f"stages or candidates, expected the space {space.name!r}; build the table "
             "anew"
         )
-    if list(table.input_shape) != list(input_shape):
-        raise ValueError(
-            f"{path}: input_shape: found {table.input_shape}, expected "
-            f"{list(input_shape)}; build the table anew"
-        )
-    counts = [len(row) for row in table.layer_ms]
+    shape = list(input_shape)
+    _expect(table.input_shape == shape, path, "input_shape", table.input_shape, shape)
+    rows = table.layer_ms
+    _expect(isinstance(rows, list), path, "layer_ms", rows, "a list of rows")
+    for layer, row in enumerate(rows):
+        place = f"layer_ms[{layer}]"
+        _expect(isinstance(row, list), path, place, row, "a list of milliseconds")
+    counts = [len(row) for row in rows]
     if counts != [len(c) for c in space.candidates]:
         raise ValueError(
             f"{path}: layer_ms: found rows of {counts} entries, expected one entry for "
             "each candidate of each layer"
         )
-    values = [table.fixed_ms, *(ms for row in table.layer_ms for ms in row)]
-    if not all(math.isfinite(ms) and ms >= 0 for ms in values):
-        raise ValueError(f"{path}: found negative or infinite times, expected neither")
+    times = {"fixed_ms": table.fixed_ms}
+    for layer, row in enumerate(rows):
+        times.update((f"layer_ms[{layer}][{i}]", ms) for i, ms in enumerate(row))
+    for place, ms in times.items():
+        is_number = isinstance(ms, int | float) and not isinstance(ms, bool)
+        expected = "milliseconds, a finite number of 0 or more"
+        _expect(is_number and 0 <= ms < math.inf, path, place, ms, expected)
     return table
+
+
+def _expect(
+    holds: bool, path: Path, place: str, found: object, expected: object
+) -> None:
+    if not holds:
+        raise ValueError(
+            f"{path}: {place}: found {found!r}, expected {expected}; build the table "
+            "anew"
+        )

@@ -41,7 +41,7 @@ class Clock:
         """Take the time."""
         if self.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
-            event.record()
+            event.record(torch.cuda.current_stream(self.device))
             self.marks.append(event)
         elif self.kind == "thread time":
             self.marks.append(time.thread_time())
@@ -73,15 +73,27 @@ def check_device(name: str) -> torch.device:
     """The device of a name.
 
     Raises:
-        ValueError: It is neither ``cpu`` nor ``cuda``, or there is no GPU.
+        ValueError: It is neither ``cpu`` nor ``cuda``, or there is no such GPU.
     """
-    if name.partition(":")[0] not in ("cpu", "cuda"):
-        raise ValueError(f"device: found {name!r}, expected cpu or cuda")
-    device = torch.device(name)
+    kind, _, index = name.partition(":")
+    expected = "expected cpu or cuda, or cuda:1 for the second GPU"
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"device: found {name!r}, {expected}")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device: found {name!r}, {expected}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device: found {name!r}, but this machine has no GPU that PyTorch can "
             "use; expected cpu"
+        )
+    # The index out of the name: a device keeps no more than eight bits of it.
+    if device.type == "cuda" and index and int(index) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise ValueError(
+            f"device: found {name!r}, expected cuda:{last} at most, the last GPU of "
+            "this machine that PyTorch can use"
         )
     return device
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import runpy
 import sys
@@ -21,6 +22,7 @@ from pvnas_mmaction.derive import Budget, derive
 from pvnas_mmaction.latency import LatencyTable, load_latency_table
 from pvnas_mmaction.measure import MeasureConfig
 from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.timing import check_device
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "configs" / "pvnas" / "_base_" / "spaces" / "tiny.py"
@@ -90,7 +92,7 @@ def other_space() -> SearchSpace:
             replace(toy_table(), fixed_ms=-1.0),
             SPACE,
             SHAPE,
-            "found negative or infinite times",
+            r"fixed_ms: found -1\.0, expected milliseconds, a finite number of 0 or",
         ),
     ],
 )
@@ -114,7 +116,34 @@ def test_files_that_are_no_table(tmp_path):
     toy_table().save(path)
     data = json.loads(path.read_text())
     path.write_text(json.dumps(dict(data, format_version=2)), encoding="utf-8")
-    with pytest.raises(ValueError, match="format_version"):
+    with pytest.raises(ValueError, match="format_version: found 2, expected 1; build"):
+        load_latency_table(path, SPACE, SHAPE)
+
+
+def with_rows(*rows) -> dict:
+    return dict(layer_ms=[*rows, *ROWS[len(rows) :]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(space=[]), r"space: found \[\], expected an object; build the table"),
+        (dict(setting=None), "setting: found None, expected an object"),
+        (dict(input_shape=None), r"input_shape: found None, expected \[3, 4, 16, 16\]"),
+        (dict(input_shape=3), "input_shape: found 3, expected"),
+        (dict(layer_ms=5), "layer_ms: found 5, expected a list of rows"),
+        (with_rows(ROWS[0], 3.0), r"layer_ms\[1\]: found 3.0, expected a list of"),
+        (with_rows([3.0, "4", 1.0]), r"layer_ms\[0\]\[1\]: found '4', expected"),
+        (with_rows([3.0, 4.0, True]), r"layer_ms\[0\]\[2\]: found True, expected"),
+        (with_rows([math.nan, 4.0, 1.0]), r"layer_ms\[0\]\[0\]: found nan, expected"),
+        (dict(fixed_ms=None), "fixed_ms: found None, expected milliseconds"),
+        (dict(fixed_ms=math.inf), "fixed_ms: found inf, expected milliseconds"),
+    ],
+)
+def test_malformed_table(tmp_path, change, message):
+    path = tmp_path / "table.json"
+    replace(toy_table(), **change).save(path)
+    with pytest.raises(ValueError, match=rf"table\.json: {message}"):
         load_latency_table(path, SPACE, SHAPE)
 
 
@@ -130,6 +159,8 @@ def test_files_that_are_no_table(tmp_path):
         ("batch_size", -1, "batch_size: found -1"),
         ("device", "meta", "device: found 'meta', expected cpu or cuda"),
         ("device", "gpu", "device: found 'gpu', expected cpu or cuda"),
+        ("device", "cuda:x", "device: found 'cuda:x', expected cpu or cuda, or cuda:1"),
+        ("device", "cpu:x", "device: found 'cpu:x', expected cpu or cuda, or cuda:1"),
     ],
 )
 def test_settings_out_of_range(field, value, message):
@@ -141,6 +172,32 @@ def test_settings_out_of_range(field, value, message):
 def test_device_that_is_not_there():
     with pytest.raises(ValueError, match="this machine has no GPU"):
         MeasureConfig(device="cuda")
+
+
+def test_gpu_of_several(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("cuda", "cuda:0", "cuda:1"):
+        assert check_device(name) == torch.device(name)
+    # torch.device("cuda:256") is the first GPU.
+    for name in ("cuda:2", "cuda:200", "cuda:256"):
+        with pytest.raises(ValueError, match=f"found '{name}', expected cuda:1 at mos"):
+            check_device(name)
+
+
+def test_clock_of_a_gpu_marks_the_stream_of_its_own_device(monkeypatch):
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            self.stream = None
+
+        def record(self, stream=None) -> None:
+            self.stream = stream
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: ("stream", device))
+    clock = measure.Clock("cuda:1")
+    clock.mark()
+    assert [m.stream for m in clock.marks] == [("stream", torch.device("cuda:1"))]
 
 
 def test_setting_records_threads_and_clock():
