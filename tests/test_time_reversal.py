@@ -70,6 +70,19 @@ def test_preprocessor_doubles_training_batches_alone(training: bool) -> None:
     assert [int(sample.gt_label) for sample in samples] == [0, 2, 1]
 
 
+def test_frames_of_a_2d_recognizer() -> None:
+    """(N, T, C, H, W): where the third axis from the end is no time."""
+    blending = dict(type="TimeReversalBlending", opposites=SWAP)
+    preprocessor = MODELS.build(
+        dict(type="ActionDataPreprocessor", format_shape="NCHW", blending=blending)
+    )
+    samples = [ActionDataSample().set_gt_label(label) for label in (0, 2, 1)]
+    batch = dict(inputs=list(clips().transpose(1, 2)), data_samples=samples)
+    message = r"found a batch of shape \(3, 4, 2, 3, 3\), expected .*'NCTHW'"
+    with pytest.raises(ValueError, match=message):
+        preprocessor(batch, training=True)
+
+
 def test_opposites_of_the_motion_clips() -> None:
     folder = ROOT / "configs/pvnas"
     for name in ("search_1xb8-6x1x1-4e", "retrain_1xb8-6x1x1-2e"):

@@ -59,7 +59,8 @@ def with_reversals(
 @MODELS.register_module()
 class TimeReversalBlending:
     """Double a training batch by its reversals; for
-    ``data_preprocessor=dict(type='ActionDataPreprocessor', blending=...)``.
+    ``data_preprocessor=dict(type='ActionDataPreprocessor', format_shape='NCTHW',
+    blending=...)``.
 
     Args:
         opposites: The class of each class's reversal, one for every class; a class that
@@ -78,8 +79,15 @@ class TimeReversalBlending:
         """(N, clips, C, T, H, W) and N samples -> (2 N, clips, C, T, H, W) and 2 N.
 
         Raises:
-            ValueError: A sample has a class that ``opposites`` lacks, or no single one.
+            ValueError: The clips have another layout, or a sample has a class that
+                ``opposites`` lacks, or no single one.
         """
+        if imgs.ndim != 6:
+            raise ValueError(
+                f"blending: found a batch of shape {tuple(imgs.shape)}, expected (N, "
+                "clips, C, T, H, W); TimeReversalBlending needs format_shape='NCTHW' "
+                "in the data preprocessor and in FormatShape"
+            )
         backwards = []
         for sample in batch_data_samples:
             label = sample.gt_label
