@@ -276,12 +276,16 @@ def test_bad_checkpoints(derive, tmp_path):
     out = ["--out", tmp_path / "out"]
     (tmp_path / "text.pth").write_text("no checkpoint")
     (tmp_path / "pickle.pth").write_bytes(pickle.dumps([1]))
+    (tmp_path / "words.pth").write_text("jobs: 4\n")
+    (tmp_path / "zero.pth").touch()
     torch.save(dict(state_dict={}), tmp_path / "other.pth")
     (tmp_path / "empty").mkdir()
     for name, message in (
         ("none.pth", "none.pth: found nothing, expected a checkpoint"),
         ("text.pth", "expected a checkpoint that MMEngine has written"),
         ("pickle.pth", "expected a checkpoint that"),
+        ("words.pth", "words.pth: expected a checkpoint that MMEngine"),
+        ("zero.pth", "has written, found: an empty file"),
         ("other.pth", "found no state of a search"),
         ("empty", "found no file last_checkpoint"),
     ):

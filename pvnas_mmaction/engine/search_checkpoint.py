@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,8 +99,13 @@ def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
     path = find_checkpoint(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except OSError:
+        raise
+    except Exception as error:  # what is no pickle may raise anything
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0]}" if lines else "no pickle"
+        if path.stat().st_size == 0:
+            reason = "an empty file"
         raise ValueError(
             f"{path}: expected a checkpoint that MMEngine has written, found: {reason}"
         ) from error
