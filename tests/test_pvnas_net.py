@@ -109,6 +109,9 @@ def test_errors_through_the_registry(tmp_path: Path) -> None:
         (str(tmp_path / "none.json"), FileNotFoundError, "none.json: no such genotype"),
         (dict(CONTENT, space=""), ValueError, "genotype: space: found '', expected"),
         (7, ValueError, "genotype: found 7, expected the path of a genotype file"),
+        ("nopkg::x.json", FileNotFoundError, "found 'nopkg::x.json', expected"),
+        ("no pkg::x.json", FileNotFoundError, "install 'no pkg' or give"),
+        ("nopkg.sub::x.json", FileNotFoundError, "install 'nopkg.sub' or give"),
     ):
         with pytest.raises(error, match=message):
             build_recognizer(dict(type="PVNASNet", genotype=genotype))
@@ -179,6 +182,9 @@ def test_pretrained_takes_the_backbone_of_a_checkpoint(tmp_path: Path) -> None:
     model = build_recognizer(dict(backbone, pretrained=str(path)), num_classes=9)
     model.init_weights()
     expected = trained.backbone.state_dict()
+    for name, value in model.backbone.state_dict().items():
+        assert torch.equal(value, expected[name])
+    model.backbone.init_weights()  # a second time: nothing happens
     for name, value in model.backbone.state_dict().items():
         assert torch.equal(value, expected[name])
     with pytest.raises(ValueError, match="pretrained and init_cfg: found both"):

@@ -179,6 +179,17 @@ def test_alphas_are_in_the_state_dict() -> None:
         assert alpha.dtype == torch.float32 and alpha.requires_grad
 
 
+def test_weights_are_initialised_once() -> None:
+    supernet = PVNASSupernet(TINY)
+    built = {name: value.clone() for name, value in supernet.state_dict().items()}
+    supernet.init_weights()
+    first = {name: value.clone() for name, value in supernet.state_dict().items()}
+    assert not torch.equal(first["stem.conv.weight"], built["stem.conv.weight"])
+    supernet.init_weights()
+    for name, value in supernet.state_dict().items():
+        assert torch.equal(value, first[name]), name
+
+
 def test_probabilities_and_temperature() -> None:
     supernet = PVNASSupernet(TINY, tau=0.5)
     with torch.no_grad():

@@ -29,7 +29,7 @@ def resolve_genotype(genotype: str | Mapping[str, Any] | Genotype) -> Genotype:
             as a dict.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no such file or package.
         ValueError: It is no genotype.
     """
     if isinstance(genotype, Genotype):
@@ -43,7 +43,14 @@ def resolve_genotype(genotype: str | Mapping[str, Any] | Genotype) -> Genotype:
         )
     package, separator, path = str(genotype).partition("::")
     if separator:
-        genotype = Path(get_installed_path(package)) / ".mim" / "configs" / path
+        try:
+            folder = get_installed_path(package)
+        except Exception as error:  # of a kind that depends on the name
+            raise FileNotFoundError(
+                f"genotype: found {genotype!r}, expected the name of an installed "
+                f"package before '::'; install {package!r} or give the path of a file"
+            ) from error
+        genotype = Path(folder) / ".mim" / "configs" / path
     return load_genotype(genotype)
 
 
@@ -66,7 +73,7 @@ class PVNASNet(BaseModule):
         init_cfg: As in MMEngine's ``BaseModule``. Default None.
 
     Raises:
-        FileNotFoundError: There is no such genotype file.
+        FileNotFoundError: There is no such genotype file or package.
         ValueError: A malformed genotype, or an output index out of range. Later: a
             checkpoint that holds another network is loaded.
     """
@@ -108,8 +115,9 @@ class PVNASNet(BaseModule):
         self._stage_ends = {layer.stage: layer.index for layer in layers}
 
     def init_weights(self) -> None:
-        """Initialise the weights, then follow ``init_cfg``."""
-        init_weights(self)
+        """Initialise the weights, then follow ``init_cfg``; once, as in MMEngine."""
+        if not self.is_init:
+            init_weights(self)
         super().init_weights()
 
     def _load_from_state_dict(

@@ -70,8 +70,10 @@ class PVNASSupernet(BaseModule):
         self._path: Path | None = None
 
     def init_weights(self) -> None:
-        """Initialise the weights, then follow ``init_cfg``; alphas keep their value."""
-        init_weights(self)
+        """Initialise the weights, then follow ``init_cfg``; once, as in MMEngine.
+        Alphas keep their value."""
+        if not self.is_init:
+            init_weights(self)
         super().init_weights()
 
     def _load_from_state_dict(
