@@ -58,6 +58,11 @@ class SearchSpace:
             )
         for number, candidates in enumerate(self.stage_candidates):
             place = f"stages[{number}].candidates"
+            if not candidates:
+                raise ValueError(
+                    f"space {self.name!r}: {place}: found none, expected at least one "
+                    "block spec"
+                )
             for i, text in enumerate(candidates):
                 BlockSpec.parse(text, f"space {self.name!r}", f"{place}[{i}]")
             if len(set(candidates)) != len(candidates):

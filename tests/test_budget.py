@@ -89,6 +89,14 @@ def test_weight_by_hand():
     assert [fixed.update(10.0**n) for n in range(4)] == [7.0] * 4
 
 
+@pytest.mark.parametrize("weight", [1e-3, 0.1, 100])
+def test_weight_never_jumps(weight):
+    """From either bound, too, it moves by no more than its rate."""
+    for expected in (9.0, 10.0, 20.0):
+        penalty = CostPenalty(Budget("flops", 10.0, 0, [[1]]), weight=weight, rate=0.1)
+        assert abs(math.log(penalty.update(expected) / weight)) <= 0.1 + 1e-12
+
+
 def test_penalty_continues_from_its_state():
     budget = toy_budget(budget=10**4)
     costs = [2e4, 1.9e4, 1.5e4, 1.4e4, 1.01e4, 0.9e4]
@@ -169,6 +177,11 @@ def test_a_loss_that_prefers_cheap_networks():
         (dict(kind="flops", budget=1, table="t.json"), "cost.table: found 't.json'"),
         (dict(kind="flops", budget=1, colour=2), r"cost: found the keys \['colour'\]"),
         (dict(kind="flops", budget=1e9, rate=-1), "cost.rate: found -1, expected"),
+        (dict(kind="flops", budget=1e9, rate="a"), "cost.rate: found 'a', expected"),
+        (dict(kind="flops", budget=1e9, weight=None), "cost.weight: found None,"),
+        (dict(kind="flops", budget=1e9, tolerance=True), "cost.tolerance: found True"),
+        (dict(kind="flops", budget=1e9, weight=500), "weight: found 500, expected"),
+        (dict(kind="flops", budget=1e9, weight=0), r"found 0, .* 0\.001 to 100"),
         (dict(kind="flops", budget=0), "limit: expected a number of MACs above 0"),
     ],
 )

@@ -140,6 +140,8 @@ def test_scaler_unscales_before_the_step() -> None:
     ("change", "message"),
     [
         (dict(muon_lr=0), "muon_lr: found 0, expected a number above 0"),
+        (dict(lr=0), "^lr: found 0, expected a number above 0"),
+        (dict(lr=-0.1), r"^lr: found -0\.1, expected a number above 0"),
         (dict(muon_momentum=1.0), r"muon_momentum: found 1\.0, expected a number in"),
         (dict(muon_momentum=-0.1), r"muon_momentum: found -0\.1, expected"),
     ],

@@ -156,7 +156,10 @@ BAD_CONFIGS: list[tuple[Any, str]] = [
         "stages[1].candidates: layer 3 changes its shape and is left without a "
         "candidate, expected at least one block spec other than 'skip'",
     ),
-    (with_stage(0, candidates=[]), "stages[0].candidates: layer 0 "),
+    (
+        with_stage(0, candidates=[], spatial_stride=1),  # its layers keep their shape
+        "stages[0].candidates: found none, expected at least one block spec",
+    ),
 ]
 
 

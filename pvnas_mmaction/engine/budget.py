@@ -114,14 +114,14 @@ class CostPenalty:
 
     Args:
         budget: The budget, with the costs it is about.
-        weight: First lambda. Default 0.1.
+        weight: First lambda, from 0.001 to 100 unless ``rate`` is 0. Default 0.1.
         rate: Largest relative change of lambda per alpha step; 0 leaves lambda as it
             is. Default 0.1.
         tolerance: |log(E / budget)| that is let be. Default 0.02, two percent.
         one_sided: Whether a cost under the budget goes free. Default False.
 
     Raises:
-        ValueError: A negative number.
+        ValueError: No number of 0 or more, or a first lambda out of its bounds.
     """
 
     def __init__(
@@ -137,10 +137,17 @@ class CostPenalty:
             ("rate", rate),
             ("tolerance", tolerance),
         ):
-            if not value >= 0:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not value >= 0:
                 raise ValueError(
                     f"cost.{name}: found {value!r}, expected a number of 0 or more"
                 )
+        if rate > 0 and not LOWEST <= weight <= HIGHEST:
+            raise ValueError(
+                f"cost.weight: found {weight!r}, expected a number from {LOWEST:g} to "
+                f"{HIGHEST:g}, the bounds of lambda; with rate=0, which keeps lambda, "
+                "it may lie outside"
+            )
         self.budget = budget
         self.weight = float(weight)
         self.rate = float(rate)

@@ -74,8 +74,9 @@ class MuonAdamW(torch.optim.AdamW):
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.01,
     ) -> None:
-        if not muon_lr > 0:
-            raise ValueError(f"muon_lr: found {muon_lr!r}, expected a number above 0")
+        for name, rate in (("lr", lr), ("muon_lr", muon_lr)):
+            if not rate > 0:
+                raise ValueError(f"{name}: found {rate!r}, expected a number above 0")
         if not 0 <= muon_momentum < 1:
             raise ValueError(
                 f"muon_momentum: found {muon_momentum!r}, expected a number in [0, 1)"
