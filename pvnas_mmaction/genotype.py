@@ -10,7 +10,8 @@ A *block spec* names one candidate operation::
     E      = decimal number without trailing zeros: the width of the block's inside.
              At least 1 for mb, mb3d and ts (times the input width), at most 1 for rb
              (times the output width)
-    "_se"  = squeeze-and-excitation after the spatial convolution
+    "_se"  = squeeze-and-excitation before the last convolution, which projects (rb:
+             expands)
 
 ``mb3d`` needs Kt of 3 or more (with Kt = 1 it would be ``mb`` under a second name) and
 ``ts`` has Kt = 3, the reach of a shift by one frame each way. ``skip`` is the identity.
