@@ -2,8 +2,9 @@
 """Motion clips, decoded once and held in memory.
 
 Networks this small train faster than a video is decoded. The clips of a folder that
-``tools/make_motion_clips.py`` made are read once as uint8; a view is 8 consecutive
-frames of a clip's 12, from a random frame in training and from the middle otherwise.
+``tools/make_motion_clips.py`` made are read once as uint8; a view is ``clip_len``
+consecutive frames of a clip, from a random frame in training and from the middle
+otherwise.
 """
 
 from __future__ import annotations

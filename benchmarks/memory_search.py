@@ -182,7 +182,8 @@ class MemorySearch:
     # -- searching ------------------------------------------------------------------
 
     def run(self) -> ArchiveEntry:
-        """Search from the first step to the last; gives the archive's best entry."""
+        """Search from the first step to the last; gives what the search ends in, an
+        entry of the archive or the final network beside it."""
         for step in range(self.schedule.config.total_steps):
             self._set_rates(step)
             self.step(step)

@@ -210,7 +210,8 @@ def run_search(
         ranked: Networks to judge at the end, as candidate indices. Default none.
 
     Returns:
-        Plain data: ``found`` (candidate indices of the archive's best), ``archive``
+        Plain data: ``found`` (candidate indices of what the search ended in, which may
+        stand beside the archive), ``archive``
         (its entries with indices), ``mean_pairwise_hamming``, ``distinct``,
         ``inherited`` (pairs of network and accuracy), ``clips``, ``path_clips``,
         ``forward_clips`` (of the search alone), ``wall_s`` (of the search alone),
