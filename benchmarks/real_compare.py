@@ -26,13 +26,14 @@ from pvnas_mmaction.cli import run
 
 def seed_ranges(records: Sequence[Mapping[str, Any]], name: str) -> list[float]:
     """Best minus worst of the trainings of one network on one fold, in points, for
-    every network and fold of a row that was trained more than once."""
-    groups: dict[tuple, list[float]] = {}
+    every network and fold of a row that was trained with more than one seed."""
+    groups: dict[tuple, dict[int, float]] = {}
     for record in records:
         if record["name"] == name:
-            group = groups.setdefault((record["fold"], record["blocks"]), [])
-            group.append(100 * record["accuracy"])
-    return [max(group) - min(group) for group in groups.values() if len(group) > 1]
+            group = groups.setdefault((record["fold"], record["blocks"]), {})
+            group[record["seed"]] = 100 * record["accuracy"]
+    by_seed = [group.values() for group in groups.values() if len(group) > 1]
+    return [max(accuracies) - min(accuracies) for accuracies in by_seed]
 
 
 def finalist_gaps(
@@ -75,6 +76,8 @@ def compare(result: Mapping[str, Any], against: Sequence[str]) -> list[str]:
             raise ValueError(f"--against: found {name!r}, expected some of {names}")
     lines = []
     for name in names:
+        if [name] == list(against):
+            continue
         gain = difference(result["trainings"], name, *against)
         text = f"{name}: {gain['mean']:+.1f}"
         if gain["standard_error"] is not None:

@@ -84,7 +84,10 @@ def summarise(
             **mean_and_error(list(fold_means(records, name).values())),
             standard_error_over_trainings=seeds_error,
             folds=fold_means(records, name),
-            learning_rates={str(r["fold"]): r["lr"] for r in own},
+            learning_rates={
+                str(fold): sorted({r["lr"] for r in own if r["fold"] == fold})
+                for fold in fold_means(records, name)
+            },
         )
         for key in ("macs", "params", "latency_ms"):
             row[key] = statistics.fmean(cost[key] for cost in costs[name])

@@ -7,6 +7,7 @@ result is a line of a file, and a study goes on from there.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import statistics
@@ -80,7 +81,20 @@ def search_job(
         state.setting,
         seed=fold + SEED_STEP * seed,
     )
-    return dict(name=name, fold=fold, seed=seed, max_macs=max_macs, **found)
+    return dict(
+        name=name,
+        fold=fold,
+        seed=seed,
+        max_macs=max_macs,
+        search_config=digest_of(config),
+        **found,
+    )
+
+
+def digest_of(config: Path) -> str:
+    """What tells the content of a config from that of another."""
+    content = json.dumps(Config.fromfile(config).to_dict(), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def train_job(
@@ -186,6 +200,9 @@ class Study:
         Returns:
             Name of the row -> fold -> genotype of each search, in the order of the
             seeds.
+
+        Raises:
+            ValueError: A search that is there was made by another config.
         """
         names = {f"{space} <= {model}": model for model in budgets}
         limits = {name: self.macs(model) for name, model in names.items()}
@@ -196,6 +213,15 @@ class Study:
             for name, limit in limits.items()
         ]
         done = self.found()
+        digest = digest_of(config)
+        for job in jobs:
+            record = done.get((job[0], *job[-2:]), {})
+            # Searches from before it was written down are taken as they are.
+            if record.get("search_config", digest) != digest:
+                raise ValueError(
+                    f"{self.searches.path}: found searches by another --search-config, "
+                    f"expected those by {config.name}; choose another --work-dir"
+                )
         jobs = [job for job in jobs if (job[0], *job[-2:]) not in done]
         run_jobs(jobs, search_job, self.loader, self.searches, self.workers, "Searches")
         found = self.found()
@@ -228,8 +254,13 @@ class Study:
             Name of the row -> genotype.
 
         Raises:
-            ValueError: Hardly any network keeps the budget.
+            ValueError: There is no budget, or hardly any network keeps it.
         """
+        if not budgets:
+            raise ValueError(
+                "--search-budgets: found none, expected one or more: random networks "
+                "keep the lowest"
+            )
         content = Config.fromfile(BASE / "spaces" / f"{space}.py").space
         drawn_from = SearchSpace.from_config(content.to_dict())
         limit = min(self.macs(model) for model in budgets)

@@ -38,6 +38,22 @@ def data(trained_table) -> dict:
     return copy.deepcopy(make_table(trained_table[1]).to_data())
 
 
+def test_a_table_is_extended_and_not_replaced(trained_table, data, tmp_path):
+    """By what holds all its trainings, made alike; else nothing is written."""
+    path = tmp_path / "two.json.xz"
+    whole = GroundTruth.from_data(data, "whole")
+    fewer, other = copy.deepcopy(data), copy.deepcopy(data)
+    del fewer["networks"][next(iter(data["networks"]))]
+    write_table(GroundTruth.from_data(fewer, "fewer"), path)
+    write_table(whole, path)
+    there = path.read_bytes()
+    other["settings"]["val_clips"] += 1
+    for content, lost in ((fewer, 2), (other, 0)):
+        with pytest.raises(ValueError, match=rf"lacks \({lost}\).* another --out"):
+            write_table(GroundTruth.from_data(content, "new"), path)
+        assert path.read_bytes() == there
+
+
 def test_packed_table_holds_the_trainings(trained_table, tmp_path):
     _, log = trained_table
     path = tmp_path / "two.json.xz"

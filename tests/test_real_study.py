@@ -35,6 +35,27 @@ def test_a_network_of_two_searches_counts_twice(tmp_path, monkeypatch):
     assert [r["blocks"] for r in records] == ["skip", "skip", "rb_t1_k3_e0.5"]
 
 
+def test_searches_of_another_config_do_not_mix(tmp_path, monkeypatch):
+    write_lists(tmp_path)
+    study = real_study.Study(real_study.Loader(tmp_path, Setting()), tmp_path / "work")
+    monkeypatch.setattr(study, "macs", lambda model: 1)
+    config = real_clips.SEARCH_CONFIG
+    record = dict(name="light <= X3D-S", fold=1, seed=0, genotype=dict(blocks=["skip"]))
+    study.searches.append(dict(record, search_config=real_study.digest_of(config)))
+    assert study.search(config, "light", ["X3D-S"], [1])["light <= X3D-S"][1]
+    other = tmp_path / "other.py"
+    other.write_text(f"_base_ = {str(config)!r}\nfind_unused_parameters = True\n")
+    with pytest.raises(ValueError, match=r"expected those by other.py; .*--work-dir"):
+        study.search(other, "light", ["X3D-S"], [1])
+
+
+def test_random_networks_need_a_budget(tmp_path):
+    write_lists(tmp_path)
+    study = real_study.Study(real_study.Loader(tmp_path, Setting()), tmp_path / "work")
+    with pytest.raises(ValueError, match="--search-budgets: found none, expected one"):
+        study.draw("light", [], 1)
+
+
 def test_every_split_has_a_say_in_the_learning_rate(tmp_path, monkeypatch):
     """Three inner splits that disagree, trainings replaced by a table."""
     accuracies = {0.1: (0.9, 0.1, 0.2), 0.2: (0.4, 0.5, 0.5), 0.3: (0.5, 0.4, 0.5)}

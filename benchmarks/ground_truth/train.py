@@ -233,14 +233,34 @@ def write_table(table: GroundTruth, path: Path) -> int:
     """Write a table as one compressed file; gives its size in bytes.
 
     Raises:
-        ValueError: It would be larger than 1 MiB.
+        ValueError: It would be larger than 1 MiB, or a table is there that it would
+            not extend: one of other settings, or with trainings that it lacks.
     """
+    if path.exists():
+        there = load(path)
+        lost = _trainings(there) - _trainings(table)
+        if json.loads(json.dumps(table.settings)) != there.settings or lost:
+            raise ValueError(
+                f"{path.name}: found a table of other settings, or with trainings that "
+                f"this one lacks ({len(lost)}), expected none or one to extend; give "
+                "another --out"
+            )
     data = lzma.compress(json.dumps(table.to_data()).encode(), preset=9)
     if len(data) > MAX_BYTES:
         raise ValueError(f"{path}: found {len(data)} bytes, expected 1 MiB at most")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return len(data)
+
+
+def _trainings(table: GroundTruth) -> set[tuple[tuple[str, ...], int]]:
+    """Network and seed of every training of a table."""
+    return {
+        (network.blocks, seed)
+        for network in table.values()
+        for seed, accuracy in zip(table.seeds, network.accuracies, strict=True)
+        if accuracy is not None
+    }
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
