@@ -35,6 +35,8 @@ from torch.utils.data import Dataset
 
 import pvnas_mmaction  # noqa: F401  (registers)
 
+CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "pvnas"
+SEARCH_RUNTIME = CONFIGS / "_base_" / "search_runtime.py"
 NUM_CLASSES = 2
 INPUT_SHAPE = (3, 4, 8, 8)
 SPACE = dict(
@@ -270,7 +272,7 @@ def search_config(work_dir: str | Path, **changes: Any) -> Config:
             ],
             log_processor=dict(type="LogProcessor", window_size=1, by_epoch=True),
             log_level="WARNING",
-            model_wrapper_cfg=dict(type="SearchDataParallel"),
+            model_wrapper_cfg=Config.fromfile(SEARCH_RUNTIME).model_wrapper_cfg,
             randomness=dict(seed=0),
             launcher="none",
         )

@@ -336,3 +336,23 @@ def test_custom_data_follow_the_environment(name, monkeypatch):
         assert loader.dataset.ann_file == ann_file
         assert loader.dataset.data_prefix == dict(video="/clips")
         assert loader.dataset.num_classes == 7
+
+
+def test_the_config_of_the_readme(project_root, tmp_path):
+    """The example for configs of one's own builds a recognizer that normalises its
+    clips and gives one row of probabilities for each."""
+    text = (project_root / "README.md").read_text()
+    [block] = re.findall(r"```python\n(_base_ = .*?)```", text, re.DOTALL)
+    path = "work_dirs/mine/search/genotype.json"
+    assert path in block
+    shipped = project_root / "configs/pvnas/genotypes/pvnas-tiny.json"
+    config = tmp_path / "own.py"
+    config.write_text(block.replace(path, str(shipped)))
+    model = MODELS.build(Config.fromfile(config).model)
+    clips = [torch.full((2, 3, 6, 20, 20), 123, dtype=torch.uint8)]
+    batch = dict(inputs=clips, data_samples=[ActionDataSample()])
+    data = model.data_preprocessor(batch)
+    assert data["inputs"].abs().max() < 0.5
+    [sample] = model.eval().test_step(batch)
+    assert sample.pred_score.shape == (7,)
+    assert float(sample.pred_score.sum()) == pytest.approx(1)

@@ -328,7 +328,7 @@ def test_another_wrapper_is_refused(tmp_path):
 
     message = (
         "model_wrapper_cfg.type: found 'MMDistributedDataParallel', expected "
-        "'SearchDataParallel'"
+        "'mmaction.SearchDataParallel'"
     )
     assert all(message in found for found in run_ranks(tmp_path, 2, rank))
 

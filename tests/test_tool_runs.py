@@ -259,3 +259,22 @@ def test_search_runs_with_amp(motion_clips: Path, tmp_path: Path) -> None:
     checkpoint = torch.load(tmp_path / "work" / "epoch_3.pth", weights_only=True)
     alphas = [v for k, v in checkpoint["state_dict"].items() if "alphas" in k]
     assert alphas and all(alpha.dtype == torch.float32 for alpha in alphas)
+
+
+def test_a_shipped_search_on_two_processes(motion_clips, tmp_path):
+    """By the command that the README gives for several GPUs."""
+    config = write_config(
+        tmp_path / "search.py",
+        SEARCH,
+        motion_clips,
+        "train_dataloader.update(batch_size=2)\n"
+        "train_cfg = dict(max_epochs=3, num_ranked=1)\n",
+    )
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    work_dir = tmp_path / "work"
+    command = ["env", f"PORT={port}", TOOLS / "dist_train.sh", config, "2"]
+    done = run_process(*command, "--work-dir", work_dir, "--seed", "0")
+    assert "Search done: 3 genotype(s)" in done.stdout + done.stderr
+    assert (work_dir / "search" / "genotype.json").is_file()

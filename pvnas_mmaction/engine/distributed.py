@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
+from mmaction.registry import MODEL_WRAPPERS
 from mmengine.dist import broadcast_object_list
-from mmengine.registry import MODEL_WRAPPERS
 from torch import Tensor, nn
 
 from ..models.relaxation import Choice
@@ -31,7 +31,8 @@ def shared_seed(seed: int) -> int:
     return seeds[0]
 
 
-# In MMEngine's own registry, where alone its runner looks for a wrapper.
+# Configs name it with its scope, mmaction.SearchDataParallel: MMEngine's runner looks a
+# bare name up in MMEngine's own registry alone.
 @MODEL_WRAPPERS.register_module()
 class SearchDataParallel(nn.Module):
     """Wrapper of a model in a distributed search: copies rank 0's state to all ranks
