@@ -7,6 +7,7 @@ import ast
 import doctest
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -370,8 +371,8 @@ def test_invariants(config, random):
         ({"restart_diversity_step": -1}, "restart_diversity_step: .* found -1"),
         ({"peak_cap": 0}, "peak_cap: expected a number from 1, found 0"),
         ({"num_cycles": 13}, "total_steps: .* in each of 13 cycle.*found 12"),
-        ({"num_cycles": 12}, "total_steps: .*raise total_steps, or lower num_cycles"),
-        ({"warmup": 0.9}, "total_steps: expected enough for an alpha step after the"),
+        ({"num_cycles": 12}, "total_steps: .*raise train_cfg.max_epochs, or lower"),
+        ({"warmup": 0.9}, "total_steps: expected 20 or more, so that .*max_epochs"),
     ],
 )
 def test_settings_out_of_range_are_named(changes, message):
@@ -432,3 +433,20 @@ def test_the_worked_example_of_the_documentation(project_root):
     failed, attempted = doctest.testfile(str(path), module_relative=False)
     assert attempted == 8
     assert failed == 0
+
+
+@pytest.mark.parametrize("warmup", [0, 1 / 3, 0.5, 0.75, 0.9])
+@pytest.mark.parametrize("num_cycles", [1, 3])
+def test_the_steps_that_are_asked_for_are_enough(warmup, num_cycles):
+    settings = dict(num_cycles=num_cycles, warmup=warmup)
+    short = num_cycles - 1 or 1
+    for steps in range(short, 40):
+        try:
+            LRDiversityConfig(total_steps=steps, **settings)
+            break
+        except ValueError as error:
+            asked = int(re.search(r"expected (\d+) or more", str(error))[1])
+    else:
+        pytest.fail("no number of steps was enough")
+    if steps > short:
+        assert asked == steps

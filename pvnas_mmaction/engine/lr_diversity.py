@@ -130,11 +130,15 @@ class LRDiversityConfig:
         cycles = self.effective_cycles
         shortest = self.total_steps // cycles
         if shortest == 0 or (shortest - 1) / shortest < self.warmup:
+            enough = 1
+            while (enough - 1) / enough < self.warmup:
+                enough += 1
             raise ValueError(
-                f"total_steps: expected enough for an alpha step after the "
-                f"warm-up of {self.warmup:.3g} in each of {cycles} cycle(s), found "
-                f"{self.total_steps}; raise total_steps, or lower num_cycles or "
-                "warmup"
+                f"total_steps: expected {cycles * enough} or more, so that an alpha "
+                f"step follows the warm-up of {self.warmup:.3g} in each of {cycles} "
+                f"cycle(s), found {self.total_steps}; raise train_cfg.max_epochs, or "
+                "lower train_dataloader.batch_size, or num_cycles or warmup of "
+                "LRDiversityHook"
             )
 
     @property

@@ -128,8 +128,8 @@ class SearchLoop(EpochBasedTrainLoop):
         if is_distributed() and not isinstance(self.model, SearchDataParallel):
             raise ValueError(
                 f"model_wrapper_cfg.type: found {type(self.model).__name__!r}, "
-                "expected 'mmaction.SearchDataParallel': a search reduces its gradients "
-                "itself"
+                "expected 'mmaction.SearchDataParallel': a search reduces its "
+                "gradients itself"
             )
         if is_model_wrapper(self.model):
             self.model = self.model.module

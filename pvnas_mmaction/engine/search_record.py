@@ -58,8 +58,9 @@ class SearchRecord:
             earlier = self.directory.with_name(f"search_before_{self.runner.timestamp}")
             self.directory.rename(earlier)
             self.runner.logger.warning(
-                f"{self.directory}: found another search, moved to {earlier}; to go on "
-                "with a search, use --resume"
+                f"{self.directory}: found another search, moved to {earlier}; its "
+                "checkpoints stay where they are, and those of the same names will be "
+                "overwritten. To go on with a search, use --resume"
             )
         budget = penalty.budget if penalty else None
         setting = dict(
