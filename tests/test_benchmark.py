@@ -4,6 +4,7 @@ statistics against numpy, memory against what must be held, and the tool as a wh
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import subprocess
@@ -228,6 +229,26 @@ def test_memory_holds_weights_and_gradients(config, tmp_path):
     assert 2 * weights < training < 2.7 * weights
 
 
+def test_memory_is_that_of_the_gpu_asked_for(config, monkeypatch):
+    asked = []
+    allocated = {"cuda:0": 0, "cuda:1": 3 * 2**20}
+    monkeypatch.setattr(measure, "check_device", torch.device)
+    monkeypatch.setattr(measure.Subject, "prepare", lambda self: None)
+    monkeypatch.setattr(measure.Subject, "run", lambda self, batch_size: None)
+    monkeypatch.setattr(
+        torch.cuda,
+        "reset_peak_memory_stats",
+        lambda device="cuda:0": asked.append(device),
+    )
+    monkeypatch.setattr(
+        torch.cuda, "max_memory_allocated", lambda device="cuda:0": allocated[device]
+    )
+    settings = measure.Settings(device="cuda:1", threads=None)
+    entry = Entry("a", str(config))
+    assert measure._peak_memory_here(entry, settings, training=False) == 3
+    assert asked == ["cuda:1"]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -318,6 +339,18 @@ def test_tool_says_what_is_wrong(options, message):
     assert message in done.stderr
 
 
+def test_a_wrong_baseline_is_named_before_anything_is_measured(monkeypatch):
+    spec = importlib.util.spec_from_file_location("tool", ROOT / "tools/benchmark.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    measured = []
+    monkeypatch.setattr(measure, "measure", lambda *args: measured.append(args) or [])
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "a=a.py", "--baseline", "b"])
+    with pytest.raises(ValueError, match="--baseline: found 'b', expected one of a"):
+        tool.main()
+    assert measured == []
+
+
 def test_baseline_has_to_be_there():
     results = [measure.Result(Entry("a", "a.py"))]
     with pytest.raises(ValueError, match="found 'b', expected one of a"):
@@ -333,4 +366,5 @@ def test_table_shows_what_is_missing():
     text = report.to_markdown(data)
     assert "- a: build: no file" in text
     assert "`tools/benchmark.py a.py`" in text
+    assert "x baseline" in text and "None" not in text
     assert math.isclose(data["settings"]["seconds"], 2)

@@ -6,8 +6,10 @@ from __future__ import annotations
 import html
 import importlib.util
 import json
+import os
 import re
 import sys
+from dataclasses import replace
 from datetime import datetime
 from urllib.parse import unquote
 
@@ -15,8 +17,14 @@ import pytest
 from report_runs import genotype, write_json, write_search, write_training
 from test_report_predictions import clips, dump
 
+from pvnas_mmaction.cost import network_cost
+from pvnas_mmaction.genotype import parse_genotype
 from pvnas_mmaction.latency import LatencyTable
 from pvnas_mmaction.report import page, views
+from pvnas_mmaction.report.bokeh_search import comparison_plot, search_plots
+from pvnas_mmaction.report.figures import write_figures
+from pvnas_mmaction.report.layers import format_count
+from pvnas_mmaction.report.palette import run_style
 from pvnas_mmaction.report.predictions import for_trainings
 from pvnas_mmaction.report.workdir import read_work_dir, read_work_dirs
 from pvnas_mmaction.search_space import SearchSpace
@@ -140,6 +148,7 @@ def test_the_networks_of_a_training_is_drawn(tmp_path):
     run_dir = write_training(tmp_path / "t")
     blocks = ["mb_t1_k3_e2", "skip", "mb_t5_k3_e2", "skip"]
     write_json(tmp_path / "g.json", genotype(blocks))
+    os.utime(tmp_path / "g.json", (1, 1))
     (config,) = run_dir.glob("*/vis_data/config.py")
     config.write_text(f"model = dict(backbone=dict(genotype='{tmp_path}/g.json'))\n")
     run = read_work_dir(run_dir)
@@ -151,6 +160,23 @@ def test_the_networks_of_a_training_is_drawn(tmp_path):
     run = read_work_dir(run_dir)
     assert any("g.json: no such genotype file" in line for line in run.missing)
     assert "g.json: no such genotype file" in text_of(page.render_report([run]))
+
+
+def test_a_training_counts_the_classes_of_its_config(tmp_path):
+    """The genotype comes of a search on 4 classes; costs name their input."""
+    run_dir = write_training(tmp_path / "t")
+    blocks = ["mb_t1_k3_e2", "skip", "mb_t5_k3_e2", "skip"]
+    write_json(tmp_path / "g.json", genotype(blocks))
+    (config,) = run_dir.glob("*/vis_data/config.py")
+    config.write_text(
+        f"model = dict(backbone=dict(genotype='{tmp_path}/g.json'),\n"
+        "    cls_head=dict(num_classes=1000))\n"
+    )
+    skeleton = parse_genotype(genotype(blocks)).skeleton
+    cost = network_cost(skeleton, blocks, (3, 8, 32, 32), 1000)
+    shown = text_of(page.render_report([read_work_dir(run_dir)]))
+    assert f"MACs per view of 3x8x32x32 {format_count(cost.macs)}" in shown
+    assert f"parameters {format_count(cost.params)}" in shown
 
 
 def test_a_running_search_says_when_it_wrote_last(tmp_path):
@@ -189,6 +215,50 @@ def test_accuracies_that_are_not_known(tmp_path):
     assert "run-1-archive-macs" not in keys_of(text)
 
 
+def test_a_budget_that_is_not_known_is_not_said_to_be_none(tmp_path):
+    run_dir = write_search(tmp_path / "a")
+    assert "its MACs per view 950 k budget 1 M MACs" in text_of(
+        page.render_report([read_work_dir(run_dir)])
+    )
+    (run_dir / "search/space.json").unlink()
+    shown = text_of(page.render_report([read_work_dir(run_dir)]))
+    assert "its MACs per view 950 k budget not recorded" in shown
+
+
+def test_the_data_is_known_before_the_first_network(tmp_path):
+    run_dir = write_search(tmp_path / "a", finished=False)
+    (run_dir / "search/archive.json").unlink()
+    split = dict(seed=7, ann_file="clips/train.txt")
+    write_json(run_dir / "search/split.json", split)
+    shown = text_of(page.render_report([read_work_dir(run_dir)]))
+    assert "Data clips/train.txt" in shown
+
+
+def test_accuracies_of_the_end_of_a_search_are_called_so(tmp_path):
+    """A search that is done has judged all its networks with the last weights."""
+    path = write_search(tmp_path / "a") / "search/archive.json"
+
+    def labels() -> set[str]:
+        plot = search_plots(read_work_dir(tmp_path / "a"))["accuracy"]
+        return {item.label.value for item in plot.legend[0].items}
+
+    assert "validation of networks found" in labels()
+    archive = json.loads(path.read_text())
+    write_json(path, archive | dict(final=archive["entries"][0]))
+    assert "validation of networks found, at the end of the search" in labels()
+
+
+def test_a_search_has_one_color_in_all_comparisons(tmp_path):
+    runs = read_work_dirs([write_search(tmp_path / name) for name in "abc"])
+    runs[0].history = []
+    plot = comparison_plot(runs, "diversity", "D", "share")
+    drawn = {
+        item.label.value: item.renderers[0].glyph.line_color
+        for item in plot.legend[0].items
+    }
+    assert drawn == {"b": run_style(1)[0], "c": run_style(2)[0]}
+
+
 def latency_table(run) -> LatencyTable:
     space: SearchSpace = run.space
     rows = [[0.5 + i for i in range(len(row))] for row in space.candidates]
@@ -212,6 +282,21 @@ def test_latency_comes_from_a_table_or_from_the_file(tmp_path):
     write_json(path, genotype(list(network.blocks), latency_ms=4.5))
     read = read_work_dir(tmp_path / "a").networks[0].genotype
     assert views.latency_of(read) == (4.5, None)
+
+
+def test_a_table_of_another_input_shape_tells_no_latency(tmp_path):
+    run = read_work_dir(write_search(tmp_path / "a"))
+    table = replace(latency_table(run), input_shape=[3, 16, 64, 64])
+    assert views.latency_of(run.networks[0].genotype, table) is None
+    shown = text_of(page.render_report([run], table=table))
+    assert "No latency is known" in shown and "of their space and input" in shown
+
+
+def test_a_known_latency_without_an_accuracy_is_not_called_unknown(tmp_path):
+    run = read_work_dir(write_search(tmp_path / "a", accuracies=(None, None)))
+    shown = text_of(page.render_report([run], table=latency_table(run)))
+    assert "latency 9.25 ms" in shown
+    assert "No latency is known" not in shown
 
 
 def test_a_wrong_table_is_named(tmp_path):
@@ -257,6 +342,13 @@ def test_the_tool_writes_page_and_figures(tmp_path, run_tool, capsys):
     assert written == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
     for path in (tmp_path / "figures").glob("*.svg"):
         assert path.read_text().rstrip().endswith("</svg>")
+
+
+def test_no_run_overwrites_the_figures_of_another(tmp_path):
+    runs = [write_training(tmp_path / name) for name in ("a b", "a_b")]
+    paths = write_figures(read_work_dirs(runs), tmp_path / "figures")
+    assert len(set(paths)) == len(paths) == 4
+    assert {path.stem for path in paths} == {"a_b_curves", "a_b_2_curves"}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,10 @@ def test_nor_can_a_tensor_inside(tmp_path):
             [{"gt_label": torch.tensor([1, 2]), "pred_score": torch.zeros(4)}],
             r"found 2 label\(s\) and 4 score\(s\)",
         ),
+        (
+            [{"gt_label": torch.tensor([1]), "pred_score": {"a": torch.zeros(4)}}],
+            "clip 0: pred_score: found dict, expected numbers",
+        ),
     ],
 )
 def test_what_is_no_dump_is_named(tmp_path, data, message):
@@ -143,6 +148,19 @@ def test_each_training_takes_the_newest_dump_in_it(tmp_path):
     run = read_work_dir(tmp_path / "a")
     assert for_trainings([run]) == {}
     assert any("bad.pkl: clip 0" in line for line in run.missing)
+
+
+def test_predictions_from_before_the_last_log_line(tmp_path):
+    """As of a network that has been trained on since."""
+    run_dir = write_training(tmp_path / "a")
+    path = dump(run_dir / "p.pkl", clips())
+    end = datetime(2026, 1, 2, 12, 3, 4).timestamp()
+    for written, number in ((end + 60, 1), (end - 60, 2)):
+        os.utime(path, (written, written))
+        run = read_work_dir(run_dir)
+        assert for_trainings([run])[run_dir].num_clips == 5
+        assert len(run.missing) == number
+    assert "p.pkl, shown here, may be of an earlier training" in run.missing[-1]
 
 
 def test_a_dump_is_given_to_one_training_alone(tmp_path):

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from report_runs import (
     BUDGET,
     CANDIDATES,
     LOG,
+    genotype,
     write_json,
     write_launch,
     write_search,
@@ -21,7 +24,7 @@ from report_runs import (
 from searching import run_search
 
 from pvnas_mmaction.engine.archive import Archive
-from pvnas_mmaction.report.runlog import parse_config
+from pvnas_mmaction.report.runlog import find_launches, parse_config
 from pvnas_mmaction.report.views import search_view
 from pvnas_mmaction.report.workdir import (
     SearchRun,
@@ -61,9 +64,9 @@ def test_the_network_that_a_search_ended_in(tmp_path, archived):
         source = folder / archive["final"]["file"]
         archive["final"] |= dict(file="genotypes/final.json", cycle=1, accuracy=0.1)
         blocks = [*archive["final"]["blocks"][:3], "mb_t5_k3_e2"]
-        genotype = json.loads(source.read_text()) | dict(blocks=blocks)
         archive["final"]["blocks"] = blocks
-        write_json(folder / "genotypes/final.json", genotype)
+        final = json.loads(source.read_text()) | dict(blocks=blocks)
+        write_json(folder / "genotypes/final.json", final)
     write_json(folder / "archive.json", archive)
     run = read_work_dir(tmp_path / "a")
     assert run.missing == []
@@ -129,6 +132,17 @@ def _other_lines(search: Path) -> None:
         stream.write("\n".join(lines))
 
 
+def _set(path: Path, **changes) -> None:
+    write_json(path, json.loads(path.read_text()) | changes)
+
+
+def _file_elsewhere(search: Path) -> None:
+    path = search / "archive.json"
+    archive = json.loads(path.read_text())
+    archive["entries"][0]["file"] = "/nowhere/cycle_01.json"
+    write_json(path, archive)
+
+
 def _break_genotype(search: Path) -> None:
     (search / "genotypes/cycle_01.json").write_text('{"format_version": 1}')
 
@@ -167,6 +181,18 @@ BROKEN = {
     "a space that is none": (
         lambda s: write_json(s / "space.json", {"space": {"name": "x"}}),
         "search/space.json can't be read",
+    ),
+    "a budget that is none": (
+        lambda s: _set(s / "space.json", budget=5),
+        "search/space.json can't be read",
+    ),
+    "a shape that is none": (
+        lambda s: _set(s / "space.json", input_shape=[3, 8]),
+        "search/space.json can't be read (input_shape: found [3, 8], expected",
+    ),
+    "a file elsewhere": (
+        _file_elsewhere,
+        "/nowhere/cycle_01.json is not there: this network is not drawn",
     ),
     "no end": (
         lambda s: (s / "genotype.json").unlink(),
@@ -251,6 +277,81 @@ def test_a_config_is_read_without_being_run(tmp_path):
     }
     assert not target.exists()
     assert parse_config("a = (") == {}
+
+
+def test_starts_of_an_earlier_search_are_not_counted(tmp_path):
+    """A search that starts in a folder moves an earlier one beside its own."""
+    write_search(tmp_path / "a")
+    write_launch(tmp_path / "a", "20260103_110000")
+    folder = write_launch(tmp_path / "a", "20260105_120000")
+    late = LOG.replace("2026/01/02", "2026/01/05").replace("--seed 7", "--seed 8")
+    (folder / "20260105_120000.log").write_text(late)
+    # It has logged no step yet: all the same, the config is its own.
+    (folder / "vis_data/scalars.json").unlink()
+    (folder / "vis_data/config.py").write_text("model = dict(type='other')\n")
+    for start in ("20260103_110000", "20260105_120000"):
+        (tmp_path / f"a/search_before_{start}").mkdir()
+    launches = read_work_dir(tmp_path / "a").launches
+    assert launches.folders == [folder]
+    assert launches.seconds == 7384
+    assert launches.started == datetime(2026, 1, 5, 10)
+    assert launches.command.endswith("--seed 8")
+    assert launches.config == {"model": {"type": "other"}}
+
+
+def test_a_real_search_after_another_one(tmp_path):
+    run_search(tmp_path, log_level="INFO")
+    (first,) = find_launches(tmp_path)
+    # Folders are named by the second.
+    while datetime.now().strftime("%Y%m%d_%H%M%S") == first.name:
+        time.sleep(0.05)
+    run_search(tmp_path, log_level="INFO")
+    run = read_work_dir(tmp_path)
+    (second,) = run.launches.folders
+    assert second != first and run.missing == []
+    assert run.launches.started >= datetime.strptime(second.name, "%Y%m%d_%H%M%S")
+
+
+def test_the_environment_is_that_of_the_last_start(tmp_path):
+    """Begun on a GPU, resumed without one."""
+    write_search(tmp_path / "a")
+    log = tmp_path / "a/20260102_100000/20260102_100000.log"
+    on_gpu = LOG.replace(
+        "CUDA available: False", "CUDA available: True\n    GPU 0: NVIDIA H100"
+    )
+    log.write_text(on_gpu)
+    assert read_work_dir(tmp_path / "a").launches.environment["GPU 0"] == "NVIDIA H100"
+    write_launch(tmp_path / "a", "20260103_110000")
+    environment = read_work_dir(tmp_path / "a").launches.environment
+    assert "GPU 0" not in environment and environment["CUDA available"] == "False"
+
+
+@pytest.mark.parametrize("searches", [True, False])
+def test_a_start_that_wrote_nothing_is_told_by_its_config(tmp_path, searches):
+    folder = write_launch(tmp_path / "a")
+    if searches:
+        config = "train_cfg = dict(type='SearchLoop', max_epochs=3)\n"
+        (folder / "vis_data/config.py").write_text(config)
+    run = read_work_dir(tmp_path / "a")
+    assert isinstance(run, SearchRun if searches else TrainRun)
+    if searches:
+        assert run.missing == [
+            "search/ is not there: the search has not come to its first step."
+        ]
+
+
+def test_a_genotype_that_is_newer_than_the_training(tmp_path):
+    """As when another search has replaced the file that the config names."""
+    run_dir = write_training(tmp_path / "t")
+    write_json(tmp_path / "g.json", genotype(["mb_t1_k3_e2", "skip"] * 2))
+    (config,) = run_dir.glob("*/vis_data/config.py")
+    config.write_text(f"model = dict(backbone=dict(genotype='{tmp_path}/g.json'))\n")
+    start = datetime(2026, 1, 2, 10).timestamp()
+    for written, number in ((start - 60, 0), (start + 60, 1)):
+        os.utime(tmp_path / "g.json", (written, written))
+        found = read_work_dir(run_dir).missing
+        assert len(found) == number
+    assert "g.json has been written since the training started" in found[0]
 
 
 def test_a_log_of_several_starts_adds_up(tmp_path):

@@ -113,6 +113,27 @@ def test_latency_from_a_table(tmp_path, run_tool):
     assert status == 2 and "space: found 'other', expected 'toy'" in error
 
 
+def test_a_table_of_another_input_shape_is_refused(tmp_path, run_tool):
+    write_json(tmp_path / "g.json", genotype(BLOCKS))
+    space = SearchSpace.from_config(SPACE)
+    rows = [[1.5] * len(row) for row in CANDIDATES]
+    other = [3, 16, 64, 64]
+    LatencyTable(space.to_config(), other, 0.25, rows).save(tmp_path / "t.json")
+    arguments = [tmp_path / "g.json", "--latency-table", tmp_path / "t.json"]
+    status, _, error = run_tool("show_genotype", *arguments)
+    assert status == 2
+    assert "shape [3, 16, 64, 64], expected [3, 8, 32, 32]" in error
+    status, _, _ = run_tool("show_genotype", *arguments, "--input-shape", *other)
+    assert status == 0
+
+
+def test_brackets_in_a_path_are_text(tmp_path, run_tool):
+    path = tmp_path / "[red]/[/x]/g.json"
+    write_json(path, genotype(BLOCKS))
+    status, out, _ = run_tool("show_genotype", path)
+    assert status == 0 and "[red]/[/x]/g.json" in out.replace("\n", "")
+
+
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_a_picture(tmp_path, run_tool, ending):
     write_json(tmp_path / "g.json", genotype(BLOCKS))

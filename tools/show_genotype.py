@@ -98,6 +98,12 @@ def main() -> None:
     if table is not None:
         # Raises where the table is about another space.
         views.table_space(table).indices(genotype)
+        shape = args.input_shape or genotype.provenance.get("input_shape")
+        if shape not in (None, table.input_shape):
+            raise ValueError(
+                f"--latency-table: found a table for the input shape "
+                f"{table.input_shape}, expected {shape}; give the table of that shape"
+            )
         known = views.latency_of(genotype, table)
     rows = layers.layer_rows(
         genotype, args.input_shape, args.num_classes, known[1] if known else None
@@ -107,7 +113,7 @@ def main() -> None:
         title = f"{args.genotype.name}: {format_count(layers.total(rows)[0])} MACs"
         picture.save_figure(picture.network_figure([(title, drawing)]), args.picture)
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
-    console.print(f"[bold]{args.genotype}[/bold]")
+    console.print(str(args.genotype), style="bold", markup=False)
     for line in facts(genotype):
         console.print(line, markup=False)
     console.print(layer_table(rows, known[0] if known else None))

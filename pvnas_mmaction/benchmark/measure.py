@@ -402,11 +402,11 @@ def _peak_memory_here(entry: Entry, settings: Settings, training: bool) -> float
     subject.prepare()
     gc.collect()
     if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(settings.device)
     else:
         _reset_peak()
     subject.run(batch_size)
-    peak = torch.cuda.max_memory_allocated() if on_gpu else _peak_bytes()
+    peak = torch.cuda.max_memory_allocated(settings.device) if on_gpu else _peak_bytes()
     return (peak - before) / MEBIBYTE
 
 

@@ -118,7 +118,7 @@ def to_markdown(data: dict[str, Any]) -> str:
     header = ["model", "view", "GMACs", "params (M)"]
     for batch in settings["batch_sizes"]:
         header += [f"ms b{batch} (p90)", f"views/s b{batch}"]
-    header += [f"ms/GMAC b{size}", f"x {data['baseline']}"]
+    header += [f"ms/GMAC b{size}", f"x {data['baseline'] or 'baseline'}"]
     if settings["train_batch_size"]:
         train = settings["train_batch_size"]
         header += [f"train ms b{train} (p90)", "train ms/GMAC", "train x"]

@@ -199,11 +199,18 @@ def _accuracy_plot(run: SearchRun, x_range: DataRange1d) -> figure | None:
             attachment="above",
         )
     )
-    item = LegendItem(label="validation of networks found", renderers=[glyph])
+    item = LegendItem(label=validation_label(run), renderers=[glyph])
     if plot.legend:
         plot.legend[0].items.append(item)
     plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
     return plot
+
+
+def validation_label(run: SearchRun) -> str:
+    """What the accuracies of a run's networks are: once a search is done, all have been
+    judged again."""
+    when = "" if run.final is None else ", at the end of the search"
+    return f"validation of networks found{when}"
 
 
 def cost_unit(run: SearchRun) -> tuple[str, float]:
@@ -236,12 +243,17 @@ def comparison_plot(
     runs: Sequence[SearchRun], key: str, title: str, y_label: str
 ) -> figure | None:
     """One column of the history of several searches in one plot, or None."""
-    runs = [run for run in runs if has_numbers(column(run.history, key))]
-    if len(runs) < 2:
+    # A search keeps its color where others have no such column.
+    numbered = [
+        (index, run)
+        for index, run in enumerate(runs)
+        if has_numbers(column(run.history, key))
+    ]
+    if len(numbered) < 2:
         return None
     plot = new_figure(title, "step", y_label)
     drawn = []
-    for run, index in zip(runs, range(len(runs)), strict=True):
+    for index, run in numbered:
         color, _, dash = run_style(index)
         records = thin(run.history, MAX_POINTS)
         data = source(step=column(records, "step"), value=column(records, key))

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ..latency import LatencyTable
 from .bokeh_archive import CostKind, cost_kinds
-from .bokeh_search import cost_unit
+from .bokeh_search import cost_unit, validation_label
 from .palette import BAND, BLACK, BLUE, GREEN, MUTED, ORANGE, VERMILION, run_style
 from .picture import RC, network_figure, new_figure, save_figure
 from .predictions import Predictions
@@ -64,9 +64,13 @@ def write_figures(
         The files, in the order in which they were written.
     """
     figures: dict[str, Figure] = {}
+    prefixes: set[str] = set()
     with rc_context(RC):
-        for run in runs:
+        for number, run in enumerate(runs, start=1):
             prefix = re.sub(r"[^\w.-]+", "_", run.name)
+            if prefix in prefixes:
+                prefix = f"{prefix}_{number}"
+            prefixes.add(prefix)
             if isinstance(run, SearchRun):
                 made = _search_figures(run, search_view(run, "", table))
             else:
@@ -158,7 +162,7 @@ def course_figure(run: SearchRun) -> Figure:
         if title == "Accuracy":
             found = [n.entry for n in run.judged if n.entry.accuracy is not None]
             ax.plot([e.step for e in found], [e.accuracy for e in found], "D",
-                    color=BLACK, label="validation")  # fmt: skip
+                    color=BLACK, label=validation_label(run))  # fmt: skip
         if title == "Expected cost" and run.budget:
             limit = run.budget["budget"] * scale
             ax.axhline(limit, color=VERMILION, linestyle="-.", label="budget")

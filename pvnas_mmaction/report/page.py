@@ -202,11 +202,13 @@ def _archive(
         key = plots.add(f"{prefix}-{kind.name.lower()}", archive_plot(runs, kind))
         if key is not None:
             keys.append(key)
-        elif kind.name == "latency" and any(run.networks for run in runs):
-            notes.append(
-                "No latency is known of these networks: give "
-                "--latency-table a table of tools/build_latency_table.py."
-            )
+        elif kind.name == "latency":
+            known = [kind.of(network) for run in runs for network in run.judged]
+            if known and known == [None] * len(known):
+                notes.append(
+                    "No latency is known of these networks: give --latency-table a "
+                    "table of tools/build_latency_table.py of their space and input."
+                )
     if not keys and any(run.networks for run in runs):
         notes.append("No network has a validation accuracy: there is no plot of it.")
     return keys, notes

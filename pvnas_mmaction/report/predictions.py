@@ -131,8 +131,13 @@ def _pair(path: Path, index: int, item: Any) -> tuple[int, int, int]:
     for key in ("gt_label", "pred_score"):
         value = item.get(key)
         if value is None:
-            raise ValueError(f"{where}: found the keys {sorted(item)}, expected {key}")
-        values.append(torch.as_tensor(value).flatten())
+            raise ValueError(f"{where}: found the keys {list(item)}, expected {key}")
+        try:
+            values.append(torch.as_tensor(value).flatten())
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"{where}: {key}: found {type(value).__name__}, expected numbers"
+            ) from error
     truth, scores = values
     if truth.numel() != 1 or scores.numel() < 2 or truth[0] < 0:
         raise ValueError(
@@ -169,7 +174,8 @@ def for_trainings(
     Args:
         runs: Searches are passed over.
         given: Dump of the only training. Default: the newest ``.pkl`` of each; one that
-            can't be read is noted in the run's ``missing``, as is that there is none.
+            can't be read or is older than the training's end is noted in the run's
+            ``missing``, as is that there is none.
 
     Raises:
         ValueError: ``given`` is no dump, or the number of trainings is not one.
@@ -197,4 +203,11 @@ def for_trainings(
             result[run.path] = load_predictions(dump, names)
         except ValueError as error:
             run.missing.append(f"Predictions can't be read: {error}.")
+            continue
+        ended = run.launches.ended
+        if ended is not None and dump.stat().st_mtime < ended.timestamp():
+            run.missing.append(
+                "There is no dump of predictions from after the last log line: "
+                f"{dump.name}, shown here, may be of an earlier training."
+            )
     return result

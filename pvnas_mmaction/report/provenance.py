@@ -87,6 +87,10 @@ def _common(
     launches = run.launches
     known: dict[str, Any] = genotype.provenance if genotype else {}
     search = isinstance(run, SearchRun)
+    if isinstance(run, SearchRun):
+        data = run.ann_file or known.get("data")
+    else:
+        data = _annotations(run)
     config = _config_name(run) or (known.get("config") if search else None)
     command = launches.command or (known.get("command") if search else None)
     version = launches.code_version or (known.get("code_version") if search else None)
@@ -100,7 +104,7 @@ def _common(
         ("Config", config),
         ("Command", command),
         ("Seed", seed_text),
-        ("Data", known.get("data") if search else _annotations(run)),
+        ("Data", data),
         ("Started", _time(launches.started)),
         ("Last log line", _time(launches.ended)),
         ("Duration", duration(launches.seconds)),

@@ -24,6 +24,7 @@ _ENVIRONMENT = re.compile(
 )
 _VERSION = re.compile(r" - INFO - Version: pvnas_mmaction (\S+)$")
 _COMMAND = re.compile(r" - INFO - Command: (.*)$")
+_MOVED = re.compile(r"search_before_(\d{8}_\d{6})")
 # The environment stands at the top of a log, before the config.
 _HEAD_LINES = 120
 
@@ -65,13 +66,18 @@ class Launches:
 def find_launches(work_dir: Path) -> list[Path]:
     """The timestamped folders of a work directory, oldest first.
 
-    Those of a test are passed over: only a test leaves ``<timestamp>.json`` in it.
+    Those of a test are passed over: only a test leaves ``<timestamp>.json`` in it. So
+    are those of an earlier search, which the start of another one has moved to
+    ``search_before_<timestamp>``.
     """
+    starts = (_MOVED.fullmatch(path.name) for path in work_dir.iterdir())
+    first = max((start[1] for start in starts if start), default="")
     return sorted(
         path
         for path in work_dir.iterdir()
         if path.is_dir()
         and re.fullmatch(r"\d{8}_\d{6}", path.name)
+        and path.name >= first
         and not (path / f"{path.name}.json").is_file()
     )
 
@@ -145,6 +151,7 @@ def is_training(record: dict[str, Any]) -> bool:
 
 def _read_log(path: Path, result: Launches) -> None:
     first = last = None
+    environment = {}
     with path.open(encoding="utf-8", errors="replace") as stream:
         for number, line in enumerate(stream):
             if match := _TIME.match(line):
@@ -155,7 +162,8 @@ def _read_log(path: Path, result: Launches) -> None:
                 elif version := _VERSION.search(line):
                     result.code_version = version[1]
             elif number < _HEAD_LINES and (match := _ENVIRONMENT.match(line)):
-                result.environment[match[1]] = match[2].strip()
+                environment[match[1]] = match[2].strip()
+    result.environment = environment or result.environment
     if first is not None and last is not None:
         result.started = min(result.started or first, first)
         result.ended = max(result.ended or last, last)

@@ -15,7 +15,14 @@ from ..genotype import Genotype
 from ..latency import LatencyTable, load_latency_table
 from ..search_space import SearchSpace
 from .drawing import Drawing, dearest_layer, draw_network
-from .layers import LayerRow, format_count, layer_rows, temporal_reach, total
+from .layers import (
+    LayerRow,
+    format_count,
+    format_shape,
+    layer_rows,
+    temporal_reach,
+    total,
+)
 from .predictions import Predictions
 from .provenance import (
     budget_text,
@@ -24,6 +31,7 @@ from .provenance import (
     search_provenance,
     training_provenance,
 )
+from .runlog import lookup
 from .series import pareto_front
 from .workdir import Network, Run, SearchRun, TrainRun
 
@@ -93,10 +101,12 @@ def latency_of(
 ) -> tuple[float, list[float] | None] | None:
     """Milliseconds of a network and of each of its layers, or None where not known.
 
-    With a table of the genotype's space: its prediction. Without one, or with that of
-    another space: what the provenance says, and None for the layers.
+    With a table of the genotype's space, and of its input shape where that is known:
+    its prediction. Without one, or with another: what the provenance says, and None for
+    the layers.
     """
-    if table is not None:
+    shape = genotype.provenance.get("input_shape")
+    if table is not None and shape in (None, table.input_shape):
         try:
             indices = table_space(table).indices(genotype)
         except ValueError:
@@ -144,7 +154,9 @@ def training_view(
              f"{predictions.num_clips} clips")
         )  # fmt: skip
     if run.genotype is not None:
-        rows = layer_rows(run.genotype)
+        classes = lookup(run.launches.config, "model.cls_head.num_classes")
+        known = classes if isinstance(classes, int) else None
+        rows = layer_rows(run.genotype, num_classes=known)
         drawing = draw_network(rows)
         view.reach = max(5, *(slot.reach for slot in drawing.slots))
         view.cards = [
@@ -173,7 +185,11 @@ def _search_tiles(run: SearchRun) -> list[tuple[str, str, str]]:
              f"{_when(run, best).lower()}, inherited weights")
         )  # fmt: skip
         tiles.append(
-            ("its MACs per view", format_count(best.entry.macs), budget_text(run))
+            (
+                "its MACs per view",
+                format_count(best.entry.macs),
+                budget_text(run) if run.space else "budget not recorded",
+            )
         )
         summary = Archive([n.entry for n in run.networks]).summary()
         tiles.append(
@@ -257,8 +273,10 @@ def _facts(
     latency: tuple[float, list[float] | None] | None,
 ) -> list[tuple[str, str]]:
     macs, params = total(rows)
+    shape = rows[0].in_shape
+    of = "" if shape is None else f" of {format_shape(shape)}"
     facts = [
-        ("MACs per view", format_count(macs)),
+        (f"MACs per view{of}", format_count(macs)),
         ("parameters", format_count(params)),
     ]
     if latency is not None:

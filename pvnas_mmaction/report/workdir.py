@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..cost import check_input_shape
 from ..engine.archive import Archive, ArchiveEntry
 from ..genotype import Genotype, load_genotype
 from ..models.pvnas_net import resolve_genotype
@@ -56,6 +57,7 @@ class SearchRun:
         final: The network that the search ended in, of the archive or not, or None.
         finished: Whether the final genotype has been written.
         seed: Seed of the search, or None.
+        ann_file: Annotation file that it read, or None.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class SearchRun:
     final: Network | None = None
     finished: bool = False
     seed: int | None = None
+    ann_file: str | None = None
 
     @property
     def judged(self) -> list[Network]:
@@ -126,10 +129,14 @@ def read_work_dir(path: Path, name: str | None = None) -> Run:
             f"{path}: found a file, expected the work directory of a search or training"
         )
     name = name or path.resolve().name
-    launches = find_launches(path)
-    if not (path / "search").is_dir() and launches:
+    if (path / "search").is_dir():
+        return _read_search(path, name)
+    if find_launches(path):
+        config = read_launches(path).config
+        if lookup(config, "train_cfg.type") == "SearchLoop":
+            return _read_search(path, name)
         return _read_training(path, name)
-    if not (path / "search").is_dir() and any(path.iterdir()):
+    if any(path.iterdir()):
         raise ValueError(
             f"{path}: found neither search/ nor a folder <date>_<time> of MMEngine's, "
             "expected the work directory of a search or training (--work-dir of "
@@ -157,7 +164,10 @@ def _read_search(path: Path, name: str) -> SearchRun:
     folder = path / "search"
     if not folder.is_dir():
         run.missing.append(
-            "The directory is empty: the search has not started, or wrote elsewhere."
+            "search/ is not there: the search has not come to its first step."
+            if run.launches.folders
+            else "The directory is empty: the search has not started, or wrote "
+            "elsewhere."
         )
         return run
     _read_setting(run, folder / "space.json")
@@ -166,6 +176,8 @@ def _read_search(path: Path, name: str) -> SearchRun:
     split = _attempt(run, folder / "split.json", _read_object, "the seed is not known")
     if split is not None and isinstance(split.get("seed"), int):
         run.seed = split["seed"]
+    if split is not None and isinstance(split.get("ann_file"), str):
+        run.ann_file = split["ann_file"]
     run.finished = (folder / "genotype.json").is_file()
     if not run.finished:
         run.missing.append(
@@ -180,7 +192,7 @@ def _attempt(
     run: Run, path: Path, read: Callable[[Path], T], consequence: str
 ) -> T | None:
     """What ``read`` makes of a file; None, and a sentence, where it can't."""
-    shown = path.relative_to(run.path)
+    shown = path.relative_to(run.path) if path.is_relative_to(run.path) else path
     if not path.is_file():
         run.missing.append(f"{shown} is not there: {consequence}.")
         return None
@@ -202,8 +214,11 @@ def _read_setting(run: SearchRun, path: Path) -> None:
     def read(path: Path) -> tuple[SearchSpace, tuple[int, ...], int, dict | None]:
         data = _read_object(path)
         space = SearchSpace.from_config(data["space"])
-        shape = tuple(int(size) for size in data["input_shape"])
-        return space, shape, int(data["num_classes"]), data.get("budget")
+        shape = check_input_shape(space.skeleton, data["input_shape"])
+        budget = data.get("budget")
+        if budget is not None:
+            budget = dict(kind=str(budget["kind"]), budget=float(budget["budget"]))
+        return space, shape, int(data["num_classes"]), budget
 
     setting = _attempt(run, path, read, "candidates are numbered, and no budget shown")
     if setting is not None:
@@ -306,8 +321,21 @@ def _read_training(path: Path, name: str) -> TrainRun:
     if source is None:
         run.missing.append("The config names no genotype: the network is not drawn.")
         return run
+    started = run.launches.started
     try:
         run.genotype = resolve_genotype(source)
+        # A search that starts in a folder replaces the genotype of an earlier one.
+        if (
+            started is not None
+            and isinstance(source, str)
+            and "::" not in source
+            # The log gives whole seconds.
+            and Path(source).stat().st_mtime > started.timestamp() + 1
+        ):
+            run.missing.append(
+                f"The genotype as it was is not there: {source} has been written since "
+                "the training started, and the network drawn may be another one."
+            )
     except (OSError, ValueError) as error:
         run.missing.append(f"The genotype can't be read ({error}): it is not drawn.")
     return run
