@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from mmengine.hooks import Hook
 from report_runs import (
     BUDGET,
     CANDIDATES,
@@ -21,7 +22,7 @@ from report_runs import (
     write_search,
     write_training,
 )
-from searching import run_search
+from searching import build_search, run_search
 
 from pvnas_mmaction.engine.archive import Archive
 from pvnas_mmaction.report.runlog import find_launches, parse_config
@@ -338,6 +339,34 @@ def test_a_start_that_wrote_nothing_is_told_by_its_config(tmp_path, searches):
         assert run.missing == [
             "search/ is not there: the search has not come to its first step."
         ]
+
+
+def test_a_finished_search_that_goes_on_from_an_earlier_step(tmp_path):
+    hooks = [
+        dict(type="LRDiversityHook", mode="diversity", num_cycles=2),
+        dict(type="SearchHistoryHook", interval=1),
+    ]
+    run_search(tmp_path, custom_hooks=hooks)
+    assert read_work_dir(tmp_path).finished
+    seen = []
+
+    class Look(Hook):
+        priority = "VERY_LOW"
+
+        def after_train_iter(self, runner, *_, **__):
+            seen.append(read_work_dir(tmp_path))
+
+    checkpoint = str(tmp_path / "epoch_5.pth")
+    again = build_search(
+        tmp_path, custom_hooks=hooks, resume=True, load_from=checkpoint
+    )
+    again.register_hook(Look())
+    again.train()
+    # After the last step the archive is its own again.
+    assert [run.finished for run in seen] == [False, False, True]
+    for run in seen[:2]:
+        assert any("resumed at an earlier step" in line for line in run.missing)
+    assert read_work_dir(tmp_path).missing == seen[2].missing == []
 
 
 def test_a_genotype_that_is_newer_than_the_training(tmp_path):

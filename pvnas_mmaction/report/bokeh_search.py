@@ -208,9 +208,8 @@ def _accuracy_plot(run: SearchRun, x_range: DataRange1d) -> figure | None:
 
 def validation_label(run: SearchRun) -> str:
     """What the accuracies of a run's networks are: once a search is done, all have been
-    judged again."""
-    when = "" if run.final is None else ", at the end of the search"
-    return f"validation of networks found{when}"
+    judged again. Short, as the plots are narrow."""
+    return "validation" if run.final is None else "validation at the end"
 
 
 def cost_unit(run: SearchRun) -> tuple[str, float]:

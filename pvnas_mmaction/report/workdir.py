@@ -55,7 +55,8 @@ class SearchRun:
         history: Lines of ``history.jsonl``, by step.
         networks: The archive, oldest first.
         final: The network that the search ended in, of the archive or not, or None.
-        finished: Whether the final genotype has been written.
+        finished: Whether the final genotype has been written, and no resume at an
+            earlier step goes on.
         seed: Seed of the search, or None.
         ann_file: Annotation file that it read, or None.
     """
@@ -178,14 +179,29 @@ def _read_search(path: Path, name: str) -> SearchRun:
         run.seed = split["seed"]
     if split is not None and isinstance(split.get("ann_file"), str):
         run.ann_file = split["ann_file"]
-    run.finished = (folder / "genotype.json").is_file()
-    if not run.finished:
+    behind = _is_behind(run)
+    run.finished = (folder / "genotype.json").is_file() and not behind
+    if behind:
+        run.missing.append(
+            "search/history.jsonl ends before the networks found: the search has been "
+            "resumed at an earlier step, and shows those of before for a while."
+        )
+    elif not run.finished:
         run.missing.append(
             "search/genotype.json is not there: the search is still running, or was "
             "stopped before its end."
         )
     _note_launches(run)
     return run
+
+
+def _is_behind(run: SearchRun) -> bool:
+    """Whether the archive is from before a resume at an earlier step, which has cut the
+    history. An archive runs ahead of it by one interval at most."""
+    if len(run.history) < 2 or not run.judged:
+        return False
+    first, second, last = (run.history[i]["step"] for i in (0, 1, -1))
+    return max(n.entry.step for n in run.judged) > last + second - first
 
 
 def _attempt(
