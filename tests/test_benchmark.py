@@ -66,6 +66,24 @@ def test_counted_cost_is_that_of_the_formulas(config):
     assert zoo.count_params(model) == expected.params
 
 
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_fused_attention_is_counted(need_weights):
+    """4 clips of 7 tokens: projections to 3 * 32 and back to 32, two products."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+
+        def forward(self, x, **_):
+            return self.attention(x, x, x, need_weights=need_weights)[0]
+
+    expected = 4 * 7 * 32 * (96 + 32) + 2 * 4 * 7 * 7 * 32
+    macs = zoo.count_macs(Attention().eval(), torch.randn(4, 7, 32))
+    assert macs == expected
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 # The zoo counts batch normalisation, pooling and activations as well, up to a tenth in
 # networks of depthwise convolutions.
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.utils import get_installed_path
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -252,10 +253,16 @@ def settle_batch_norm(model: nn.Module, x: Tensor) -> None:
 @torch.no_grad()
 def count_macs(model: nn.Module, x: Tensor) -> int:
     """Multiply-accumulates of a forward: convolutions, fully connected layers and the
-    products of attention, counted as PyTorch runs them."""
+    products of attention, counted as PyTorch runs them one by one."""
     counter = FlopCounterMode(display=False)
-    with counter:
-        logits(model, x)
+    # The counter passes over most kernels that do a whole attention at once.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), counter:
+            logits(model, x)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops() // 2
 
 
