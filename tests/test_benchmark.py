@@ -349,6 +349,7 @@ def test_tool(config, tmp_path):
     [
         (["TSM-R50", "TSM-R50"], "expected each name once"),
         (["--rounds", "0"], "rounds: found 0, expected 1 or more"),
+        (["NoSuchNet", "--small"], "models: found none that could be measured"),
     ],
 )
 def test_tool_says_what_is_wrong(options, message):

@@ -131,6 +131,11 @@ def main() -> None:
     if args.out is not None:
         files = report.save(data, args.out)
         print("Wrote " + ", ".join(map(str, files)))
+    if not any(result.inference or result.training for result in results):
+        raise ValueError(
+            "models: found none that could be measured, see what is said of each above; "
+            f"expected config files or some of {', '.join(DEFAULT)}"
+        )
 
 
 if __name__ == "__main__":
