@@ -25,7 +25,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-import pvnas_mmaction  # noqa: F401
+from pvnas_mmaction import cli
 from pvnas_mmaction.datasets import (
     PVNASVideoDataset,
     SkippedClipsHook,
@@ -120,6 +120,20 @@ def test_path_with_spaces_blank_lines_and_byte_order_mark(folder: Path) -> None:
     assert dataset[0]["inputs"].shape == (1, 3, 4, 32, 32)
 
 
+def test_names_with_unusual_separators(folder: Path) -> None:
+    names = ["line\u2028separator.mp4", "next\x85line.mp4", "'quoted'.mp4"]
+    for name in names:
+        shutil.copy(folder / "train/00000.mp4", folder / name)
+    # The last line has no end.
+    text = "\n".join(f"{name} {label}" for label, name in enumerate(names))
+    (folder / "list.txt").write_text(text, encoding="utf-8")
+    ours = build(folder, "list.txt")
+    theirs = build(folder, "list.txt", type="VideoDataset")
+    assert len(ours) == len(theirs) == 3
+    for i in range(3):
+        assert ours.get_data_info(i) == theirs.get_data_info(i)
+
+
 @pytest.mark.parametrize("num_frames", [1, 2, 3])
 @pytest.mark.parametrize("test_mode", [False, True])
 def test_a_video_may_be_shorter_than_the_clip(
@@ -181,6 +195,12 @@ def test_without_num_classes_any_class_id_goes(folder: Path) -> None:
     (folder / "list.txt").write_text("train/00000.mp4 1000\n")
     dataset = build(folder, "list.txt", num_classes=None)
     assert dataset.get_data_info(0)["label"] == 1000
+
+
+def test_multi_class_needs_num_classes(folder: Path) -> None:
+    message = r"train_dataloader\.dataset\.num_classes: found None, expected the number"
+    with pytest.raises(ValueError, match=message):
+        build(folder, multi_class=True, num_classes=None)
 
 
 def test_all_videos_missing(folder: Path) -> None:
@@ -286,8 +306,19 @@ def test_bad_video_in_testing_is_an_error(folder: Path, fault: str) -> None:
     dataset = build(folder, "val.txt", test_mode=True)
     SPOIL[fault](folder / "val/00003.mp4")
     assert dataset[2]["inputs"].shape == (1, 3, 4, 32, 32)
-    with pytest.raises(RuntimeError, match=r"val/00003\.mp4: this video cannot be rea"):
+    with pytest.raises(OSError, match=r"val/00003\.mp4: this video cannot be rea"):
         dataset[3]
+
+
+def test_bad_video_in_testing_is_told_in_one_line(folder: Path) -> None:
+    dataset = build(folder, "val.txt", test_mode=True)
+    truncate(folder / "val/00003.mp4")
+    loader = DataLoader(dataset, 4, num_workers=1, collate_fn=pseudo_collate)
+    with pytest.raises(OSError, match="Original Traceback") as info:
+        list(loader)
+    assert cli.is_user_error(info.value)
+    start = f"{folder}/val/00003.mp4: this video cannot be read"
+    assert cli.error_line(info.value).startswith(start)
 
 
 def test_replacement_depends_on_index_and_attempt_only(folder: Path) -> None:
@@ -317,10 +348,10 @@ def test_no_replacement_is_found(folder: Path) -> None:
     dataset = build(folder, max_refetch=6)
     for path in (folder / "train").iterdir():
         truncate(path)
-    with pytest.raises(RuntimeError, match=r"train\.txt: 7 clips in a row gave"):
+    with pytest.raises(OSError, match=r"train\.txt: 7 clips in a row gave"):
         dataset[0]
     loader = DataLoader(dataset, 4, num_workers=2, collate_fn=pseudo_collate)
-    with pytest.raises(RuntimeError, match=r"train\.txt: 7 clips in a row gave"):
+    with pytest.raises(OSError, match=r"train\.txt: 7 clips in a row gave"):
         list(loader)
 
 

@@ -56,7 +56,8 @@ class PVNASVideoDataset(VideoDataset):
     Raises:
         FileNotFoundError: There is no such list.
         ValueError: The list is empty, a line of it is malformed, a class id is outside
-            the range, or the videos are not there.
+            the range, the videos are not there, or ``multi_class`` lacks
+            ``num_classes``.
     """
 
     def __init__(
@@ -84,6 +85,11 @@ class PVNASVideoDataset(VideoDataset):
     def load_data_list(self) -> list[dict]:
         """Read and check the list; one dict with filename and label per line."""
         loader = "val/test_dataloader" if self.test_mode else "train_dataloader"
+        if self.multi_class and self.num_classes is None:
+            raise ValueError(
+                f"{loader}.dataset.num_classes: found None, expected the number of "
+                "classes, which multi_class needs"
+            )
         form = ListFormat(
             field=f"{loader}.dataset",
             delimiter=self.delimiter,
@@ -153,7 +159,7 @@ class PVNASVideoDataset(VideoDataset):
         """The clip ``idx`` after the pipeline; in training, another one if it's bad.
 
         Raises:
-            RuntimeError: A bad video in test mode, or too many in training.
+            OSError: A bad video in test mode, or too many in training.
         """
         if self.test_mode:
             return super().__getitem__(idx)
@@ -164,7 +170,7 @@ class PVNASVideoDataset(VideoDataset):
             if data is not None:
                 return data
         bad = int((self.failures > 0).sum())
-        raise RuntimeError(
+        raise OSError(
             f"{self.ann_file}: {self.max_refetch + 1} clips in a row gave nothing to "
             f"train on ({bad} of {len(self)} videos could not be read so far; see the "
             "warnings above). Check data_prefix and the videos, or raise max_refetch."
@@ -186,7 +192,7 @@ class PVNASVideoDataset(VideoDataset):
                 text = " ".join(str(error).split())[:200]
                 reason = f"{type(error).__name__}: {text}"
                 if self.test_mode:
-                    raise RuntimeError(
+                    raise OSError(
                         f"{path}: this video cannot be read ({reason}). Validation and "
                         f"testing need every video of {self.ann_file}: replace it, or "
                         "take its line out of the list."

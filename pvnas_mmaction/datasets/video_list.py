@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 from mmengine.fileio import exists, get_text
@@ -51,12 +52,14 @@ def read_video_list(path: str, form: ListFormat) -> list[tuple[str, list[int]]]:
             f"Set {form.field}.ann_file to a list of 'path class_id' lines."
         )
     try:
-        lines = get_text(path, encoding="utf-8-sig").splitlines()
+        text = get_text(path, encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"ann_file: {path}: expected UTF-8 text with lines 'path class_id', "
             f"found something else ({error})"
         ) from None
+    # str.splitlines would also break a name at, say, a Unicode line separator.
+    lines = re.split(r"\r\n|\n|\r", text)
     clips = [
         _parse(line.strip(), form, f"{path}:{number}")
         for number, line in enumerate(lines, start=1)
