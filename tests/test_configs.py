@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from mmaction.registry import DATASETS, HOOKS, MODELS
 from mmaction.structures import ActionDataSample
 from mmengine.config import Config
@@ -268,6 +269,31 @@ def test_full_size_forward(size):
         scores = model(x, mode="tensor", stage="head")
     assert scores.shape == (1, 400)
     assert scores.isfinite().all()
+
+
+# -- the model index --------------------------------------------------------------
+
+MODEL_INDEX = yaml.safe_load((FOLDER / "metafile.yml").read_text())["Models"]
+
+
+@pytest.mark.parametrize("entry", MODEL_INDEX, ids=lambda entry: entry["Name"])
+def test_model_index_is_about_the_config_that_it_names(entry):
+    path, metadata = FOLDER.parent.parent / entry["Config"], entry["Metadata"]
+    assert path.stem == entry["Name"]
+    cfg = load(path.name)
+    assert metadata["Batch Size"] == cfg.train_dataloader.batch_size
+    assert metadata["Epochs"] == cfg.train_cfg.max_epochs
+    if "Resolution" not in metadata:
+        return
+    view = view_of(cfg)
+    assert metadata["Resolution"] == str(view)
+    genotype = resolve_genotype(cfg.model.backbone.genotype)
+    shape = (3, view.frames, view.height, view.width)
+    cost = network_cost(genotype.skeleton, genotype.blocks, shape, cfg.num_classes)
+    for field, found in (("FLOPs", cost.macs), ("Parameters", cost.params)):
+        unit = dict(K=1e3, M=1e6, G=1e9)[metadata[field][-1]]
+        # Three or four digits are said.
+        assert float(metadata[field][:-1]) == pytest.approx(found / unit, rel=5e-3)
 
 
 # -- mirrored classes ------------------------------------------------------------

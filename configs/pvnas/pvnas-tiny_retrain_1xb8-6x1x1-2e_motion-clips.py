@@ -7,7 +7,7 @@ _base_ = [
 
 # That of your own search: --cfg-options model.backbone.genotype=PATH
 model = dict(
-    backbone=dict(genotype="pvnas_mmaction::pvnas/genotypes/mb_t1_tiny.json"),
+    backbone=dict(genotype="pvnas_mmaction::pvnas/genotypes/pvnas-tiny.json"),
     cls_head=dict(in_channels=64, num_classes=_base_.num_classes),
     data_preprocessor=dict(
         blending=dict(type="TimeReversalBlending", opposites=_base_.opposites)
