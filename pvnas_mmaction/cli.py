@@ -31,7 +31,9 @@ from typing import Any
 import torch
 from mmaction.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.config import Config, DictAction
+from mmengine.hooks import Hook
 from mmengine.hub import get_config
+from mmengine.model import is_model_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch import distributed as torch_dist
@@ -41,10 +43,20 @@ from . import __version__
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 EXIT_USER_ERROR = 2
+_WRONG_SETTING = re.compile(
+    r"\w+\.__init__\(\) (got an unexpected keyword argument|missing \d+ required)"
+)
 
 
 class KeyValueAction(DictAction):
-    """``DictAction`` whose complaint about a missing ``=`` names the argument."""
+    """``DictAction`` that complains in one line and leaves the spaces of a text."""
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        text = val.strip("'\"").strip()
+        if "," in text or text[:1] + text[-1:] in ("()", "[]"):
+            return DictAction._parse_iterable(text)
+        return DictAction._parse_int_float_bool(text)
 
     def __call__(
         self,
@@ -56,7 +68,10 @@ class KeyValueAction(DictAction):
         for value in values or ():
             if "=" not in value:
                 parser.error(f"{option_string}: expected key=value, found {value!r}")
-        super().__call__(parser, namespace, values, option_string)
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except AssertionError as error:  # of brackets
+            parser.error(f"{option_string}: {error}")
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +100,7 @@ def load_config(name: str) -> Config:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it does not parse.
+        ValueError: If it does not parse, or fails when it is executed.
     """
     try:
         if "::" in name:
@@ -93,8 +108,23 @@ def load_config(name: str) -> Config:
         if not Path(name).is_file():
             raise FileNotFoundError(f"config: found no file {name}")
         return Config.fromfile(name)
-    except SyntaxError as error:
-        raise ValueError(f"config {name}: {error}") from error
+    except (OSError, ImportError, ValueError):
+        raise
+    except Exception as error:  # a config is a program
+        reason = f"{type(error).__name__}: {error_line(error)}"
+        raise ValueError(f"config {name}: {reason}") from error
+
+
+def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:
+    """Merge what ``--cfg-options`` gave into ``cfg``, in place.
+
+    Raises:
+        ValueError: If one does not fit the config.
+    """
+    try:
+        cfg.merge_from_dict(options or {})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"--cfg-options: {error_line(error)}") from error
 
 
 def set_work_dir(cfg: Config, work_dir: str | None, config: str) -> None:
@@ -109,11 +139,10 @@ def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
     """Merge the options of ``tools/train.py`` into ``cfg``, in place.
 
     Raises:
-        ValueError: If ``--amp`` or ``--auto-scale-lr`` does not fit the config.
+        ValueError: If an option does not fit the config.
         FileNotFoundError: If the checkpoint to resume from does not exist.
     """
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir, args.config)
     if args.no_validate:
@@ -156,9 +185,11 @@ def enable_amp(cfg: Config) -> None:
     its own (a search) gets the type at its top, for the constructor to hand on.
 
     Raises:
-        ValueError: If the config chooses a wrapper of its own.
+        ValueError: If the config has no wrapper, or chooses one of its own.
     """
-    wrapper = cfg.optim_wrapper
+    wrapper = cfg.get("optim_wrapper")
+    if wrapper is None:
+        raise ValueError("--amp: found no optim_wrapper in the config, expected one")
     plain = ("OptimWrapper", "AmpOptimWrapper", "CPUAmpOptimWrapper")
     found = wrapper.get("type", "OptimWrapper")
     if found not in plain:
@@ -182,8 +213,7 @@ def merge_test_args(cfg: Config, args: argparse.Namespace) -> Config:
             no pickle.
         FileNotFoundError: If the checkpoint does not exist.
     """
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir, args.config)
     check_checkpoint(args.checkpoint, "checkpoint")
@@ -221,7 +251,7 @@ def check_checkpoint(path: str, option: str) -> None:
 
     Raises:
         FileNotFoundError: If it is a path to no file.
-        ValueError: If the file is empty or its end is missing.
+        ValueError: If the file is empty, its end is missing, or it is something else.
     """
     if re.match(r"\w{2,}:", path) is not None:
         return
@@ -234,6 +264,11 @@ def check_checkpoint(path: str, option: str) -> None:
         raise ValueError(
             f"{option}: found a truncated file {path}, expected a whole checkpoint. "
             "Take an earlier one, or copy it again"
+        )
+    if start != b"PK" and not start.startswith(pickle.PROTO):
+        raise ValueError(
+            f"{option}: found another kind of file, {path}, expected a checkpoint as "
+            "torch.save writes it"
         )
 
 
@@ -346,10 +381,55 @@ def _export_ranks(launcher: str) -> None:
     os.environ.setdefault("MASTER_PORT", "29500")
 
 
+class ResumeCheckHook(Hook):
+    """Refuses to resume where a parameter of the checkpoint has another shape.
+
+    MMEngine warns, leaves such a parameter at its random values and gives its optimizer
+    the moments of the other one. A step with those ends in an error of PyTorch, or in
+    memory that is overwritten.
+    """
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare shapes before anything is copied.
+
+        Raises:
+            ValueError: Two differ; names the first.
+        """
+        wrapped = is_model_wrapper(runner.model)
+        model = runner.model.module if wrapped else runner.model
+        state = model.state_dict()
+        for key, value in checkpoint.get("state_dict", {}).items():
+            name = key.removeprefix("module.")
+            if name not in state or state[name].shape == value.shape:
+                continue
+            raise ValueError(
+                f"--resume: found {name} of shape {tuple(value.shape)} in the "
+                f"checkpoint, expected {tuple(state[name].shape)}. Resume with the "
+                "config that it was written with, or start anew from its weights: "
+                "--cfg-options load_from=CHECKPOINT"
+            )
+
+
+def check_model(cfg: Config) -> None:
+    """Check that a config has a model at all.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if cfg.get("model") is None:
+        raise ValueError(
+            f"config {cfg.filename}: found no model, expected a whole config, not one "
+            "that others inherit"
+        )
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the runner that a config describes."""
+    check_model(cfg)
     start_distributed(cfg)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    if cfg.get("resume"):
+        runner.register_hook(ResumeCheckHook())
     # The report reads both back.
     runner.logger.info(f"Command: {shlex.join(sys.argv)}")
     runner.logger.info(f"Version: pvnas_mmaction {__version__}")
@@ -366,6 +446,8 @@ def is_user_error(error: BaseException) -> bool:
         return True
     if isinstance(error, KeyError):  # "X is not in the mmaction::model registry"
         return "registry" in str(error)
+    if isinstance(error, TypeError):  # a setting that the class built does not take
+        return _WRONG_SETTING.match(str(error)) is not None
     # torch on a truncated checkpoint
     return isinstance(error, RuntimeError) and "PytorchStreamReader" in str(error)
 

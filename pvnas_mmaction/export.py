@@ -90,23 +90,32 @@ def export_onnx(
         path: The file to write.
         input_shape: (C, T, H, W).
         opset: Version of ONNX's operators. Default 18.
+
+    Raises:
+        ValueError: The exporter cannot write that version.
     """
     deployed = copy.deepcopy(classifier).eval()
     fold_batch_norm(deployed.recognizer)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with _quiet():
-        torch.onnx.export(
+        program = torch.onnx.export(
             deployed,
             (torch.zeros((2, *input_shape)),),
-            str(path),
             dynamo=True,
             verbose=False,
-            external_data=False,
             opset_version=opset,
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_shapes={INPUT: {0: "batch"}},
         )
+    # Where it cannot convert, the exporter writes the version that it works with.
+    written = program.model.opset_imports[""]
+    if written != opset:
+        raise ValueError(
+            f"opset: found {opset}, expected one that the exporter can write for this "
+            f"network, such as {written}"
+        )
+    program.save(str(path), external_data=False)
 
 
 @contextmanager

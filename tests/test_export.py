@@ -131,11 +131,26 @@ def test_tool(tmp_path):
     done = run(config, checkpoint, "--out", out, "--input-shape", *SHAPE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("max abs difference") == 3
+    assert "clips (N, 3, 6, 32, 32) -> logits (N, 5)" in done.stdout
     # The file holds the weights of the checkpoint.
     classifier = load_classifier(
         Config.fromfile(str(config)), str(checkpoint), SHAPE
     ).eval()
     assert max(max_difference(classifier, out, check_inputs(SHAPE))) <= TOLERANCE
+
+
+@pytest.mark.parametrize("opset", [18, 20, 99])
+def test_opset(opset, tmp_path):
+    config = Config.fromfile(str(write_config(tmp_path, genotype_of("mb"))))
+    classifier = load_classifier(config, None, SHAPE)
+    path = tmp_path / "model.onnx"
+    if opset == 99:
+        with pytest.raises(ValueError, match=r"opset: found 99, expected one .* as 18"):
+            export_onnx(classifier, path, SHAPE, opset)
+        assert not path.exists()
+    else:
+        export_onnx(classifier, path, SHAPE, opset)
+        assert [entry.version for entry in onnx.load(path).opset_import] == [opset]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +175,14 @@ def test_missing_checkpoint(tmp_path):
     done = run(config, tmp_path / "none.pth", "--out", tmp_path / "m.onnx")
     assert done.returncode == 2
     assert "none.pth" in done.stderr
+
+
+def test_wrong_input_shape(tmp_path):
+    config = write_config(tmp_path, genotype_of("mb"))
+    shape = (3, 6, 0, 32)
+    done = run(config, "none", "--out", tmp_path / "m.onnx", "--input-shape", *shape)
+    assert done.returncode == 2
+    assert f"error: --input-shape: found {shape}, expected four whole" in done.stderr
 
 
 # -- shipped genotypes ------------------------------------------------------------

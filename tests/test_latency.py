@@ -452,6 +452,7 @@ def test_tool_takes_shape_and_classes_of_a_search_config(build_table, tmp_path):
         (["--threads", 0], "threads: found 0, expected 1 or more"),
         (["--rounds", 0], "rounds: found 0, expected 1 or more"),
         (["--check-networks", 1], "--check-networks: found 1, expected 2 or more"),
+        (["--num-classes", 0], "--num-classes: found 0, expected 1 or more"),
         (["--device", "meta"], "device: found 'meta', expected cpu or cuda"),
         (["--input-shape", 1, 4, 16, 16], "input_shape: found C = 1, expected 3"),
         (["--out", "."], "--out: found the folder ."),

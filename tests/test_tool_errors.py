@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmaction.registry import MODELS
 from mmengine.config import Config
 from tool_processes import RETRAIN, ROOT, load_tool
 
@@ -47,6 +48,45 @@ def test_error_config_that_does_not_parse(run_tool: Callable, tmp_path: Path) ->
     assert run_tool("train", str(path)).startswith(f"config {path}: ")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("a.py", "a = undefined", "NameError: name 'undefined' is not defined"),
+        ("a.py", "_base_ = ['b.py']\na = _base_.a", "AttributeError: "),
+        ("a.py", "_base_ = ['b.py', 'c.py']", "KeyError: Duplicate key is not allowed"),
+        ("a.yaml", "a: [1", "ParserError: "),
+    ],
+)
+def test_error_in_a_config(
+    run_tool: Callable, tmp_path: Path, name: str, text: str, reason: str
+) -> None:
+    for other in ("b.py", "c.py"):
+        (tmp_path / other).write_text("x = 1\n")
+    (tmp_path / name).write_text(text)
+    line = run_tool("train", str(tmp_path / name))
+    assert line.startswith(f"config {tmp_path / name}: {reason}")
+
+
+@pytest.mark.parametrize("tool", ["train", "test", "export_onnx"])
+def test_error_config_without_a_model(
+    run_tool: Callable, tmp_path: Path, tool: str
+) -> None:
+    torch.save({}, tmp_path / "c.pth")
+    argv = [str(ROOT / "configs/pvnas/_base_/default_runtime.py")]
+    argv += [] if tool == "train" else [str(tmp_path / "c.pth")]
+    argv += ["--out", "m.onnx"] if tool == "export_onnx" else []
+    line = run_tool(tool, *argv)
+    assert line.startswith(f"config {argv[0]}: found no model, expected a whole config")
+
+
+def test_error_cfg_options_outside_of_a_list(run_tool: Callable) -> None:
+    option = "train_dataloader.dataset.pipeline.30.type=Flip"
+    line = run_tool(
+        "train", str(ROOT / "configs/pvnas" / RETRAIN), "--cfg-options", option
+    )
+    assert line.startswith("--cfg-options: Index 30 exceeds the length of list")
+
+
 def test_error_no_checkpoint(run_tool: Callable, tmp_path: Path) -> None:
     config = str(ROOT / "configs/pvnas" / RETRAIN)
     path = tmp_path / "none.pth"
@@ -67,6 +107,15 @@ def test_error_truncated_checkpoint(
     assert line.startswith(f"checkpoint: found a truncated file {path}, expected")
     line = run_tool("train", config, "--resume", str(path))
     assert line.startswith(f"--resume: found a truncated file {path}, expected")
+
+
+def test_error_checkpoint_of_another_kind(run_tool: Callable, tmp_path: Path) -> None:
+    path = tmp_path / "epoch_1.pth"
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    line = run_tool("test", str(ROOT / "configs/pvnas" / RETRAIN), str(path))
+    assert line.startswith(f"checkpoint: found another kind of file, {path}, expected")
+    torch.save(dict(), path, _use_new_zipfile_serialization=False)
+    cli.check_checkpoint(str(path), "checkpoint")
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -130,6 +179,18 @@ def test_error_unknown_name_in_the_config(run_tool: Callable, tmp_path: Path) ->
         f"val_dataloader.dataset.ann_file={tmp_path / 'given.txt'}",
     )
     assert "NoSuchNet is not in the mmaction::model registry" in line
+
+
+def test_error_unknown_setting_in_the_config(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = dict(type="mmaction.PVNASNet", genotype="none.json", width=3)
+    with pytest.raises(SystemExit, match=f"^{cli.EXIT_USER_ERROR}$"):
+        cli.run(lambda: MODELS.build(settings))
+    expected = "error: PVNASNet.__init__() got an unexpected keyword argument 'width'"
+    assert capsys.readouterr().err.splitlines()[0] == expected
+    # A call that goes wrong within the program is no such setting.
+    assert not cli.is_user_error(TypeError("f() got an unexpected keyword argument"))
 
 
 def test_error_traceback_on_request(

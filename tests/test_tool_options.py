@@ -152,6 +152,12 @@ def test_amp_refuses_another_wrapper(parse: Callable) -> None:
         cli.merge_train_args(cfg, parse("train", "config.py", "--amp"))
 
 
+def test_amp_wants_a_wrapper(parse: Callable) -> None:
+    cfg = Config(dict(default_scope="mmaction"))
+    with pytest.raises(ValueError, match="--amp: found no optim_wrapper in the config"):
+        cli.merge_train_args(cfg, parse("train", "config.py", "--amp"))
+
+
 def test_auto_scale_lr_wants_a_base_batch_size(parse: Callable) -> None:
     args = parse("train", "config.py", "--auto-scale-lr")
     with pytest.raises(ValueError, match=r"found no auto_scale_lr.base_batch_size"):
@@ -196,6 +202,35 @@ def test_cfg_options_without_a_value(
         "--cfg-options: expected key=value, found 'train_cfg.max_epochs'"
         in capsys.readouterr().err
     )
+
+
+def test_cfg_options_with_brackets_that_do_not_match(
+    parse: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse("train", "config.py", "--cfg-options", "scale=[1,(2")
+    assert "--cfg-options: Imbalanced brackets" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("/my clips/train.txt", "/my clips/train.txt"),
+        ("'/my clips/(old) train.txt'", "/my clips/(old) train.txt"),
+        ("[1, 2]", [1, 2]),
+        ("(-1, 128)", (-1, 128)),
+        ("a, b", ["a", "b"]),
+        (" 3 ", 3),
+        ("None", None),
+        ("True", True),
+        ("1e-3", 1e-3),
+    ],
+)
+def test_cfg_options_keep_the_spaces_of_a_text(
+    parse: Callable, text: str, value: object
+) -> None:
+    args = parse("train", "config.py", "--cfg-options", f"key={text}")
+    assert args.cfg_options == dict(key=value)
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,27 @@ def test_run_resumes_from_the_latest_checkpoint(trained: Path) -> None:
     assert (work_dir / "epoch_2.pth").is_file()
 
 
+def test_run_does_not_resume_with_another_number_of_classes(trained: Path) -> None:
+    done = run_process(
+        sys.executable,
+        TOOLS / "train.py",
+        trained / "retrain.py",
+        "--work-dir",
+        trained / "other_classes",
+        "--resume",
+        trained / "work" / "epoch_1.pth",
+        "--cfg-options",
+        "model.cls_head.num_classes=9",
+        ok=False,
+    )
+    message = (
+        "error: --resume: found cls_head.fc_cls.weight of shape (8, 64) in the "
+        "checkpoint, expected (9, 64). Resume with the config that it was written with"
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
 def accuracy(predictions: list[dict]) -> float:
     """Top-1 accuracy, from the dumped scores alone."""
     hits = [int(np.argmax(p["pred_score"])) == int(p["gt_label"]) for p in predictions]

@@ -106,6 +106,8 @@ def main() -> None:
         raise ValueError(
             f"--check-networks: found {args.check_networks}, expected 2 or more"
         )
+    if args.num_classes is not None and args.num_classes < 1:
+        raise ValueError(f"--num-classes: found {args.num_classes}, expected 1 or more")
     cfg = cli.load_config(args.config)
     space = read_space(cfg, args.config)
     shape = args.input_shape or (cfg.get("train_cfg") or {}).get("input_shape")

@@ -127,6 +127,8 @@ def parse_args() -> argparse.Namespace:
 def check_options(args: argparse.Namespace) -> None:
     """Check the options that need no checkpoint to be checked."""
     check_device(args.device)
+    if args.num_classes is not None and args.num_classes < 1:
+        raise ValueError(f"--num-classes: found {args.num_classes}, expected 1 or more")
     if args.budget_ms is not None and args.latency_table is None:
         raise ValueError(
             "--budget-ms: found no --latency-table, expected one; make it with "
@@ -160,7 +162,7 @@ def parse_distance(value: float, num_layers: int) -> int:
     """Number of layers out of a number of layers or a share of them."""
     if 0 < value < 1:
         return math.ceil(value * num_layers)
-    if value != int(value) or not 1 <= value <= num_layers:
+    if not float(value).is_integer() or not 1 <= value <= num_layers:
         raise ValueError(
             f"--min-distance: found {value:g}, expected a share above 0 and below 1, "
             f"or a whole number from 1 to {num_layers}, the number of layers"
@@ -224,8 +226,7 @@ def describe(
 def rank(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list[Found]):
     """Networks with accuracy and weights, the most accurate first; ties keep order."""
     cfg = cli.load_config(args.rank_on)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    cli.merge_options(cfg, args.cfg_options)
     cli.check_annotations(cfg, ("train", "val"))
     init_default_scope(cfg.get("default_scope", "mmaction"))
     networks = InheritedNetworks(checkpoint, cfg, args.device)

@@ -53,7 +53,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     config = read_config(args.config)
-    config.merge_from_dict(args.cfg_options or {})
+    cli.merge_options(config, args.cfg_options)
+    cli.check_model(config)
     if config.model.type != "Recognizer3D":
         raise ValueError(
             f"model.type: found {config.model.type!r}, expected 'Recognizer3D'"
@@ -64,13 +65,19 @@ def main() -> None:
     else:
         cli.check_checkpoint(checkpoint, "checkpoint")
     shape = tuple(args.input_shape or (3, *_sizes(view_of(config))))
+    if min(shape) < 1:
+        raise ValueError(
+            f"--input-shape: found {shape}, expected four whole numbers from 1 up"
+        )
     classifier = load_classifier(config, checkpoint, shape)
+    num_classes = config.model.cls_head.num_classes
     export_onnx(classifier, args.out, shape, args.opset)
     inputs = check_inputs(shape)
     differences = max_difference(classifier, args.out, inputs)
     for clips, difference in zip(inputs, differences, strict=True):
         print(f"batch size {len(clips)}: max abs difference {difference:.2e}")
-    print(f"Wrote {args.out}: clips (N, {', '.join(map(str, shape))}) -> logits (N, )")
+    sizes = ", ".join(map(str, shape))
+    print(f"Wrote {args.out}: clips (N, {sizes}) -> logits (N, {num_classes})")
     if max(differences) > TOLERANCE:
         print(f"error: a logit is off by more than {TOLERANCE}", file=sys.stderr)
         sys.exit(1)
