@@ -37,9 +37,12 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch import distributed as torch_dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from . import __version__
+from .models.pvnas_net import PVNASNet
+from .models.supernet import PVNASSupernet
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 EXIT_USER_ERROR = 2
@@ -423,11 +426,40 @@ def check_model(cfg: Config) -> None:
         )
 
 
+def check_head(model: nn.Module) -> None:
+    """Check that a head takes as many channels as the network before it gives.
+
+    Raises:
+        ValueError: It takes another number.
+    """
+    model = model.module if is_model_wrapper(model) else model
+    backbone = getattr(model, "backbone", None)
+    if isinstance(backbone, PVNASNet):
+        skeleton, last = backbone.genotype.skeleton, backbone.out_indices[-1]
+        if len(backbone.out_indices) > 1 or last < len(skeleton.stages):
+            return  # a neck or a head of another kind takes the stages' outputs
+    elif isinstance(backbone, PVNASSupernet):
+        skeleton = backbone.space.skeleton
+    else:
+        return
+    found = getattr(model.cls_head, "in_channels", skeleton.head_channels)
+    if found != skeleton.head_channels:
+        raise ValueError(
+            f"model.cls_head.in_channels: found {found}, expected "
+            f"{skeleton.head_channels}, the head_channels of the backbone"
+        )
+
+
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that a config describes."""
+    """Build the runner that a config describes.
+
+    Raises:
+        ValueError: There is no model in it, or one whose parts do not fit.
+    """
     check_model(cfg)
     start_distributed(cfg)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    check_head(runner.model)
     if cfg.get("resume"):
         runner.register_hook(ResumeCheckHook())
     # The report reads both back.

@@ -225,6 +225,23 @@ def test_some_videos_missing(folder: Path, log: list[str]) -> None:
     assert "train/00002.mp4: this video cannot be read and is skipped" in log[1]
 
 
+@pytest.mark.parametrize(
+    ("added", "told"),
+    [("", "1 video(s) are listed more than once, the"), ("9", "1 of them with diff")],
+)
+def test_videos_listed_twice(
+    folder: Path, log: list[str], added: str, told: str
+) -> None:
+    path, label = (folder / "train.txt").read_text().splitlines()[3].rsplit(" ", 1)
+    other = str((int(label) + 1) % 8) if added else label
+    with (folder / "train.txt").open("a") as stream:
+        stream.write(f"{path} {other}\n")
+    dataset = build(folder)
+    assert len(dataset) == 33
+    [message] = log
+    assert told in message and message.endswith(f"the first: {folder}/{path}")
+
+
 # -- videos that cannot be read --------------------------------------------------------
 
 

@@ -329,6 +329,17 @@ def test_wrong_options(work_dir, derive, tmp_path, options, message):
     assert message in stderr.splitlines()[0]
 
 
+def test_files_of_an_earlier_derivation_are_named(work_dir, derive, tmp_path):
+    (tmp_path / "genotype_01.pth").touch()
+    _, _, stderr = derive(work_dir, "--num-candidates", 3, "--out", tmp_path)
+    assert "genotype_01.pth" in stderr and "genotype_02" not in stderr
+    _, _, stderr = derive(work_dir, "--num-candidates", 1, "--out", tmp_path)
+    left = "genotype_01.pth, genotype_02.json, genotype_03.json"
+    assert f"also holds files of an earlier derivation: {left}" in stderr
+    _, _, stderr = derive(work_dir, "--num-candidates", 1, "--out", tmp_path / "new")
+    assert "earlier derivation" not in stderr
+
+
 def test_ranking_on_data_that_does_not_fit(work_dir, derive, tmp_path):
     options = ["--rank-on", work_dir / "toy.py", "--cfg-options"]
     out = ["--out", tmp_path]

@@ -177,6 +177,13 @@ def test_missing_checkpoint(tmp_path):
     assert "none.pth" in done.stderr
 
 
+def test_a_supernet_is_refused(tmp_path):
+    (config,) = (ROOT / "configs/pvnas").glob("pvnas-tiny_search_*_motion-clips.py")
+    done = run(config, "none", "--out", tmp_path / "m.onnx")
+    assert done.returncode == 2
+    assert "found 'PVNASSupernet', expected one network" in done.stderr
+
+
 def test_wrong_input_shape(tmp_path):
     config = write_config(tmp_path, genotype_of("mb"))
     shape = (3, 6, 0, 32)

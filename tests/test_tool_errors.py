@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmaction.registry import MODELS
 from mmengine.config import Config
-from tool_processes import RETRAIN, ROOT, load_tool
+from tool_processes import RETRAIN, ROOT, SEARCH, load_tool
 
 from pvnas_mmaction import cli
 
@@ -191,6 +191,29 @@ def test_error_unknown_setting_in_the_config(
     assert capsys.readouterr().err.splitlines()[0] == expected
     # A call that goes wrong within the program is no such setting.
     assert not cli.is_user_error(TypeError("f() got an unexpected keyword argument"))
+
+
+@pytest.mark.parametrize(("name", "channels"), [(RETRAIN, 768), (SEARCH, 64)])
+def test_error_head_that_does_not_fit(
+    run_tool: Callable, tmp_path: Path, motion_clips: Path, name: str, channels: int
+) -> None:
+    genotype = ROOT / "configs/pvnas/genotypes/pvnas-s.json"
+    options = [f"model.backbone.genotype={genotype}"]
+    if name == SEARCH:
+        options = ["model.cls_head.in_channels=32"]
+    for split, file in (("train", "train"), ("val", "val"), ("test", "val")):
+        field = f"{split}_dataloader.dataset"
+        options += [f"{field}.ann_file={motion_clips / file}.txt"]
+        options += [f"{field}.data_prefix.video={motion_clips}"]
+    config = str(ROOT / "configs" / "pvnas" / name)
+    line = run_tool(
+        "train", config, "--work-dir", str(tmp_path), "--cfg-options", *options
+    )
+    found = 32 if name == SEARCH else 64
+    assert line == (
+        f"model.cls_head.in_channels: found {found}, expected {channels}, the "
+        "head_channels of the backbone"
+    )
 
 
 def test_error_traceback_on_request(

@@ -261,3 +261,10 @@ def test_ranks_of_other_launchers(
     found = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
     assert found == ["5", "8", "1"]
     assert os.environ["MASTER_PORT"] == "29500"
+
+
+def test_demo_needs_two_epochs_of_retraining() -> None:
+    command = [sys.executable, TOOLS / "demo.py", "--retrain-epochs", "1"]
+    done = run_process(*command, ok=False)
+    assert done.returncode == 2
+    assert "--retrain-epochs: found 1, expected 2 or more" in done.stderr

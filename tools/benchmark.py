@@ -133,7 +133,7 @@ def main() -> None:
         print("Wrote " + ", ".join(map(str, files)))
     if not any(result.inference or result.training for result in results):
         raise ValueError(
-            "models: found none that could be measured, see what is said of each above; "
+            "models: found none that could be measured, for the reasons given above; "
             f"expected config files or some of {', '.join(DEFAULT)}"
         )
 

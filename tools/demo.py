@@ -236,6 +236,11 @@ def parse_args() -> argparse.Namespace:
             "found some of --ann-file-train, --ann-file-val, --data-prefix and "
             "--num-classes, expected all four or none"
         )
+    if args.retrain_epochs < 2:
+        parser.error(
+            f"--retrain-epochs: found {args.retrain_epochs}, expected 2 or more: the "
+            "learning rate rises in the first"
+        )
     return args
 
 

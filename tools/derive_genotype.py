@@ -298,6 +298,14 @@ def main() -> None:
     )
     print_table(names, found)
     print(f"wrote {len(found)} genotype(s) to {out}")
+    written = {*names, *(f"{Path(n).stem}.pth" for n in names if args.save_weights)}
+    left = sorted(path.name for path in out.glob("genotype_[0-9]*.*"))
+    if earlier := [name for name in left if name not in written]:
+        print(
+            f"note: {out} also holds files of an earlier derivation: "
+            f"{', '.join(earlier)}",
+            file=sys.stderr,
+        )
     if len(found) < args.num_candidates:
         print(
             f"note: no more than {len(found)} of {args.num_candidates} networks keep "

@@ -59,6 +59,11 @@ def main() -> None:
         raise ValueError(
             f"model.type: found {config.model.type!r}, expected 'Recognizer3D'"
         )
+    if config.model.backbone.type == "PVNASSupernet":
+        raise ValueError(
+            "model.backbone.type: found 'PVNASSupernet', expected one network: export "
+            "the retrained genotype by the config of its retraining"
+        )
     checkpoint = None if args.checkpoint == "none" else args.checkpoint
     if checkpoint is None:
         print("warning: no checkpoint, the weights are random", file=sys.stderr)

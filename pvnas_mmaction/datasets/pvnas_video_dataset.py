@@ -104,6 +104,7 @@ class PVNASVideoDataset(VideoDataset):
             for path, class_ids in read_video_list(self.ann_file, form)
         ]
         self._check_videos([data["filename"] for data in data_list], form.field)
+        self._check_repeats(data_list)
         self._counts = _SharedCounts(len(data_list))
         return data_list
 
@@ -127,6 +128,27 @@ class PVNASVideoDataset(VideoDataset):
                 "take its line out of the list."
             )
         print_log(f"{found}. They will be skipped.", "current", logging.WARNING)
+
+    def _check_repeats(self, data_list: list[dict]) -> None:
+        """Warn of videos that are listed twice: what trains on one half of a list and
+        is judged on the other may see a clip in both."""
+        labels: dict[str, list] = {}
+        for data in data_list:
+            labels.setdefault(data["filename"], []).append(data["label"])
+        repeated = {name: found for name, found in labels.items() if len(found) > 1}
+        if not repeated:
+            return
+        differ = [
+            n for n, found in repeated.items() if any(c != found[0] for c in found)
+        ]
+        text = f"{self.ann_file}: {len(repeated)} video(s) are listed more than once"
+        if differ:
+            text += f", {len(differ)} of them with different class ids"
+        print_log(
+            f"{text}, the first: {next(iter(differ or repeated))}",
+            "current",
+            logging.WARNING,
+        )
 
     def _copy_without_annotation(self, memo: dict | None = None) -> PVNASVideoDataset:
         other = super()._copy_without_annotation({} if memo is None else memo)

@@ -105,7 +105,8 @@ class SearchRecord:
         path = self.directory / "genotype.json"
         save_genotype(self.genotype(best), path)
         self.runner.logger.info(
-            f"Search done: {len(archive)} genotype(s), the best is {path}: "
+            f"Search done: {len(archive)} genotype(s), the "
+            f"{'last' if best.accuracy is None else 'best'} is {path}: "
             f"{' '.join(best.blocks)}"
         )
 
