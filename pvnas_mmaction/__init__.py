@@ -22,3 +22,4 @@ compat.apply()
 
 if all(find_spec(name) is not None for name in ("torch", "mmengine", "mmaction")):
     from . import datasets, engine, models  # noqa: F401  (registers what they hold)
+    from .report import genotype_picture_hook  # noqa: F401

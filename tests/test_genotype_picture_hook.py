@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from searching import run_search
 
-from pvnas_mmaction.engine.genotype_picture_hook import GenotypePictureHook
+from pvnas_mmaction.report.genotype_picture_hook import GenotypePictureHook
 from pvnas_mmaction.report.palette import FAMILY_COLORS, OTHER_COLOR
 
 EventAccumulator = pytest.importorskip(

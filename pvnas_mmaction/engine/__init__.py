@@ -2,7 +2,6 @@
 """Search: loop, schedule, optimisers. Importing this package registers them."""
 
 from .distributed import SearchDataParallel
-from .genotype_picture_hook import GenotypePictureHook
 from .lr_diversity_hook import LRDiversityHook
 from .muon import MuonAdamW
 from .optim import CPUAmpOptimWrapper, SearchOptimWrapperConstructor
@@ -11,7 +10,6 @@ from .search_loop import SearchLoop
 
 __all__ = [
     "CPUAmpOptimWrapper",
-    "GenotypePictureHook",
     "LRDiversityHook",
     "MuonAdamW",
     "SearchDataParallel",

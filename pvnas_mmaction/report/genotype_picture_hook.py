@@ -8,11 +8,11 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..report.drawing import draw_network
-from ..report.layers import format_count, layer_rows
-from ..report.picture import figure_array, network_figure
-from .archive import ArchiveEntry
-from .search_loop import SearchLoop
+from ..engine.archive import ArchiveEntry
+from ..engine.search_loop import SearchLoop
+from .drawing import draw_network
+from .layers import format_count, layer_rows
+from .picture import figure_array, network_figure
 
 
 @HOOKS.register_module()
