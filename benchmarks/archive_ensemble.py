@@ -37,7 +37,7 @@ from benchmarks.ground_truth.recipe import LATER, Recipe, fit, predict
 from benchmarks.ground_truth.table import Indices
 from benchmarks.ground_truth.train import Loader, State
 from benchmarks.jobs import JobLog, provenance, run_jobs
-from benchmarks.real_report import mean_and_error
+from benchmarks.real_report import mean_and_error, points
 from pvnas_mmaction.cli import run
 from pvnas_mmaction.engine.search_data import derived_seed
 from pvnas_mmaction.genotype import write_atomically
@@ -47,6 +47,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SEARCHES = ROOT / "benchmarks" / "results" / "search_quality.json"
 LOG = "predictions"
 FOUND, RANDOM = "the network found", "random networks"
+MEASURES = ("members", "best_member", "ensemble", "disagreement", "macs")
 # A network and the seed of its training.
 Member = tuple[Indices, int]
 
@@ -175,12 +176,11 @@ def judge_all(
                 )
             )
     rows = []
+    baseline = _by_search(judged, FOUND)
     for name in groups:
         own = _by_search(judged, name)
-        baseline = _by_search(judged, FOUND)
         values: dict[str, list[float]] = {
-            key: [each[key] for each in own.values()]
-            for key in ("members", "best_member", "ensemble", "disagreement", "macs")
+            key: [each[key] for each in own.values()] for key in MEASURES
         }
         values["gain"] = [each["ensemble"] - each["members"] for each in own.values()]
         values["against_found"] = [
@@ -198,14 +198,13 @@ def _by_search(
     judged: Sequence[Mapping[str, Any]], name: str
 ) -> dict[int, dict[str, float]]:
     """Seed of the search -> means over the repeats."""
-    keys = ("members", "best_member", "ensemble", "disagreement", "macs")
     own = [each for each in judged if each["name"] == name]
     return {
         search: {
             key: statistics.fmean(
                 each[key] for each in own if each["search_seed"] == search
             )
-            for key in keys
+            for key in MEASURES
         }
         for search in sorted({each["search_seed"] for each in own})
     }
@@ -220,7 +219,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     ]
     for row in result["rows"]:
         cells = [
-            _points(row[key])
+            points(row[key])
             for key in (
                 "members",
                 "best_member",
@@ -233,12 +232,6 @@ def markdown(result: Mapping[str, Any]) -> str:
         cells.append(f"{row['macs']['mean'] / 1e6:.1f}")
         lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _points(value: Mapping[str, float | None]) -> str:
-    error = value["standard_error"]
-    text = f"{100 * (value['mean'] or 0):.1f}"
-    return text if error is None else f"{text} ± {100 * error:.1f}"
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -264,11 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.repeats < 1:
         raise ValueError(f"--repeats: found {args.repeats}, expected 1 or more")
     table = load(args.table)
-    if read_manifest(args.data) != table.settings["clips"]:
-        raise ValueError(
-            f"{args.data.name}/manifest.json: found other clips than the table is "
-            f"about; render them with what it says: {table.settings['clips']}"
-        )
+    table.check_clips(read_manifest(args.data), args.data.name)
     recipe = Recipe(**{**LATER, **table.settings["recipe"]})
     loader = Loader(
         table.settings["space"], recipe, args.data, args.work_dir, args.device

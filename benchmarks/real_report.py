@@ -157,7 +157,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     ]
     for row in result["rows"]:
         lines.append(
-            f"| {row['name']} | {_points(row)} | {row['macs'] / 1e9:.3f} | "
+            f"| {row['name']} | {points(row)} | {row['macs'] / 1e9:.3f} | "
             f"{row['params'] / 1e6:.2f} | {row['latency_ms']:.1f} | "
             f"{row['trainings']} |"
         )
@@ -173,7 +173,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _points(row: Mapping[str, Any]) -> str:
+def points(row: Mapping[str, Any]) -> str:
+    """``mean`` and ``standard_error``, shares, in points."""
     text = f"{100 * row['mean']:.1f}"
     if row["standard_error"] is not None:
         text += f" ± {100 * row['standard_error']:.1f}"

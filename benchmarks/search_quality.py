@@ -124,12 +124,7 @@ class Loader:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if read_manifest(self.data) != self.table.settings["clips"]:
-            raise ValueError(
-                f"{self.data.name}/manifest.json: found other clips than the table is "
-                "about; render them with what the table's settings.clips says: "
-                f"{self.table.settings['clips']}"
-            )
+        self.table.check_clips(read_manifest(self.data), self.data.name)
         if SearchSpace.from_config(self.base_config().model.backbone.space) != (
             self.table.space
         ):

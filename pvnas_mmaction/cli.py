@@ -31,18 +31,14 @@ from typing import Any
 import torch
 from mmaction.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.config import Config, DictAction
-from mmengine.hooks import Hook
 from mmengine.hub import get_config
-from mmengine.model import is_model_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch import distributed as torch_dist
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from . import __version__
-from .models.pvnas_net import PVNASNet
-from .models.supernet import PVNASSupernet
+from .model_checks import ResumeCheckHook, check_head, check_model
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 EXIT_USER_ERROR = 2
@@ -382,72 +378,6 @@ def _export_ranks(launcher: str) -> None:
     for name, source in names.items():
         os.environ[name] = os.environ[source]
     os.environ.setdefault("MASTER_PORT", "29500")
-
-
-class ResumeCheckHook(Hook):
-    """Refuses to resume where a parameter of the checkpoint has another shape.
-
-    MMEngine warns, leaves such a parameter at its random values and gives its optimizer
-    the moments of the other one. A step with those ends in an error of PyTorch, or in
-    memory that is overwritten.
-    """
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare shapes before anything is copied.
-
-        Raises:
-            ValueError: Two differ; names the first.
-        """
-        wrapped = is_model_wrapper(runner.model)
-        model = runner.model.module if wrapped else runner.model
-        state = model.state_dict()
-        for key, value in checkpoint.get("state_dict", {}).items():
-            name = key.removeprefix("module.")
-            if name not in state or state[name].shape == value.shape:
-                continue
-            raise ValueError(
-                f"--resume: found {name} of shape {tuple(value.shape)} in the "
-                f"checkpoint, expected {tuple(state[name].shape)}. Resume with the "
-                "config that it was written with, or start anew from its weights: "
-                "--cfg-options load_from=CHECKPOINT"
-            )
-
-
-def check_model(cfg: Config) -> None:
-    """Check that a config has a model at all.
-
-    Raises:
-        ValueError: If it has none.
-    """
-    if cfg.get("model") is None:
-        raise ValueError(
-            f"config {cfg.filename}: found no model, expected a whole config, not one "
-            "that others inherit"
-        )
-
-
-def check_head(model: nn.Module) -> None:
-    """Check that a head takes as many channels as the network before it gives.
-
-    Raises:
-        ValueError: It takes another number.
-    """
-    model = model.module if is_model_wrapper(model) else model
-    backbone = getattr(model, "backbone", None)
-    if isinstance(backbone, PVNASNet):
-        skeleton, last = backbone.genotype.skeleton, backbone.out_indices[-1]
-        if len(backbone.out_indices) > 1 or last < len(skeleton.stages):
-            return  # a neck or a head of another kind takes the stages' outputs
-    elif isinstance(backbone, PVNASSupernet):
-        skeleton = backbone.space.skeleton
-    else:
-        return
-    found = getattr(model.cls_head, "in_channels", skeleton.head_channels)
-    if found != skeleton.head_channels:
-        raise ValueError(
-            f"model.cls_head.in_channels: found {found}, expected "
-            f"{skeleton.head_channels}, the head_channels of the backbone"
-        )
 
 
 def build_runner(cfg: Config) -> Runner:

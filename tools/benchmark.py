@@ -113,9 +113,7 @@ def main() -> None:
     names = [entry.name for entry in entries]
     if len(set(names)) < len(names):
         raise ValueError(f"models: found {names}, expected each name once; NAME=CONFIG")
-    if args.baseline not in (None, *names):
-        found = f"--baseline: found {args.baseline!r}"
-        raise ValueError(f"{found}, expected one of {', '.join(names)}")
+    report.check_baseline(args.baseline, names)
     total = measure.number_of_steps(entries, settings)
     with tqdm(total=total, disable=None, leave=False) as bar:
 

@@ -16,6 +16,7 @@ from pvnas_mmaction.export import (
     load_classifier,
     max_difference,
 )
+from pvnas_mmaction.model_checks import check_model
 
 TOLERANCE = 1e-4
 
@@ -54,7 +55,7 @@ def main() -> None:
     args = parse_args()
     config = read_config(args.config)
     cli.merge_options(config, args.cfg_options)
-    cli.check_model(config)
+    check_model(config)
     if config.model.type != "Recognizer3D":
         raise ValueError(
             f"model.type: found {config.model.type!r}, expected 'Recognizer3D'"

@@ -152,6 +152,23 @@ class GroundTruth(Mapping[Indices, Network]):
             },
         )
 
+    def check_clips(self, manifest: Mapping[str, Any], where: str) -> None:
+        """Check that clips are those that the table is about.
+
+        Args:
+            manifest: What they were rendered with, as :func:`read_manifest` gives it.
+            where: Name of their folder.
+
+        Raises:
+            ValueError: They are others; says how these were rendered.
+        """
+        if manifest != self.settings["clips"]:
+            raise ValueError(
+                f"{where}/manifest.json: found other clips than the table is about; "
+                "render them with what the table's settings.clips says: "
+                f"{self.settings['clips']}"
+            )
+
     def __getitem__(self, indices: Sequence[int]) -> Network:
         return self._networks[tuple(indices)]
 

@@ -32,6 +32,18 @@ def machine(settings: Settings) -> dict[str, Any]:
     )
 
 
+def check_baseline(name: str | None, names: Sequence[str]) -> None:
+    """Check that a baseline is one of the models.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    if name is not None and name not in names:
+        raise ValueError(
+            f"--baseline: found {name!r}, expected one of {', '.join(names)}"
+        )
+
+
 def find_baseline(results: Sequence[Result], name: str | None) -> Result | None:
     """The result that others are compared with.
 
@@ -47,11 +59,8 @@ def find_baseline(results: Sequence[Result], name: str | None) -> Result | None:
     if name is None:
         foreign = [result for result in working if result.entry.name not in OURS]
         return next(iter(foreign or working), None)
-    for result in results:
-        if result.entry.name == name:
-            return result if result in working else None
-    names = ", ".join(result.entry.name for result in results)
-    raise ValueError(f"--baseline: found {name!r}, expected one of {names}")
+    check_baseline(name, [result.entry.name for result in results])
+    return next((result for result in working if result.entry.name == name), None)
 
 
 def to_dict(
