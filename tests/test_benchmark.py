@@ -295,6 +295,71 @@ def test_number_of_steps_is_right(config):
         assert [len(t.rounds) for t in result.inference.values()] == [2, 2]
 
 
+def test_the_first_run_of_a_round_does_not_count(config, monkeypatch):
+    """Not even that of a model slower than ``seconds``, which leaves it one run."""
+    subject = measure.Subject(Entry("a", str(config)), measure.Settings(seconds=0.5))
+    now, runs = [0.0], []
+
+    def run(self, batch_size):
+        runs.append(9.0 if len(runs) == 0 else 1.0)  # cold, then warm
+        now[0] += runs[-1]
+
+    monkeypatch.setattr(measure.Subject, "run", run)
+    for clock in ("perf_counter", "thread_time"):
+        monkeypatch.setattr(f"time.{clock}", lambda: now[0])
+    assert subject.time_round(1) == [1000.0]
+    assert runs == [9.0, 1.0]
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 4])  # warm-up, first and last round
+def test_a_training_step_that_fails_costs_no_inference_time(
+    config, monkeypatch, fails_at
+):
+    steps = []
+    run = measure.Subject.run
+
+    def fail(self, batch_size):
+        if self.training:
+            steps.append(batch_size)
+            if len(steps) >= fails_at:
+                raise RuntimeError("no backward here")
+        run(self, batch_size)
+
+    monkeypatch.setattr(measure.Subject, "run", fail)
+    monkeypatch.setattr(measure, "peak_memory", lambda *args, training: 7 + training)
+    settings = measure.Settings(rounds=2, iters=1, batch_sizes=(1, 2), crop=32)
+    (result,) = measure.measure([Entry("a", str(config))], settings)
+    assert [len(timing.rounds) for timing in result.inference.values()] == [2, 2]
+    assert result.inference_memory == 7
+    assert result.errors == ["training step, batch size 1: no backward here"]
+    assert len(steps) == fails_at
+    assert len(result.training.rounds) == (fails_at == 4)
+    assert report.find_baseline([result], None) is result
+    assert report.find_baseline([result], "a") is result
+    data = report.to_dict([result], settings, result, "tools/benchmark.py a.py")
+    (row,) = data["results"]
+    assert [timing["ratio"] for timing in row["inference"]] == [1, 1]
+    assert "- a: training step, batch size 1: no" in report.to_markdown(data)
+
+
+def test_an_inference_that_fails_costs_no_other_time(config, monkeypatch):
+    run = measure.Subject.run
+
+    def fail(self, batch_size):
+        if batch_size == 2:
+            raise MemoryError
+        run(self, batch_size)
+
+    monkeypatch.setattr(measure.Subject, "run", fail)
+    settings = measure.Settings(
+        rounds=2, iters=1, batch_sizes=(1, 2), crop=32, memory=False
+    )
+    (result,) = measure.measure([Entry("a", str(config))], settings)
+    assert [len(timing.rounds) for timing in result.inference.values()] == [2, 0]
+    assert len(result.training.rounds) == 2
+    assert result.errors == ["inference, batch size 2: MemoryError"]
+
+
 # -- the tool --------------------------------------------------------------------
 
 

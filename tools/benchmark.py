@@ -65,7 +65,8 @@ def parse_args() -> argparse.Namespace:
         "--seconds",
         type=float,
         default=2,
-        help="time per model, round and kind, at least one run; default: 2",
+        help="time per model, round and kind, for at least one run after one that does "
+        "not count; default: 2",
     )
     parser.add_argument("--frames", type=int, help="for all; default: each config's")
     parser.add_argument("--crop", type=int, help="for all; default: each config's")
@@ -129,7 +130,7 @@ def main() -> None:
     if args.out is not None:
         files = report.save(data, args.out)
         print("Wrote " + ", ".join(map(str, files)))
-    if not any(result.inference or result.training for result in results):
+    if not any(result.measured for result in results):
         raise ValueError(
             "models: found none that could be measured, for the reasons given above; "
             f"expected config files or some of {', '.join(DEFAULT)}"

@@ -62,8 +62,8 @@ class Settings:
         train_batch_size: Views per training step; 0 leaves it out. Default 1.
         rounds: Rounds over all models. Default 5.
         iters: Runs of a model in a round, at most. Default 10.
-        seconds: Time for one model in a round, after which no further run starts.
-            Default 2.
+        seconds: Time for one model in a round, after which no further run starts; two
+            are made in any case, of which the first does not count. Default 2.
         memory: Whether to measure peak memory. Default True.
         frames: Frames for every model, instead of what its config says.
         crop: Height and width for every model, instead of what its config says.
@@ -171,6 +171,15 @@ class Result:
     training_memory: float | None = None
     errors: list[str] = field(default_factory=list)
 
+    @property
+    def measured(self) -> bool:
+        """Whether any time was taken."""
+        timings = [
+            *self.inference.values(),
+            *([self.training] if self.training else []),
+        ]
+        return any(timing.rounds for timing in timings)
+
 
 class Subject:
     """A model made ready to run.
@@ -256,19 +265,53 @@ class Subject:
         return milliseconds
 
     def time_round(self, batch_size: int) -> list[float]:
-        """Milliseconds of the runs of one round, the first one thrown away if there is
-        time for more."""
+        """Milliseconds of the runs of one round; the first one, for which caches hold
+        another model, is thrown away."""
         settings = self.settings
         start = time.perf_counter()
-        first = self.time(batch_size)
-        if time.perf_counter() - start >= settings.seconds:
-            return [first]
+        self.time(batch_size)
         times: list[float] = []
         while len(times) < settings.iters:
             times.append(self.time(batch_size))
             if time.perf_counter() - start >= settings.seconds:
                 break
         return times
+
+
+@dataclass
+class Job:
+    """A kind of run of one model, until it fails.
+
+    Args:
+        result: Where an error goes.
+        subject: The model made ready.
+        timing: Batch size and times.
+        works: False from the first error on.
+    """
+
+    result: Result
+    subject: Subject
+    timing: Timing
+    works: bool = True
+
+    def warm_up(self) -> None:
+        """Run once."""
+        with self._attempt():
+            self.subject.run(self.timing.batch_size)
+
+    def time_round(self) -> None:
+        """Time one round."""
+        with self._attempt():
+            times = self.subject.time_round(self.timing.batch_size)
+            self.timing.rounds.append(times)
+
+    @contextmanager
+    def _attempt(self) -> Iterator[None]:
+        kind = "training step" if self.subject.training else "inference"
+        self.works = False
+        with _recorded(self.result, f"{kind}, batch size {self.timing.batch_size}"):
+            yield
+            self.works = True
 
 
 Advance = Callable[[str], None]
@@ -289,8 +332,8 @@ def measure(
     """Measure models in turn.
 
     Args:
-        entries: The models. One that fails has its reason in ``errors``; the others go
-            on.
+        entries: The models. One that fails has its reason in ``errors``; the others,
+            and its other kinds of run, go on.
         settings: How to measure.
         advance: Called with a model's name before each step, see
             :func:`number_of_steps`. Default: nothing.
@@ -298,31 +341,25 @@ def measure(
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     results = [Result(entry) for entry in entries]
-    jobs: list[tuple[Result, Subject, int, Timing]] = []
+    jobs: list[Job] = []
     for result in results:
         advance(result.entry.name)
         with _recorded(result, "build"):
             jobs += _set_up(result, settings)
     for _ in range(settings.rounds):
-        for result, subject, batch_size, timing in jobs:
-            if result.errors:
-                continue
-            advance(result.entry.name)
-            kind = "training step" if subject.training else "inference"
-            with _recorded(result, f"{kind}, batch size {batch_size}"):
-                timing.rounds.append(subject.time_round(batch_size))
+        for job in jobs:
+            if job.works:
+                advance(job.result.entry.name)
+                job.time_round()
     jobs.clear()
     gc.collect()
     if settings.memory:
         for result in results:
-            if not result.errors:
-                _measure_memory(result, settings, advance)
+            _measure_memory(result, settings, advance)
     return results
 
 
-def _set_up(
-    result: Result, settings: Settings
-) -> list[tuple[Result, Subject, int, Timing]]:
+def _set_up(result: Result, settings: Settings) -> list[Job]:
     """Build a model, count its cost, and warm it up for every kind of run."""
     subject = Subject(result.entry, settings)
     model, view = subject.model, subject.view
@@ -339,15 +376,18 @@ def _set_up(
         subjects[trained] = (settings.train_batch_size,)
     jobs = []
     for one, batch_sizes in subjects.items():
-        one.prepare()
-        for batch_size in batch_sizes:
-            one.run(batch_size)
-            timing = Timing(batch_size)
-            if one.training:
-                result.training = timing
-            else:
-                result.inference[batch_size] = timing
-            jobs.append((result, one, batch_size, timing))
+        with _recorded(
+            result, f"build for {'training' if one.training else 'inference'}"
+        ):
+            one.prepare()
+            for batch_size in batch_sizes:
+                job = Job(result, one, Timing(batch_size))
+                job.warm_up()
+                if one.training:
+                    result.training = job.timing
+                else:
+                    result.inference[batch_size] = job.timing
+                jobs.append(job)
     result.folded = subject.folded
     return jobs
 
@@ -363,10 +403,15 @@ def _recorded(result: Result, what: str) -> Iterator[None]:
 
 
 def _measure_memory(result: Result, settings: Settings, advance: Advance) -> None:
-    advance(result.entry.name)
-    with _recorded(result, "memory of inference"):
-        result.inference_memory = peak_memory(result.entry, settings, training=False)
-    if settings.train_batch_size:
+    """Measure the peak memory of the kinds of run that work."""
+    inference = result.inference.get(settings.batch_sizes[0])
+    if inference is not None and inference.rounds:
+        advance(result.entry.name)
+        with _recorded(result, "memory of inference"):
+            result.inference_memory = peak_memory(
+                result.entry, settings, training=False
+            )
+    if result.training is not None and result.training.rounds:
         advance(result.entry.name)
         with _recorded(result, "memory of a training step"):
             result.training_memory = peak_memory(result.entry, settings, training=True)

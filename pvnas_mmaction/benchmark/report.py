@@ -49,18 +49,19 @@ def find_baseline(results: Sequence[Result], name: str | None) -> Result | None:
 
     Args:
         results: All results.
-        name: Its name, or None for the first model of the zoo that was measured (the
-            first of all, if only ours were).
+        name: Its name, or None for the first model of the zoo that was measured in
+            full (the first of all, if only ours were, or none in full).
 
     Raises:
         ValueError: There is none of that name.
     """
-    working = [result for result in results if not result.errors]
+    measured = [result for result in results if result.measured]
     if name is None:
-        foreign = [result for result in working if result.entry.name not in OURS]
-        return next(iter(foreign or working), None)
+        whole = [result for result in measured if not result.errors]
+        foreign = [result for result in whole if result.entry.name not in OURS]
+        return next(iter(foreign or whole or measured), None)
     check_baseline(name, [result.entry.name for result in results])
-    return next((result for result in working if result.entry.name == name), None)
+    return next((result for result in measured if result.entry.name == name), None)
 
 
 def to_dict(
