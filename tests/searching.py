@@ -53,6 +53,9 @@ SPACE = dict(
         )
     ],
 )
+# Changes of a search's config: no validation, and a checkpoint at the end alone.
+NO_VALIDATION = dict(val_cfg=None, val_dataloader=None, val_evaluator=None)
+QUIET = dict(default_hooks=dict(checkpoint=dict(interval=100)))
 _RUNS = count()
 
 
@@ -176,6 +179,10 @@ class PlainConfig(Config):
     def pretty_text(self) -> str:
         items = self.to_dict().items()
         return "\n".join(f"{key} = {value!r}" for key, value in items)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def batch_indices(batch: dict) -> list[int]:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from searching import (
+    NO_VALIDATION,
     build_toy_model,
     make_batch,
     run_ranks,
@@ -38,7 +39,6 @@ from pvnas_mmaction.models.relaxation import Choice
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="MMEngine would put both processes on one GPU"
 )
-NO_VALIDATION = dict(val_cfg=None, val_dataloader=None, val_evaluator=None)
 
 
 # the command
