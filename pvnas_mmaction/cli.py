@@ -294,10 +294,17 @@ def check_annotations(cfg: Config, splits: tuple[str, ...]) -> None:
                 continue
             path = Path(dataset.get("data_root") or "", name)
             if not path.is_file():
-                raise FileNotFoundError(
+                text = (
                     f"{field}.ann_file: found no file {path}, expected an annotation "
                     "list with one video and its class id per line"
                 )
+                variable = f"ann_file_{split}"
+                if cfg.get(variable) not in (None, name):
+                    text += (
+                        f". {variable}={cfg[variable]!r} is not passed on to a data "
+                        f"set that a config inherits: set {field}.ann_file"
+                    )
+                raise FileNotFoundError(text)
             if not _has_content(path):
                 raise ValueError(
                     f"{field}.ann_file: found no line in {path}, expected one video "

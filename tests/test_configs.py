@@ -20,7 +20,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from pvnas_mmaction.benchmark.zoo import read_config, view_of
-from pvnas_mmaction.cost import network_cost
+from pvnas_mmaction.cost import fixed_cost, layer_costs, network_cost
 from pvnas_mmaction.derive import derive
 from pvnas_mmaction.engine.budget import CostPenalty, build_budget
 from pvnas_mmaction.engine.steps import alpha_step, find_supernet, weights_step
@@ -364,11 +364,37 @@ def test_custom_data_follow_the_environment(name, monkeypatch):
         assert loader.dataset.num_classes == 7
 
 
+def test_the_search_config_of_the_readme(project_root, tmp_path, monkeypatch):
+    """It reads the same data as the shipped config with the environment variables."""
+    text = (project_root / "README.md").read_text()
+    block, _ = re.findall(r"```python\n(_base_ = .*?)```", text, re.DOTALL)
+    config = tmp_path / "own.py"
+    assert '"pvnas_mmaction::pvnas/' in block  # MMEngine notes where these come from
+    config.write_text(block.replace("pvnas_mmaction::pvnas", str(FOLDER)))
+    found = Config.fromfile(config)
+    monkeypatch.setenv("ANN_FILE_TRAIN", "my/train.txt")
+    monkeypatch.setenv("ANN_FILE_VAL", "my/val.txt")
+    monkeypatch.setenv("DATA_PREFIX", "my")
+    monkeypatch.setenv("NUM_CLASSES", "7")
+    expected = Config.fromfile(FOLDER / "pvnas-tiny_search_1xb16-u8-30e_custom-rgb.py")
+    for name in ("model", "train_dataloader", "val_dataloader", "test_dataloader"):
+        assert found[name] == expected[name]
+    cost = found.train_cfg.pop("cost")
+    assert found.train_cfg == expected.train_cfg
+    space = SearchSpace.from_config(found.model.backbone.space)
+    shape = found.train_cfg.input_shape
+    macs = [[cost.macs for cost in row] for row in layer_costs(space, shape)]
+    fixed = fixed_cost(space, shape, 7).macs
+    assert cost.kind == "flops"
+    cheapest, dearest = (fixed + sum(map(pick, macs)) for pick in (min, max))
+    assert cheapest < cost.budget < dearest
+
+
 def test_the_config_of_the_readme(project_root, tmp_path):
     """The example for configs of one's own builds a recognizer that normalises its
     clips and gives one row of probabilities for each."""
     text = (project_root / "README.md").read_text()
-    [block] = re.findall(r"```python\n(_base_ = .*?)```", text, re.DOTALL)
+    _, block = re.findall(r"```python\n(_base_ = .*?)```", text, re.DOTALL)
     path = "work_dirs/mine/search/genotype.json"
     assert path in block
     shipped = project_root / "configs/pvnas/genotypes/pvnas-tiny.json"

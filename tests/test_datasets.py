@@ -180,7 +180,7 @@ def test_list_is_not_text(folder: Path) -> None:
         ("3", r"expected 'path class_id', found '3'"),
         (
             "train/00001.mp4 8",
-            r"found class id 8, expected one in \[0, 8\).*at least 9",
+            r"found class id 8, expected one in \[0, 8\): ids count from 0.*at least 9",
         ),
         ("train/00001.mp4 -1", r"found class id -1, expected >= 0"),
     ],
@@ -210,6 +210,16 @@ def test_all_videos_missing(folder: Path) -> None:
     )
     with pytest.raises(ValueError, match=message):
         build(folder, data_prefix=dict(video="wrong"))
+
+
+@pytest.mark.parametrize(("test_mode", "loader"), [(0, "train"), (1, "val/test")])
+def test_a_prefix_is_a_dict(folder: Path, test_mode: bool, loader: str) -> None:
+    message = (
+        rf"{loader}_dataloader\.dataset\.data_prefix: found 'clips', expected "
+        r"dict\(video='clips'\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        build(folder, data_prefix="clips", test_mode=test_mode)
 
 
 def test_some_videos_missing(folder: Path, log: list[str]) -> None:

@@ -140,6 +140,23 @@ def test_error_no_annotation_file(
     assert line.startswith(f"{option}: found no file {missing}, expected")
 
 
+def test_error_list_named_by_a_variable_alone(
+    run_tool: Callable, tmp_path: Path
+) -> None:
+    config = tmp_path / "own.py"
+    config.write_text(
+        f"_base_ = {str(ROOT / 'configs/pvnas' / RETRAIN)!r}\n"
+        "ann_file_train = 'my/train.txt'\n"
+        f"train_dataloader = dict(dataset=dict(ann_file='{tmp_path}/none.txt'))\n"
+    )
+    field = "train_dataloader.dataset.ann_file"
+    assert run_tool("train", str(config)) == (
+        f"{field}: found no file {tmp_path}/none.txt, expected an annotation list with "
+        "one video and its class id per line. ann_file_train='my/train.txt' is not "
+        f"passed on to a data set that a config inherits: set {field}"
+    )
+
+
 def test_error_empty_list(run_tool: Callable, tmp_path: Path) -> None:
     empty = tmp_path / "empty.txt"
     empty.write_text("\n  \n")

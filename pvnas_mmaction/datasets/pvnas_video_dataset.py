@@ -27,6 +27,10 @@ class _SharedCounts:
         return self
 
 
+def _field(test_mode: bool) -> str:
+    return f"{'val/test' if test_mode else 'train'}_dataloader.dataset"
+
+
 @DATASETS.register_module()
 class PVNASVideoDataset(VideoDataset):
     """Videos with class ids, from a list of ``path class_id`` lines.
@@ -56,8 +60,8 @@ class PVNASVideoDataset(VideoDataset):
     Raises:
         FileNotFoundError: There is no such list.
         ValueError: The list is empty, a line of it is malformed, a class id is outside
-            the range, the videos are not there, or ``multi_class`` lacks
-            ``num_classes``.
+            the range, the videos are not there, ``data_prefix`` is no dict, or
+            ``multi_class`` lacks ``num_classes``.
     """
 
     def __init__(
@@ -72,6 +76,11 @@ class PVNASVideoDataset(VideoDataset):
     ) -> None:
         self._counts = _SharedCounts(0)
         self._parts: list[np.ndarray] = []
+        if isinstance(data_prefix, str):
+            raise ValueError(
+                f"{_field(test_mode)}.data_prefix: found {data_prefix!r}, expected "
+                f"dict(video={data_prefix!r})"
+            )
         super().__init__(
             ann_file,
             pipeline,
@@ -84,14 +93,14 @@ class PVNASVideoDataset(VideoDataset):
 
     def load_data_list(self) -> list[dict]:
         """Read and check the list; one dict with filename and label per line."""
-        loader = "val/test_dataloader" if self.test_mode else "train_dataloader"
+        field = _field(self.test_mode)
         if self.multi_class and self.num_classes is None:
             raise ValueError(
-                f"{loader}.dataset.num_classes: found None, expected the number of "
+                f"{field}.num_classes: found None, expected the number of "
                 "classes, which multi_class needs"
             )
         form = ListFormat(
-            field=f"{loader}.dataset",
+            field=field,
             delimiter=self.delimiter,
             multi_class=self.multi_class,
             num_classes=self.num_classes,

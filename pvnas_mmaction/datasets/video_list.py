@@ -93,8 +93,9 @@ def _parse(line: str, form: ListFormat, place: str) -> tuple[str, list[int]]:
         if form.num_classes is not None and class_id >= form.num_classes:
             raise ValueError(
                 f"{place}: found class id {class_id}, expected one in "
-                f"[0, {form.num_classes}). Mend the line, or set num_classes, of "
-                f"the data set and of cls_head, to at least {class_id + 1}."
+                f"[0, {form.num_classes}): ids count from 0. Mend the line, or set "
+                f"num_classes, of the data set and of cls_head, to at least "
+                f"{class_id + 1}."
             )
     return path, class_ids
 
