@@ -77,6 +77,8 @@ def test_the_network_that_a_search_ended_in(tmp_path, archived):
     cards = search_view(run, "a", None).cards
     chosen = [card.title for card in cards if "chosen" in card.badges]
     assert len(cards) == (2 if archived else 3)
+    tiles = {label: value for label, value, _ in search_view(run, "a", None).tiles}
+    assert tiles["networks found"] == str(len(run.judged)) == str(len(cards))
     assert chosen == ["Cycle 1" if archived else "End of search"]
 
 
@@ -117,6 +119,142 @@ def test_a_resumed_training_counts_each_step_once(tmp_path):
     assert [r["loss"] for r in train[10:]] == [9.0] * 5
     val = [r["acc/top1"] for r in launches.scalars if "acc/top1" in r]
     assert val == [0.125, 0.25, 0.99]
+
+
+TRAINS = "train_cfg = dict(max_epochs=2)\nresume = {}\n"
+SEARCHES = "train_cfg = dict(type='SearchLoop')\nresume = {}\n"
+
+
+def _configure(folder: Path, text: str, resumed_at: int | None = None) -> None:
+    (folder / "vis_data/config.py").write_text(text.format(resumed_at is not None))
+    if resumed_at is not None:
+        with (folder / f"{folder.name}.log").open("a") as log:
+            log.write(
+                "2026/01/02 12:03:04 - mmengine - INFO - "
+                f"resumed epoch: 1, iter: {resumed_at}\n"
+            )
+
+
+def _lines(*steps: int) -> list[dict]:
+    return [dict(loss=1.0 / s, epoch=1 + s // 6, iter=s, step=s) for s in steps]
+
+
+def test_a_training_that_starts_anew_leaves_earlier_ones_out(tmp_path):
+    starts = {
+        "20260102_100000": (_lines(3, 6), None),
+        "20260103_100000": (_lines(2, 4, 6, 9), None),
+        # Killed at step 11, it went on from a checkpoint of step 5.
+        "20260104_100000": (_lines(8, 10, 11), 5),
+        # It found no checkpoint to go on from, and started at step 1 for that.
+        "20260105_100000": (_lines(4, 8), None),
+    }
+    for name, (lines, resumed_at) in starts.items():
+        folder = write_launch(tmp_path / "t", name, lines)
+        _configure(folder, TRAINS, resumed_at)
+        found = read_work_dir(tmp_path / "t").launches
+        if name == "20260103_100000":
+            assert [path.name for path in found.folders] == [name]
+            assert [r["step"] for r in found.scalars] == [2, 4, 6, 9]
+            assert found.seconds == 7384
+        if name == "20260104_100000":
+            assert len(found.folders) == 2
+            assert [r["step"] for r in found.scalars] == [2, 4, 8, 10, 11]
+    (folder / "vis_data/config.py").write_text(TRAINS.format(True))
+    found = read_work_dir(tmp_path / "t").launches
+    assert found.folders == [folder]
+    assert [r["step"] for r in found.scalars] == [4, 8]
+
+
+def test_starts_that_logged_nothing_are_passed_over(tmp_path):
+    """A test that was killed, and a training that was killed before its first line."""
+    first = write_launch(tmp_path / "t", scalars=_lines(3, 6))
+    _configure(first, TRAINS)
+    for name in ("20260103_100000", "20260104_100000"):
+        killed = write_launch(tmp_path / "t", name)
+        _configure(killed, TRAINS)
+        (killed / "vis_data/scalars.json").unlink()
+    launches = read_work_dir(tmp_path / "t").launches
+    assert launches.folders == [first]
+    assert len(launches.scalars) == 2 and launches.seconds == 7384
+
+
+def test_a_training_in_a_search_s_directory_is_a_run_of_its_own(tmp_path):
+    path = write_search(tmp_path / "a")
+    searched = path / "20260102_100000"
+    _configure(searched, SEARCHES)
+    trained = write_launch(path, "20260103_100000", _lines(3, 6))
+    _configure(trained, TRAINS)
+    late = LOG.replace("2026/01/02", "2026/01/03").replace("--seed 7", "--seed 8")
+    (trained / "20260103_100000.log").write_text(late)
+    search, training = read_work_dirs([path])
+    assert isinstance(search, SearchRun) and isinstance(training, TrainRun)
+    assert (search.name, training.name) == ("a", "a, training")
+    assert search.launches.folders == [searched] and search.launches.scalars == []
+    assert search.launches.command.endswith("--seed 7")
+    assert training.launches.folders == [trained]
+    assert training.launches.command.endswith("--seed 8")
+    assert len(training.launches.scalars) == 2
+    # A start that logged nothing is none.
+    (trained / "vis_data/scalars.json").unlink()
+    assert len(read_work_dirs([path])) == 1
+
+
+def test_a_search_that_was_moved_aside_is_reported(tmp_path):
+    path = write_search(tmp_path / "a")
+    earlier = path / "search_before_20260104_100000"
+    (path / "search").rename(earlier)
+    write_search(tmp_path / "b", lines=6, finished=False)
+    (tmp_path / "b/search").rename(path / "search_before_20260106_100000")
+    write_search(tmp_path / "c", seed=9)
+    (tmp_path / "c/search").rename(path / "search")
+    folders = ("20260103_100000", "20260104_100000", "20260105_100000",
+               "20260106_100000")  # fmt: skip
+    for name in folders:
+        _configure(write_launch(path, name), SEARCHES, 5 if name[7] in "35" else None)
+    _configure(path / "20260102_100000", SEARCHES)
+    run = read_work_dir(path)
+    assert run.seed == 9 and run.missing == []
+    assert [p.name for p in run.launches.folders] == ["20260106_100000"]
+    assert [p.name for p in run.earlier] == [
+        "search_before_20260104_100000", "search_before_20260106_100000"
+    ]  # fmt: skip
+    pairs = dict(search_view(run, "a", None).provenance)
+    assert "search_before_20260104_100000" in pairs["Earlier searches here"]
+    first, second = read_work_dirs(run.earlier)
+    assert first.name == "a/search_before_20260104_100000"
+    assert first.missing == [] and first.finished and first.seed == 7
+    assert len(first.history) == 24 and len(first.networks) == 2
+    names = [p.name for p in first.launches.folders]
+    assert names == ["20260102_100000", "20260103_100000"]
+    assert len(second.history) == 12 and second.earlier == []
+    assert second.missing == [
+        "genotype.json is not there: the search was stopped before its end."
+    ]
+    names = [p.name for p in second.launches.folders]
+    assert names == ["20260104_100000", "20260105_100000"]
+
+
+def test_a_validation_stands_at_the_steps_before_it(tmp_path):
+    """Not at those of the last line of training, which an epoch may go on after."""
+    text = "2026/01/02 12:03:04 - mmengine - INFO - Epoch({})  [{}][{}/{}]  lr: 1\n"
+    lines, log = [], LOG
+    for epoch in (1, 2, 3):
+        # Epochs of 50 steps, a line every 20; the second validation is left out.
+        for inner in (20, 40):
+            lines += _lines(50 * (epoch - 1) + inner)
+            lines[-1]["epoch"] = epoch
+            log += text.format("train", epoch, inner, 50)
+        if epoch != 2:
+            lines.append({"acc/top1": 0.25, "step": epoch})
+            log += text.format("val", epoch, 4, 4)
+    folder = write_launch(tmp_path / "t", scalars=lines)
+    (folder / f"{folder.name}.log").write_text(log)
+    val = [r for r in read_work_dir(tmp_path / "t").launches.scalars if "acc/top1" in r]
+    assert [r["after_step"] for r in val] == [50, 150]
+    # A loop that counts steps logs the step of a validation itself.
+    by_step = [*_lines(20, 40), {"acc/top1": 0.25, "step": 50}]
+    write_launch(tmp_path / "s", scalars=by_step)
+    assert read_work_dir(tmp_path / "s").launches.scalars[-1]["after_step"] == 50
 
 
 def _cut_last_line(search: Path) -> None:

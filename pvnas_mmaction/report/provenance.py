@@ -63,6 +63,10 @@ def search_provenance(run: SearchRun) -> list[tuple[str, str]]:
         ),
         None,
     )
+    if run.earlier:
+        names = ", ".join(path.name for path in run.earlier)
+        hint = "tools/report.py DIRECTORY/NAME reports each"
+        pairs.append(("Earlier searches here", f"{names} ({hint})"))
     if schedule is not None:
         settings = ", ".join(f"{k}={v}" for k, v in schedule.items() if k != "type")
         pairs.append(("Schedule", settings))

@@ -24,6 +24,8 @@ _ENVIRONMENT = re.compile(
 )
 _VERSION = re.compile(r" - INFO - Version: pvnas_mmaction (\S+)$")
 _COMMAND = re.compile(r" - INFO - Command: (.*)$")
+_RESUMED = re.compile(r" - INFO - resumed epoch: \d+, iter: (\d+)$")
+_EPOCH = re.compile(r" - INFO - Epoch\(train\)\s+\[\s*(\d+)\]\[\s*(\d+)/(\d+)\]")
 _MOVED = re.compile(r"search_before_(\d{8}_\d{6})")
 # The environment stands at the top of a log, before the config.
 _HEAD_LINES = 120
@@ -46,7 +48,7 @@ class Launches:
         config: That config's settings; empty where it can't be read.
         scalars: Lines of ``scalars.json``, those a resumed run took again only once.
             A line of training has ``step``; one of validation has ``after_step``, the
-            step of training before it.
+            number of steps of training before it.
         broken_lines: Lines of ``scalars.json`` that are no JSON.
     """
 
@@ -63,46 +65,151 @@ class Launches:
     broken_lines: int = 0
 
 
-def find_launches(work_dir: Path) -> list[Path]:
+@dataclass
+class _Start:
+    """What one start left: a part of :class:`Launches`.
+
+    Args:
+        folder: Its folder.
+        resumed_at: Steps that it did not take again; None where the log names none.
+        steps_left: By epoch, steps that followed the last one that was logged.
+    """
+
+    folder: Path
+    first: datetime | None = None
+    last: datetime | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    command: str | None = None
+    code_version: str | None = None
+    config_text: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    scalars: list[dict[str, Any]] = field(default_factory=list)
+    broken_lines: int = 0
+    resumed_at: int | None = None
+    steps_left: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether nothing of before is part of its run; not where that is unknown."""
+        resume = self.config.get("resume")
+        found_nothing = resume is True and self.resumed_at is None
+        return resume is False or (found_nothing and bool(self.scalars))
+
+
+def moved_searches(work_dir: Path) -> list[Path]:
+    """What the start of another search has moved aside, ``search_before_<timestamp>``
+    each, oldest first."""
+    return sorted(path for path in work_dir.iterdir() if is_moved_search(path))
+
+
+def is_moved_search(path: Path) -> bool:
+    """Whether this is a folder that the start of another search has moved aside."""
+    return _MOVED.fullmatch(path.name) is not None and path.is_dir()
+
+
+def find_launches(
+    work_dir: Path, searches: bool | None = None, before: str = ""
+) -> list[Path]:
     """The timestamped folders of a work directory, oldest first.
 
     Those of a test are passed over: only a test leaves ``<timestamp>.json`` in it. So
-    are those of an earlier search, which the start of another one has moved to
-    ``search_before_<timestamp>``.
+    are those of a start that was killed before it logged a line, if another logged one.
+
+    Args:
+        work_dir: The directory.
+        searches: Those of searches alone, or of trainings alone; one whose config
+            isn't there counts as either. Default: all of them.
+        before: Timestamp by which a search was moved aside: starts of that search, not
+            of later ones. Default: those of the search that was not moved.
     """
-    starts = (_MOVED.fullmatch(path.name) for path in work_dir.iterdir())
-    first = max((start[1] for start in starts if start), default="")
-    return sorted(
+    folders = [
         path
-        for path in work_dir.iterdir()
+        for path in sorted(work_dir.iterdir())
         if path.is_dir()
         and re.fullmatch(r"\d{8}_\d{6}", path.name)
-        and path.name >= first
         and not (path / f"{path.name}.json").is_file()
-    )
+    ]
+    if searches is not None:
+        folders = [path for path in folders if is_search(path) in (searches, None)]
+    if searches:
+        times = [path.name.removeprefix("search_before_")
+                 for path in moved_searches(work_dir)]  # fmt: skip
+        first = max((time for time in times if not before or time < before), default="")
+        folders = [
+            path
+            for path in folders
+            if path.name >= first and (not before or path.name < before)
+        ]
+    logged = [path for path in folders if has_logged(path)]
+    return logged or folders
 
 
-def read_launches(work_dir: Path) -> Launches:
-    """Read what MMEngine left in a work directory; what is not there stays empty."""
-    result = Launches(folders=find_launches(work_dir))
-    for folder in result.folders:
-        for log in sorted(folder.glob("*.log")):
-            _read_log(log, result)
-        scalars = folder / "vis_data" / "scalars.json"
-        if scalars.is_file():
-            lines, broken = read_json_lines(scalars)
-            _merge_scalars(result.scalars, lines)
-            result.broken_lines += broken
-    configs = [folder / "vis_data" / "config.py" for folder in result.folders]
-    written = [path for path in configs if path.is_file()]
-    # A start that trained counts before one that only got as far as its config.
-    trained = [path for path in written if path.with_name("scalars.json").is_file()]
-    if written:
-        path = (trained or written)[-1]
-        result.config_text = path.read_text(encoding="utf-8", errors="replace")
-    if result.config_text is not None:
-        result.config = parse_config(result.config_text)
+def has_logged(folder: Path) -> bool:
+    """Whether a start has logged a line."""
+    return (folder / "vis_data" / "scalars.json").is_file()
+
+
+def is_search(folder: Path) -> bool | None:
+    """Whether a start was one of a search; None where its config isn't there."""
+    config = parse_config(_read_config(folder) or "")
+    if "train_cfg" not in config:
+        return None
+    return lookup(config, "train_cfg.type") == "SearchLoop"
+
+
+def _read_config(folder: Path) -> str | None:
+    path = folder / "vis_data" / "config.py"
+    if not path.is_file():
+        return None
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def read_launches(
+    work_dir: Path, searches: bool | None = None, before: str = ""
+) -> Launches:
+    """Read what MMEngine left in a work directory; what is not there stays empty.
+
+    A start that did not resume begins a run of its own: those before it are left out.
+
+    Args:
+        work_dir: The directory.
+        searches: As :func:`find_launches` has it.
+        before: Likewise.
+    """
+    result = Launches()
+    for folder in find_launches(work_dir, searches, before):
+        start = _read_start(folder)
+        if start.begins_anew:
+            result = Launches()
+        _add_start(result, start)
     return result
+
+
+def _read_start(folder: Path) -> _Start:
+    start = _Start(folder, config_text=_read_config(folder))
+    start.config = parse_config(start.config_text or "")
+    for log in sorted(folder.glob("*.log")):
+        _read_log(log, start)
+    scalars = folder / "vis_data" / "scalars.json"
+    if scalars.is_file():
+        start.scalars, start.broken_lines = read_json_lines(scalars)
+    return start
+
+
+def _add_start(result: Launches, start: _Start) -> None:
+    result.folders.append(start.folder)
+    result.environment = start.environment or result.environment
+    result.command = start.command or result.command
+    result.code_version = start.code_version or result.code_version
+    if start.config_text is not None:
+        result.config_text, result.config = start.config_text, start.config
+    if start.first is not None and start.last is not None:
+        result.started = min(result.started or start.first, start.first)
+        result.ended = max(result.ended or start.last, start.last)
+        seconds = (start.last - start.first).total_seconds()
+        result.seconds = (result.seconds or 0.0) + seconds
+    result.broken_lines += start.broken_lines
+    _merge_scalars(result.scalars, start)
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -124,24 +231,28 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     return records, broken
 
 
-def _merge_scalars(merged: list[dict[str, Any]], new: list[dict[str, Any]]) -> None:
+def _merge_scalars(merged: list[dict[str, Any]], start: _Start) -> None:
     """Append a later start's lines, dropping the steps that it took again."""
-    marked = list(_mark_validation(new))
+    marked = list(_mark_validation(start))
     steps = [r["step"] for r in marked if is_training(r)]
     if steps:
-        first = min(steps)
-        merged[:] = [r for r in merged if r.get("after_step", r.get("step", 0)) < first]
+        kept = min(steps) - 1 if start.resumed_at is None else start.resumed_at
+        merged[:] = [r for r in merged if r.get("after_step", r.get("step", 0)) <= kept]
     merged.extend(marked)
 
 
-def _mark_validation(records: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    step = 0
-    for record in records:
+def _mark_validation(start: _Start) -> Iterator[dict[str, Any]]:
+    step = start.resumed_at or 0
+    for record in start.scalars:
         if is_training(record):
             step = record["step"]
+            step += start.steps_left.get(record.get("epoch", -1), 0)
             yield record
         else:
-            yield {**record, "after_step": step}
+            # It counts epochs, or steps where the loop does.
+            counted = record.get("step")
+            after = max(step, counted) if isinstance(counted, int) else step
+            yield {**record, "after_step": after}
 
 
 def is_training(record: dict[str, Any]) -> bool:
@@ -149,25 +260,22 @@ def is_training(record: dict[str, Any]) -> bool:
     return "iter" in record and isinstance(record.get("step"), int)
 
 
-def _read_log(path: Path, result: Launches) -> None:
-    first = last = None
-    environment = {}
+def _read_log(path: Path, start: _Start) -> None:
     with path.open(encoding="utf-8", errors="replace") as stream:
         for number, line in enumerate(stream):
             if match := _TIME.match(line):
-                last = datetime.strptime(match[1], "%Y/%m/%d %H:%M:%S")
-                first = first or last
+                start.last = datetime.strptime(match[1], "%Y/%m/%d %H:%M:%S")
+                start.first = start.first or start.last
                 if command := _COMMAND.search(line):
-                    result.command = command[1]
+                    start.command = command[1]
                 elif version := _VERSION.search(line):
-                    result.code_version = version[1]
+                    start.code_version = version[1]
+                elif resumed := _RESUMED.search(line):
+                    start.resumed_at = int(resumed[1])
+                elif epoch := _EPOCH.search(line):
+                    start.steps_left[int(epoch[1])] = int(epoch[3]) - int(epoch[2])
             elif number < _HEAD_LINES and (match := _ENVIRONMENT.match(line)):
-                environment[match[1]] = match[2].strip()
-    result.environment = environment or result.environment
-    if first is not None and last is not None:
-        result.started = min(result.started or first, first)
-        result.ended = max(result.ended or last, last)
-        result.seconds = (result.seconds or 0.0) + (last - first).total_seconds()
+                start.environment[match[1]] = match[2].strip()
 
 
 def parse_config(text: str) -> dict[str, Any]:

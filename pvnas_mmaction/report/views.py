@@ -191,14 +191,12 @@ def _search_tiles(run: SearchRun) -> list[tuple[str, str, str]]:
                 budget_text(run) if run.space else "budget not recorded",
             )
         )
-        summary = Archive([n.entry for n in run.networks]).summary()
-        tiles.append(
-            ("networks found", str(len(run.networks)),
-             f"{summary['distinct']} different")
-        )  # fmt: skip
+        distinct = len({network.genotype.blocks for network in run.judged})
+        tiles.append(("networks found", str(len(run.judged)), f"{distinct} different"))
         if len(run.networks) > 1:
+            summary = Archive([n.entry for n in run.networks]).summary()
             mean = percent(summary["mean_pairwise_hamming"])
-            tiles.append(("mean distance", mean, "of layers differ between two"))
+            tiles.append(("mean distance", mean, "of layers, between two cycles"))
     if run.history:
         last = run.history[-1]
         tiles.append(("steps", str(last["step"] + 1), f"cycle {last['cycle'] + 1}"))

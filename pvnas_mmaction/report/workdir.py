@@ -19,7 +19,17 @@ from ..engine.archive import Archive, ArchiveEntry
 from ..genotype import Genotype, load_genotype
 from ..models.pvnas_net import resolve_genotype
 from ..search_space import SearchSpace
-from .runlog import Launches, find_launches, lookup, read_json_lines, read_launches
+from .runlog import (
+    Launches,
+    find_launches,
+    has_logged,
+    is_moved_search,
+    is_search,
+    lookup,
+    moved_searches,
+    read_json_lines,
+    read_launches,
+)
 
 T = TypeVar("T")
 
@@ -59,6 +69,7 @@ class SearchRun:
             earlier step goes on.
         seed: Seed of the search, or None.
         ann_file: Annotation file that it read, or None.
+        earlier: Folders of the searches that started in the directory before this one.
     """
 
     path: Path
@@ -75,6 +86,7 @@ class SearchRun:
     finished: bool = False
     seed: int | None = None
     ann_file: str | None = None
+    earlier: list[Path] = field(default_factory=list)
 
     @property
     def judged(self) -> list[Network]:
@@ -113,10 +125,12 @@ Run = SearchRun | TrainRun
 
 
 def read_work_dir(path: Path, name: str | None = None) -> Run:
-    """Read a work directory, whatever kind it is.
+    """Read a work directory, whatever kind it is; of one that a search and a training
+    share, the search.
 
     Args:
-        path: The directory.
+        path: The directory, or the folder ``search_before_<timestamp>`` in it to which
+            the start of another search has moved an earlier one.
         name: Name to show. Default: the directory's own.
 
     Raises:
@@ -130,12 +144,12 @@ def read_work_dir(path: Path, name: str | None = None) -> Run:
             f"{path}: found a file, expected the work directory of a search or training"
         )
     name = name or path.resolve().name
-    if (path / "search").is_dir():
+    if (path / "search").is_dir() or is_moved_search(path.resolve()):
         return _read_search(path, name)
-    if find_launches(path):
-        config = read_launches(path).config
-        if lookup(config, "train_cfg.type") == "SearchLoop":
-            return _read_search(path, name)
+    launches = find_launches(path)
+    if launches and not find_launches(path, searches=False):
+        return _read_search(path, name)
+    if launches:
         return _read_training(path, name)
     if any(path.iterdir()):
         raise ValueError(
@@ -147,22 +161,46 @@ def read_work_dir(path: Path, name: str | None = None) -> Run:
 
 
 def read_work_dirs(paths: Sequence[Path]) -> list[Run]:
-    """Read several, with names that tell them apart; errors as for one."""
-    names = [Path(path).resolve().name for path in paths]
+    """Read several, with names that tell them apart; errors as for one. A search and a
+    training in the same directory are two runs."""
+    names = [_full_name(path, short=True) for path in paths]
     full = [
-        name if names.count(name) == 1 else f"{Path(path).resolve().parent.name}/{name}"
+        name if names.count(name) == 1 else _full_name(path)
         for name, path in zip(names, paths, strict=True)
     ]
     unique = [
         name if full.count(name) == 1 else f"{name} ({i + 1})"
         for i, name in enumerate(full)
     ]
-    return [read_work_dir(p, n) for p, n in zip(paths, unique, strict=True)]
+    runs: list[Run] = []
+    for path, name in zip(paths, unique, strict=True):
+        run = read_work_dir(path, name)
+        runs.append(run)
+        shared = any(
+            is_search(p) is False and has_logged(p) for p in find_launches(path)
+        )
+        if isinstance(run, SearchRun) and shared:
+            runs.append(_read_training(run.path, f"{name}, training"))
+    return runs
+
+
+def _full_name(path: Path, short: bool = False) -> str:
+    """A directory's name, with its parent's unless it is to be short; a search that was
+    moved aside is always named with the directory that it was made in."""
+    path = Path(path).resolve()
+    both = f"{path.parent.name}/{path.name}"
+    return path.name if short and not is_moved_search(path) else both
 
 
 def _read_search(path: Path, name: str) -> SearchRun:
-    run = SearchRun(path, name, read_launches(path))
-    folder = path / "search"
+    if is_moved_search(path.resolve()):
+        before = path.resolve().name.removeprefix("search_before_")
+        inside, work_dir = "", path.resolve().parent
+    else:
+        before, inside, work_dir = "", "search/", path
+    folder = path / inside
+    run = SearchRun(path, name, read_launches(work_dir, searches=True, before=before))
+    run.earlier = [] if before else moved_searches(work_dir)
     if not folder.is_dir():
         run.missing.append(
             "search/ is not there: the search has not come to its first step."
@@ -183,14 +221,16 @@ def _read_search(path: Path, name: str) -> SearchRun:
     run.finished = (folder / "genotype.json").is_file() and not behind
     if behind:
         run.missing.append(
-            "search/history.jsonl ends before the networks found: the search has been "
-            "resumed at an earlier step, and shows those of before for a while."
+            f"{inside}history.jsonl ends before the networks found: the search has "
+            "been resumed at an earlier step, and shows those of before for a while."
         )
     elif not run.finished:
-        run.missing.append(
-            "search/genotype.json is not there: the search is still running, or was "
-            "stopped before its end."
+        state = (
+            "the search was stopped before its end"
+            if before
+            else "the search is still running, or was stopped before its end"
         )
+        run.missing.append(f"{inside}genotype.json is not there: {state}.")
     _note_launches(run)
     return run
 
@@ -260,11 +300,11 @@ def _read_history(run: SearchRun, path: Path) -> None:
     run.history.sort(key=lambda record: record["step"])
     if broken:
         run.missing.append(
-            f"search/history.jsonl: {broken} line(s) can't be read and are left out; "
-            "the last line of a running or killed search may be half-written."
+            f"{path.relative_to(run.path)}: {broken} line(s) can't be read and are "
+            "left out; the last line of a running or killed search may be half-written."
         )
     if not run.history:
-        run.missing.append("search/history.jsonl holds no line yet.")
+        run.missing.append(f"{path.relative_to(run.path)} holds no line yet.")
 
 
 def _is_history(record: dict[str, Any]) -> bool:
@@ -287,8 +327,8 @@ def _read_archive(run: SearchRun, folder: Path) -> None:
     path = folder / "archive.json"
     if not path.is_file():
         run.missing.append(
-            "search/archive.json is not there: no cycle has ended yet, so no network "
-            "has been found."
+            f"{path.relative_to(run.path)} is not there: no cycle has ended yet, so no "
+            "network has been found."
         )
         return
     archive = _attempt(run, path, Archive.load, "networks found can't be shown")
@@ -327,7 +367,7 @@ def _note_launches(run: Run) -> None:
 
 
 def _read_training(path: Path, name: str) -> TrainRun:
-    run = TrainRun(path, name, read_launches(path))
+    run = TrainRun(path, name, read_launches(path, searches=False))
     _note_launches(run)
     if not run.launches.scalars:
         run.missing.append(
