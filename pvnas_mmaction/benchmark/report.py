@@ -211,6 +211,7 @@ def save_plot(data: dict[str, Any], path: FilePath) -> None:
     """Cost against latency, at the first batch size, both axes logarithmic."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -226,6 +227,9 @@ def save_plot(data: dict[str, Any], path: FilePath) -> None:
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):  # 2e-02: powers of ten are too wide
+        axis.set_major_formatter(LogFormatter())
+        axis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
     axes.set_xlabel("GMACs per view")
     axes.set_ylabel(f"ms, batch size {data['settings']['batch_sizes'][0]}")
     device = data["machine"].get("gpu") or (
