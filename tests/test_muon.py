@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -127,6 +128,22 @@ def test_stopped_and_resumed_is_not_stopping() -> None:
         second.step()
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda given: pickle.loads(pickle.dumps(given))]
+)
+def test_a_copy_steps_like_the_optimizer(duplicate) -> None:
+    model = network()
+    optimizer = MuonAdamW(model.parameters(), **RATES)
+    gradients(model, 0)
+    optimizer.step()
+    twin = duplicate(dict(model=model, optimizer=optimizer))
+    for trained in (dict(model=model, optimizer=optimizer), twin):
+        gradients(trained["model"], 1)
+        trained["optimizer"].step()
+    for a, b in zip(model.parameters(), twin["model"].parameters(), strict=True):
+        assert a is not b and torch.equal(a, b)
 
 
 def test_scaler_unscales_before_the_step() -> None:

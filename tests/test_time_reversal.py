@@ -45,6 +45,21 @@ def test_twice_reversed_is_the_clip_itself() -> None:
     assert torch.equal(twice_labels[3:], labels)
 
 
+@pytest.mark.parametrize(
+    ("clip_shape", "label_shape"),
+    [
+        ((2, 4, 3, 3), (2,)),  # no batch: frames would be taken for channels
+        ((3, 1, 2, 4, 3, 3), (3,)),  # as the preprocessor has them
+        ((3, 2, 4, 3, 3), (3, 1)),
+        ((3, 2, 4, 3, 3), (2,)),
+    ],
+)
+def test_shapes_that_are_wrong(clip_shape, label_shape) -> None:
+    labels = torch.zeros(label_shape, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"clips and labels: found shapes .* expected"):
+        with_reversals(torch.zeros(clip_shape), labels, SWAP)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_preprocessor_doubles_training_batches_alone(training: bool) -> None:
     settings = dict(

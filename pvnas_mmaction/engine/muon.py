@@ -93,10 +93,11 @@ class MuonAdamW(torch.optim.AdamW):
             groups += [dict(group, params=others, muon=False)] if others else []
             settings = dict(params=mixing, muon=True, lr=muon_lr * share)
             groups += [dict(group, **settings)] if mixing else []
-        self.muon_momentum = muon_momentum
         super().__init__(
             groups, lr=lr, betas=tuple(betas), weight_decay=weight_decay, fused=True
         )
+        # Among the defaults, since a copy of an optimizer keeps those alone.
+        self.defaults["muon_momentum"] = muon_momentum
         # Under mixed precision, gradients come unscaled: Muon's part needs them so.
         self._step_supports_amp_scaling = False
 
@@ -120,7 +121,7 @@ class MuonAdamW(torch.optim.AdamW):
         return loss
 
     def _muon_step(self, group: dict[str, Any]) -> None:
-        momentum = self.muon_momentum
+        momentum = self.defaults["muon_momentum"]
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue

@@ -47,7 +47,15 @@ def with_reversals(
 
     Returns:
         (2 N, C, T, H, W), in channels-last layout, and (2 N,).
+
+    Raises:
+        ValueError: Clips or labels have another shape.
     """
+    if clips.ndim != 5 or labels.shape != clips.shape[:1]:
+        raise ValueError(
+            f"clips and labels: found shapes {tuple(clips.shape)} and "
+            f"{tuple(labels.shape)}, expected (N, C, T, H, W) and (N,)"
+        )
     both = torch.cat([clips, clips.flip(2)])
     reversed_labels = torch.as_tensor(opposites, device=labels.device)[labels]
     return (
