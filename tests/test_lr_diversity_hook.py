@@ -268,6 +268,14 @@ def test_scalars_in_the_log_and_in_tensorboard(tmp_path):
             dict(custom_hooks=[PROFILER]),
             "custom_hooks: found no LRDiversityHook, expected one",
         ),
+        (
+            dict(custom_hooks=[dict(type="LRDiversityHook"), dict(type="EMAHook")]),
+            "custom_hooks: found EMAHook, expected none",
+        ),
+        (
+            dict(default_hooks=dict(checkpoint=dict(save_best="auto"))),
+            "default_hooks.checkpoint.save_best: found .'auto'., expected None",
+        ),
     ],
 )
 def test_configs_that_are_refused(tmp_path, changes, message):

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ import pytest
 import searching
 import torch
 from searching import run_forked, run_search, toy_model
+
+from pvnas_mmaction.engine.lr_diversity_hook import LRDiversityHook
+from pvnas_mmaction.engine.search_checkpoint import load_search_checkpoint
 
 BY_STEP = dict(by_epoch=False, interval=3)
 BY_EPOCH = dict(by_epoch=True, interval=2)
@@ -90,8 +95,9 @@ def kill_and_resume(work_dir: Path, settings: dict, kills: int) -> None:
 @pytest.mark.parametrize(
     ("kill_at", "checkpoint", "before", "optim"),
     [
-        # before the first checkpoint; within an epoch and a cycle; twice in a row
-        ([1, 4, 5, 13], BY_STEP, False, {}),
+        # before the first checkpoint; twice in a row; all within an epoch of 3 steps,
+        # as the checkpoints are
+        ([1, 4, 5, 10], dict(by_epoch=False, interval=4), False, {}),
         # a cycle's end and the last step, each with its genotype but no checkpoint yet
         ([8, 17], BY_STEP, True, {}),
         # a cycle's end and the last step, right after their checkpoints
@@ -204,6 +210,56 @@ def test_a_checkpoint_of_no_search_is_refused(tmp_path):
     assert torch.equal(
         runner.model.state_dict()["backbone.alphas.0"], weights["backbone.alphas.0"]
     )
+
+
+def not_whole(checkpoint: dict, *places: str) -> Iterator[tuple[str, dict]]:
+    """Copies of a checkpoint that lack a key each, and the key. A place is the way to
+    it and, after a colon, the keys that are taken out there in turn."""
+    for place in places:
+        way, keys = place.split(":")
+        for key in keys.split():
+            changed = copy.deepcopy(checkpoint)
+            part = changed
+            for name in way.split():
+                part = part[name]
+            del part[key]
+            yield key, changed
+
+
+def test_a_state_that_is_not_whole_is_refused(tmp_path):
+    """As another version or a mishap may leave it."""
+    runner = run_search(tmp_path, train_cfg=dict(max_epochs=2, cost=BUDGET))
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, LRDiversityHook))
+    runner._resume = True
+    whole = torch.load(tmp_path / "epoch_2.pth", weights_only=True)
+    for key, changed in not_whole(
+        whole,
+        "pvnas_search: loop schedule",
+        "pvnas_search loop: space alpha_steps archive penalty pending_gradients",
+        "pvnas_search loop space: name",
+        "pvnas_search loop penalty: weight error trend",
+        "pvnas_search schedule: log_gain mode",
+    ):
+        with pytest.raises(ValueError, match=f"expected .*'{key}'"):
+            hook.after_load_checkpoint(runner, changed)
+    with pytest.raises(ValueError, match="pvnas_search: found NoneType, expected"):
+        hook.after_load_checkpoint(runner, dict(pvnas_search=None))
+    hook.after_load_checkpoint(runner, whole)
+
+
+def test_a_search_is_read_from_a_whole_checkpoint(tmp_path):
+    run_search(tmp_path, train_cfg=dict(max_epochs=2))
+    path = tmp_path / "epoch_2.pth"
+    for key, changed in not_whole(
+        torch.load(path, weights_only=True),
+        ": meta state_dict",
+        "meta: iter",
+        "pvnas_search: loop",
+        "pvnas_search loop: space seed",
+    ):
+        torch.save(changed, path)
+        with pytest.raises(ValueError, match=f"epoch_2.pth.* expected .*'{key}'"):
+            load_search_checkpoint(path)
 
 
 @pytest.mark.parametrize(

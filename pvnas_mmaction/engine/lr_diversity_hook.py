@@ -7,14 +7,33 @@ import time
 
 import torch
 from mmaction.registry import HOOKS
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import Runner
 
 from .. import diversity
 from .lr_diversity import LRDiversityConfig, LRDiversitySchedule
-from .search_loop import SearchLoop
+from .search_loop import SearchLoop, require_keys
 
 CHECKPOINT_KEY = "pvnas_search"
+
+
+def _check_hooks(runner: Runner) -> None:
+    """Refuse what takes a cycle's end, where networks are validated in the middle of a
+    step, for the end of an epoch."""
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            raise ValueError(
+                "custom_hooks: found EMAHook, expected none: in a search it would "
+                "validate averaged weights with the batch normalisation of others, "
+                "and save averaged alphas; take it for the retraining"
+            )
+        if isinstance(hook, CheckpointHook) and hook.save_best is not None:
+            raise ValueError(
+                f"default_hooks.checkpoint.save_best: found {hook.save_best}, expected "
+                "None: in a search it would overwrite the last checkpoint in the "
+                "middle of a step, which can't be resumed; the best genotype is "
+                "search/genotype.json"
+            )
 
 
 @HOOKS.register_module()
@@ -40,7 +59,8 @@ class LRDiversityHook(Hook):
         probabilities: p of every layer after the last step, before any restart.
 
     Raises:
-        ValueError: A setting out of range, or a config with ``param_scheduler``.
+        ValueError: A setting out of range, or a config with ``param_scheduler``,
+            ``EMAHook`` or ``save_best``.
     """
 
     priority = "NORMAL"
@@ -71,6 +91,7 @@ class LRDiversityHook(Hook):
                 "LRDiversityHook alone sets the learning rates; set "
                 "param_scheduler=None"
             )
+        _check_hooks(runner)
         weights = runner.optim_wrapper["weights"].optimizer
         alphas = runner.optim_wrapper["alphas"].optimizer
         # auto_scale_lr has scaled both; the alphas' rate, in one group, tells by how
@@ -189,5 +210,6 @@ class LRDiversityHook(Hook):
                 "load_from to start from its weights"
             )
         state = checkpoint[CHECKPOINT_KEY]
+        require_keys(state, ("loop", "schedule"), f"checkpoint, {CHECKPOINT_KEY}")
         runner.train_loop.load_state_dict(state["loop"])
         self.schedule.load_state_dict(state["schedule"])

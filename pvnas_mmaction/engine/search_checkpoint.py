@@ -17,6 +17,7 @@ from torch import Tensor
 from ..models.supernet import inherit_weights
 from ..search_space import SearchSpace
 from .lr_diversity_hook import CHECKPOINT_KEY
+from .search_loop import require_keys
 
 _ALPHA = re.compile(r"(?P<prefix>(.*\.)?)alphas\.(?P<layer>\d+)")
 
@@ -114,7 +115,11 @@ def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
             f"{path}: found no state of a search, expected a checkpoint that "
             "tools/train.py has written with a search config"
         )
+    require_keys(checkpoint, ("meta", "state_dict"), str(path))
+    require_keys(checkpoint["meta"], ["iter"], f"{path}, meta")
+    require_keys(checkpoint[CHECKPOINT_KEY], ["loop"], f"{path}, {CHECKPOINT_KEY}")
     loop = checkpoint[CHECKPOINT_KEY]["loop"]
+    require_keys(loop, ("space", "seed"), f"{path}, state of the loop")
     space = SearchSpace.from_config(loop["space"])
     state = checkpoint["state_dict"]
     prefix, alphas = _alphas(path, state)

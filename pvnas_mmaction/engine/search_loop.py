@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,26 @@ DEFAULT_RELAXATIONS = dict(warmup="uniform", weights="gumbel_st", alphas="two_pa
 def is_largest_step(step: int, largest_every: int) -> bool:
     """Whether a step, counted from 0, runs the largest network; 0 is never."""
     return largest_every > 0 and step % largest_every == 0
+
+
+def require_keys(state: object, keys: Iterable[str], place: str) -> None:
+    """Raise ValueError unless a part of a checkpoint is a mapping with these keys.
+
+    Args:
+        state: The part.
+        keys: What it should hold; it may hold more.
+        place: Where it stands, for the error message.
+    """
+    expected = sorted(keys)
+    is_mapping = isinstance(state, Mapping)
+    if is_mapping and set(expected) <= state.keys():
+        return
+    found = f"the keys {sorted(state)}" if is_mapping else type(state).__name__
+    raise ValueError(
+        f"{place}: found {found}, expected a mapping with the keys {expected}; the "
+        "checkpoint is not whole, or another version of pvnas_mmaction wrote it: take "
+        "that version, or start anew in another work_dir"
+    )
 
 
 def schedule_of(hook: Hook) -> LRDiversitySchedule | None:
@@ -345,8 +365,11 @@ class SearchLoop(EpochBasedTrainLoop):
         """Continue from :meth:`state_dict`.
 
         Raises:
-            ValueError: The state belongs to a search of another space.
+            ValueError: The state is not whole, or belongs to a search of another space.
         """
+        keys = ["space", "alpha_steps", "archive", "penalty", "pending_gradients"]
+        require_keys(state, keys, "checkpoint, state of the loop")
+        require_keys(state["space"], ["name"], "checkpoint, space")
         if state["space"] != self.space.to_config():
             raise ValueError(
                 f"checkpoint: found a search of space {state['space']['name']!r} with "
@@ -357,6 +380,8 @@ class SearchLoop(EpochBasedTrainLoop):
         self.alpha_steps = state["alpha_steps"]
         self.selection.archive = Archive.from_dict(state["archive"])
         if self.penalty is not None and state["penalty"] is not None:
+            expected = self.penalty.state_dict().keys()
+            require_keys(state["penalty"], expected, "checkpoint, cost term")
             self.penalty.load_state_dict(state["penalty"])
         parameters = dict(self.model.named_parameters())
         for name, gradient in state["pending_gradients"].items():
