@@ -22,6 +22,7 @@ import pickle
 import re
 import shlex
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -33,7 +34,7 @@ from mmaction.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 from torch import distributed as torch_dist
 from torch.nn.parallel import DistributedDataParallel
 
@@ -134,12 +135,31 @@ def set_work_dir(cfg: Config, work_dir: str | None, config: str) -> None:
         cfg.work_dir = os.path.join("work_dirs", Path(config).stem)
 
 
+def make_work_dir(cfg: Config) -> None:
+    """Make the work dir, which mmengine would do with an error that names no option.
+
+    Raises:
+        ValueError: It cannot be made, or nothing can be written there.
+    """
+    path = Path(cfg.work_dir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--work-dir: found {path}, expected a folder that can be written to "
+            f"({error.strerror}). Give another one"
+        ) from error
+
+
 def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
     """Merge the options of ``tools/train.py`` into ``cfg``, in place.
 
     Raises:
-        ValueError: If an option does not fit the config.
-        FileNotFoundError: If the checkpoint to resume from does not exist.
+        ValueError: If an option does not fit the config, or the checkpoint to resume
+            from is not whole.
+        FileNotFoundError: If that checkpoint does not exist.
     """
     merge_options(cfg, args.cfg_options)
     cfg.launcher = args.launcher
@@ -160,6 +180,8 @@ def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
             )
         cfg.auto_scale_lr.enable = True
     if args.resume == "auto":
+        if Path(cfg.work_dir, "last_checkpoint").is_file():
+            check_checkpoint(find_latest_checkpoint(cfg.work_dir), "--resume")
         cfg.resume = True
         cfg.load_from = None
     elif args.resume is not None:
@@ -391,9 +413,11 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner that a config describes.
 
     Raises:
-        ValueError: There is no model in it, or one whose parts do not fit.
+        ValueError: There is no model in it, or one whose parts do not fit, or its work
+            dir cannot be written to.
     """
     check_model(cfg)
+    make_work_dir(cfg)
     start_distributed(cfg)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     check_head(runner.model)

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -107,6 +111,12 @@ def test_error_truncated_checkpoint(
     assert line.startswith(f"checkpoint: found a truncated file {path}, expected")
     line = run_tool("train", config, "--resume", str(path))
     assert line.startswith(f"--resume: found a truncated file {path}, expected")
+    (tmp_path / "last_checkpoint").write_text(str(path))
+    line = run_tool("train", config, "--work-dir", str(tmp_path), "--resume")
+    assert line.startswith(f"--resume: found a truncated file {path}, expected")
+    path.unlink()
+    line = run_tool("train", config, "--work-dir", str(tmp_path), "--resume")
+    assert line == f"--resume: found no file {path}"
 
 
 def test_error_checkpoint_of_another_kind(run_tool: Callable, tmp_path: Path) -> None:
@@ -138,6 +148,34 @@ def test_error_no_annotation_file(
         argv.insert(1, str(tmp_path / "c.pth"))
     line = run_tool("test" if split == "test" else "train", *argv)
     assert line.startswith(f"{option}: found no file {missing}, expected")
+
+
+@pytest.mark.parametrize(
+    ("work_dir", "reason"),
+    [
+        ("file", "File exists"),
+        ("file/runs", "Not a directory"),
+        ("locked", "Read-only file system"),
+    ],
+)
+def test_error_work_dir(
+    run_tool: Callable, tmp_path: Path, monkeypatch, work_dir: str, reason: str
+) -> None:
+    (tmp_path / "file").write_text("a.mp4 0\n")
+    (tmp_path / "locked").mkdir()
+    if work_dir == "locked":  # by a file system, for which even a superuser is no one
+        error = OSError(errno.EROFS, os.strerror(errno.EROFS))
+        monkeypatch.setattr(tempfile, "TemporaryFile", Mock(side_effect=error))
+    fields = [f"{split}_dataloader.dataset.ann_file" for split in ("train", "val")]
+    line = run_tool(
+        "train", str(ROOT / "configs/pvnas" / RETRAIN),
+        "--work-dir", str(tmp_path / work_dir),
+        "--cfg-options", *(f"{field}={tmp_path / 'file'}" for field in fields),
+    )  # fmt: skip
+    assert line == (
+        f"--work-dir: found {tmp_path / work_dir}, expected a folder that can be "
+        f"written to ({reason}). Give another one"
+    )
 
 
 def test_error_list_named_by_a_variable_alone(
