@@ -167,6 +167,20 @@ def test_alpha_step_normalises_by_the_batch(model):
     assert torch.equal(first["alpha_loss"], again["alpha_loss"])
 
 
+def test_batches_are_prepared_as_in_training(model):
+    """In training alone a preprocessor blends clips."""
+    seen = []
+    model.data_preprocessor.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["training"]), with_kwargs=True
+    )
+    supernet, batch = find_supernet(model), make_batch()
+    weights = [p for n, p in model.named_parameters() if "alphas" not in n]
+    for step, parameters in ((weights_step, weights), (alpha_step, supernet.alphas)):
+        path = supernet.sample("softmax")
+        step(model, supernet, batch, path, sgd(parameters))
+    assert seen == [True, True]
+
+
 @pytest.mark.parametrize("part", ["weights", "alphas"])
 def test_gradients_are_clipped_per_optimiser(model, part):
     def moved(model: nn.Module, **settings) -> Tensor:
@@ -271,11 +285,15 @@ def test_reestimated_batch_norm_restores_on_error(model, where):
 
 
 def test_reestimated_batch_norm_follows_from_its_seed():
-    """Even where the preprocessor draws, as blendings do; others' draws go on."""
+    """Even where the preprocessor draws, as blendings do in training; others' draws go
+    on."""
     model = _Classifier()
-    model.data_preprocessor = lambda batch, training: dict(
-        inputs=batch["inputs"] * torch.rand(())
-    )
+
+    def preprocess(batch: dict, training: bool) -> dict:
+        assert not torch.is_grad_enabled()
+        return dict(inputs=batch["inputs"] * (torch.rand(()) if training else 1))
+
+    model.data_preprocessor = preprocess
     batches = [dict(inputs=torch.arange(12.0).reshape(4, 3) ** 2)]
 
     def mean(seed: int) -> Tensor:

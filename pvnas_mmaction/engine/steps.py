@@ -182,8 +182,6 @@ def reestimated_batch_norm(
             for batch in batches:
                 data = model.data_preprocessor(batch, training=True)
                 model(**data, mode="loss")  # head and neck run, too
-        for module, (momentum, _) in zip(layers, saved, strict=True):
-            module.momentum = momentum
         yield
     finally:
         for module, (momentum, buffers) in zip(layers, saved, strict=True):
