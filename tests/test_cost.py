@@ -32,8 +32,9 @@ from pvnas_mmaction.cost import (
     layer_costs,
     layer_shapes,
     network_cost,
+    skeleton_cost,
 )
-from pvnas_mmaction.genotype import FAMILIES, Layer, parse_genotype
+from pvnas_mmaction.genotype import FAMILIES, Layer, Skeleton, Stage, parse_genotype
 from pvnas_mmaction.models.blocks import build_block
 from pvnas_mmaction.search_space import SearchSpace
 
@@ -123,6 +124,11 @@ def test_fixed_cost_by_hand() -> None:
     macs = 9 * 3 * 8 * 5 * 17 * 24 + 16 * 16 * 3 * 9 * 12 + 16 * 7
     params = 9 * 3 * 8 + 16 + 16 * 16 + 32 + 16 * 7 + 7
     assert fixed_cost(space, (3, 5, 33, 47), 7) == Cost(macs, params)
+    # The last layer has the strides here: 8 -> 16 at (3, 9, 12) behind it.
+    skeleton = Skeleton(8, 16, (Stage(8, 1, 2, 2),))
+    macs = 9 * 3 * 8 * 5 * 17 * 24 + 8 * 16 * 3 * 9 * 12 + 16 * 7
+    params = 9 * 3 * 8 + 16 + 8 * 16 + 32 + 16 * 7 + 7
+    assert skeleton_cost(skeleton, (3, 5, 33, 47), 7) == Cost(macs, params)
 
 
 def test_table_of_a_space_adds_up_to_its_networks() -> None:

@@ -186,6 +186,55 @@ def test_a_budget_below_the_tolerance_of_the_solver_is_kept(seed, monkeypatch):
     BruteForce(log_probs, budgets).check(results, 3, 2)
 
 
+def test_a_cut_takes_away_no_network_within_the_budget():
+    generator = random.Random(0)
+    networks = list(itertools.product(range(3), repeat=3))
+    for _ in range(10):
+        table = [[generator.randint(0, 3) for _ in range(3)] for _ in range(3)]
+        budget = Budget("flops", 4, 0, table)
+        for exceeding in networks:
+            if budget.cost(exceeding) <= 4:
+                continue
+            program = derive_module._Program([[0.0] * 3] * 3, [])
+            program._forbid_cover(budget, exceeding)
+            (row,), (most,) = program.rows, program.limits
+            for network in networks:
+                taken = sum(row[3 * i + o] for i, o in enumerate(network))
+                if network == exceeding:
+                    assert taken > most
+                elif budget.cost(network) <= 4:
+                    assert taken <= most
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_networks_that_nearly_tie_are_told_apart(seed):
+    """By less than HiGHS takes for equal if it is let: a gap, or small numbers next
+    to a candidate of probability 0."""
+    generator = random.Random(seed)
+    log_probs, table = [[0.0, -math.inf]], [[0, 0]]
+    for _ in range(12):
+        log_probs.append([0.0, *(-i - 1e-6 * generator.random() for i in (1, 2))])
+        table.append([cost + generator.randint(0, 3) for cost in (100, 50, 0)])
+    (result,) = derive(log_probs, [Budget("flops", 700, 0, table)])
+    best = {0: 0.0}  # by cost, layer by layer
+    for row, costs in zip(log_probs, table, strict=True):
+        longer: dict[int, float] = {}
+        for (spent, value), (p, cost) in itertools.product(
+            best.items(), zip(row, costs, strict=True)
+        ):
+            if spent + cost <= 700:
+                total = value + p
+                longer[spent + cost] = max(longer.get(spent + cost, total), total)
+        best = longer
+    assert result.log_prob == pytest.approx(max(best.values()), abs=1e-10)
+
+
+def test_costs_too_large_for_floats_count_exactly():
+    table = [[2**60 + 1, 2**60]]
+    (result,) = derive([[-0.1, -3.0]], [Budget("params", 2**60, 0, table)])
+    assert result == Derived((1,), pytest.approx(-3.0), {"params": 2**60})
+
+
 def test_a_limit_that_is_met_exactly_is_allowed():
     table = [[10**11 + 1, 7], [10**11 + 3, 5]]
     limit = 2 * 10**11 + 4 + 99

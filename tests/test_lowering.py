@@ -106,6 +106,21 @@ def test_the_choice_applies_and_is_what_runs(grad: bool, groups: int) -> None:
     assert chosen >= {"folded", "over_time"}
 
 
+def test_joint_depthwise_is_summed_where_gradients_flow() -> None:
+    """Also through frozen weights, as in an alpha step."""
+    conv = make_conv((3, 3), (1, 1), groups=4)
+    x = torch.randn(1, 4, 3, 3, 3, dtype=torch.float64)
+    for weight, input_, name in (
+        (True, False, "sum_of_folded"),
+        (False, True, "sum_of_folded"),
+        (False, False, "plain"),
+    ):
+        conv.requires_grad_(weight), x.requires_grad_(input_)
+        assert choose_lowering(conv, x) == name
+        with torch.no_grad():
+            assert choose_lowering(conv, x) == "plain"
+
+
 def test_folding_a_channels_last_tensor_copies_nothing() -> None:
     x = torch.randn(2, 4, 5, 6, 7).contiguous(memory_format=torch.channels_last_3d)
     folded = fold_time(x)

@@ -66,6 +66,8 @@ def test_a_config_is_read_and_written() -> None:
     space = SearchSpace.from_config(config)
     assert SearchSpace.from_config(space.to_config()) == space
     assert SearchSpace.from_config(Config(dict(space=config)).space) == space
+    flow = SearchSpace.from_config(dict(config, in_channels=2))
+    assert SearchSpace.from_config(flow.to_config()) == flow != space
     assert config == toy(), "the caller's config must stay as it is"
     assert space.to_config() == dict(
         config,

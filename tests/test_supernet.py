@@ -94,6 +94,9 @@ def test_weights_are_inherited_out_of_a_recognizer() -> None:
     derived = build_recognizer(dict(type="PVNASNet", genotype=genotype))
     state = inherit_weights(recognizer.state_dict(), indices, prefix="backbone.")
     derived.load_state_dict(state, strict=True)
+    # Keys of other parts are kept, whatever they are called.
+    other = {"layers.0.weight": torch.ones(1), "alphas.0": torch.ones(1)}
+    assert inherit_weights(other, indices, prefix="backbone.") == other
     path = supernet.path_of(genotype)
     for model in (supernet, recognizer, derived):
         model.eval()
