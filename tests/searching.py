@@ -311,10 +311,15 @@ def run_forked(target: Callable[..., Any], *args: Any, **kwargs: Any) -> int | N
         Its exit status; that of a process that a signal ended is negative.
     """
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=target, args=args, kwargs=kwargs)
+    process = context.Process(target=_run_afresh, args=(target, args, kwargs))
     process.start()
     process.join(timeout=120)
     return process.exitcode
+
+
+def _run_afresh(target: Callable[..., Any], args: tuple, kwargs: dict) -> None:
+    np.random.seed()  # MMEngine draws a seed where the config has none
+    target(*args, **kwargs)
 
 
 def run_ranks(

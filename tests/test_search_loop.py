@@ -28,6 +28,7 @@ from torch import nn
 from pvnas_mmaction.cost import network_cost
 from pvnas_mmaction.diversity import diversity, hamming
 from pvnas_mmaction.engine import search_loop
+from pvnas_mmaction.engine.search_data import Stream, derived_seed
 from pvnas_mmaction.genotype import load_genotype
 from pvnas_mmaction.models.supernet import PVNASSupernet, inherit_weights
 
@@ -38,16 +39,24 @@ class Witness:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.batches: dict[str, list[list[int]]] = {"weights": [], "alphas": []}
         self.draws: list[str] = []
+        self.seeds: list[int] = []
         self.validated: list[tuple] = []
+        self.calibration_seeds: list[int] = []
         for part, name in (("weights", "weights_step"), ("alphas", "alpha_step")):
             step = getattr(search_loop, name)
 
             def record(model, supernet, batch, *args, step=step, part=part):
                 self.batches[part].append(batch_indices(batch))
+                self.seeds.append(torch.initial_seed())
                 return step(model, supernet, batch, *args)
 
             monkeypatch.setattr(search_loop, name, record)
         sample, validate = PVNASSupernet.sample, ValLoop.run
+        reestimated = search_loop.reestimated_batch_norm
+
+        def reestimated_seen(model, batches, seed):
+            self.calibration_seeds.append(seed)
+            return reestimated(model, batches, seed)
 
         def sample_seen(supernet, relaxation, generator=None):
             self.draws.append(relaxation)
@@ -59,6 +68,7 @@ class Witness:
 
         monkeypatch.setattr(PVNASSupernet, "sample", sample_seen)
         monkeypatch.setattr(ValLoop, "run", validate_seen)
+        monkeypatch.setattr(search_loop, "reestimated_batch_norm", reestimated_seen)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +102,8 @@ def test_relaxations_and_steps_follow_the_schedule(searched):
     assert witness.draws == cycle * 2
     assert len(witness.batches["weights"]) == 18
     assert len(witness.batches["alphas"]) == 12
+    # Dropout is drawn anew in every step.
+    assert len(set(witness.seeds)) == 30
 
 
 def test_only_networks_of_cycles_are_validated(searched):
@@ -108,6 +120,9 @@ def test_only_networks_of_cycles_are_validated(searched):
     # The first one again at the end, to compare with the last.
     assert validated == [*paths, paths[0]]
     assert len(entries) == 2
+    # Each under the same conditions, those of tools/derive_genotype.py.
+    seed = derived_seed(0, Stream.CALIBRATION)
+    assert witness.calibration_seeds == [seed] * 3
 
 
 def test_files_agree_with_the_archive(searched):

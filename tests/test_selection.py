@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from searching import QUIET, build_search, read_json, run_search
+from searching import QUIET, build_search, read_json, run_search, toy_model
 
 from pvnas_mmaction.derive import Budget, derive
 from pvnas_mmaction.engine.search_loop import SearchLoop
@@ -105,7 +105,7 @@ def test_search_ends_in_the_best_of_all_however_near(
     """Alphas that never move. Three networks a cycle, and the first genotype again;
     then, where the archive keeps a distance, the three most probable without one, the
     second of which is not in the archive."""
-    accuracies = [0.5, 0.25, 0.25, 0.375, 0.25, 0.25, 0.5]
+    accuracies = [0.5, 0.25, 0.25, 0.375, 0.25, 0.25, 0.4375]
     # The most probable network is in the archive and not judged again.
     accuracies += [0.75 if better else 0.375, 0.25] * (mode == "diversity")
     judged = judge_seen(monkeypatch, accuracies)
@@ -126,6 +126,9 @@ def test_search_ends_in_the_best_of_all_however_near(
     folder = tmp_path / "search"
     chosen = loop.archive.final
     final = load_genotype(folder / "genotype.json").blocks
+    for entry in loop.archive.entries:
+        found = load_genotype(folder / entry.file).provenance
+        assert found["accuracy"] == entry.accuracy
     if mode == "diversity" and better:
         assert [network for network, _, _ in judged[-2:]] == loop.selection.derive()[1:]
         second = loop.space.genotype(loop.selection.derive()[1]).blocks
@@ -165,6 +168,21 @@ def test_only_the_diversity_schedule_keeps_genotypes_apart(tmp_path, mode):
         assert distances[0] is None
         assert all(distance >= 2 / 3 for distance in distances[1:])
     assert loop.selection.most_probable_distance() == 0
+
+
+def test_probabilities_are_those_at_the_temperature(tmp_path):
+    model = toy_model()
+    model["backbone"]["tau"] = 0.5
+    loop = build_search(tmp_path, model=model).train_loop
+    with torch.no_grad():
+        for alpha in loop.supernet.alphas:
+            alpha.copy_(torch.arange(len(alpha)))
+    p, log_p = loop.selection.probabilities(), loop.selection.log_probs()
+    for row, log_row, expected in zip(
+        p, log_p, loop.supernet.probabilities(), strict=True
+    ):
+        assert row == pytest.approx(expected.tolist())
+        assert log_row == pytest.approx(expected.log().tolist(), abs=1e-6)
 
 
 def test_derive_apart_rounds_up_and_gives_way():
