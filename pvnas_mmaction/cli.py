@@ -334,6 +334,28 @@ def check_annotations(cfg: Config, splits: tuple[str, ...]) -> None:
                 )
 
 
+def check_num_classes(cfg: Config) -> None:
+    """Check that the head has a score for every class of the data sets.
+
+    Raises:
+        ValueError: If it has fewer.
+    """
+    expected = (cfg.model.get("cls_head") or {}).get("num_classes")
+    for split in ("train", "val", "test"):
+        loader = cfg.get(f"{split}_dataloader")
+        if expected is None or loader is None or loader.get("dataset") is None:
+            continue
+        for field, dataset in _leaf_datasets(
+            loader["dataset"], f"{split}_dataloader.dataset"
+        ):
+            found = dataset.get("num_classes")
+            if found is not None and found > expected:
+                raise ValueError(
+                    f"model.cls_head.num_classes: found {expected}, expected {found}, "
+                    f"as {field}.num_classes says"
+                )
+
+
 def _leaf_datasets(cfg: Any, field: str) -> Iterator[tuple[str, Any]]:
     """The data sets of a config with their fields, wrappers unwrapped."""
     if cfg.get("dataset") is not None:
@@ -417,6 +439,7 @@ def build_runner(cfg: Config) -> Runner:
             dir cannot be written to.
     """
     check_model(cfg)
+    check_num_classes(cfg)
     make_work_dir(cfg)
     start_distributed(cfg)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)

@@ -195,6 +195,22 @@ def test_error_list_named_by_a_variable_alone(
     )
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_error_head_with_too_few_classes(
+    run_tool: Callable, tmp_path: Path, split: str
+) -> None:
+    given = tmp_path / "given.txt"
+    given.write_text("a.mp4 0\n")
+    field = f"{split}_dataloader.dataset.num_classes"
+    line = run_tool(
+        "train", str(ROOT / "configs/pvnas" / RETRAIN), "--cfg-options",
+        f"train_dataloader.dataset.ann_file={given}",
+        f"val_dataloader.dataset.ann_file={given}",
+        f"{field}=9",
+    )  # fmt: skip
+    assert line == f"model.cls_head.num_classes: found 8, expected 9, as {field} says"
+
+
 def test_error_empty_list(run_tool: Callable, tmp_path: Path) -> None:
     empty = tmp_path / "empty.txt"
     empty.write_text("\n  \n")
