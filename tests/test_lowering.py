@@ -31,7 +31,8 @@ APPLIES: dict[str, Callable[[nn.Conv3d], bool]] = {
 # Kt 7 and 11 reach beyond the clip.
 KERNELS = [(1, 1), (1, 3), (1, 5), (3, 1), (3, 3), (5, 1), (5, 3), (7, 3), (11, 1)]
 STRIDES = [(1, 1), (1, 2), (2, 1), (2, 2)]
-FORMATS = [torch.contiguous_format, torch.channels_last_3d]
+LAST = torch.channels_last_3d
+FORMATS = [torch.contiguous_format, LAST]
 
 
 def make_conv(
@@ -122,13 +123,25 @@ def test_joint_depthwise_is_summed_where_gradients_flow() -> None:
 
 
 def test_folding_a_channels_last_tensor_copies_nothing() -> None:
-    x = torch.randn(2, 4, 5, 6, 7).contiguous(memory_format=torch.channels_last_3d)
+    x = torch.randn(2, 4, 5, 6, 7).contiguous(memory_format=LAST)
     folded = fold_time(x)
     assert folded.data_ptr() == x.data_ptr()
     assert folded.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(folded[5 + 3], x[1, :, 3])
     back = unfold_time(folded, 2)
     assert back.data_ptr() == x.data_ptr() and torch.equal(back, x)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("stride", STRIDES, ids=str)
+def test_the_layout_is_kept(stride: tuple[int, int], grad: bool) -> None:
+    """Else all layers that follow run in the other layout, which is slower."""
+    x = torch.randn(2, 4, 5, 17, 6).contiguous(memory_format=LAST)
+    for kernel, groups in itertools.product(KERNELS, (1, 4)):
+        conv = make_conv(kernel, stride, groups).float()
+        with torch.set_grad_enabled(grad):
+            y = conv(x)
+        assert y.stride() == y.contiguous(memory_format=LAST).stride(), (kernel, groups)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)

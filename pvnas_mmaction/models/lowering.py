@@ -41,7 +41,8 @@ def conv_plain(x: Tensor, conv: nn.Conv3d) -> Tensor:
 def conv_folded(x: Tensor, conv: nn.Conv3d) -> Tensor:
     """A kernel of 1 over time: a 2D convolution over N*T images."""
     if conv.stride[0] > 1:
-        x = x[:, :, :: conv.stride[0]]
+        # Skipped frames leave gaps: a copy in the layout that makes folding a view.
+        x = x[:, :, :: conv.stride[0]].contiguous(memory_format=torch.channels_last_3d)
     y = F.conv2d(
         fold_time(x),
         conv.weight[:, :, 0],
