@@ -50,7 +50,7 @@ def test_expected_cost_is_the_mean_over_networks_and_has_its_gradient():
         )
         mean += chance * budget.cost(indices)
     total = expected_cost(budget.fixed, budget.per_layer, p)
-    assert float(total) == pytest.approx(float(mean), rel=1e-12)
+    assert total.item() == pytest.approx(float(mean), rel=1e-12)
     total.backward()
     for row, costs in zip(p, budget.per_layer, strict=True):
         assert row.grad.tolist() == costs

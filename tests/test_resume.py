@@ -237,7 +237,7 @@ def test_a_state_that_is_not_whole_is_refused(tmp_path):
         "pvnas_search: loop schedule",
         "pvnas_search loop: space alpha_steps archive penalty pending_gradients",
         "pvnas_search loop space: name",
-        "pvnas_search loop penalty: weight error trend",
+        "pvnas_search loop penalty: kind limit weight error trend",
         "pvnas_search schedule: log_gain mode",
     ):
         with pytest.raises(ValueError, match=f"expected .*'{key}'"):
@@ -280,6 +280,27 @@ def test_another_number_of_steps_is_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         run_search(tmp_path, **arguments([], BY_STEP, **changes), resume=True)
     assert sorted((tmp_path / "search").rglob("*.json")) == archive
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        (dict(kind="flops", budget=18000), r"found .*19000\), expected .*18000\)"),
+        (dict(kind="params", budget=19000), "found .*'flops'.*, expected .*'params'"),
+        (None, "found a search with a budget, expected one as in this config"),
+    ],
+)
+def test_another_budget_is_refused(tmp_path, cost, message):
+    """The archive would hold networks of both; under another budget, derive."""
+    run_search(tmp_path, train_cfg=dict(max_epochs=2, cost=BUDGET))
+    with pytest.raises(ValueError, match=f"{message}.*derive_genotype.py"):
+        run_search(tmp_path, train_cfg=dict(max_epochs=2, cost=cost), resume=True)
+
+
+def test_a_budget_for_a_search_without_one_is_refused(tmp_path):
+    run_search(tmp_path, train_cfg=dict(max_epochs=2))
+    with pytest.raises(ValueError, match="found a search without a budget"):
+        run_search(tmp_path, train_cfg=dict(max_epochs=2, cost=BUDGET), resume=True)
 
 
 def test_a_new_search_keeps_an_earlier_one(tmp_path):

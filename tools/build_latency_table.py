@@ -176,9 +176,10 @@ def report(table: LatencyTable) -> None:
         f"median with sign {check['median_bias']:+.1%}"
     )
     if check["median_error"] > MAX_MEDIAN_ERROR:
+        fewer = ", or on --threads 1" if setting["threads"] > 1 else ""
         print(
             f"warning: the median error is over {MAX_MEDIAN_ERROR:.0%}; measure on an "
-            "idle machine, with more --rounds, or on --threads 1"
+            f"idle machine, or with more --rounds{fewer}"
         )
 
 

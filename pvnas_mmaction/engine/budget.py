@@ -21,7 +21,7 @@ any size.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,11 @@ SMOOTHING = 0.8
 LOWEST, HIGHEST = 1e-3, 100.0
 """Bounds of lambda, so that it finds back in time."""
 PENALTY_SETTINGS = ("weight", "rate", "tolerance", "one_sided")
+OTHER_BUDGET = (
+    "resume with the budget that the search was started with, or start anew in another "
+    "work_dir; tools/derive_genotype.py takes networks under other budgets out of a "
+    "search"
+)
 
 
 def build_budget(
@@ -184,10 +189,28 @@ class CostPenalty:
         self.weight = min(max(self.weight, LOWEST), HIGHEST)
         return self.weight
 
-    def state_dict(self) -> dict[str, float | None]:
-        return {"weight": self.weight, "error": self.error, "trend": self.trend}
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "kind": self.budget.kind,
+            "limit": self.budget.limit,
+            "weight": self.weight,
+            "error": self.error,
+            "trend": self.trend,
+        }
 
-    def load_state_dict(self, state: dict[str, float | None]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`.
+
+        Raises:
+            ValueError: The state is one of another budget.
+        """
+        found = (state["kind"], state["limit"])
+        expected = (self.budget.kind, self.budget.limit)
+        if found != expected:
+            raise ValueError(
+                f"checkpoint, cost: found kind and budget {found}, expected {expected} "
+                f"as in this config; {OTHER_BUDGET}"
+            )
         self.weight, self.error, self.trend = (
             state["weight"],
             state["error"],

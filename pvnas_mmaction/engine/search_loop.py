@@ -17,7 +17,7 @@ from ..cost import check_input_shape
 from ..models.relaxation import get_relaxation
 from ..models.supernet import Path
 from .archive import Archive, ArchiveEntry
-from .budget import CostPenalty, build_budget, expected_cost
+from .budget import OTHER_BUDGET, CostPenalty, build_budget, expected_cost
 from .distributed import (
     SearchDataParallel,
     check_ranks_agree,
@@ -365,7 +365,8 @@ class SearchLoop(EpochBasedTrainLoop):
         """Continue from :meth:`state_dict`.
 
         Raises:
-            ValueError: The state is not whole, or belongs to a search of another space.
+            ValueError: The state is not whole, or belongs to a search of another space
+                or with another budget.
         """
         keys = ["space", "alpha_steps", "archive", "penalty", "pending_gradients"]
         require_keys(state, keys, "checkpoint, state of the loop")
@@ -377,12 +378,18 @@ class SearchLoop(EpochBasedTrainLoop):
                 f"{self.space.name!r} of this config; resume with the config the "
                 "search was started with, or start anew in another work_dir"
             )
+        if (state["penalty"] is None) != (self.penalty is None):
+            raise ValueError(
+                "checkpoint, cost: found a search "
+                f"{'without' if state['penalty'] is None else 'with'} a budget, "
+                f"expected one as in this config; {OTHER_BUDGET}"
+            )
+        if self.penalty is not None:
+            keys = list(self.penalty.state_dict())
+            require_keys(state["penalty"], keys, "checkpoint, cost term")
+            self.penalty.load_state_dict(state["penalty"])
         self.alpha_steps = state["alpha_steps"]
         self.selection.archive = Archive.from_dict(state["archive"])
-        if self.penalty is not None and state["penalty"] is not None:
-            expected = self.penalty.state_dict().keys()
-            require_keys(state["penalty"], expected, "checkpoint, cost term")
-            self.penalty.load_state_dict(state["penalty"])
         parameters = dict(self.model.named_parameters())
         for name, gradient in state["pending_gradients"].items():
             parameters[name].grad = gradient.to(parameters[name])
