@@ -88,7 +88,8 @@ def test_reach_grows_with_the_stride_before_it():
 @pytest.mark.parametrize(
     ("value", "text"),
     [(None, "n/a"), (0, "0"), (999, "999"), (1234, "1.23 k"), (45_600_000, "45.6 M"),
-     (2e9, "2 G"), (14.5e12, "14.5 T"), (1.25, "1.25")],
+     (2e9, "2 G"), (14.5e12, "14.5 T"), (1.25, "1.25"), (999_499, "999 k"),
+     (999_600, "1 M"), (999.7, "1 k"), (9.999e14, "1e+15")],
 )  # fmt: skip
 def test_counts_are_short(value, text):
     assert format_count(value) == text

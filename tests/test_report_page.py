@@ -8,21 +8,35 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from report_runs import genotype, write_json, write_search, write_training
+from report_runs import (
+    genotype,
+    write_json,
+    write_launch,
+    write_search,
+    write_training,
+)
 from test_report_predictions import clips, dump
 
 from pvnas_mmaction.cost import network_cost
 from pvnas_mmaction.genotype import parse_genotype
 from pvnas_mmaction.latency import LatencyTable
 from pvnas_mmaction.report import page, views
+from pvnas_mmaction.report.bokeh_archive import cost_kinds
 from pvnas_mmaction.report.bokeh_search import comparison_plot, search_plots
-from pvnas_mmaction.report.figures import write_figures
+from pvnas_mmaction.report.bokeh_training import training_plots
+from pvnas_mmaction.report.figures import (
+    archive_figure,
+    probability_figure,
+    write_figures,
+)
 from pvnas_mmaction.report.layers import format_count
 from pvnas_mmaction.report.palette import run_style
 from pvnas_mmaction.report.predictions import for_trainings
@@ -349,6 +363,70 @@ def test_no_run_overwrites_the_figures_of_another(tmp_path):
     paths = write_figures(read_work_dirs(runs), tmp_path / "figures")
     assert len(set(paths)) == len(paths) == 4
     assert {path.stem for path in paths} == {"a_b_curves", "a_b_2_curves"}
+
+
+def test_figures_take_names_as_they_are(tmp_path):
+    """A dollar begins no formula, and an underscore hides no name."""
+    runs = [write_search(tmp_path / name) for name in ("_a", "$\\frac{$", "c$x$")]
+    figure = archive_figure(read_work_dirs(runs), cost_kinds(lambda network: None)[0])
+    (ax,) = figure.axes
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts == ["Pareto front", "_a", "$\\frac{$", "c$x$"]
+    paths = write_figures(read_work_dirs(runs), tmp_path / "figures")
+    (svg,) = [path for path in paths if path.name == "archive_macs.svg"]
+    for name in ("_a", "$\\frac{$", "c$x$"):
+        assert f">{name}</text>" in svg.read_text()
+
+
+def test_columns_of_p_in_a_figure_begin_at_their_steps(tmp_path):
+    path = write_search(tmp_path / "s", lines=3)
+    history = path / "search/history.jsonl"
+    records = [json.loads(line) for line in history.read_text().splitlines()]
+    for record, step in zip(records, (0, 10, 20, 30, 40, 43), strict=True):
+        record["step"] = step
+    history.write_text("".join(json.dumps(record) + "\n" for record in records))
+    figure = probability_figure(read_work_dir(path))
+    (mesh,) = figure.axes[2].collections
+    assert mesh.get_coordinates()[0, :, 0].tolist() == [0, 10, 20, 30, 40, 43, 46]
+    assert mesh.get_array().T.tolist() == [r["p"][2] for r in records]
+
+
+def test_the_mean_of_a_long_training_is_one_of_logged_steps(tmp_path):
+    """Not of the points that are left to draw."""
+    steps = range(1, 1501)
+    lines = [dict(top1_acc=i % 7, epoch=1, iter=i, step=i) for i in steps]
+    write_launch(tmp_path / "t", scalars=lines)
+    plot = training_plots(read_work_dir(tmp_path / "t"))["accuracy"]
+    data = plot.renderers[0].data_source.data
+    assert len(data["step"]) == 600
+    for step, value in zip(data["step"], data["value"], strict=True):
+        last = [i % 7 for i in range(max(1, int(step) - 9), int(step) + 1)]
+        assert value == pytest.approx(sum(last) / len(last), abs=1e-6)
+
+
+@pytest.mark.parametrize("fails", ["chromium", "page", "selenium"])
+def test_a_picture_that_can_t_be_taken_ends_in_a_sentence(tmp_path, fails):
+    for name in ("chromium", "chromedriver"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "r.html").write_text("<html></html>")
+    if fails == "selenium":
+        (tmp_path / "selenium.py").write_text("raise ImportError('no')")
+    tool = Path(__file__).parent.parent / "tools/screenshot_report.py"
+    report = tmp_path / ("none.html" if fails == "page" else "r.html")
+    done = subprocess.run(
+        [sys.executable, tool, report, "--out", tmp_path / "r.png"],
+        env={**os.environ, "PATH": str(tmp_path), "PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    expected = {
+        "chromium": "error: Chromium does not start: ",
+        "page": f"error: {report}: no such report",
+        "selenium": "error: found no selenium, expected it",
+    }
+    assert line.startswith(expected[fails])
 
 
 @pytest.mark.parametrize(

@@ -139,16 +139,44 @@ def save_small(image: Image.Image, path: Path, max_kib: int) -> int:
     )
 
 
+def take_picture(path: Path, width: int, height: int, start: int) -> Image.Image:
+    """A picture of a report.
+
+    Raises:
+        FileNotFoundError: There is no such report, or no browser.
+        ImportError: selenium is not installed.
+        ValueError: The browser does not start, or the page is not drawn in it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such report")
+    try:
+        from selenium.common.exceptions import TimeoutException, WebDriverException
+    except ImportError as error:
+        raise ImportError(
+            "found no selenium, expected it (pip install selenium)"
+        ) from error
+    driver = None
+    try:
+        driver = open_browser(width)
+        load_report(driver, path)
+        return capture(driver, width, height, start)
+    except TimeoutException as error:
+        raise ValueError(
+            f"{path}: found plots that were not drawn in time, expected a whole page "
+            "of tools/report.py"
+        ) from error
+    except WebDriverException as error:
+        reason = (error.msg or "no reason given").strip().splitlines()[0]
+        where = "does not start" if driver is None else f"fails on {path}"
+        raise ValueError(f"Chromium {where}: {reason}") from error
+    finally:
+        if driver is not None:
+            driver.quit()
+
+
 def main() -> None:
     args = parse_args()
-    if not args.report.is_file():
-        raise FileNotFoundError(f"{args.report}: no such report")
-    driver = open_browser(args.width)
-    try:
-        load_report(driver, args.report)
-        image = capture(driver, args.width, args.height, args.start)
-    finally:
-        driver.quit()
+    image = take_picture(args.report, args.width, args.height, args.start)
     size = save_small(image, args.out, args.max_kib)
     print(f"{args.out}: {image.width}x{image.height}, {size / 1024:.0f} KiB")
 

@@ -125,7 +125,7 @@ def probability_view(run: SearchRun, share: float = 1.0) -> ProbabilityView | No
         overview.add_layout(
             Span(location=border, dimension="height", line_color=MUTED, line_width=1)
         )
-    edges = _edges(steps)
+    edges = column_edges(steps)
     now = Span(
         location=steps[-1], dimension="height", line_color=VERMILION, line_width=2
     )
@@ -250,7 +250,7 @@ def _top_cells(cells: ColumnDataSource) -> dict[str, list]:
     }
 
 
-def _edges(steps: list[int]) -> list[float]:
+def column_edges(steps: list[int]) -> list[float]:
     """Left edge of every step's column, and the right one of the last."""
     last = steps[-1] - steps[-2] if len(steps) > 1 else 1
     return [*map(float, steps), float(steps[-1] + last)]

@@ -38,7 +38,7 @@ NAMED_CLASSES = 40  # up to so many, the axes name the classes
 
 def training_plots(run: TrainRun) -> dict[str, figure]:
     """Plots of a training by name: ``loss``, ``accuracy``, ``rate``."""
-    train = thin([r for r in run.launches.scalars if is_training(r)], MAX_POINTS)
+    train = [r for r in run.launches.scalars if is_training(r)]
     val = [r for r in run.launches.scalars if not is_training(r)]
     plots = {
         "loss": _curve(train, "loss", "Training loss", "loss"),
@@ -49,6 +49,7 @@ def training_plots(run: TrainRun) -> dict[str, figure]:
 
 
 def _curve(train: Sequence[dict], key: str, title: str, y_label: str) -> figure | None:
+    train = thin(train, MAX_POINTS)
     values = column(train, key)
     if not has_numbers(values):
         return None
@@ -75,9 +76,8 @@ def _accuracy(train: Sequence[dict], val: Sequence[dict]) -> figure | None:
     plot = new_figure("Accuracy", "step", "top-1")
     legend = []
     if has_numbers(trained):
-        data = source(
-            step=column(train, "step"), value=running_mean(trained, SMOOTHING)
-        )
+        steps, means = column(train, "step"), running_mean(trained, SMOOTHING)
+        data = source(step=thin(steps, MAX_POINTS), value=thin(means, MAX_POINTS))
         line = plot.line(
             "step", "value", source=data, color=ORANGE, line_width=2, line_dash="dashed"
         )

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from ..latency import LatencyTable
 from .bokeh_archive import CostKind, cost_kinds
+from .bokeh_probabilities import column_edges
 from .bokeh_search import cost_unit, validation_label
 from .palette import BAND, BLACK, BLUE, GREEN, MUTED, ORANGE, VERMILION, run_style
 from .picture import RC, network_figure, new_figure, save_figure
@@ -128,14 +129,15 @@ def _quiet(ax: Axes) -> None:
 def course_figure(run: SearchRun) -> Figure:
     """D and its plan, learning rates, gain, accuracy, cost and skips over the steps."""
     unit, scale = cost_unit(run)
+    smoothed = f"top-1 (lines: mean of {SMOOTHING})"
     panels = [
         ("Diversity", "share", [("planned_diversity", "planned D*", ORANGE, "--"),
                                 ("diversity", "D(p)", BLUE, "-")]),
         ("Learning rates", "learning rate", [("weights_lr", "weights", BLUE, "-"),
                                    ("alphas_lr", "alphas", VERMILION, "--")]),
         ("Gain", "gain", [("gain", "gain", GREEN, "-")]),
-        ("Accuracy", "top-1", [("top1_acc", "weights", BLUE, "-"),
-                               ("alpha_top1_acc", "alphas", VERMILION, "--")]),
+        ("Accuracy", smoothed, [("top1_acc", "weights", BLUE, "-"),
+                                ("alpha_top1_acc", "alphas", VERMILION, "--")]),
         ("Expected cost", unit, [("expected_cost", "expected cost", BLUE, "-")]),
         ("Skips", "layers", [("num_skips", "skipped layers", BLACK, "-")]),
     ]  # fmt: skip
@@ -180,7 +182,7 @@ def probability_figure(run: SearchRun) -> Figure:
     candidates = run.candidates()
     columns = min(4, len(candidates))
     rows = -(-len(candidates) // columns)
-    steps = column(run.history, "step")
+    edges = column_edges([record["step"] for record in run.history])
     p = [np.array([r["p"][i] for r in run.history]).T for i in range(len(candidates))]
     high = max(0.1, *(float(layer.max()) for layer in p))
     most = max(map(len, candidates))
@@ -189,17 +191,18 @@ def probability_figure(run: SearchRun) -> Figure:
     for ax in grid.flat[len(candidates) :]:
         ax.axis("off")
     for i, (ax, layer) in enumerate(zip(grid.flat, p, strict=False)):
-        image = ax.imshow(
-            layer, aspect="auto", cmap="cividis", vmin=0, vmax=high,
-            extent=(steps[0], steps[-1] + 1, len(layer) - 0.5, -0.5),
-            interpolation="nearest",
+        image = ax.pcolormesh(
+            edges, np.arange(len(layer) + 1) - 0.5, layer, cmap="cividis", vmin=0,
+            vmax=high, rasterized=True,
         )  # fmt: skip
+        ax.invert_yaxis()
         ax.set_yticks(range(len(layer)), candidates[i], fontsize=6)
         ax.tick_params(axis="x", labelsize=6)
         ax.set_title(f"layer {i}", fontsize=8)
         for start in cycle_starts(run.history):
             ax.axvline(start, color="white", linestyle="--", linewidth=0.7)
     figure.colorbar(image, ax=grid, label="p", shrink=0.8)
+    figure.supxlabel("step", fontsize=8)
     return figure
 
 
@@ -215,15 +218,19 @@ def archive_figure(runs: Sequence[SearchRun], kind: CostKind) -> Figure | None:
         return None
     figure, ax = _axes("", kind.label, "validation top-1")
     front = [points[i] for i in pareto_front([(c, a) for _, c, a in points])]
-    ax.step([c for _, c, _ in front], [a for _, _, a in front], where="post",
-            color=MUTED, linestyle="--", label="Pareto front")  # fmt: skip
+    handles = ax.step(
+        [c for _, c, _ in front], [a for _, _, a in front], where="post",
+        color=MUTED, linestyle="--",
+    )  # fmt: skip
+    names = ["Pareto front"]
     for i, run in enumerate(runs):
         mine = [(cost, accuracy) for j, cost, accuracy in points if i == j]
         if mine:
             color, marker, _ = run_style(i)
-            ax.plot(*zip(*mine, strict=True), MARKERS[marker], color=color,
-                    label=run.name)  # fmt: skip
-    ax.legend(frameon=False, fontsize=7)
+            handles += ax.plot(*zip(*mine, strict=True), MARKERS[marker], color=color)
+            names.append(run.name)
+    # Given by hand: left to itself, it passes over names that begin with "_".
+    ax.legend(handles, names, frameon=False, fontsize=7)
     return figure
 
 
@@ -253,10 +260,11 @@ def _training_figures(
         loss_ax, accuracy_ax = figure.subplots(1, 2)
         steps = column(train, "step")
         loss_ax.plot(steps, running_mean(column(train, "loss"), SMOOTHING), color=BLUE)
-        loss_ax.set(title="Training loss", xlabel="step")
+        loss_ax.set(title=f"Training loss (mean of {SMOOTHING})", xlabel="step")
         trained = running_mean(column(train, "top1_acc"), SMOOTHING)
         if has_numbers(trained):
-            accuracy_ax.plot(steps, trained, "--", color=ORANGE, label="training")
+            accuracy_ax.plot(steps, trained, "--", color=ORANGE,
+                             label=f"training (mean of {SMOOTHING})")  # fmt: skip
         accuracy_ax.plot(column(val, "after_step"), column(val, "acc/top1"),
                          "-o", color=BLACK, label="validation",
                          markersize=3)  # fmt: skip

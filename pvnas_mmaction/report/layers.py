@@ -191,8 +191,9 @@ def format_count(value: float | None) -> str:
     if value is None:
         return "n/a"
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {unit}" if value < 1e15 else f"{value:.3g}"
+        # Rounded first: 999,600 is 1 M, not 1e+03 k.
+        if float(f"{abs(value):.3g}") >= size:
+            return f"{value / size:.3g} {unit}" if value < 9.995e14 else f"{value:.3g}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -21,8 +21,14 @@ from .palette import BAND, FAMILY_COLORS, MUTED, SKIP_COLOR, TEXT
 SLOT_INCHES = 0.62
 FRAME_INCHES = 0.17
 FORMATS = ("png", "svg", "pdf")
-# Text stays text in an SVG, and its ids do not differ from run to run.
-RC = {"svg.fonttype": "none", "svg.hashsalt": "pvnas", "font.size": 8}
+# Text stays text in an SVG, and its ids do not differ from run to run. A dollar in a
+# name begins no formula.
+RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "pvnas",
+    "font.size": 8,
+    "text.parse_math": False,
+}
 
 
 def new_figure(width: float, height: float) -> Figure:

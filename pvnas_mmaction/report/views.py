@@ -196,7 +196,7 @@ def _search_tiles(run: SearchRun) -> list[tuple[str, str, str]]:
         if len(run.networks) > 1:
             summary = Archive([n.entry for n in run.networks]).summary()
             mean = percent(summary["mean_pairwise_hamming"])
-            tiles.append(("mean distance", mean, "of layers, between two cycles"))
+            tiles.append(("mean distance", mean, "of layers differ between two cycles"))
     if run.history:
         last = run.history[-1]
         tiles.append(("steps", str(last["step"] + 1), f"cycle {last['cycle'] + 1}"))
