@@ -23,7 +23,6 @@ import re
 import shlex
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -34,11 +33,12 @@ from mmaction.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from torch import distributed as torch_dist
 from torch.nn.parallel import DistributedDataParallel
 
 from . import __version__
+from .checkpoint_files import check_checkpoint, latest_checkpoint
 from .model_checks import ResumeCheckHook, check_head, check_model
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
@@ -180,10 +180,8 @@ def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
             )
         cfg.auto_scale_lr.enable = True
     if args.resume == "auto":
-        if Path(cfg.work_dir, "last_checkpoint").is_file():
-            check_checkpoint(find_latest_checkpoint(cfg.work_dir), "--resume")
         cfg.resume = True
-        cfg.load_from = None
+        cfg.load_from = latest_checkpoint(cfg.work_dir)
     elif args.resume is not None:
         check_checkpoint(args.resume, "--resume")
         cfg.resume = True
@@ -265,32 +263,6 @@ def merge_test_args(cfg: Config, args: argparse.Namespace) -> Config:
         dump = dict(type="DumpResults", out_file_path=args.dump)
         cfg.test_evaluator = [*evaluators, dump]
     return cfg
-
-
-def check_checkpoint(path: str, option: str) -> None:
-    """Check that a checkpoint is whole, unless it is a URL or a name with a prefix.
-
-    Raises:
-        FileNotFoundError: If it is a path to no file.
-        ValueError: If the file is empty, its end is missing, or it is something else.
-    """
-    if re.match(r"\w{2,}:", path) is not None:
-        return
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{option}: found no file {path}")
-    with open(path, "rb") as file:
-        start = file.read(2)
-    # torch writes zip archives, whose directory comes last; before 1.6 plain pickles
-    if not start or (start == b"PK" and not zipfile.is_zipfile(path)):
-        raise ValueError(
-            f"{option}: found a truncated file {path}, expected a whole checkpoint. "
-            "Take an earlier one, or copy it again"
-        )
-    if start != b"PK" and not start.startswith(pickle.PROTO):
-        raise ValueError(
-            f"{option}: found another kind of file, {path}, expected a checkpoint as "
-            "torch.save writes it"
-        )
 
 
 def check_annotations(cfg: Config, splits: tuple[str, ...]) -> None:

@@ -18,6 +18,7 @@ from mmengine.config import Config
 from tool_processes import RETRAIN, ROOT, SEARCH, load_tool
 
 from pvnas_mmaction import cli
+from pvnas_mmaction.checkpoint_files import check_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -103,7 +104,7 @@ def test_error_truncated_checkpoint(
 ) -> None:
     path = tmp_path / "epoch_1.pth"
     torch.save(dict(state_dict=dict(weight=torch.zeros(100))), path)
-    cli.check_checkpoint(str(path), "checkpoint")
+    check_checkpoint(str(path), "checkpoint")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     config = str(ROOT / "configs/pvnas" / RETRAIN)
@@ -125,7 +126,7 @@ def test_error_checkpoint_of_another_kind(run_tool: Callable, tmp_path: Path) ->
     line = run_tool("test", str(ROOT / "configs/pvnas" / RETRAIN), str(path))
     assert line.startswith(f"checkpoint: found another kind of file, {path}, expected")
     torch.save(dict(), path, _use_new_zipfile_serialization=False)
-    cli.check_checkpoint(str(path), "checkpoint")
+    check_checkpoint(str(path), "checkpoint")
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])

@@ -9,6 +9,7 @@ import sys
 
 from pvnas_mmaction import cli
 from pvnas_mmaction.benchmark.zoo import read_config, view_of
+from pvnas_mmaction.checkpoint_files import check_checkpoint
 from pvnas_mmaction.export import (
     DEFAULT_OPSET,
     check_inputs,
@@ -69,7 +70,7 @@ def main() -> None:
     if checkpoint is None:
         print("warning: no checkpoint, the weights are random", file=sys.stderr)
     else:
-        cli.check_checkpoint(checkpoint, "checkpoint")
+        check_checkpoint(checkpoint, "checkpoint")
     shape = tuple(args.input_shape or (3, *_sizes(view_of(config))))
     if min(shape) < 1:
         raise ValueError(

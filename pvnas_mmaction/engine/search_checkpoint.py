@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoint_files import latest_checkpoint
 from ..models.supernet import inherit_weights
 from ..search_space import SearchSpace
 from .lr_diversity_hook import CHECKPOINT_KEY
@@ -65,6 +66,7 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         FileNotFoundError: There is none.
+        ValueError: There are some in the work directory, none of them whole.
     """
     path = Path(path)
     if path.is_file():
@@ -74,17 +76,13 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
             f"{path}: found nothing, expected a checkpoint or the work directory of a "
             "search"
         )
-    pointer = path / "last_checkpoint"
-    if not pointer.is_file():
+    file = latest_checkpoint(path, "work directory")
+    if file is None:
         raise FileNotFoundError(
             f"{path}: found no file last_checkpoint, expected the work directory of a "
             "search that has saved a checkpoint"
         )
-    # Its folder may have been moved since it was written.
-    file = path / Path(pointer.read_text(encoding="utf-8").strip()).name
-    if not file.is_file():
-        raise FileNotFoundError(f"{pointer}: names {file.name}, which is not there")
-    return file
+    return Path(file)
 
 
 def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:

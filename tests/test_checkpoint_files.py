@@ -1,0 +1,76 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Which checkpoint a run goes on from after a kill at the worst moment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from pvnas_mmaction.checkpoint_files import latest_checkpoint
+from pvnas_mmaction.engine.search_checkpoint import find_checkpoint
+
+
+@pytest.fixture
+def work_dir(tmp_path: Path) -> Path:
+    """Three checkpoints, saved one after the other, and another file."""
+    for number in (9, 10, 11):
+        torch.save(dict(number=number), tmp_path / f"epoch_{number}.pth")
+        os.utime(tmp_path / f"epoch_{number}.pth", (number, number))
+    torch.save({}, tmp_path / "best_acc_epoch_9.pth")
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "epoch_11.pth"))
+    return tmp_path
+
+
+def cut(path: Path) -> None:
+    data, times = path.read_bytes(), path.stat()
+    path.write_bytes(data[: len(data) // 2])
+    os.utime(path, (times.st_atime, times.st_mtime))
+
+
+def found(work_dir: Path) -> str:
+    path = latest_checkpoint(work_dir)
+    assert path is not None and find_checkpoint(work_dir) == Path(path)
+    return Path(path).name
+
+
+def test_the_one_that_is_named(work_dir):
+    (work_dir / "last_checkpoint").write_text(f"{work_dir / 'epoch_10.pth'}\n")
+    assert found(work_dir) == "epoch_10.pth"
+
+
+def test_none_was_saved(tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    assert latest_checkpoint(tmp_path / "none") is None
+
+
+def test_killed_while_the_name_was_written(work_dir):
+    (work_dir / "last_checkpoint").write_text("")
+    assert found(work_dir) == "epoch_11.pth"
+
+
+def test_killed_while_a_checkpoint_was_overwritten(work_dir):
+    cut(work_dir / "epoch_11.pth")
+    assert found(work_dir) == "epoch_10.pth"
+
+
+def test_a_folder_that_was_moved(work_dir):
+    (work_dir / "last_checkpoint").write_text("/somewhere/else/epoch_10.pth")
+    assert found(work_dir) == "epoch_10.pth"
+
+
+def test_none_is_whole(work_dir):
+    for number in (9, 10, 11):
+        cut(work_dir / f"epoch_{number}.pth")
+    with pytest.raises(
+        ValueError, match=r"--resume: found a truncated file .*epoch_11"
+    ):
+        latest_checkpoint(work_dir)
+
+
+def test_nothing_but_an_empty_name(tmp_path):
+    (tmp_path / "last_checkpoint").touch()
+    with pytest.raises(FileNotFoundError, match=r"empty file .*last_checkpoint"):
+        latest_checkpoint(tmp_path)
