@@ -57,6 +57,9 @@ def test_another_accuracy_for_a_cycle():
     assert archive.best() == before[3]
     with pytest.raises(ValueError, match=r"one of \[0, 1, 2, 3\], found 4"):
         archive.judge(4, 0.5)
+    del archive.entries[1]
+    with pytest.raises(ValueError, match=r"one of \[0, 2, 3\], found 1"):
+        archive.judge(1, 0.5)
 
 
 def test_final_network_is_the_best_whatever_its_accuracy():

@@ -14,9 +14,11 @@ from searching import INPUT_SHAPE, NUM_CLASSES, SPACE, build_search
 from pvnas_mmaction.cost import network_cost
 from pvnas_mmaction.derive import Budget, InfeasibleBudgetError, derive
 from pvnas_mmaction.engine.budget import CostPenalty, build_budget, expected_cost
+from pvnas_mmaction.latency import LatencyTable
 from pvnas_mmaction.search_space import SearchSpace
 
 TOY = SearchSpace.from_config(SPACE)
+LAYERS = TOY.candidates
 
 
 def toy_budget(kind: str = "flops", budget: float = 10**9) -> Budget:
@@ -97,9 +99,22 @@ def test_weight_never_jumps(weight):
         assert abs(math.log(penalty.update(expected) / weight)) <= 0.1 + 1e-12
 
 
+def test_a_latency_budget_is_that_of_the_table(tmp_path):
+    rows = [[3.0 + layer + i for i in range(len(c))] for layer, c in enumerate(LAYERS)]
+    table = LatencyTable(TOY.to_config(), list(INPUT_SHAPE), 0.5, rows)
+    table.save(tmp_path / "table.json")
+    settings = dict(kind="latency", budget=20, table=str(tmp_path / "table.json"))
+    budget = build_budget(settings, TOY, INPUT_SHAPE, NUM_CLASSES)
+    assert (budget.kind, budget.limit) == ("latency", 20)
+    for indices in product(*(range(len(c)) for c in LAYERS)):
+        assert budget.cost(indices) == pytest.approx(table.predict(indices), rel=1e-12)
+
+
 def test_penalty_continues_from_its_state():
+    """The last costs fall by less than a 30th of the error: alone by what the trend
+    remembers of the steep fall before them, lambda stays."""
     budget = toy_budget(budget=10**4)
-    costs = [2e4, 1.9e4, 1.5e4, 1.4e4, 1.01e4, 0.9e4]
+    costs = [2e4, 1.9e4, 1.5e4, 1.499e4, 1.498e4, 1.4e4, 1.01e4, 0.9e4]
     whole, first, second = (CostPenalty(budget) for _ in range(3))
     expected = [whole.update(cost) for cost in costs]
     for cost in costs[:3]:
