@@ -29,7 +29,7 @@ from pvnas_mmaction.cost import network_cost
 from pvnas_mmaction.genotype import parse_genotype
 from pvnas_mmaction.latency import LatencyTable
 from pvnas_mmaction.report import page, views
-from pvnas_mmaction.report.bokeh_archive import cost_kinds
+from pvnas_mmaction.report.bokeh_archive import archive_plot, cost_kinds
 from pvnas_mmaction.report.bokeh_search import comparison_plot, search_plots
 from pvnas_mmaction.report.bokeh_training import training_plots
 from pvnas_mmaction.report.figures import (
@@ -260,6 +260,23 @@ def test_accuracies_of_the_end_of_a_search_are_called_so(tmp_path):
     archive = json.loads(path.read_text())
     write_json(path, archive | dict(final=archive["entries"][0]))
     assert "validation at the end" in labels()
+
+
+def test_the_network_of_the_end_of_a_search_is_of_no_cycle(tmp_path):
+    path = write_search(tmp_path / "a") / "search/archive.json"
+    archive = json.loads(path.read_text())
+    last = archive["entries"][-1]
+    final = last | dict(blocks=[*last["blocks"][:-1], "skip"], file="genotype.json")
+    assert final["blocks"] != last["blocks"]
+    write_json(path, archive | dict(final=final))
+    kind, *_ = cost_kinds(lambda network: None)
+    plot = archive_plot([read_work_dir(tmp_path / "a")], kind)
+    (origins,) = (
+        r.data_source.data["origin"]
+        for r in plot.renderers
+        if "origin" in r.data_source.data
+    )
+    assert list(origins) == ["cycle 1", "cycle 2", "its end"]
 
 
 def test_a_search_has_one_color_in_all_comparisons(tmp_path):

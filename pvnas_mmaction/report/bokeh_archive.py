@@ -80,7 +80,10 @@ def archive_plot(runs: Sequence[SearchRun], kind: CostKind) -> figure | None:
         data = source(
             cost=[cost for _, cost in mine],
             accuracy=[n.entry.accuracy for n, _ in mine],
-            cycle=[n.entry.cycle + 1 for n, _ in mine],
+            origin=[
+                f"cycle {n.entry.cycle + 1}" if n in run.networks else "its end"
+                for n, _ in mine
+            ],
             blocks=[" ".join(n.entry.blocks) for n, _ in mine],
             run=[run.name] * len(mine),
         )
@@ -97,7 +100,7 @@ def archive_plot(runs: Sequence[SearchRun], kind: CostKind) -> figure | None:
             HoverTool(
                 renderers=[glyph],
                 tooltips=[
-                    ("search, cycle", "@run, @cycle"),
+                    ("search", "@run, @origin"),
                     ("top-1", "@accuracy{0.0 %}"),
                     (kind.label, "@cost{0.000}"),
                     ("blocks", "@blocks"),
