@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from mmaction.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.config import Config, DictAction
+from mmengine.dist import is_main_process
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -412,8 +413,9 @@ def build_runner(cfg: Config) -> Runner:
     """
     check_model(cfg)
     check_num_classes(cfg)
-    make_work_dir(cfg)
     start_distributed(cfg)
+    if is_main_process():
+        make_work_dir(cfg)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     check_head(runner.model)
     if cfg.get("resume"):
