@@ -32,7 +32,20 @@ _HEAD_LINES = 120
 
 
 @dataclass
-class Launches:
+class _Logged:
+    """What one start has logged, or several have; see :class:`Launches`."""
+
+    environment: dict[str, str] = field(default_factory=dict)
+    command: str | None = None
+    code_version: str | None = None
+    config_text: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    scalars: list[dict[str, Any]] = field(default_factory=list)
+    broken_lines: int = 0
+
+
+@dataclass
+class Launches(_Logged):
     """What the starts of one run left behind.
 
     Args:
@@ -56,17 +69,10 @@ class Launches:
     seconds: float | None = None
     started: datetime | None = None
     ended: datetime | None = None
-    environment: dict[str, str] = field(default_factory=dict)
-    command: str | None = None
-    code_version: str | None = None
-    config_text: str | None = None
-    config: dict[str, Any] = field(default_factory=dict)
-    scalars: list[dict[str, Any]] = field(default_factory=list)
-    broken_lines: int = 0
 
 
 @dataclass
-class _Start:
+class _Start(_Logged):
     """What one start left: a part of :class:`Launches`.
 
     Args:
@@ -75,16 +81,9 @@ class _Start:
         steps_left: By epoch, steps that followed the last one that was logged.
     """
 
-    folder: Path
+    folder: Path = Path()
     first: datetime | None = None
     last: datetime | None = None
-    environment: dict[str, str] = field(default_factory=dict)
-    command: str | None = None
-    code_version: str | None = None
-    config_text: str | None = None
-    config: dict[str, Any] = field(default_factory=dict)
-    scalars: list[dict[str, Any]] = field(default_factory=list)
-    broken_lines: int = 0
     resumed_at: int | None = None
     steps_left: dict[int, int] = field(default_factory=dict)
 
@@ -186,7 +185,7 @@ def read_launches(
 
 
 def _read_start(folder: Path) -> _Start:
-    start = _Start(folder, config_text=_read_config(folder))
+    start = _Start(folder=folder, config_text=_read_config(folder))
     start.config = parse_config(start.config_text or "")
     for log in sorted(folder.glob("*.log")):
         _read_log(log, start)
