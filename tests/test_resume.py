@@ -287,7 +287,7 @@ def test_another_number_of_steps_is_refused(tmp_path, changes, message):
     [
         (dict(kind="flops", budget=18000), r"found .*19000\), expected .*18000\)"),
         (dict(kind="params", budget=19000), "found .*'flops'.*, expected .*'params'"),
-        (None, "found a search with a budget, expected one as in this config"),
+        (None, "found a search with a budget, expected one without, as in this config"),
     ],
 )
 def test_another_budget_is_refused(tmp_path, cost, message):
@@ -299,7 +299,8 @@ def test_another_budget_is_refused(tmp_path, cost, message):
 
 def test_a_budget_for_a_search_without_one_is_refused(tmp_path):
     run_search(tmp_path, train_cfg=dict(max_epochs=2))
-    with pytest.raises(ValueError, match="found a search without a budget"):
+    message = "found a search without a budget, expected one with,"
+    with pytest.raises(ValueError, match=message):
         run_search(tmp_path, train_cfg=dict(max_epochs=2, cost=BUDGET), resume=True)
 
 

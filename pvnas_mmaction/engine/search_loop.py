@@ -379,10 +379,10 @@ class SearchLoop(EpochBasedTrainLoop):
                 "search was started with, or start anew in another work_dir"
             )
         if (state["penalty"] is None) != (self.penalty is None):
+            ways = ("without", "with") if self.penalty else ("with", "without")
             raise ValueError(
-                "checkpoint, cost: found a search "
-                f"{'without' if state['penalty'] is None else 'with'} a budget, "
-                f"expected one as in this config; {OTHER_BUDGET}"
+                f"checkpoint, cost: found a search {ways[0]} a budget, expected one "
+                f"{ways[1]}, as in this config; {OTHER_BUDGET}"
             )
         if self.penalty is not None:
             keys = list(self.penalty.state_dict())
