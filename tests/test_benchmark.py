@@ -19,6 +19,7 @@ import yaml
 from matplotlib.figure import Figure
 from mmaction.registry import MODELS
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
 from torch import nn
 
 from pvnas_mmaction.benchmark import measure, report, zoo
@@ -32,6 +33,7 @@ GENOTYPE = Genotype(
     "small", Skeleton(8, 32, (Stage(16, 2, 2, 1), Stage(24, 2, 2, 2))), BLOCKS
 )
 NUM_CLASSES = 5
+CUSTOM = ROOT / "configs/pvnas/pvnas-tiny_retrain_1xb16-u8-60e_custom-rgb.py"
 
 
 @pytest.fixture
@@ -101,6 +103,7 @@ def test_counted_cost_is_that_of_the_zoo(name, views, tolerance):
     cfg = zoo.read_config(DEFAULT[name])
     view = zoo.view_of(cfg)
     assert (view.frames, view.height, view.width) == views
+    init_default_scope(cfg.default_scope)
     with torch.device("meta"):
         model = MODELS.build(zoo.without_pretrained(cfg.model)).eval()
     macs = zoo.count_macs(model, view.random_input(1).to("meta"))
@@ -190,6 +193,21 @@ def test_settled_batch_norm_is_that_of_the_batch():
 )
 def test_view_of_a_pipeline(pipeline, expected):
     assert zoo.view_of(Config(dict(test_pipeline=pipeline))) == expected
+
+
+def test_view_is_that_of_the_loader():
+    """A pipeline that is changed where the loader has it leaves the variable of the
+    base as it was."""
+    changed = Config.fromfile(CUSTOM)
+    assert str(zoo.view_of(changed)) == "8x112x112"
+    field = "test_dataloader.dataset.pipeline.4.crop_size"
+    changed.merge_from_dict({field: 64})
+    assert changed.test_pipeline[4].crop_size == 112
+    assert str(zoo.view_of(changed)) == "8x64x64"
+    # Configs without a test are measured as they validate.
+    changed.test_dataloader = changed.test_pipeline = None
+    changed.val_dataloader.dataset.pipeline[4].crop_size = 48
+    assert str(zoo.view_of(changed)) == "8x48x48"
 
 
 def test_pipelines_that_tell_no_view():

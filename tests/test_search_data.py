@@ -188,6 +188,33 @@ def test_calibration_is_the_same_each_time_and_from_the_weights_half():
     assert len(list(data.calibration_loader(4))) == 4
 
 
+def test_calibration_clips_are_read_once_whatever_is_done_to_a_batch(monkeypatch):
+    data = make_data()
+    expected = list(data.calibration_loader(4))
+    reads = []
+    read = ToyClips.__getitem__
+    monkeypatch.setattr(
+        ToyClips,
+        "__getitem__",
+        lambda self, index: reads.append(index) or read(self, index),
+    )
+    for _ in range(2):
+        found = list(data.calibration_batches(4))
+        for batch, same in zip(found, expected, strict=True):
+            assert batch_indices(batch) == batch_indices(same)
+            assert torch.equal(
+                torch.stack(batch["inputs"]), torch.stack(same["inputs"])
+            )
+            # As a blending might do.
+            batch["inputs"][0].zero_()
+            batch["data_samples"].clear()
+    assert len(reads) == sum(len(batch["inputs"]) for batch in expected)
+    assert len(list(data.calibration_batches(2))) == 2
+    data.set_up(Runner, 1)
+    other = next(data.calibration_batches(4))
+    assert batch_indices(other) != batch_indices(expected[0])
+
+
 def test_another_seed_gives_another_split():
     assert make_data(0).alpha_half == make_data(0).alpha_half
     assert make_data(0).alpha_half != make_data(1).alpha_half

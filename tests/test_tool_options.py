@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from tool_processes import TOOLS, UPSTREAM_TOOLS, load_tool, run_process
 
 from pvnas_mmaction import cli
+from pvnas_mmaction.benchmark.zoo import view_of
+from pvnas_mmaction.genotype import load_genotype
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -268,3 +270,64 @@ def test_demo_needs_two_epochs_of_retraining() -> None:
     done = run_process(*command, ok=False)
     assert done.returncode == 2
     assert "--retrain-epochs: found 1, expected 2 or more" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("space", "size", "epochs", "warmup"),
+    [("tiny", 112, 60, 3), ("compact", 48, 60, 6)],
+)
+def test_demo_on_own_videos_says_what_the_configs_do_and_no_more(
+    space, size, epochs, warmup, parse
+) -> None:
+    """Its options change nothing where none was given, and all that depends on a size
+    or a number of epochs where one was."""
+    demo = load_tool("demo")
+    data = ["--ann-file-train", "a", "--ann-file-val", "b", "--data-prefix", "c"]
+    own = [*data, "--num-classes", "7", "--space", space]
+
+    def configs(*changes: str) -> list[Config]:
+        setting = demo.own_videos(parse("demo", *own, *changes))
+        assert setting.control.is_file()
+        assert load_genotype(setting.control).space == space
+        merged = []
+        for path, more in (
+            (setting.search, setting.search_options),
+            (setting.retrain, setting.retrain_options),
+        ):
+            action = argparse.ArgumentParser()
+            action.add_argument("--cfg-options", nargs="+", action=DictAction)
+            texts = ["--cfg-options", *setting.options, *more]
+            config = Config.fromfile(path)
+            config.merge_from_dict(action.parse_args(texts).cfg_options)
+            merged.append(config)
+        return merged
+
+    search, retrain = demo.OWN[space]
+    shipped = [Config.fromfile(path) for path in (search, retrain)]
+    assert [str(view_of(config)) for config in shipped] == [f"8x{size}x{size}"] * 2
+    for found, expected in zip(configs(), shipped, strict=True):
+        for name in ("train_cfg", "train_dataloader", "test_dataloader"):
+            assert found[name] == expected[name]
+        assert found.get("param_scheduler") == expected.get("param_scheduler")
+    assert shipped[1].param_scheduler[1].end == epochs
+
+    searched, retrained = configs(
+        "--size", "64", "--search-epochs", "5", "--retrain-epochs", "20"
+    )
+    assert searched.train_cfg.max_epochs == 5
+    assert tuple(searched.train_cfg.input_shape) == (3, 8, 64, 64)
+    assert retrained.train_cfg.max_epochs == 20
+    rising, falling = retrained.param_scheduler
+    assert rising.end == falling.begin == 20 * warmup // epochs
+    assert falling.end == 20
+    for config in (searched, retrained):
+        assert str(view_of(config)) == "8x64x64"
+        crop = config.train_dataloader.dataset.pipeline[5]
+        assert crop == dict(type="Resize", scale=(64, 64), keep_ratio=False)
+        assert config.val_dataloader.dataset.pipeline[3].scale == (-1, 73)
+
+
+def test_demo_renders_clips_for_tiny_alone(parse, capsys) -> None:
+    with pytest.raises(SystemExit):
+        parse("demo", "--space", "compact")
+    assert "--space: found 'compact', expected 'tiny'" in capsys.readouterr().err

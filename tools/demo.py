@@ -14,7 +14,7 @@ Runs the project's own tools one after the other, as a user would:
 and ends with a table. Every command is printed; all output goes to files in --work-dir.
 
 With --ann-file-train and its companions, the same on videos of your own, by the configs
-for them; --size and the epochs make it short enough for a CPU.
+for them; --space compact, or --size and the epochs, make it short enough for a CPU.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmengine.config import Config
+
 from pvnas_mmaction.cost import network_cost
 from pvnas_mmaction.genotype import BlockSpec, Genotype, load_genotype
 from pvnas_mmaction.search_space import SearchSpace
@@ -39,9 +41,17 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "pvnas"
 SEARCH = CONFIGS / "pvnas-tiny_search_1xb8-6x1x1-4e_motion-clips.py"
 RETRAIN = CONFIGS / "pvnas-tiny_retrain_1xb8-6x1x1-2e_motion-clips.py"
-OWN_SEARCH = CONFIGS / "pvnas-tiny_search_1xb16-u8-30e_custom-rgb.py"
-OWN_RETRAIN = CONFIGS / "pvnas-tiny_retrain_1xb16-u8-60e_custom-rgb.py"
-CONTROL = CONFIGS / "genotypes" / "mb_t1_tiny.json"
+# For videos of one's own: space -> configs of search and retraining.
+OWN = dict(
+    tiny=(
+        CONFIGS / "pvnas-tiny_search_1xb16-u8-30e_custom-rgb.py",
+        CONFIGS / "pvnas-tiny_retrain_1xb16-u8-60e_custom-rgb.py",
+    ),
+    compact=(
+        CONFIGS / "pvnas-compact_search_1xb16-u8-40e_custom-rgb.py",
+        CONFIGS / "pvnas-compact_retrain_1xb16-u8-60e_custom-rgb.py",
+    ),
+)
 # Easy enough to be learnt in minutes on a CPU.
 CLIPS = ["--size", 32, "--frames", 12, "--objects", 4, "--radius-range", 0.12, 0.4]
 CLIPS += ["--speed-range", 0.06, 0.07, "--turn-speed", 2]
@@ -96,6 +106,7 @@ class Setting:
     """What is searched on.
 
     Args:
+        space: Name of the space.
         search: Config of the search.
         retrain: Config of the retraining.
         options: --cfg-options of both and of the test.
@@ -108,6 +119,7 @@ class Setting:
             them.
     """
 
+    space: str
     search: Path
     retrain: Path
     options: list[str]
@@ -117,6 +129,11 @@ class Setting:
     size: int
     num_classes: int
     environment: dict[str, str]
+
+    @property
+    def control(self) -> Path:
+        """Genotype of the same skeleton with spatial operations only."""
+        return CONFIGS / "genotypes" / f"mb_t1_{self.space}.json"
 
 
 def motion_clips(data_root: Path) -> Setting:
@@ -132,22 +149,32 @@ def motion_clips(data_root: Path) -> Setting:
     # Networks this small are faster with one thread than with two, and find the same
     # however many cores there are: the order of sums is the same.
     environment = dict(OMP_NUM_THREADS="1")
-    return Setting(SEARCH, RETRAIN, options, search, [], 6, 20, 8, environment)
+    return Setting("tiny", SEARCH, RETRAIN, options, search, [], 6, 20, 8, environment)
 
 
 def own_videos(args: argparse.Namespace) -> Setting:
     """Videos of the user, by the configs for them."""
-    size, options = args.size, []
+    search, retrain = OWN[args.space]
+    searched = read(search).train_cfg
+    retrained = read(retrain)
+    frames, size = searched.input_shape[1], args.size or searched.input_shape[2]
+    options = []
     for split in ("train", "val", "test"):
         field = f"{split}_dataloader.dataset.pipeline"
         options += [f"{field}.3.scale=(-1,{size * 8 // 7})"]
         crop = f"5.scale=({size},{size})" if split == "train" else f"4.crop_size={size}"
         options += [f"{field}.{crop}"]
-    search = [f"train_cfg.input_shape=(3,8,{size},{size})"]
-    search += [f"train_cfg.max_epochs={args.search_epochs}"]
-    end, warmup = args.retrain_epochs, max(1, args.retrain_epochs // 20)
-    retrain = [f"train_cfg.max_epochs={end}", f"param_scheduler.0.end={warmup}"]
-    retrain += [f"param_scheduler.1.begin={warmup}", f"param_scheduler.1.end={end}"]
+    epochs = args.search_epochs or searched.max_epochs
+    search_options = [f"train_cfg.input_shape=(3,{frames},{size},{size})"]
+    search_options += [f"train_cfg.max_epochs={epochs}"]
+    end = args.retrain_epochs or retrained.train_cfg.max_epochs
+    # As large a share of the epochs as in the config, and one epoch at least.
+    warmup, _ = (scheduler.end for scheduler in retrained.param_scheduler)
+    warmup = max(1, end * warmup // retrained.train_cfg.max_epochs)
+    retrain_options = [f"train_cfg.max_epochs={end}", f"param_scheduler.0.end={warmup}"]
+    retrain_options += [
+        f"param_scheduler.1.{at}" for at in (f"begin={warmup}", f"end={end}")
+    ]
     environment = dict(
         ANN_FILE_TRAIN=str(args.ann_file_train.resolve()),
         ANN_FILE_VAL=str(args.ann_file_val.resolve()),
@@ -155,16 +182,22 @@ def own_videos(args: argparse.Namespace) -> Setting:
         NUM_CLASSES=str(args.num_classes),
     )
     return Setting(
-        OWN_SEARCH,
-        OWN_RETRAIN,
-        options,
+        args.space,
         search,
         retrain,
-        8,
+        options,
+        search_options,
+        retrain_options,
+        frames,
         size,
         args.num_classes,
         environment,
     )
+
+
+def read(config: Path) -> Config:
+    """What a config says; nothing that it names is imported."""
+    return Config.fromfile(config, import_custom_modules=False)
 
 
 def retrain_and_test(
@@ -225,9 +258,16 @@ def parse_args() -> argparse.Namespace:
     add("--ann-file-val", type=Path)
     add("--data-prefix", type=Path, help="folder that the paths start from")
     add("--num-classes", type=int)
-    add("--size", type=int, default=112, help="of the frames in pixels; default: 112")
-    add("--search-epochs", type=int, default=30, help="default: 30")
-    add("--retrain-epochs", type=int, default=60, help="default: 60")
+    add(
+        "--space",
+        choices=list(OWN),
+        default="tiny",
+        help="what is searched; compact is for some hundred clips and a CPU; default: "
+        "tiny",
+    )
+    add("--size", type=int, help="of the frames in pixels; default: the config's")
+    add("--search-epochs", type=int, help="default: the config's")
+    add("--retrain-epochs", type=int, help="default: the config's")
     args = parser.parse_args()
     needed = (args.ann_file_train, args.ann_file_val, args.data_prefix)
     given = [value is not None for value in (*needed, args.num_classes)]
@@ -236,7 +276,12 @@ def parse_args() -> argparse.Namespace:
             "found some of --ann-file-train, --ann-file-val, --data-prefix and "
             "--num-classes, expected all four or none"
         )
-    if args.retrain_epochs < 2:
+    if args.space != "tiny" and not all(given):
+        parser.error(
+            f"--space: found {args.space!r}, expected 'tiny' where the clips are "
+            "rendered; name videos of your own, or leave it out"
+        )
+    if args.retrain_epochs is not None and args.retrain_epochs < 2:
         parser.error(
             f"--retrain-epochs: found {args.retrain_epochs}, expected 2 or more: the "
             "learning rate rises in the first"
@@ -270,7 +315,7 @@ def main() -> None:
             name: pool.submit(
                 retrain_and_test, name, path, work_dir / name, setting, args.seed
             )
-            for name, path in (("searched", found), ("spatial-only", CONTROL))
+            for name, path in (("searched", found), ("spatial-only", setting.control))
         }
         top1 = {name: job.result() for name, job in jobs.items()}
 
@@ -282,7 +327,7 @@ def main() -> None:
     share, uniform = temporal_share(search / "search")
     print("\n| network | genotype | GFLOPs | input | M parameters | top-1 |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for name, path in (("searched", found), ("spatial-only", CONTROL)):
+    for name, path in (("searched", found), ("spatial-only", setting.control)):
         print(row(name, load_genotype(path), top1[name], setting))
     print(
         f"\nChance is {1 / setting.num_classes:.4f}. Of the search's final p, "

@@ -153,9 +153,7 @@ def view_of(config: Config) -> View:
     Raises:
         ValueError: The pipeline does not say the number of frames or the size.
     """
-    pipeline = config.get("test_pipeline") or config.get("val_pipeline")
-    if not pipeline:
-        raise ValueError("found neither test_pipeline nor val_pipeline in the config")
+    pipeline = _pipeline_of(config)
     frames: int | None = None
     size: tuple[int, int] | None = None
     input_format = None
@@ -177,6 +175,20 @@ def view_of(config: Config) -> View:
         )
     is_2d = input_format == "NCHW"
     return View(frames * clips if is_2d else frames, *size, is_2d)
+
+
+def _pipeline_of(config: Config) -> Sequence[Mapping[str, Any]]:
+    """What the loaders use; a variable of a base may say something else."""
+    for split in ("test", "val"):
+        loader = config.get(f"{split}_dataloader") or {}
+        pipeline = loader.get("dataset", {}).get("pipeline")
+        pipeline = pipeline or config.get(f"{split}_pipeline")
+        if pipeline:
+            return pipeline
+    raise ValueError(
+        "found neither test_pipeline nor val_pipeline in the config, and no loader "
+        "with a pipeline; expected one of them"
+    )
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:

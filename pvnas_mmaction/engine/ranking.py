@@ -101,7 +101,7 @@ class InheritedNetworks:
         """Validation accuracy of one network, and its weights with the re-estimated
         statistics of batch normalisation, on the CPU."""
         model = self.build(indices)
-        batches = self.data.calibration_loader(self.settings["calibration_batches"])
+        batches = self.data.calibration_batches(self.settings["calibration_batches"])
         seed = derived_seed(self.data.seed, Stream.CALIBRATION)
         with reestimated_batch_norm(model, batches, seed):
             metrics = self._validate(model)

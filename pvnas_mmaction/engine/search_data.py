@@ -230,6 +230,7 @@ class SearchData:
         """Split the list and build the loaders, all from ``seed``."""
         self.seed = seed
         self._runner = runner
+        self._calibration: list[dict] = []
         self.weights_half, self.alpha_half = split_by_class(
             self._labels, self.alpha_share, derived_seed(seed, Stream.SPLIT)
         )
@@ -247,6 +248,17 @@ class SearchData:
         loader = self._loader(self.weights_half, Stream.CALIBRATION, 0, 1)
         loader.sampler.num_batches = num_batches
         return loader
+
+    def calibration_batches(self, num_batches: int) -> Iterator[dict]:
+        """What :meth:`calibration_loader` loads. It is read once and kept in memory:
+        many networks are judged, and to decode the clips takes longer than to run them.
+
+        Each batch is a copy, for a blending may write to it.
+        """
+        if len(self._calibration) != num_batches:
+            self._calibration = list(self.calibration_loader(num_batches))
+        for batch in self._calibration:
+            yield copy.deepcopy(batch)
 
     def _loader(
         self, indices: Sequence[int], stream: Stream, rank: int, world_size: int

@@ -103,7 +103,7 @@ class SearchLoop(EpochBasedTrainLoop):
             ``alphas`` (alpha steps). Default ``uniform``, ``gumbel_st``, ``two_path``.
         alpha_share: Share of the training list that trains the alphas. Default 0.5.
         calibration_batches: Batches of training clips from which batch normalisation
-            is re-estimated before a network is judged. Default 8.
+            is re-estimated before a network is judged, kept in memory. Default 8.
         metric: Validation metric that ranks genotypes. Default ``"acc/top1"``.
         num_ranked: How many of the most probable networks are judged at the end of a
             cycle. Default 1: only the most probable one.
@@ -317,7 +317,7 @@ class SearchLoop(EpochBasedTrainLoop):
             self.supernet.use_path(self.supernet.path_of(indices)),
             reestimated_batch_norm(
                 self.model,
-                self.data.calibration_loader(self.calibration_batches),
+                self.data.calibration_batches(self.calibration_batches),
                 derived_seed(self.seed, Stream.CALIBRATION),
             ),
         ):

@@ -1,0 +1,18 @@
+# For some hundred clips and a CPU. The data are yours: see _base_/data/custom.py.
+_base_ = [
+    "_base_/spaces/compact.py",
+    "_base_/models/search.py",
+    "_base_/data/custom_48.py",
+    "_base_/schedules/search.py",
+    "_base_/search_runtime.py",
+]
+
+model = dict(
+    backbone=dict(space=_base_.space),
+    cls_head=dict(
+        in_channels=_base_.space.head_channels, num_classes=_base_.num_classes
+    ),
+)
+train_cfg = dict(
+    max_epochs=40, input_shape=(3, 8, 48, 48), num_ranked=8, largest_every=2
+)
