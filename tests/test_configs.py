@@ -376,7 +376,9 @@ def test_the_search_config_of_the_readme(project_root, tmp_path, monkeypatch):
     monkeypatch.setenv("ANN_FILE_VAL", "my/val.txt")
     monkeypatch.setenv("DATA_PREFIX", "my")
     monkeypatch.setenv("NUM_CLASSES", "7")
-    expected = Config.fromfile(FOLDER / "pvnas-tiny_search_1xb16-u8-30e_custom-rgb.py")
+    (name,) = (n for n in SEARCH if n.startswith("pvnas-compact_") and "custom" in n)
+    assert name in block
+    expected = Config.fromfile(FOLDER / name)
     for name in ("model", "train_dataloader", "val_dataloader", "test_dataloader"):
         assert found[name] == expected[name]
     cost = found.train_cfg.pop("cost")
@@ -397,7 +399,7 @@ def test_the_config_of_the_readme(project_root, tmp_path):
     _, block = re.findall(r"```python\n(_base_ = .*?)```", text, re.DOTALL)
     path = "work_dirs/mine/search/genotype.json"
     assert path in block
-    shipped = project_root / "configs/pvnas/genotypes/pvnas-tiny.json"
+    shipped = project_root / "configs/pvnas/genotypes/pvnas-compact.json"
     config = tmp_path / "own.py"
     config.write_text(block.replace(path, str(shipped)))
     model = MODELS.build(Config.fromfile(config).model)

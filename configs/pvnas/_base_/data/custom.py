@@ -32,6 +32,7 @@ test_pipeline = val_pipeline
 train_dataloader = dict(
     batch_size=16,
     num_workers=2,
+    persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(
         type="PVNASVideoDataset",
@@ -44,6 +45,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=16,
     num_workers=2,
+    persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="PVNASVideoDataset",
