@@ -39,7 +39,7 @@ from benchmarks.ground_truth.train import Loader, State
 from benchmarks.jobs import JobLog, provenance, run_jobs
 from benchmarks.real_report import mean_and_error, points
 from pvnas_mmaction.cli import run
-from pvnas_mmaction.engine.search_data import derived_seed
+from pvnas_mmaction.engine.seeding import derived_seed
 from pvnas_mmaction.genotype import write_atomically
 from pvnas_mmaction.timing import check_device
 

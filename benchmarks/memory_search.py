@@ -29,11 +29,10 @@ from pvnas_mmaction.engine.search_data import (
     CALIBRATION_BATCHES,
     Key,
     StepSampler,
-    Stream,
-    derived_seed,
     split_by_class,
 )
 from pvnas_mmaction.engine.search_loop import DEFAULT_RELAXATIONS, is_largest_step
+from pvnas_mmaction.engine.seeding import Stream, derived_seed
 from pvnas_mmaction.engine.selection import Selection, check_count, costliest
 from pvnas_mmaction.engine.steps import (
     alpha_step,

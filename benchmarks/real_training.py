@@ -31,7 +31,7 @@ from pvnas_mmaction.benchmark.zoo import (
     settle_batch_norm,
     view_of,
 )
-from pvnas_mmaction.engine.search_data import derived_seed
+from pvnas_mmaction.engine.seeding import derived_seed
 from pvnas_mmaction.timing import Clock
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -192,6 +192,7 @@ def test_a_loss_that_prefers_cheap_networks():
         (dict(kind="flops", budget=1, table="t.json"), "cost.table: found 't.json'"),
         (dict(kind="flops", budget=1, colour=2), r"cost: found the keys \['colour'\]"),
         (dict(kind="flops", budget=1e9, rate=-1), "cost.rate: found -1, expected"),
+        (dict(kind="flops", budget=1e9, rate=math.inf), "cost.rate: found inf, exp"),
         (dict(kind="flops", budget=1e9, rate="a"), "cost.rate: found 'a', expected"),
         (dict(kind="flops", budget=1e9, weight=None), "cost.weight: found None,"),
         (dict(kind="flops", budget=1e9, tolerance=True), "cost.tolerance: found True"),

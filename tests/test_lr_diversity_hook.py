@@ -276,6 +276,13 @@ def test_scalars_in_the_log_and_in_tensorboard(tmp_path):
             dict(default_hooks=dict(checkpoint=dict(save_best="auto"))),
             "default_hooks.checkpoint.save_best: found .'auto'., expected None",
         ),
+        *(
+            (
+                dict(optim_wrapper={part: dict(optimizer=dict(lr=0.0))}),
+                rf"optim_wrapper.{part}.optimizer.lr: found 0\.0, expected a number ab",
+            )
+            for part in ("weights", "alphas")
+        ),
     ],
 )
 def test_configs_that_are_refused(tmp_path, changes, message):

@@ -129,6 +129,21 @@ def test_killed_and_resumed_with_the_largest_network_and_a_ranking(tmp_path):
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("kind", ["MixupBlending", "RandomBatchAugment"])
+def test_killed_and_resumed_with_a_blending_that_draws(tmp_path, kind):
+    """From torch's generator or, to choose among others, from NumPy's."""
+    blending = dict(type="MixupBlending", num_classes=2, alpha=1.0)
+    if kind == "RandomBatchAugment":
+        other = dict(type="CutmixBlending", num_classes=2, alpha=1.0)
+        blending = dict(type=kind, augments=[blending, other])
+    model = toy_model()
+    model["data_preprocessor"]["blending"] = blending
+    settings = arguments([4, 10], BY_STEP, model=model)
+    run_search(tmp_path / "whole", **arguments([], BY_STEP, model=model))
+    kill_and_resume(tmp_path / "killed", settings, kills=2)
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+
+
 def test_gradients_wait_in_a_checkpoint(tmp_path):
     """What the case above rests on: at step 3 a gradient of the weights waits."""
     every = dict(by_epoch=False, interval=3, max_keep_ckpts=-1)
@@ -302,6 +317,20 @@ def test_a_budget_for_a_search_without_one_is_refused(tmp_path):
     message = "found a search without a budget, expected one with,"
     with pytest.raises(ValueError, match=message):
         run_search(tmp_path, train_cfg=dict(max_epochs=2, cost=BUDGET), resume=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(train_cfg=dict(alpha_share=0.45)),
+        dict(train_dataloader=dict(dataset=dict(length=24))),
+    ],
+)
+def test_another_split_is_refused(tmp_path, changes):
+    """As many steps, but some clips that trained the alphas would train the weights."""
+    run_search(tmp_path, **arguments([], BY_EPOCH))
+    with pytest.raises(ValueError, match="found a search on another training list"):
+        run_search(tmp_path, **arguments([], BY_EPOCH), **changes, resume=True)
 
 
 def test_a_new_search_keeps_an_earlier_one(tmp_path):

@@ -21,6 +21,9 @@ from pvnas_mmaction.engine.search_data import (
     StepSampler,
     split_by_class,
 )
+from pvnas_mmaction.engine.seeding import seeded
+
+TOY = dict(type="ToyClips", length=8)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.3, 0.9])
@@ -178,41 +181,56 @@ def test_loaders_read_their_halves_and_workers_change_nothing():
 
 def test_calibration_is_the_same_each_time_and_from_the_weights_half():
     data = make_data()
-    first = batches_of(data.calibration_loader(4), 4)
+    first = list(data.calibration(4))
     next(iter(data.weights_loader))
-    again = batches_of(data.calibration_loader(4), 4)
-    for (indices, clips), (same, equal) in zip(first, again, strict=True):
-        assert indices == same
-        assert torch.equal(clips, equal)
-        assert set(indices) <= set(data.weights_half)
-    assert len(list(data.calibration_loader(4))) == 4
-
-
-def test_calibration_clips_are_read_once_whatever_is_done_to_a_batch(monkeypatch):
-    data = make_data()
-    expected = list(data.calibration_loader(4))
-    reads = []
-    read = ToyClips.__getitem__
-    monkeypatch.setattr(
-        ToyClips,
-        "__getitem__",
-        lambda self, index: reads.append(index) or read(self, index),
-    )
-    for _ in range(2):
-        found = list(data.calibration_batches(4))
-        for batch, same in zip(found, expected, strict=True):
+    others = (data.calibration(4), make_data().calibration(4))
+    for batch, *again in zip(first, *others, strict=True):
+        assert set(batch_indices(batch)) <= set(data.weights_half)
+        for same in again:
             assert batch_indices(batch) == batch_indices(same)
-            assert torch.equal(
-                torch.stack(batch["inputs"]), torch.stack(same["inputs"])
-            )
-            # As a blending might do.
-            batch["inputs"][0].zero_()
-            batch["data_samples"].clear()
-    assert len(reads) == sum(len(batch["inputs"]) for batch in expected)
-    assert len(list(data.calibration_batches(2))) == 2
+            for clips in zip(batch["inputs"], same["inputs"], strict=True):
+                assert torch.equal(*clips)
+    assert len(list(data.calibration(2))) == 2
     data.set_up(Runner, 1)
-    other = next(data.calibration_batches(4))
-    assert batch_indices(other) != batch_indices(expected[0])
+    other = next(data.calibration(4))
+    assert batch_indices(other) != batch_indices(first[0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_calibration_clips_are_read_once_whatever_is_done_to_a_batch(
+    workers, monkeypatch
+):
+    data = make_data(num_workers=workers)
+    loaders = []
+    monkeypatch.setattr(
+        Runner,
+        "build_dataloader",
+        lambda *args, _build=Runner.build_dataloader, **kwargs: (
+            loaders.append(1) or _build(*args, **kwargs)
+        ),
+    )
+    expected = [(batch_indices(b), b["inputs"]) for b in data.calibration(4)]
+    for _ in range(2):
+        for batch, (indices, clips) in zip(data.calibration(4), expected, strict=True):
+            assert batch_indices(batch) == indices
+            for clip, same in zip(batch["inputs"], clips, strict=True):
+                assert torch.equal(clip, same)
+                assert not clip.is_shared()  # or a file stays open for each of them
+                clip.zero_()  # as a blending might do
+            batch["data_samples"].clear()
+    assert len(loaders) == 1
+    assert not any(c.is_shared() for b in data._calibration for c in b["inputs"])
+
+
+def test_reading_calibration_clips_draws_nothing_from_the_outside():
+    """The first network that is judged is judged with the numbers of all others."""
+    data = make_data()
+    drawn = []
+    for _ in range(2):
+        with seeded(3):
+            list(data.calibration(4))
+            drawn.append(random_states())
+    assert drawn[0] == drawn[1]
 
 
 def test_another_seed_gives_another_split():
@@ -227,8 +245,32 @@ def test_loaders_share_the_data_set_and_keep_its_halves_apart(monkeypatch):
     )
     data = make_data()
     assert parts == [[data.weights_half, data.alpha_half]]
-    loaders = (data.weights_loader, data.alpha_loader, data.calibration_loader(1))
+    loaders = (data.weights_loader, data.alpha_loader)
     assert len({id(loader.dataset.dataset) for loader in loaders}) == 1
+
+
+def test_halves_of_a_concatenation_are_kept_apart_in_each_part(monkeypatch):
+    parts = []
+    monkeypatch.setattr(
+        ToyClips, "keep_apart", lambda self, halves: parts.append(halves), raising=False
+    )
+    monkeypatch.setattr(ToyClips, "full_init", lambda self: None, raising=False)
+    toys = [dict(type="ToyClips", length=length) for length in (24, 8)]
+    data = make_data(dataset=dict(type="ConcatDataset", datasets=toys))
+    (first, second), halves = parts, (data.weights_half, data.alpha_half)
+    for own, others, half in zip(first, second, halves, strict=True):
+        assert own + [index + 24 for index in others] == half
+    assert sorted(second[0] + second[1]) == list(range(8))
+
+
+def test_labels_may_be_numbers_of_numpy(monkeypatch):
+    expected = make_data()
+    monkeypatch.setattr(
+        ToyClips, "get_data_info", lambda self, index: dict(label=np.int64(index % 2))
+    )
+    found = make_data()
+    assert found.alpha_half == expected.alpha_half
+    assert found.digest == expected.digest
 
 
 @pytest.mark.parametrize(
@@ -237,6 +279,19 @@ def test_loaders_share_the_data_set_and_keep_its_halves_apart(monkeypatch):
         (
             dict(dataset=dict(type="ToyClips", length=8, multi_class=True)),
             r"clip 0 has the label \[0\], expected one class id per clip",
+        ),
+        (
+            dict(dataset=dict(type="RepeatDataset", times=3, dataset=TOY)),
+            "train_dataloader.dataset: found RepeatDataset, expected the data set in",
+        ),
+        (
+            dict(
+                dataset=dict(
+                    type="ConcatDataset",
+                    datasets=[TOY, dict(type="RepeatDataset", times=3, dataset=TOY)],
+                )
+            ),
+            "train_dataloader.dataset: found RepeatDataset, expected the data set in",
         ),
         (
             dict(batch_sampler=dict(type="BatchSampler")),
@@ -249,7 +304,8 @@ def test_loaders_share_the_data_set_and_keep_its_halves_apart(monkeypatch):
         (dict(batch_size=13), "batch_size: found 13 on each of 1 process"),
     ],
 )
-def test_wrong_loaders(changes, message):
+def test_wrong_loaders(changes, message, monkeypatch):
+    monkeypatch.setattr(ToyClips, "full_init", lambda self: None, raising=False)
     with pytest.raises(ValueError, match=message):
         make_data(**changes)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from torch import nn
 from pvnas_mmaction.cost import network_cost
 from pvnas_mmaction.diversity import diversity, hamming
 from pvnas_mmaction.engine import search_loop
-from pvnas_mmaction.engine.search_data import Stream, derived_seed
+from pvnas_mmaction.engine.seeding import Stream, derived_seed
 from pvnas_mmaction.genotype import load_genotype
 from pvnas_mmaction.models.supernet import PVNASSupernet, inherit_weights
 
@@ -194,7 +195,7 @@ def test_accuracy_is_that_of_the_derived_network(searched):
     clips = ToyClips(16, noise=0.0)
     correct = 0
     with torch.no_grad():
-        for batch in loop.data.calibration_loader(2):
+        for batch in loop.data.calibration(2):
             network.backbone(torch.cat(batch["inputs"]))
         network.eval()
         for index in range(16):
@@ -313,6 +314,10 @@ def test_the_same_seed_gives_the_same_search(tmp_path):
         (
             dict(train_cfg=dict(alpha_weight=-1.0)),
             r"alpha_weight: found -1\.0, expected a number of 0 or more",
+        ),
+        (
+            dict(train_cfg=dict(alpha_weight=math.inf)),
+            "alpha_weight: found inf, expected a number of 0 or more",
         ),
         (
             dict(train_cfg=dict(alpha_weight="1")),

@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import copy
+import random
 
+import numpy as np
 import pytest
 import torch
 from mmaction.registry import MODELS
 from mmengine.optim import OptimWrapper
-from searching import SPACE, build_toy_model, make_batch
+from mmengine.registry import init_default_scope
+from searching import SPACE, build_toy_model, make_batch, toy_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pvnas_mmaction.derive import Budget
 from pvnas_mmaction.engine.budget import CostPenalty
+from pvnas_mmaction.engine.seeding import seed_all
 from pvnas_mmaction.engine.steps import (
     alpha_step,
     find_supernet,
@@ -23,6 +27,7 @@ from pvnas_mmaction.engine.steps import (
     untracked_batch_norm,
     weights_step,
 )
+from pvnas_mmaction.models.relaxation import RELAXATIONS
 
 
 @pytest.fixture
@@ -119,6 +124,24 @@ def test_weights_gradient_is_that_of_the_sampled_network(model):
         if gradient is None:
             gradient = torch.zeros_like(difference)
         torch.testing.assert_close(difference, -gradient, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(set(RELAXATIONS) - {"uniform"}))
+def test_alpha_step_of_a_space_of_one_network(name):
+    """There is nothing to choose, and nothing fails."""
+    init_default_scope("mmaction")
+    config = toy_model()
+    stage = dict(out_channels=4, num_layers=1, candidates=["mb_t3_k3_e2"])
+    config["backbone"]["space"] = dict(SPACE, stages=[stage])
+    model = MODELS.build(config)
+    supernet = find_supernet(model)
+    before = [alpha.detach().clone() for alpha in supernet.alphas]
+    optimizer = torch.optim.SGD(supernet.alphas, lr=0.1)
+    path = supernet.sample(name, torch.Generator().manual_seed(0))
+    logs = alpha_step(model, supernet, make_batch(), path, OptimWrapper(optimizer))
+    assert logs["alpha_loss"].isfinite()
+    for alpha, same in zip(supernet.alphas, before, strict=True):
+        torch.testing.assert_close(alpha.detach(), same)
 
 
 def test_each_step_leaves_the_rest_bitwise_alone(model):
@@ -284,14 +307,17 @@ def test_reestimated_batch_norm_restores_on_error(model, where):
     assert not model.training
 
 
-def test_reestimated_batch_norm_follows_from_its_seed():
+@pytest.mark.parametrize(
+    "draw", [lambda: float(torch.rand(())), np.random.rand, random.random]
+)
+def test_reestimated_batch_norm_follows_from_its_seed(draw):
     """Even where the preprocessor draws, as blendings do in training; others' draws go
     on."""
     model = _Classifier()
 
     def preprocess(batch: dict, training: bool) -> dict:
         assert not torch.is_grad_enabled()
-        return dict(inputs=batch["inputs"] * (torch.rand(()) if training else 1))
+        return dict(inputs=batch["inputs"] * (draw() if training else 1))
 
     model.data_preprocessor = preprocess
     batches = [dict(inputs=torch.arange(12.0).reshape(4, 3) ** 2)]
@@ -300,11 +326,12 @@ def test_reestimated_batch_norm_follows_from_its_seed():
         with reestimated_batch_norm(model, batches, seed):
             return model.backbone[0].running_mean.clone()
 
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
+    seed_all(1)
+    expected = draw()
+    seed_all(1)
     first = mean(3)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(2)
+    assert draw() == expected
+    seed_all(2)
     assert torch.equal(mean(3), first)
     assert not torch.equal(mean(4), first)
 

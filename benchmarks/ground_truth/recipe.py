@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.clips import OPPOSITES, MotionClips
 from pvnas_mmaction.engine.muon import MuonAdamW
-from pvnas_mmaction.engine.search_data import derived_seed
+from pvnas_mmaction.engine.seeding import derived_seed
 from pvnas_mmaction.models.blocks import init_weights
 from pvnas_mmaction.models.pvnas_net import PVNASNet
 from pvnas_mmaction.models.time_reversal import with_reversals

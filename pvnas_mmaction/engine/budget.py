@@ -143,7 +143,7 @@ class CostPenalty:
             ("tolerance", tolerance),
         ):
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not value >= 0:
+            if not is_number or not 0 <= value < math.inf:
                 raise ValueError(
                     f"cost.{name}: found {value!r}, expected a number of 0 or more"
                 )

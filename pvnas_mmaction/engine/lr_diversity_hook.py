@@ -94,6 +94,13 @@ class LRDiversityHook(Hook):
         _check_hooks(runner)
         weights = runner.optim_wrapper["weights"].optimizer
         alphas = runner.optim_wrapper["alphas"].optimizer
+        for name, optimizer in (("weights", weights), ("alphas", alphas)):
+            rate = optimizer.defaults["lr"]
+            if not rate > 0:
+                raise ValueError(
+                    f"optim_wrapper.{name}.optimizer.lr: found {rate!r}, expected a "
+                    "number above 0, the peak of the schedule"
+                )
         # auto_scale_lr has scaled both; the alphas' rate, in one group, tells by how
         # much, and goes back to what it was.
         scale = alphas.param_groups[0]["lr"] / alphas.defaults["lr"]

@@ -25,9 +25,8 @@ from .search_data import (
     CALIBRATION_BATCHES,
     METRIC,
     SearchData,
-    Stream,
-    derived_seed,
 )
+from .seeding import Stream, derived_seed
 from .selection import check_count
 from .steps import reestimated_batch_norm
 
@@ -101,7 +100,7 @@ class InheritedNetworks:
         """Validation accuracy of one network, and its weights with the re-estimated
         statistics of batch normalisation, on the CPU."""
         model = self.build(indices)
-        batches = self.data.calibration_batches(self.settings["calibration_batches"])
+        batches = self.data.calibration(self.settings["calibration_batches"])
         seed = derived_seed(self.data.seed, Stream.CALIBRATION)
         with reestimated_batch_norm(model, batches, seed):
             metrics = self._validate(model)

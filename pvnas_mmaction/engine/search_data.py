@@ -11,17 +11,20 @@ number of workers, with the batches that it would have seen.
 from __future__ import annotations
 
 import copy
-import random
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from enum import IntEnum
+from numbers import Integral
 from typing import Any
 
 import numpy as np
-import torch
 from mmaction.registry import DATASETS
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.dist import get_rank, get_world_size
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from .seeding import Stream, derived_seed, seeded
 
 Key = tuple[int, int]
 
@@ -29,24 +32,6 @@ Key = tuple[int, int]
 ALPHA_SHARE = 0.5
 CALIBRATION_BATCHES = 8
 METRIC = "acc/top1"
-
-
-class Stream(IntEnum):
-    """Streams of random numbers, so that none depends on how much another has drawn."""
-
-    SPLIT = 0
-    WEIGHTS_DATA = 1
-    ALPHA_DATA = 2
-    CALIBRATION = 3
-    WEIGHTS_PATH = 4
-    ALPHA_PATH = 5
-    WEIGHTS_DROPOUT = 6
-    ALPHA_DROPOUT = 7
-
-
-def derived_seed(*numbers: int) -> int:
-    """A 32-bit seed out of several numbers, none of them negative."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def split_by_class(
@@ -180,17 +165,8 @@ class SeededDataset(Dataset):
 
     def __getitem__(self, key: Key) -> object:
         index, seed = key
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        random.seed(seed)
-        np.random.seed(seed)
-        # Not torch.manual_seed, which would seed the accelerators too.
-        torch.default_generator.manual_seed(seed)
-        try:
+        with seeded(seed):
             return self.dataset[index]
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.set_rng_state(states[2])
 
 
 class SearchData:
@@ -220,6 +196,7 @@ class SearchData:
                     "the batches of its two halves itself"
                 )
         dataset = DATASETS.build(config.pop("dataset"))
+        _check_no_repeats(dataset)
         self.ann_file = str(getattr(dataset, "ann_file", ""))
         self.alpha_share = alpha_share
         self._labels = _labels(dataset)
@@ -234,31 +211,36 @@ class SearchData:
         self.weights_half, self.alpha_half = split_by_class(
             self._labels, self.alpha_share, derived_seed(seed, Stream.SPLIT)
         )
-        if hasattr(self._dataset, "keep_apart"):
-            # A video that can't be read is replaced within its own half.
-            self._dataset.keep_apart([self.weights_half, self.alpha_half])
+        # A video that can't be read is replaced within its own half.
+        _keep_apart(self._dataset, [self.weights_half, self.alpha_half])
         ranks = get_rank(), get_world_size()
         self.weights_loader = self._loader(
             self.weights_half, Stream.WEIGHTS_DATA, *ranks
         )
         self.alpha_loader = self._loader(self.alpha_half, Stream.ALPHA_DATA, *ranks)
 
-    def calibration_loader(self, num_batches: int) -> DataLoader:
-        """Batches of the weights half, the same ones on every rank and every time."""
-        loader = self._loader(self.weights_half, Stream.CALIBRATION, 0, 1)
-        loader.sampler.num_batches = num_batches
-        return loader
+    def calibration(self, num_batches: int) -> Iterator[dict]:
+        """Batches of the weights half, the same ones on every rank and every time.
 
-    def calibration_batches(self, num_batches: int) -> Iterator[dict]:
-        """What :meth:`calibration_loader` loads. It is read once and kept in memory:
-        many networks are judged, and to decode the clips takes longer than to run them.
-
-        Each batch is a copy, for a blending may write to it.
+        They are read once and kept in memory: many networks are judged, and to decode
+        the clips takes longer than to run them. Each is a copy, for a blending may
+        write to it.
         """
         if len(self._calibration) != num_batches:
-            self._calibration = list(self.calibration_loader(num_batches))
+            loader = self._loader(self.weights_half, Stream.CALIBRATION, 0, 1)
+            loader.sampler.num_batches = num_batches
+            # A loader that starts draws a number, and what comes from a worker is
+            # shared memory with a file descriptor for every tensor.
+            with seeded(self.seed):
+                self._calibration = [copy.deepcopy(batch) for batch in loader]
         for batch in self._calibration:
             yield copy.deepcopy(batch)
+
+    @property
+    def digest(self) -> str:
+        """What tells this list and its halves from others: class ids and split."""
+        content = json.dumps([self._labels, self.weights_half])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def _loader(
         self, indices: Sequence[int], stream: Stream, rank: int, world_size: int
@@ -270,13 +252,38 @@ class SearchData:
         return self._runner.build_dataloader(config, seed=seed)
 
 
+def _check_no_repeats(dataset: Any) -> None:
+    if isinstance(dataset, RepeatDataset | ClassBalancedDataset):
+        raise ValueError(
+            f"train_dataloader.dataset: found {type(dataset).__name__}, expected the "
+            "data set in it: weights and alphas are to be trained on different clips, "
+            "and one that is there twice would be in both halves; raise "
+            "train_cfg.max_epochs instead"
+        )
+    if isinstance(dataset, ConcatDataset):
+        for part in dataset.datasets:
+            _check_no_repeats(part)
+
+
+def _keep_apart(dataset: Any, halves: Sequence[Sequence[int]]) -> None:
+    """``keep_apart`` of a data set, or of each one in a concatenation."""
+    if hasattr(dataset, "keep_apart"):
+        dataset.keep_apart(halves)
+    elif isinstance(dataset, ConcatDataset):
+        start = 0
+        for part, end in zip(dataset.datasets, dataset.cumulative_sizes, strict=True):
+            own = [[i - start for i in half if start <= i < end] for half in halves]
+            _keep_apart(part, own)
+            start = end
+
+
 def _labels(dataset: Any) -> list[int]:
     """Class id of every clip of a data set."""
     labels = [dataset.get_data_info(i).get("label") for i in range(len(dataset))]
     for index, label in enumerate(labels):
-        if not isinstance(label, int):
+        if not isinstance(label, Integral):
             raise ValueError(
                 f"training list: clip {index} has the label {label!r}, expected one "
                 "class id per clip: a search splits its clips by class"
             )
-    return labels
+    return [int(label) for label in labels]

@@ -30,10 +30,9 @@ from .search_data import (
     CALIBRATION_BATCHES,
     METRIC,
     SearchData,
-    Stream,
-    derived_seed,
 )
 from .search_record import SearchRecord
+from .seeding import Stream, derived_seed, seed_all
 from .selection import Selection, check_count, costliest
 from .steps import alpha_step, find_supernet, reestimated_batch_norm, weights_step
 
@@ -186,6 +185,7 @@ class SearchLoop(EpochBasedTrainLoop):
         self.largest_every = largest_every
         self.alpha_steps = 0
         self._alpha_batches: Iterator[dict] | None = None
+        self._split: str | None = None  # of a search that is resumed
         self.record = SearchRecord(
             runner, self.space, self.input_shape, self.num_classes
         )
@@ -221,6 +221,14 @@ class SearchLoop(EpochBasedTrainLoop):
             # Resumed without a seed in the config: the checkpoint's holds.
             self.data.set_up(self.runner, seed)
             self.dataloader = self.data.weights_loader
+        if self._split not in (None, self.data.digest):
+            raise ValueError(
+                "checkpoint: found a search on another training list, or on other "
+                "halves of it, expected the list and the train_cfg.alpha_share of this "
+                "config: clips that trained the alphas would train the weights; resume "
+                "with the config and the list the search was started with, or start "
+                "anew in another work_dir"
+            )
         self._epoch = self._iter // len(self.dataloader)
         self.record.write_setting(self.data, self.penalty)
         wrappers = self.runner.optim_wrapper
@@ -260,7 +268,7 @@ class SearchLoop(EpochBasedTrainLoop):
                 Stream.WEIGHTS_PATH,
             )
         check_ranks_agree(self._iter, path, list(self.supernet.alphas))
-        self._seed_dropout(Stream.WEIGHTS_DROPOUT)
+        self._seed_step(Stream.WEIGHTS_DROPOUT)
         outputs = weights_step(
             self.model, self.supernet, data_batch, path, wrappers["weights"]
         )
@@ -269,7 +277,7 @@ class SearchLoop(EpochBasedTrainLoop):
             check_ranks_agree(self._iter, path, list(self.supernet.alphas))
             alpha_batch = self._next_alpha_batch()
             # After it: a loader that starts draws from torch's generator.
-            self._seed_dropout(Stream.ALPHA_DROPOUT)
+            self._seed_step(Stream.ALPHA_DROPOUT)
             outputs |= alpha_step(
                 self.model,
                 self.supernet,
@@ -289,9 +297,10 @@ class SearchLoop(EpochBasedTrainLoop):
         seed = derived_seed(self.seed, stream, self._iter)
         return self.supernet.sample(relaxation, torch.Generator().manual_seed(seed))
 
-    def _seed_dropout(self, stream: Stream) -> None:
-        """Dropout of a step follows from its number, whatever ran before it."""
-        torch.manual_seed(derived_seed(self.seed, stream, self._iter, get_rank()))
+    def _seed_step(self, stream: Stream) -> None:
+        """Dropout and blending of a step follow from its number, whatever ran before
+        it."""
+        seed_all(derived_seed(self.seed, stream, self._iter, get_rank()))
 
     def _next_alpha_batch(self) -> dict:
         if self._alpha_batches is None:
@@ -317,7 +326,7 @@ class SearchLoop(EpochBasedTrainLoop):
             self.supernet.use_path(self.supernet.path_of(indices)),
             reestimated_batch_norm(
                 self.model,
-                self.data.calibration_batches(self.calibration_batches),
+                self.data.calibration(self.calibration_batches),
                 derived_seed(self.seed, Stream.CALIBRATION),
             ),
         ):
@@ -355,6 +364,7 @@ class SearchLoop(EpochBasedTrainLoop):
         return dict(
             space=self.space.to_config(),
             seed=self.seed,
+            split=self.data.digest,
             alpha_steps=self.alpha_steps,
             archive=self.archive.to_dict(),
             penalty=self.penalty.state_dict() if self.penalty else None,
@@ -388,6 +398,7 @@ class SearchLoop(EpochBasedTrainLoop):
             keys = list(self.penalty.state_dict())
             require_keys(state["penalty"], keys, "checkpoint, cost term")
             self.penalty.load_state_dict(state["penalty"])
+        self._split = state.get("split")  # earlier checkpoints have none
         self.alpha_steps = state["alpha_steps"]
         self.selection.archive = Archive.from_dict(state["archive"])
         parameters = dict(self.model.named_parameters())

@@ -28,8 +28,9 @@ def check_count(name: str, value: int, least: int) -> None:
 
 
 def check_alpha_weight(value: float) -> None:
-    """Raise ValueError unless ``value`` is a number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+    """Raise ValueError unless ``value`` is a finite number of at least 0."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < math.inf:
         raise ValueError(
             f"alpha_weight: found {value!r}, expected a number of 0 or more"
         )

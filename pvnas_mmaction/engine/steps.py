@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..models.supernet import Path, PVNASSupernet
 from .budget import CostPenalty
 from .distributed import average_gradients
+from .seeding import seeded
 
 
 @contextmanager
@@ -157,8 +158,8 @@ def reestimated_batch_norm(
         model: The recognizer, with the path already chosen.
         batches: Batches of training clips; their mean counts (cumulative average).
         seed: Of what is drawn on the way, by a blending of the data preprocessor above
-            all: the same statistics on every rank and every time. Torch's generators
-            go on as if nothing had been drawn.
+            all: the same statistics on every rank and every time. All generators go
+            on as if nothing had been drawn.
     """
     layers = [
         m
@@ -176,9 +177,7 @@ def reestimated_batch_norm(
             module.momentum = None
         model.train()
         device = next(model.parameters()).device
-        forked = [device] if device.type == "cuda" else []
-        with torch.no_grad(), torch.random.fork_rng(forked):
-            torch.manual_seed(seed)
+        with torch.no_grad(), seeded(seed, device):
             for batch in batches:
                 data = model.data_preprocessor(batch, training=True)
                 model(**data, mode="loss")  # head and neck run, too

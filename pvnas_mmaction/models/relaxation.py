@@ -94,8 +94,6 @@ def gumbel_st(alpha: Tensor, tau: float, generator: torch.Generator | None) -> C
 def two_path(alpha: Tensor, tau: float, generator: torch.Generator | None) -> Choice:
     """Two candidates drawn from p without replacement, weighted by p over the pair."""
     indices = _draw(alpha, tau, min(2, len(alpha)), generator)
-    if len(indices) == 1:
-        return Choice(indices)
     pair = alpha[list(indices)]
     return Choice(indices, torch.softmax(pair / tau, dim=0))
 

@@ -1,0 +1,72 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Random numbers that follow from a seed and a place, and not from what was drawn
+before: a search that was killed goes on as it would have.
+
+Blendings and augmentations draw from Python's generator, NumPy's or torch's, as their
+authors liked; all three are seeded together.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+
+class Stream(IntEnum):
+    """Streams of random numbers, so that none depends on how much another has drawn."""
+
+    SPLIT = 0
+    WEIGHTS_DATA = 1
+    ALPHA_DATA = 2
+    CALIBRATION = 3
+    WEIGHTS_PATH = 4
+    ALPHA_PATH = 5
+    WEIGHTS_DROPOUT = 6
+    ALPHA_DROPOUT = 7
+
+
+def derived_seed(*numbers: int) -> int:
+    """A 32-bit seed out of several numbers, none of them negative."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python's generator, NumPy's, and torch's on every device.
+
+    Args:
+        seed: From 0 to 2 ** 32 - 1.
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
+    """Within this context all generators draw from ``seed``; afterwards they go on as
+    if nothing had been drawn.
+
+    Args:
+        seed: From 0 to 2 ** 32 - 1.
+        device: Its generator is seeded beside the CPU's. Default ``"cpu"``: no
+            accelerator is touched, as it must be in a worker of a data loader.
+    """
+    device = torch.device(device)
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
