@@ -45,9 +45,9 @@ def latest_checkpoint(
 ) -> str | None:
     """The latest whole checkpoint that MMEngine has saved in a work dir.
 
-    It is the one that the file ``last_checkpoint`` names. A kill while a checkpoint is
-    saved may leave that file empty, and a folder that was moved holds another path in
-    it: then it is the newest ``epoch_N.pth`` or ``iter_N.pth`` that is whole.
+    It is the one that the file ``last_checkpoint`` names, that in this folder where it
+    was copied or moved. A kill while a checkpoint is saved may leave that file empty:
+    then it is the newest ``epoch_N.pth`` or ``iter_N.pth`` that is whole.
 
     Args:
         work_dir: The folder.
@@ -68,10 +68,10 @@ def latest_checkpoint(
         file for file in Path(work_dir).iterdir() if _PERIODIC.fullmatch(file.name)
     ]
     saved.sort(key=lambda file: file.stat().st_mtime_ns, reverse=True)
-    # Its folder may have been moved since it was written.
-    saved.sort(key=lambda file: file.name != Path(named).name)
+    # Its folder may have been copied since it was written.
+    here = [str(file) for file in saved if file.name == Path(named).name]
     errors: list[OSError | ValueError] = []
-    for path in [named, *map(str, saved)] if named else map(str, saved):
+    for path in dict.fromkeys([*here, *([named] if named else []), *map(str, saved)]):
         try:
             check_checkpoint(path, option)
         except (OSError, ValueError) as error:

@@ -44,6 +44,8 @@ from .model_checks import ResumeCheckHook, check_head, check_model
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 EXIT_USER_ERROR = 2
+# Where the lists of configs/pvnas/_base_/data/custom.py are unless others are named.
+CUSTOM_DATA = "data/custom/"
 _WRONG_SETTING = re.compile(
     r"\w+\.__init__\(\) (got an unexpected keyword argument|missing \d+ required)"
 )
@@ -271,15 +273,21 @@ def check_annotations(cfg: Config, splits: tuple[str, ...]) -> None:
 
     Args:
         cfg: The config.
-        splits: Which of "train", "val" and "test" are going to be read.
+        splits: Which of "train", "val" and "test" are going to be read, the first one
+            in any case.
 
     Raises:
         FileNotFoundError: If an annotation file does not exist.
-        ValueError: If one holds no line.
+        ValueError: If one holds no line, or the first split has no loader.
     """
     for split in splits:
         loader = cfg.get(f"{split}_dataloader")
         if loader is None or loader.get("dataset") is None:
+            if split == splits[0] and cfg.get("model") is not None:
+                raise ValueError(
+                    f"config {cfg.filename}: found no {split}_dataloader with a "
+                    "dataset, expected one: inherit a whole config, not a part alone"
+                )
             continue
         for field, dataset in _leaf_datasets(
             loader["dataset"], f"{split}_dataloader.dataset"
@@ -293,8 +301,13 @@ def check_annotations(cfg: Config, splits: tuple[str, ...]) -> None:
                     f"{field}.ann_file: found no file {path}, expected an annotation "
                     "list with one video and its class id per line"
                 )
-                variable = f"ann_file_{split}"
-                if cfg.get(variable) not in (None, name):
+                variable = f"ann_file_{'train' if split == 'train' else 'val'}"
+                if name.startswith(CUSTOM_DATA):
+                    text += (
+                        f". Name yours in the config, or as the environment variable "
+                        f"{variable.upper()}, with DATA_PREFIX and NUM_CLASSES"
+                    )
+                elif cfg.get(variable) not in (None, name):
                     text += (
                         f". {variable}={cfg[variable]!r} is not passed on to a data "
                         f"set that a config inherits: set {field}.ann_file"
@@ -305,6 +318,18 @@ def check_annotations(cfg: Config, splits: tuple[str, ...]) -> None:
                     f"{field}.ann_file: found no line in {path}, expected one video "
                     "and its class id per line"
                 )
+
+
+def check_out_file(path: str | os.PathLike[str], option: str = "--out") -> None:
+    """Check that a file can be written where an option says, before the work is done.
+
+    Raises:
+        ValueError: It is a folder.
+    """
+    if Path(path).is_dir() or str(path).endswith(os.sep):
+        raise ValueError(
+            f"{option}: found the folder {path}, expected the name of a file"
+        )
 
 
 def check_num_classes(cfg: Config) -> None:

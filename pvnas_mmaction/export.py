@@ -22,6 +22,9 @@ from .benchmark.zoo import (
     logits,
     settle_batch_norm,
 )
+from .cost import check_input_shape
+from .model_checks import check_head
+from .models.pvnas_net import PVNASNet
 
 DEFAULT_OPSET = 18
 INPUT, OUTPUT = "clips", "logits"
@@ -53,9 +56,13 @@ def load_classifier(
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: The checkpoint belongs to another network.
+        ValueError: The checkpoint belongs to another network, the head does not fit, or
+            the network does not take such clips.
     """
     recognizer = build_recognizer(config)
+    check_head(recognizer)
+    if isinstance(recognizer.backbone, PVNASNet):
+        check_input_shape(recognizer.backbone.genotype.skeleton, input_shape)
     if checkpoint is None:
         generator = torch.Generator().manual_seed(0)
         clips = torch.randn((2, *input_shape), generator=generator)

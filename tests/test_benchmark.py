@@ -464,6 +464,14 @@ def test_baseline_has_to_be_there():
     assert report.find_baseline(results, "a") is None
 
 
+def test_the_default_baseline_is_one_of_the_zoo():
+    timing = {1: measure.Timing(1, [[1.0]])}
+    names = ["PV-NAS-S", "mine", "TSM-R50"]
+    results = [measure.Result(Entry(n, "a.py"), inference=timing) for n in names]
+    assert report.find_baseline(results, None) is results[2]
+    assert report.find_baseline(results[:2], None) is results[0]
+
+
 def test_table_shows_what_is_missing():
     result = measure.Result(Entry("a", "a.py"), errors=["build: no file"])
     data = report.to_dict([result], measure.Settings(), None, "tools/benchmark.py a.py")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,17 @@ def test_killed_while_a_checkpoint_was_overwritten(work_dir):
 def test_a_folder_that_was_moved(work_dir):
     (work_dir / "last_checkpoint").write_text("/somewhere/else/epoch_10.pth")
     assert found(work_dir) == "epoch_10.pth"
+
+
+def test_a_folder_that_was_copied(work_dir):
+    copied = work_dir / "copied"
+    copied.mkdir()
+    for number in (10, 11):
+        torch.save({}, copied / f"epoch_{number}.pth")
+    shutil.copy(work_dir / "last_checkpoint", copied)
+    assert latest_checkpoint(copied) == str(copied / "epoch_11.pth")
+    (copied / "epoch_11.pth").unlink()  # checkpoints may be kept elsewhere
+    assert latest_checkpoint(copied) == str(work_dir / "epoch_11.pth")
 
 
 def test_none_is_whole(work_dir):

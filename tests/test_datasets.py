@@ -337,6 +337,24 @@ def test_bad_video_in_testing_is_an_error(folder: Path, fault: str) -> None:
         dataset[3]
 
 
+@pytest.mark.parametrize("test_mode", [False, True])
+def test_crop_larger_than_the_frames_is_an_error(folder: Path, test_mode: bool) -> None:
+    """MMAction2's transform would cut a strip of any height and say nothing."""
+
+    def with_crop(size: int) -> PVNASVideoDataset:
+        crop = dict(type="CenterCrop", crop_size=size)
+        pipeline = [*PIPELINE[:3], crop, *PIPELINE[3:]]
+        return build(folder, pipeline=pipeline, test_mode=test_mode)
+
+    assert with_crop(32)[0]["inputs"].shape[-2:] == (32, 32)
+    with pytest.raises(
+        ValueError,
+        match=r"dataset.pipeline.3.crop_size: found 33x33, expected no more than the "
+        "frames' 32x32",
+    ):
+        with_crop(33)[0]
+
+
 def test_bad_video_in_testing_is_told_in_one_line(folder: Path) -> None:
     dataset = build(folder, "val.txt", test_mode=True)
     truncate(folder / "val/00003.mp4")

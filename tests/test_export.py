@@ -190,6 +190,15 @@ def test_wrong_input_shape(tmp_path):
     done = run(config, "none", "--out", tmp_path / "m.onnx", "--input-shape", *shape)
     assert done.returncode == 2
     assert f"error: --input-shape: found {shape}, expected four whole" in done.stderr
+    with pytest.raises(ValueError, match="input_shape: found C = 1, expected 3"):
+        load_classifier(Config.fromfile(str(config)), None, (1, 6, 32, 32))
+
+
+def test_a_head_that_does_not_fit(tmp_path):
+    config = Config.fromfile(str(write_config(tmp_path, genotype_of("mb"))))
+    config.model.cls_head.in_channels += 1
+    with pytest.raises(ValueError, match=r"model\.cls_head\.in_channels: found"):
+        load_classifier(config, None, SHAPE)
 
 
 # -- shipped genotypes ------------------------------------------------------------

@@ -151,6 +151,46 @@ def test_error_no_annotation_file(
     assert line.startswith(f"{option}: found no file {missing}, expected")
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_error_no_list_was_named(
+    run_tool: Callable, tmp_path: Path, split: str
+) -> None:
+    config = next((ROOT / "configs/pvnas").glob("pvnas-tiny_retrain_*_custom-rgb.py"))
+    argv = [str(config)]
+    if split == "test":
+        torch.save({}, tmp_path / "c.pth")
+        argv.append(str(tmp_path / "c.pth"))
+    line = run_tool(split, *argv)
+    variable = dict(train="ANN_FILE_TRAIN", test="ANN_FILE_VAL")[split]
+    assert line.startswith(f"{split}_dataloader.dataset.ann_file: found no file data/")
+    assert f"or as the environment variable {variable}, with DATA_PREFIX" in line
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_error_part_of_a_config(run_tool: Callable, tmp_path: Path, split: str) -> None:
+    part = tmp_path / "part.py"
+    part.write_text("model = dict(type='Recognizer3D')\n")
+    torch.save({}, tmp_path / "c.pth")
+    checkpoint = [str(tmp_path / "c.pth")] if split == "test" else []
+    line = run_tool(split, str(part), *checkpoint)
+    assert line.startswith(f"config {part}: found no {split}_dataloader with a dataset")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["export_onnx", "c.py", "none", "--out"],
+        ["report", "w", "--out"],
+        ["build_latency_table", "c.py", "--out"],
+    ],
+)
+def test_error_folder_in_place_of_a_file(
+    run_tool: Callable, tmp_path: Path, argv: list[str]
+) -> None:
+    line = run_tool(*argv, str(tmp_path))
+    assert line == f"--out: found the folder {tmp_path}, expected the name of a file"
+
+
 @pytest.mark.parametrize(
     ("work_dir", "reason"),
     [

@@ -327,6 +327,21 @@ def test_demo_on_own_videos_says_what_the_configs_do_and_no_more(
         assert config.val_dataloader.dataset.pipeline[3].scale == (-1, 73)
 
 
+def test_demo_says_what_is_wrong(tmp_path, capsys, parse) -> None:
+    for option in ("--size", "--search-epochs"):
+        with pytest.raises(SystemExit):
+            parse("demo", option, "0")
+        assert f"{option}: found 0, expected 1 or more" in capsys.readouterr().err
+    script = "import sys; print('a table'); print('error: no list'); sys.exit(2)"
+    demo = load_tool("demo")
+    with pytest.raises(SystemExit, match=r"^2$"):
+        demo.run("search", [sys.executable, "-c", script], tmp_path / "log", NAME="a b")
+    shown = capsys.readouterr()
+    assert shown.err.splitlines()[-1] == "error: no list"
+    assert "a table" not in shown.err
+    assert shown.out.startswith("\n$ NAME='a b' python -c")
+
+
 def test_demo_renders_clips_for_tiny_alone(parse, capsys) -> None:
     with pytest.raises(SystemExit):
         parse("demo", "--space", "compact")

@@ -99,9 +99,8 @@ def show_progress(description: str):
 
 def main() -> None:
     args = parse_args()
+    cli.check_out_file(args.out)
     out = Path(args.out)
-    if out.is_dir():
-        raise ValueError(f"--out: found the folder {out}, expected the name of a file")
     if args.check_networks < 2:
         raise ValueError(
             f"--check-networks: found {args.check_networks}, expected 2 or more"

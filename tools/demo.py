@@ -66,9 +66,12 @@ def run(name: str, command: list[str], log: Path, **environment: str) -> None:
     ``environment`` adds to the variables of this process.
 
     Raises:
-        SystemExit: The tool failed; the end of its output is shown.
+        SystemExit: The tool failed; what it says is wrong, or the end of its output, is
+            shown.
     """
-    print(f"\n$ {shlex.join(_short(part) for part in command)}", flush=True)
+    variables = [f"{key}={shlex.quote(value)}" for key, value in environment.items()]
+    shown = shlex.join(_short(part) for part in command)
+    print(" ".join(["\n$", *variables, shown]), flush=True)
     started = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as stream:
@@ -85,15 +88,18 @@ def run(name: str, command: list[str], log: Path, **environment: str) -> None:
             if TELLING.search(line):
                 message = line.rstrip().split(" - INFO - ")[-1]
                 print(f"  [{name}] {message}", flush=True)
-    if process.wait() != 0:
-        tail = "".join(log.read_text().splitlines(keepends=True)[-20:])
-        sys.exit(f"{name} failed with status {process.returncode}; {log}:\n{tail}")
+    if status := process.wait():
+        lines = log.read_text().splitlines()
+        said = [line for line in lines if line.startswith("error: ")]
+        shown = said[-1:] or lines[-20:]
+        print(f"{name} failed; {log}:", *shown, sep="\n", file=sys.stderr)
+        sys.exit(status)
     print(f"  [{name}] {time.monotonic() - started:.0f} s", flush=True)
 
 
 def _short(part: str) -> str:
     """A path below the project without its beginning."""
-    return part.replace(f"{ROOT}/", "").replace(sys.executable, "python")
+    return part.replace(sys.executable, "python").replace(f"{ROOT}/", "")
 
 
 def tool(name: str, *arguments: object) -> list[str]:
@@ -269,6 +275,10 @@ def parse_args() -> argparse.Namespace:
     add("--search-epochs", type=int, help="default: the config's")
     add("--retrain-epochs", type=int, help="default: the config's")
     args = parser.parse_args()
+    for option in ("--size", "--search-epochs"):
+        value = getattr(args, option[2:].replace("-", "_"))
+        if value is not None and value < 1:
+            parser.error(f"{option}: found {value}, expected 1 or more")
     needed = (args.ann_file_train, args.ann_file_val, args.data_prefix)
     given = [value is not None for value in (*needed, args.num_classes)]
     if any(given) and not all(given):

@@ -54,6 +54,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    cli.check_out_file(args.out)
     config = read_config(args.config)
     cli.merge_options(config, args.cfg_options)
     check_model(config)

@@ -48,6 +48,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    cli.check_out_file(args.out)
     runs = workdir.read_work_dirs(args.work_dirs)
     found = predictions.for_trainings(runs, args.predictions)
     table = views.read_table(args.latency_table)

@@ -16,7 +16,7 @@ import torch
 
 from ..measure import Clock, machine_facts
 from .measure import Result, Settings, Timing
-from .zoo import OURS
+from .zoo import OURS, ZOO
 
 FilePath = str | os.PathLike[str]
 
@@ -58,7 +58,7 @@ def find_baseline(results: Sequence[Result], name: str | None) -> Result | None:
     measured = [result for result in results if result.measured]
     if name is None:
         whole = [result for result in measured if not result.errors]
-        foreign = [result for result in whole if result.entry.name not in OURS]
+        foreign = [result for result in whole if result.entry.name in ZOO]
         return next(iter(foreign or whole or measured), None)
     check_baseline(name, [result.entry.name for result in results])
     return next((result for result in measured if result.entry.name == name), None)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmaction.datasets import VideoDataset
+from mmaction.datasets.transforms import CenterCrop
 from mmaction.registry import DATASETS
 from mmengine.logging import print_log
 
@@ -212,7 +213,8 @@ class PVNASVideoDataset(VideoDataset):
         data = self.get_data_info(idx)
         path = data["filename"]
         has_images = False
-        for transform in self.pipeline.transforms:
+        for number, transform in enumerate(self.pipeline.transforms):
+            self._check_crop(number, transform, data.get("img_shape"))
             try:
                 data = transform(data)
             except (ImportError, MemoryError):
@@ -234,6 +236,20 @@ class PVNASVideoDataset(VideoDataset):
                 return None
             has_images = has_images or "imgs" in data
         return data
+
+    def _check_crop(
+        self, number: int, transform: Any, shape: tuple[int, int] | None
+    ) -> None:
+        """MMAction2's ``CenterCrop`` cuts a strip where frames are smaller than it."""
+        if not isinstance(transform, CenterCrop) or shape is None:
+            return
+        (height, width), (crop_width, crop_height) = shape, transform.crop_size
+        if crop_height > height or crop_width > width:
+            raise ValueError(
+                f"{_field(self.test_mode)}.pipeline.{number}.crop_size: found "
+                f"{crop_height}x{crop_width}, expected no more than the frames' "
+                f"{height}x{width}; raise the Resize before it"
+            )
 
     def _count_failure(self, idx: int, path: str, reason: str) -> None:
         self.failures[idx] += 1

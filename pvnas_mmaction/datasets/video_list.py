@@ -85,7 +85,8 @@ def _parse(line: str, form: ListFormat, place: str) -> tuple[str, list[int]]:
         class_ids = []
     if not path or not class_ids:
         raise ValueError(
-            f"{place}: expected 'path{form.delimiter}class_id', found {line!r}"
+            f"{place}: expected 'path{form.delimiter}class_id' with "
+            f"{form.delimiter!r} between them, found {line!r}"
         )
     for class_id in class_ids:
         if class_id < 0:
@@ -95,7 +96,8 @@ def _parse(line: str, form: ListFormat, place: str) -> tuple[str, list[int]]:
                 f"{place}: found class id {class_id}, expected one in "
                 f"[0, {form.num_classes}): ids count from 0. Mend the line, or set "
                 f"num_classes, of the data set and of cls_head, to at least "
-                f"{class_id + 1}."
+                f"{class_id + 1} (NUM_CLASSES, where the config reads it from the "
+                "environment)."
             )
     return path, class_ids
 
