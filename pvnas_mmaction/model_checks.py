@@ -55,6 +55,31 @@ def check_model(cfg: Config) -> None:
         )
 
 
+def check_one_network(cfg: Config) -> None:
+    """Check that a config is about one network, not about a space of them.
+
+    Raises:
+        ValueError: Its backbone is a supernet.
+    """
+    if cfg.model.get("backbone", {}).get("type") == "PVNASSupernet":
+        raise ValueError(
+            "model.backbone.type: found 'PVNASSupernet', expected one network: take "
+            "the config that retrains the genotype"
+        )
+
+
+def warn_of_supernet(runner: Runner) -> None:
+    """Say what the accuracy of a search's checkpoint is the accuracy of."""
+    wrapped = is_model_wrapper(runner.model)
+    model = runner.model.module if wrapped else runner.model
+    if isinstance(getattr(model, "backbone", None), PVNASSupernet):
+        runner.logger.warning(
+            "The supernet is tested as its most probable network, with the batch "
+            "normalisation of all networks that were sampled. "
+            "tools/derive_genotype.py --rank-on judges networks as the search does"
+        )
+
+
 def check_head(model: nn.Module) -> None:
     """Check that a head takes as many channels as the network before it gives.
 

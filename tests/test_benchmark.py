@@ -455,6 +455,12 @@ def test_a_wrong_baseline_is_named_before_anything_is_measured(monkeypatch):
     assert measured == []
 
 
+def test_a_supernet_is_no_model_to_measure():
+    search = next((ROOT / "configs/pvnas").glob("pvnas-tiny_search_*_custom-rgb.py"))
+    with pytest.raises(ValueError, match="found 'PVNASSupernet', expected one network"):
+        measure.Subject(Entry("a", str(search)), measure.Settings())
+
+
 def test_baseline_has_to_be_there():
     results = [measure.Result(Entry("a", "a.py"))]
     with pytest.raises(ValueError, match="found 'b', expected one of a"):

@@ -16,6 +16,7 @@ from searching import build_search, toy_model
 
 from pvnas_mmaction.engine.lr_diversity_hook import LRDiversityHook
 from pvnas_mmaction.engine.selection import Selection
+from pvnas_mmaction.model_checks import warn_of_supernet
 
 # (1 + cos(pi k / n)) / 2 for k = 0 ... n - 1
 COS_6 = [1, 0.933013, 0.75, 0.5, 0.25, 0.066987]
@@ -305,7 +306,7 @@ def test_wrong_settings_fail_at_once(settings, message):
         LRDiversityHook(**settings)
 
 
-def test_a_search_config_can_be_tested(tmp_path):
+def test_a_search_config_can_be_tested(tmp_path, monkeypatch):
     loader = dict(
         batch_size=4,
         num_workers=0,
@@ -318,6 +319,10 @@ def test_a_search_config_can_be_tested(tmp_path):
         test_dataloader=loader,
         test_evaluator=dict(type="AccMetric"),
     )
+    said = []
+    monkeypatch.setattr(runner.logger, "warning", said.append)
+    warn_of_supernet(runner)
+    assert "tested as its most probable network" in said[0]
     assert 0 <= runner.test()["acc/top1"] <= 1
 
 

@@ -17,7 +17,7 @@ from pvnas_mmaction.export import (
     load_classifier,
     max_difference,
 )
-from pvnas_mmaction.model_checks import check_model
+from pvnas_mmaction.model_checks import check_model, check_one_network
 
 TOLERANCE = 1e-4
 
@@ -62,11 +62,7 @@ def main() -> None:
         raise ValueError(
             f"model.type: found {config.model.type!r}, expected 'Recognizer3D'"
         )
-    if config.model.backbone.type == "PVNASSupernet":
-        raise ValueError(
-            "model.backbone.type: found 'PVNASSupernet', expected one network: export "
-            "the retrained genotype by the config of its retraining"
-        )
+    check_one_network(config)
     checkpoint = None if args.checkpoint == "none" else args.checkpoint
     if checkpoint is None:
         print("warning: no checkpoint, the weights are random", file=sys.stderr)

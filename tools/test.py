@@ -11,6 +11,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pvnas_mmaction import cli
+from pvnas_mmaction.model_checks import warn_of_supernet
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,7 +40,9 @@ def main() -> None:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = cli.merge_test_args(cli.load_config(args.config), args)
     cli.check_annotations(cfg, ("test",))
-    cli.build_runner(cfg).test()
+    runner = cli.build_runner(cfg)
+    warn_of_supernet(runner)
+    runner.test()
 
 
 if __name__ == "__main__":

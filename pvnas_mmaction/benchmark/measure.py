@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..measure import DTYPES, Clock, check_device
+from ..model_checks import check_one_network
 from .zoo import (
     Entry,
     View,
@@ -205,6 +206,7 @@ class Subject:
         self.settings = settings
         self.training = training
         config = read_config(entry.config)
+        check_one_network(config)
         self.view = view_of(config).resized(settings.frames, settings.crop)
         self.model = build_recognizer(config) if model is None else model
         self.folded = False
