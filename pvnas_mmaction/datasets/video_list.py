@@ -85,8 +85,7 @@ def _parse(line: str, form: ListFormat, place: str) -> tuple[str, list[int]]:
         class_ids = []
     if not path or not class_ids:
         raise ValueError(
-            f"{place}: expected 'path{form.delimiter}class_id' with "
-            f"{form.delimiter!r} between them, found {line!r}"
+            f"{place}: expected 'path{form.delimiter}class_id', found {line!r}"
         )
     for class_id in class_ids:
         if class_id < 0:
