@@ -23,6 +23,7 @@ from pvnas_mmaction import diversity
 from pvnas_mmaction.cost import check_input_shape
 from pvnas_mmaction.engine.archive import Archive, ArchiveEntry
 from pvnas_mmaction.engine.budget import CostPenalty, build_budget
+from pvnas_mmaction.engine.checks import check_count
 from pvnas_mmaction.engine.lr_diversity import LRDiversityConfig, LRDiversitySchedule
 from pvnas_mmaction.engine.search_data import (
     ALPHA_SHARE,
@@ -32,8 +33,8 @@ from pvnas_mmaction.engine.search_data import (
     split_by_class,
 )
 from pvnas_mmaction.engine.search_loop import DEFAULT_RELAXATIONS, is_largest_step
-from pvnas_mmaction.engine.seeding import Stream, derived_seed
-from pvnas_mmaction.engine.selection import Selection, check_count, costliest
+from pvnas_mmaction.engine.seeding import Stream, derived_seed, seed_all
+from pvnas_mmaction.engine.selection import Selection, costliest
 from pvnas_mmaction.engine.steps import (
     alpha_step,
     reestimated_batch_norm,
@@ -202,14 +203,14 @@ class MemorySearch:
                 kinds["warmup" if resting else "weights"], Stream.WEIGHTS_PATH, step
             )
         batch = self._batch(self.weights_batches.batch(step))
-        torch.manual_seed(derived_seed(self.seed, Stream.WEIGHTS_DROPOUT, step, 0))
+        seed_all(derived_seed(self.seed, Stream.WEIGHTS_STEP, step, 0))
         before = self.views
         weights_step(self.model, self.supernet, batch, path, self.optimizers["weights"])
         self._count(path, before)
         if not resting:
             path = self._sample(kinds["alphas"], Stream.ALPHA_PATH, step)
             batch = self._batch(self.alpha_batches.batch(self.alpha_steps))
-            torch.manual_seed(derived_seed(self.seed, Stream.ALPHA_DROPOUT, step, 0))
+            seed_all(derived_seed(self.seed, Stream.ALPHA_STEP, step, 0))
             before = self.views
             alpha_step(
                 self.model,

@@ -4,9 +4,11 @@
 
     python benchmarks/real_compare.py FILE.json --against TSM-MobileNetV2
 
-For each network: the difference from the baseline, or from the mean of several, with
-the standard error over folds; then how far its trainings of one fold lie apart; and,
-where searches of a fold were judged by clips held out, how far the best two lie apart.
+For each network: its accuracy with the standard error over folds, and each fold's.
+With --against, the difference from the baseline, or from the mean of several, and its
+error; then how far trainings of one fold lie apart; and, where searches of a fold were
+judged by clips held out, how far the best two lie apart. With --seeds, all of that for
+some of the seeds.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.real_report import difference
+from benchmarks.real_report import difference, fold_means, mean_and_error
 from pvnas_mmaction.cli import run
 
 
@@ -60,6 +62,38 @@ def finalist_gaps(
     return gaps
 
 
+def plus_minus(figure: Mapping[str, float | None], mean: str = "{:.1f}") -> str:
+    """A mean and its standard error, where there is one."""
+    text = mean.format(figure["mean"])
+    error = figure["standard_error"]
+    return text if error is None else f"{text} ± {error:.1f}"
+
+
+def accuracies(result: Mapping[str, Any]) -> list[str]:
+    """A line for each network of a file: mean over folds and each fold, in percent."""
+    lines = []
+    for row in result["rows"]:
+        means = fold_means(result["trainings"], row["name"])
+        percent = [100 * mean for mean in means.values()]
+        folds = ", ".join(f"{value:.1f}" for value in percent)
+        figure = plus_minus(mean_and_error(percent))
+        lines.append(f"{row['name']}: {figure} %; folds {folds}")
+    return lines
+
+
+def with_seeds(result: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+    """The result of some seeds of the trainings alone.
+
+    Raises:
+        ValueError: There is none of some seed.
+    """
+    found = sorted({record["seed"] for record in result["trainings"]})
+    if not set(seeds) <= set(found):
+        raise ValueError(f"--seeds: found {list(seeds)}, expected some of {found}")
+    trainings = [r for r in result["trainings"] if r["seed"] in seeds]
+    return dict(result, trainings=trainings)
+
+
 def compare(result: Mapping[str, Any], against: Sequence[str]) -> list[str]:
     """Lines of text.
 
@@ -79,10 +113,8 @@ def compare(result: Mapping[str, Any], against: Sequence[str]) -> list[str]:
         if [name] == list(against):
             continue
         gain = difference(result["trainings"], name, *against)
-        text = f"{name}: {gain['mean']:+.1f}"
-        if gain["standard_error"] is not None:
-            text += f" ± {gain['standard_error']:.1f}"
-        parts = [f"{text} against {', '.join(against)}"]
+        text = plus_minus(gain, "{:+.1f}")
+        parts = [f"{name}: {text} against {', '.join(against)}"]
         if ranges := seed_ranges(result["trainings"], name):
             parts.append(f"trainings of a fold {min(ranges):.1f} to {max(ranges):.1f}")
         rate = result["settings"].get("keep_best")
@@ -97,9 +129,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file", type=Path, metavar="FILE.json")
-    parser.add_argument("--against", nargs="+", required=True, metavar="NAME")
+    parser.add_argument("--against", nargs="+", metavar="NAME")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: all")
     args = parser.parse_args(argv)
-    print("\n".join(compare(json.loads(args.file.read_text()), args.against)))
+    result = json.loads(args.file.read_text())
+    if args.seeds is not None:
+        result = with_seeds(result, args.seeds)
+    print("\n".join(accuracies(result)))
+    if args.against is not None:
+        print("\n".join(compare(result, args.against)))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from . import __version__
 from .checkpoint_files import check_checkpoint, latest_checkpoint
-from .model_checks import ResumeCheckHook, check_head, check_model
+from .model_checks import ResumeCheckHook, check_head
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 EXIT_USER_ERROR = 2
@@ -273,21 +273,15 @@ def check_annotations(cfg: Config, splits: tuple[str, ...]) -> None:
 
     Args:
         cfg: The config.
-        splits: Which of "train", "val" and "test" are going to be read, the first one
-            in any case.
+        splits: Which of "train", "val" and "test" are going to be read.
 
     Raises:
         FileNotFoundError: If an annotation file does not exist.
-        ValueError: If one holds no line, or the first split has no loader.
+        ValueError: If one holds no line.
     """
     for split in splits:
         loader = cfg.get(f"{split}_dataloader")
         if loader is None or loader.get("dataset") is None:
-            if split == splits[0] and cfg.get("model") is not None:
-                raise ValueError(
-                    f"config {cfg.filename}: found no {split}_dataloader with a "
-                    "dataset, expected one: inherit a whole config, not a part alone"
-                )
             continue
         for field, dataset in _leaf_datasets(
             loader["dataset"], f"{split}_dataloader.dataset"
@@ -433,10 +427,9 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner that a config describes.
 
     Raises:
-        ValueError: There is no model in it, or one whose parts do not fit, or its work
-            dir cannot be written to.
+        ValueError: The parts of its model do not fit, or its work dir cannot be written
+            to.
     """
-    check_model(cfg)
     check_num_classes(cfg)
     start_distributed(cfg)
     if is_main_process():

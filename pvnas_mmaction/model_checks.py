@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from .engine.optim import unwrap
 from .models.pvnas_net import PVNASNet
 from .models.supernet import PVNASSupernet
 
@@ -27,9 +27,7 @@ class ResumeCheckHook(Hook):
         Raises:
             ValueError: Two differ; names the first.
         """
-        wrapped = is_model_wrapper(runner.model)
-        model = runner.model.module if wrapped else runner.model
-        state = model.state_dict()
+        state = unwrap(runner.model).state_dict()
         for key, value in checkpoint.get("state_dict", {}).items():
             name = key.removeprefix("module.")
             if name not in state or state[name].shape == value.shape:
@@ -55,6 +53,24 @@ def check_model(cfg: Config) -> None:
         )
 
 
+def check_whole(cfg: Config, split: str) -> None:
+    """Check that a config has a model and the loader that is going to be used.
+
+    Args:
+        cfg: The config.
+        split: "train" or "test".
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    check_model(cfg)
+    if (cfg.get(f"{split}_dataloader") or {}).get("dataset") is None:
+        raise ValueError(
+            f"config {cfg.filename}: found no {split}_dataloader with a dataset, "
+            "expected one: inherit a whole config, not a part alone"
+        )
+
+
 def check_one_network(cfg: Config) -> None:
     """Check that a config is about one network, not about a space of them.
 
@@ -70,9 +86,7 @@ def check_one_network(cfg: Config) -> None:
 
 def warn_of_supernet(runner: Runner) -> None:
     """Say what the accuracy of a search's checkpoint is the accuracy of."""
-    wrapped = is_model_wrapper(runner.model)
-    model = runner.model.module if wrapped else runner.model
-    if isinstance(getattr(model, "backbone", None), PVNASSupernet):
+    if isinstance(getattr(unwrap(runner.model), "backbone", None), PVNASSupernet):
         runner.logger.warning(
             "The supernet is tested as its most probable network, with the batch "
             "normalisation of all networks that were sampled. "
@@ -86,7 +100,7 @@ def check_head(model: nn.Module) -> None:
     Raises:
         ValueError: It takes another number.
     """
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap(model)
     backbone = getattr(model, "backbone", None)
     if isinstance(backbone, PVNASNet):
         skeleton, last = backbone.genotype.skeleton, backbone.out_indices[-1]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.real_compare import compare
+from benchmarks.real_compare import accuracies, compare, with_seeds
 from benchmarks.real_report import difference, markdown, requirements, summarise
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
@@ -98,6 +98,26 @@ def test_comparison_by_hand():
     assert "searches" not in compare(result, ["TSM-R50"])[0]
     with pytest.raises(ValueError, match="--against: found 'X3D-M', expected some of"):
         compare(result, ["X3D-M"])
+
+
+def test_accuracies_and_a_choice_of_seeds_by_hand():
+    trainings = [
+        dict(name="a", fold=fold, seed=seed, blocks=None, accuracy=accuracy)
+        for (fold, seed), accuracy in {
+            (1, 0): 0.5, (1, 1): 0.25, (2, 0): 0.25, (2, 1): 0.75
+        }.items()
+    ]  # fmt: skip
+    result = dict(rows=[dict(name="a")], trainings=trainings)
+    assert accuracies(result) == ["a: 43.8 ± 6.2 %; folds 37.5, 50.0"]
+    alone = with_seeds(result, [1])
+    assert accuracies(alone) == ["a: 50.0 ± 25.0 %; folds 25.0, 75.0"]
+    assert result["trainings"] == trainings
+    one_fold = dict(result, trainings=trainings[:2])
+    assert accuracies(one_fold) == ["a: 37.5 %; folds 37.5"]
+    with pytest.raises(
+        ValueError, match=r"--seeds: found \[2\], expected some of \[0, 1"
+    ):
+        with_seeds(result, [2])
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def run(name: str, command: list[str], log: Path, **environment: str) -> None:
             shown.
     """
     variables = [f"{key}={shlex.quote(value)}" for key, value in environment.items()]
-    shown = shlex.join(_short(part) for part in command)
-    print(" ".join(["\n$", *variables, shown]), flush=True)
+    line = shlex.join(_short(part) for part in command)
+    print(" ".join(["\n$", *variables, line]), flush=True)
     started = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as stream:
@@ -91,8 +91,8 @@ def run(name: str, command: list[str], log: Path, **environment: str) -> None:
     if status := process.wait():
         lines = log.read_text().splitlines()
         said = [line for line in lines if line.startswith("error: ")]
-        shown = said[-1:] or lines[-20:]
-        print(f"{name} failed; {log}:", *shown, sep="\n", file=sys.stderr)
+        telling = said[-1:] or lines[-20:]
+        print(f"{name} failed; {log}:", *telling, sep="\n", file=sys.stderr)
         sys.exit(status)
     print(f"  [{name}] {time.monotonic() - started:.0f} s", flush=True)
 
@@ -178,9 +178,8 @@ def own_videos(args: argparse.Namespace) -> Setting:
     warmup, _ = (scheduler.end for scheduler in retrained.param_scheduler)
     warmup = max(1, end * warmup // retrained.train_cfg.max_epochs)
     retrain_options = [f"train_cfg.max_epochs={end}", f"param_scheduler.0.end={warmup}"]
-    retrain_options += [
-        f"param_scheduler.1.{at}" for at in (f"begin={warmup}", f"end={end}")
-    ]
+    retrain_options += [f"param_scheduler.1.begin={warmup}"]
+    retrain_options += [f"param_scheduler.1.end={end}"]
     environment = dict(
         ANN_FILE_TRAIN=str(args.ann_file_train.resolve()),
         ANN_FILE_VAL=str(args.ann_file_val.resolve()),
@@ -275,10 +274,6 @@ def parse_args() -> argparse.Namespace:
     add("--search-epochs", type=int, help="default: the config's")
     add("--retrain-epochs", type=int, help="default: the config's")
     args = parser.parse_args()
-    for option in ("--size", "--search-epochs"):
-        value = getattr(args, option[2:].replace("-", "_"))
-        if value is not None and value < 1:
-            parser.error(f"{option}: found {value}, expected 1 or more")
     needed = (args.ann_file_train, args.ann_file_val, args.data_prefix)
     given = [value is not None for value in (*needed, args.num_classes)]
     if any(given) and not all(given):
@@ -291,11 +286,12 @@ def parse_args() -> argparse.Namespace:
             f"--space: found {args.space!r}, expected 'tiny' where the clips are "
             "rendered; name videos of your own, or leave it out"
         )
-    if args.retrain_epochs is not None and args.retrain_epochs < 2:
-        parser.error(
-            f"--retrain-epochs: found {args.retrain_epochs}, expected 2 or more: the "
-            "learning rate rises in the first"
-        )
+    # The learning rate of a retraining rises in the first epoch.
+    for name, least in (("size", 1), ("search_epochs", 1), ("retrain_epochs", 2)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            option = name.replace("_", "-")
+            parser.error(f"--{option}: found {value}, expected {least} or more")
     return args
 
 

@@ -13,6 +13,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pvnas_mmaction import cli
+from pvnas_mmaction.model_checks import check_whole
 
 
 def parse_args() -> argparse.Namespace:
@@ -55,6 +56,7 @@ def main() -> None:
     args = parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = cli.merge_train_args(cli.load_config(args.config), args)
+    check_whole(cfg, "train")
     cli.check_annotations(cfg, ("train", "val"))
     cli.build_runner(cfg).train()
 

@@ -31,6 +31,7 @@ from ..cost import fixed_cost, layer_costs
 from ..derive import Budget
 from ..latency import load_latency_table
 from ..search_space import SearchSpace
+from .checks import check_number
 
 KINDS = ("flops", "params", "latency")
 HORIZON = 30
@@ -142,11 +143,7 @@ class CostPenalty:
             ("rate", rate),
             ("tolerance", tolerance),
         ):
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not 0 <= value < math.inf:
-                raise ValueError(
-                    f"cost.{name}: found {value!r}, expected a number of 0 or more"
-                )
+            check_number(f"cost.{name}", value)
         if rate > 0 and not LOWEST <= weight <= HIGHEST:
             raise ValueError(
                 f"cost.weight: found {weight!r}, expected a number from {LOWEST:g} to "

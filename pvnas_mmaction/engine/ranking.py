@@ -19,15 +19,10 @@ from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from .checks import check_count
 from .search_checkpoint import SearchCheckpoint
-from .search_data import (
-    ALPHA_SHARE,
-    CALIBRATION_BATCHES,
-    METRIC,
-    SearchData,
-)
+from .search_data import ALPHA_SHARE, CALIBRATION_BATCHES, METRIC, SearchData
 from .seeding import Stream, derived_seed
-from .selection import check_count
 from .steps import reestimated_batch_norm
 
 SEARCH_DEFAULTS = dict(

@@ -18,6 +18,7 @@ from ..models.relaxation import get_relaxation
 from ..models.supernet import Path
 from .archive import Archive, ArchiveEntry
 from .budget import OTHER_BUDGET, CostPenalty, build_budget, expected_cost
+from .checks import check_count
 from .distributed import (
     SearchDataParallel,
     check_ranks_agree,
@@ -25,15 +26,10 @@ from .distributed import (
     shared_seed,
 )
 from .lr_diversity import LRDiversitySchedule
-from .search_data import (
-    ALPHA_SHARE,
-    CALIBRATION_BATCHES,
-    METRIC,
-    SearchData,
-)
+from .search_data import ALPHA_SHARE, CALIBRATION_BATCHES, METRIC, SearchData
 from .search_record import SearchRecord
 from .seeding import Stream, derived_seed, seed_all
-from .selection import Selection, check_count, costliest
+from .selection import Selection, costliest
 from .steps import alpha_step, find_supernet, reestimated_batch_norm, weights_step
 
 DEFAULT_RELAXATIONS = dict(warmup="uniform", weights="gumbel_st", alphas="two_path")
@@ -268,7 +264,7 @@ class SearchLoop(EpochBasedTrainLoop):
                 Stream.WEIGHTS_PATH,
             )
         check_ranks_agree(self._iter, path, list(self.supernet.alphas))
-        self._seed_step(Stream.WEIGHTS_DROPOUT)
+        self._seed_step(Stream.WEIGHTS_STEP)
         outputs = weights_step(
             self.model, self.supernet, data_batch, path, wrappers["weights"]
         )
@@ -277,7 +273,7 @@ class SearchLoop(EpochBasedTrainLoop):
             check_ranks_agree(self._iter, path, list(self.supernet.alphas))
             alpha_batch = self._next_alpha_batch()
             # After it: a loader that starts draws from torch's generator.
-            self._seed_step(Stream.ALPHA_DROPOUT)
+            self._seed_step(Stream.ALPHA_STEP)
             outputs |= alpha_step(
                 self.model,
                 self.supernet,

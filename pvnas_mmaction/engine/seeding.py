@@ -18,7 +18,11 @@ import torch
 
 
 class Stream(IntEnum):
-    """Streams of random numbers, so that none depends on how much another has drawn."""
+    """Streams of random numbers, so that none depends on how much another has drawn.
+
+    ``WEIGHTS_STEP`` and ``ALPHA_STEP`` are for what a step draws itself, by dropout and
+    blending.
+    """
 
     SPLIT = 0
     WEIGHTS_DATA = 1
@@ -26,8 +30,8 @@ class Stream(IntEnum):
     CALIBRATION = 3
     WEIGHTS_PATH = 4
     ALPHA_PATH = 5
-    WEIGHTS_DROPOUT = 6
-    ALPHA_DROPOUT = 7
+    WEIGHTS_STEP = 6
+    ALPHA_STEP = 7
 
 
 def derived_seed(*numbers: int) -> int:

@@ -13,27 +13,11 @@ from ..cost import fixed_cost, layer_costs, network_cost
 from ..derive import Budget, derive
 from ..models.supernet import PVNASSupernet
 from .archive import Archive, ArchiveEntry
+from .checks import check_count, check_number
 from .judging import choose
 
 Indices = tuple[int, ...]
 FINAL_FILE = "genotypes/final.json"
-
-
-def check_count(name: str, value: int, least: int) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"{name}: found {value!r}, expected an integer of {least} or more"
-        )
-
-
-def check_alpha_weight(value: float) -> None:
-    """Raise ValueError unless ``value`` is a finite number of at least 0."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < math.inf:
-        raise ValueError(
-            f"alpha_weight: found {value!r}, expected a number of 0 or more"
-        )
 
 
 def costliest(costs: Sequence[Sequence[float]]) -> Indices:
@@ -112,7 +96,7 @@ class Selection:
         alpha_weight: float = 0.0,
     ) -> None:
         check_count("num_ranked", num_ranked, 1)
-        check_alpha_weight(alpha_weight)
+        check_number("alpha_weight", alpha_weight)
         self.supernet, self.space = supernet, supernet.space
         self.input_shape, self.num_classes = input_shape, num_classes
         self.budgets = [] if budget is None else [budget]
