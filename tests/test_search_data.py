@@ -191,6 +191,7 @@ def test_calibration_is_the_same_each_time_and_from_the_weights_half():
             for clips in zip(batch["inputs"], same["inputs"], strict=True):
                 assert torch.equal(*clips)
     assert len(list(data.calibration(2))) == 2
+    assert len(list(data.calibration(4))) == 4
     data.set_up(Runner, 1)
     other = next(data.calibration(4))
     assert batch_indices(other) != batch_indices(first[0])
