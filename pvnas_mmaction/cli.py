@@ -40,6 +40,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from . import __version__
 from .checkpoint_files import check_checkpoint, latest_checkpoint
+from .engine.optim import is_bfloat16
 from .model_checks import ResumeCheckHook, check_head
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
@@ -160,7 +161,7 @@ def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
     """Merge the options of ``tools/train.py`` into ``cfg``, in place.
 
     Raises:
-        ValueError: If an option does not fit the config, or the checkpoint to resume
+        ValueError: If an option does not fit the config, or the checkpoint to start
             from is not whole.
         FileNotFoundError: If that checkpoint does not exist.
     """
@@ -175,16 +176,24 @@ def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
         enable_amp(cfg)
     if args.auto_scale_lr:
         auto_scale_lr = cfg.get("auto_scale_lr") or {}
-        if "base_batch_size" not in auto_scale_lr:
+        if not auto_scale_lr.get("base_batch_size"):
             raise ValueError(
                 "--auto-scale-lr: found no auto_scale_lr.base_batch_size in the "
                 "config, expected the batch size that its learning rates are meant "
                 "for. Add --cfg-options auto_scale_lr.base_batch_size=N"
             )
         cfg.auto_scale_lr.enable = True
+    if args.resume is None and cfg.get("load_from") and not cfg.get("resume"):
+        check_checkpoint(cfg.load_from, "load_from")
     if args.resume == "auto":
-        cfg.resume = True
-        cfg.load_from = latest_checkpoint(cfg.work_dir)
+        found = latest_checkpoint(cfg.work_dir)
+        if found is None and cfg.get("load_from"):
+            # Killed before its first checkpoint: anew, from the same weights.
+            check_checkpoint(cfg.load_from, "load_from")
+            cfg.resume = False
+        else:
+            cfg.resume = True
+            cfg.load_from = found
     elif args.resume is not None:
         check_checkpoint(args.resume, "--resume")
         cfg.resume = True
@@ -212,14 +221,20 @@ def enable_amp(cfg: Config) -> None:
     wrapper = cfg.get("optim_wrapper")
     if wrapper is None:
         raise ValueError("--amp: found no optim_wrapper in the config, expected one")
-    plain = ("OptimWrapper", "AmpOptimWrapper", "CPUAmpOptimWrapper")
+    plain = (
+        "OptimWrapper",
+        "AmpOptimWrapper",
+        "BFloat16OptimWrapper",
+        "CPUAmpOptimWrapper",
+    )
     found = wrapper.get("type", "OptimWrapper")
     if found not in plain:
         raise ValueError(
             f"--amp: found optim_wrapper.type={found!r}, expected one of {plain}"
         )
     if torch.cuda.is_available() or "constructor" in wrapper:
-        wrapper.type = "AmpOptimWrapper"
+        alone = "constructor" not in wrapper and is_bfloat16(wrapper.get("dtype"))
+        wrapper.type = "BFloat16OptimWrapper" if alone else "AmpOptimWrapper"
         wrapper.setdefault("loss_scale", "dynamic")
         if not torch.cuda.is_available():
             wrapper.setdefault("dtype", "bfloat16")
@@ -242,6 +257,13 @@ def merge_test_args(cfg: Config, args: argparse.Namespace) -> Config:
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.show or args.show_dir is not None:
+        preprocessor = (cfg.get("model") or {}).get("data_preprocessor") or {}
+        if preprocessor.get("format_shape") == "NCTHW":
+            raise ValueError(
+                "--show, --show-dir: found model.data_preprocessor.format_shape="
+                "'NCTHW', expected another layout: MMAction2's VisualizationHook can't "
+                "draw such clips; --dump writes the predictions"
+            )
         hooks = cfg.get("default_hooks") or {}
         if not hooks.get("visualization"):
             raise ValueError(
@@ -258,6 +280,7 @@ def merge_test_args(cfg: Config, args: argparse.Namespace) -> Config:
     if args.dump is not None:
         if not args.dump.endswith((".pkl", ".pickle")):
             raise ValueError(f"--dump: found {args.dump!r}, expected FILE.pkl")
+        check_out_file(args.dump, "--dump")
         if cfg.get("test_evaluator") is None:
             raise ValueError("--dump: found no test_evaluator in the config")
         evaluators = cfg.test_evaluator
@@ -317,13 +340,31 @@ def check_annotations(cfg: Config, splits: tuple[str, ...]) -> None:
 def check_out_file(path: str | os.PathLike[str], option: str = "--out") -> None:
     """Check that a file can be written where an option says, before the work is done.
 
+    Its folder is made where missing.
+
     Raises:
-        ValueError: It is a folder.
+        ValueError: It is a folder, or its folder can't be made.
     """
     if Path(path).is_dir() or str(path).endswith(os.sep):
         raise ValueError(
             f"{option}: found the folder {path}, expected the name of a file"
         )
+    make_out_folder(Path(path).parent, option)
+
+
+def make_out_folder(path: str | os.PathLike[str], option: str = "--out") -> None:
+    """Make the folder that an option names, before the work is done.
+
+    Raises:
+        ValueError: It can't be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{option}: found {path}, expected a folder that can be written to "
+            f"({error.strerror})"
+        ) from error
 
 
 def check_num_classes(cfg: Config) -> None:

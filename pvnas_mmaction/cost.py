@@ -145,7 +145,7 @@ def check_input_shape(
     skeleton: Skeleton, input_shape: Sequence[int]
 ) -> tuple[int, int, int, int]:
     """``input_shape`` as a tuple (C, T, H, W); a ValueError if it is none."""
-    shape = tuple(input_shape)
+    shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
     if len(shape) != 4 or any(type(size) is not int or size < 1 for size in shape):
         raise ValueError(
             f"input_shape: found {input_shape!r}, expected (C, T, H, W), four whole "

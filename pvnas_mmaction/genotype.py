@@ -349,14 +349,17 @@ def parse_genotype(data: str | Mapping[str, Any], where: str = "") -> Genotype:
             expected.
     """
     content = _read_json(data, where) if isinstance(data, str) else data
+    if isinstance(content, Mapping) and "format_version" in content:
+        version = content[
+            "format_version"
+        ]  # before the keys, which it may have more of
+        if type(version) is not int or version < 1:
+            _fail(where, "format_version", version, "a whole number from 1 up")
+        if version > FORMAT_VERSION:
+            expected = f"at most {FORMAT_VERSION}; update pvnas_mmaction to read it"
+            _fail(where, "format_version", version, expected)
     known = ("format_version", "space", "skeleton", "blocks", "provenance")
     root = _mapping(content, where, "genotype", known, required=known[:4])
-    version = root["format_version"]
-    if type(version) is not int or version < 1:
-        _fail(where, "format_version", version, "a whole number from 1 up")
-    if version > FORMAT_VERSION:
-        expected = f"at most {FORMAT_VERSION}; update pvnas_mmaction to read it"
-        _fail(where, "format_version", version, expected)
     if not isinstance(root["space"], str) or not root["space"]:
         _fail(where, "space", root["space"], "the name of a search space")
     skeleton = parse_skeleton(root["skeleton"], where)

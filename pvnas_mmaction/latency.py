@@ -68,15 +68,17 @@ def load_latency_table(
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON, found {error}") from error
-    expected = {"format_version", *(f.name for f in fields(LatencyTable))}
-    if not isinstance(data, dict) or set(data) != expected:
+    version = data.pop("format_version", None) if isinstance(data, dict) else None
+    if version is not None:  # before its keys, which may be others
+        same = version == FORMAT_VERSION
+        _expect(same, path, "format_version", version, FORMAT_VERSION)
+    expected = {f.name for f in fields(LatencyTable)}
+    if version is None or set(data) != expected:
         found = sorted(data) if isinstance(data, dict) else type(data).__name__
         raise ValueError(
             f"{path}: found {found}, expected an object with the keys "
-            f"{sorted(expected)}"
+            f"{sorted({'format_version', *expected})}"
         )
-    version = data.pop("format_version")
-    _expect(version == FORMAT_VERSION, path, "format_version", version, FORMAT_VERSION)
     table = LatencyTable(**data)
     for name in ("space", "setting"):
         _expect(isinstance(data[name], dict), path, name, data[name], "an object")

@@ -70,25 +70,32 @@ class ToyClips(Dataset):
         length: Number of clips; their classes alternate.
         noise: Size of the random part. Default 0.1.
         multi_class: Whether labels are lists, as in multi-label data. Default False.
+        name: What the names of its clips begin with. Default "clip".
     """
 
     metainfo: dict = {}  # noqa: RUF012
 
     def __init__(
-        self, length: int, noise: float = 0.1, multi_class: bool = False
+        self,
+        length: int,
+        noise: float = 0.1,
+        multi_class: bool = False,
+        name: str = "clip",
     ) -> None:
         generator = torch.Generator().manual_seed(0)
         self.clips = torch.randn((length, 1, *INPUT_SHAPE), generator=generator)
         self.clips += torch.arange(length).reshape(-1, 1, 1, 1, 1, 1) % NUM_CLASSES
         self.noise = noise
         self.multi_class = multi_class
+        self.name = name
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def get_data_info(self, index: int) -> dict:
         label = index % NUM_CLASSES
-        return dict(label=[label] if self.multi_class else label)
+        label = [label] if self.multi_class else label
+        return dict(label=label, filename=f"{self.name}_{index}.mp4")
 
     def __getitem__(self, index: int) -> dict:
         noise = random.random() + np.random.rand() + float(torch.rand(()))

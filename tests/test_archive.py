@@ -160,7 +160,7 @@ def changed_entry(index=1, drop=None, **changes) -> dict:
     [
         ([], r"here: expected an object, found \[\]"),
         (changed(extra=1), r"here: expected the keys .* unknown \['extra'\]"),
-        (changed(format_version=2), "format_version: expected 1, found 2"),
+        (changed(format_version=2, ema=1), "format_version: expected 1, found 2"),
         (changed(entries="x"), "here, entries: expected a list, found 'x'"),
         (changed(entries=[3]), "here, entry 0: expected an object, found 3"),
         (changed_entry(drop="macs"), r"entry 1: .*missing \['macs'\]"),

@@ -148,6 +148,13 @@ def test_candidates_keep_their_distance(work_dir, derive, tmp_path, option, laye
     assert found == [blocks_of(indices) for indices in expected]
 
 
+def test_a_share_is_rounded_up_but_for_what_floating_point_adds():
+    path = Path(__file__).resolve().parents[1] / "tools/derive_genotype.py"
+    parse_distance = runpy.run_path(str(path))["parse_distance"]
+    assert 0.14 * 50 > 7
+    assert [parse_distance(share, 50) for share in (0.13, 0.14, 0.15)] == [7, 7, 8]
+
+
 def test_fewer_than_wanted_is_said(work_dir, derive, tmp_path):
     options = ["--num-candidates", 9, "--min-distance", 3, "--out", tmp_path]
     status, _, stderr = derive(work_dir, *options)

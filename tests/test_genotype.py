@@ -311,6 +311,12 @@ SPECS = [
 PLACES += [(("blocks", 1), text, f"blocks[1]: {message}") for text, message in SPECS]
 
 
+def test_a_later_version_is_named_whatever_keys_it_has() -> None:
+    data = content() | dict(format_version=2, ema_decay=0.9)
+    with pytest.raises(ValueError, match="at most 1; update pvnas_mmaction to read it"):
+        parse_genotype(data)
+
+
 @pytest.mark.parametrize(("keys", "value", "message"), PLACES)
 def test_malformed_content(
     keys: tuple[str | int, ...], value: Any, message: str, tmp_path: Path

@@ -19,8 +19,10 @@ def test_standard_error_is_the_deviation_of_a_mean():
     answers = [1] * 60 + [0] * 20
     expected = statistics.pstdev(answers) / math.sqrt(80)
     assert standard_error(0.75, 80) == pytest.approx(expected)
-    assert standard_error(0.0, 80) == standard_error(1.0, 80) == 0
-    assert standard_error(1 + 1e-6, 80) == standard_error(-1e-6, 80) == 0
+    half_a_clip = pytest.approx(standard_error(0.5 / 80, 80))
+    for accuracy in (0.0, -1e-6, 1 + 1e-6, 1.0):
+        assert standard_error(accuracy, 80) == half_a_clip
+    assert 0 < standard_error(1.0, 80) < standard_error(79 / 80, 80)
 
 
 def test_log_likelihoods_are_those_of_a_gaussian():
@@ -30,9 +32,14 @@ def test_log_likelihoods_are_those_of_a_gaussian():
     assert log_likelihoods(accuracies, 1000) == pytest.approx(expected)
 
 
-def test_an_accuracy_of_1_leaves_no_doubt():
-    assert log_likelihoods([0.99, 1.0], 10) == [-math.inf, 0.0]
-    assert choose([0.99, 1.0], [0.0, -50.0], [1, 2], 10, alpha_weight=1.0) == 1
+def test_all_clips_right_leaves_the_doubt_of_half_a_clip():
+    """One clip of 200 more decides no more at the top than just below it."""
+    top, below = (log_likelihoods([a, a - 1 / 200], 200)[1] for a in (1.0, 0.995))
+    assert top < below < 0 and top > 3 * below
+    for best in (1.0, 0.995):
+        accuracies = [best, best - 1 / 200]
+        assert choose(accuracies, [-30.0, -3.0], [1, 1], 200, alpha_weight=1.0) == 1
+        assert choose(accuracies, [-3.2, -3.0], [1, 1], 200, alpha_weight=1.0) == 0
     assert log_likelihoods([0.0, 0.0], 10) == [0.0, 0.0]
 
 

@@ -115,7 +115,7 @@ def test_files_that_are_no_table(tmp_path):
         load_latency_table(path, SPACE, SHAPE)
     toy_table().save(path)
     data = json.loads(path.read_text())
-    path.write_text(json.dumps(dict(data, format_version=2)), encoding="utf-8")
+    path.write_text(json.dumps(dict(data, format_version=2, ema=1)), encoding="utf-8")
     with pytest.raises(ValueError, match="format_version: found 2, expected 1; build"):
         load_latency_table(path, SPACE, SHAPE)
 

@@ -108,6 +108,12 @@ PROFILER = dict(
 )
 
 
+EARLY_STOPPING = dict(type="EarlyStoppingHook", monitor="acc/top1", patience=1)
+
+
+DRAWING = dict(type="VisualizationHook", enable=True)
+
+
 def read_scalars(work_dir: Path) -> list[dict]:
     (path,) = work_dir.glob("*/vis_data/scalars.json")
     return [json.loads(line) for line in path.read_text().splitlines()]
@@ -182,7 +188,7 @@ def test_what_is_logged_is_true_of_the_alphas(tmp_path):
 def test_a_restart_brings_the_diversity_back_and_clears_the_moments(tmp_path, tau):
     model = toy_model()
     model["backbone"]["tau"] = tau
-    # Of the six alpha steps of a cycle the fifth moves them, the sixth is left over.
+    # Of the six alpha steps of each cycle the fifth moves them, the sixth is left over.
     alphas = dict(optimizer=dict(type="Adam", lr=1.5), accumulative_counts=5)
     _, recorder, logged = run(
         tmp_path,
@@ -197,9 +203,9 @@ def test_a_restart_brings_the_diversity_back_and_clears_the_moments(tmp_path, ta
     assert recorder.diversity[9:12] == [recorder.diversity[8]] * 3
     # From each end of a cycle on no moments and no gradients are left of it.
     with_moments = [step for step, count in enumerate(recorder.moments) if count]
-    assert with_moments == [7, 15, 16, 17]
+    assert with_moments == [7, 16, 17]
     with_gradients = [step for step, count in enumerate(recorder.gradients) if count]
-    assert with_gradients == [3, 4, 5, 6, 12, 13, 14, 16, 17]
+    assert with_gradients == [3, 4, 5, 6, 12, 13, 14, 15, 17]
 
 
 def test_a_genotype_near_the_archive_makes_the_next_cycle_more_diverse(
@@ -274,8 +280,28 @@ def test_scalars_in_the_log_and_in_tensorboard(tmp_path):
             "custom_hooks: found EMAHook, expected none",
         ),
         (
+            dict(custom_hooks=[dict(type="LRDiversityHook"), EARLY_STOPPING]),
+            "custom_hooks: found EarlyStoppingHook, expected none",
+        ),
+        *(
+            ({key: value}, rf"{key}: found .*{value}.*, expected none")
+            for key, value in (
+                ("activation_checkpointing", "backbone"),
+                ("compile", True),
+                ("efficient_conv_bn_eval", "backbone"),
+            )
+        ),
+        (
             dict(default_hooks=dict(checkpoint=dict(save_best="auto"))),
             "default_hooks.checkpoint.save_best: found .'auto'., expected None",
+        ),
+        (
+            dict(default_hooks=dict(checkpoint=dict(save_optimizer=False))),
+            "default_hooks.checkpoint.save_optimizer: found False, expected True",
+        ),
+        (
+            dict(default_hooks=dict(visualization=DRAWING)),
+            "default_hooks.visualization: found enable=True, expected False",
         ),
         *(
             (
@@ -304,6 +330,53 @@ def test_configs_that_are_refused(tmp_path, changes, message):
 def test_wrong_settings_fail_at_once(settings, message):
     with pytest.raises(ValueError, match=message):
         LRDiversityHook(**settings)
+
+
+def test_one_kept_checkpoint_is_warned_of(tmp_path, capsys):
+    for kept in (1, 2):
+        checkpoint = dict(max_keep_ckpts=kept, interval=100)
+        run(tmp_path / str(kept), {}, default_hooks=dict(checkpoint=checkpoint))
+        warned = "max_keep_ckpts: found 1" in capsys.readouterr().out
+        assert warned == (kept == 1)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_weights_of_a_search_come_without_its_decision(tmp_path, resume):
+    """A search that starts from another one's weights starts as diverse as any; one
+    that is resumed goes on with its alphas."""
+    alphas = dict(alphas=dict(optimizer=dict(type="Adam", lr=1.5)))
+    run(tmp_path / "first", dict(num_cycles=1), optim_wrapper=alphas)
+    start = str(tmp_path / "first/epoch_5.pth")
+    _, recorder, logged = run(
+        tmp_path / "second",
+        dict(num_cycles=1, diversity_start=0.9),
+        load_from=start,
+        resume=resume,
+        optim_wrapper=alphas,
+    )
+    if resume:
+        assert logged[0]["diversity"] < 0.8
+    else:
+        assert recorder.diversity[:6] == pytest.approx([0.9] * 6, abs=1e-6)
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_written(tmp_path):
+    """Warm-up sees no alpha: nothing else would stop it before all that is kept is
+    lost."""
+
+    class Poison(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter == 4:
+                with torch.no_grad():
+                    runner.train_loop.model.cls_head.fc_cls.weight[0, 0] = math.nan
+
+    runner = build_search(
+        tmp_path, custom_hooks=[dict(type="LRDiversityHook", num_cycles=1)]
+    )
+    runner.register_hook(Poison(), "LOWEST")
+    with pytest.raises(ValueError, match=r"step 6: found .* that is not finite"):
+        runner.train()
+    assert [path.name for path in tmp_path.glob("*.pth")] == ["epoch_1.pth"]
 
 
 def test_a_search_config_can_be_tested(tmp_path, monkeypatch):

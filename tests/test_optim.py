@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 
 import pytest
 import torch
-from mmengine.optim import OptimWrapperDict, build_optim_wrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapperDict, build_optim_wrapper
 from searching import build_toy_model, make_batch
 from torch import nn
 
 from pvnas_mmaction.engine.distributed import SearchDataParallel
-from pvnas_mmaction.engine.optim import CPUAmpOptimWrapper
+from pvnas_mmaction.engine.optim import (
+    BFloat16OptimWrapper,
+    CPUAmpOptimWrapper,
+    SearchOptimWrapperConstructor,
+)
 from pvnas_mmaction.engine.steps import alpha_step, find_supernet, weights_step
 
 NORMS = nn.modules.batchnorm._BatchNorm
@@ -151,6 +156,48 @@ def test_mixed_precision_on_cpu(model, monkeypatch):
         )
         assert not torch.equal(rough, exact)
         assert torch.cosine_similarity(rough, exact, dim=0) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("dtype", "has_gpu", "expected"),
+    [
+        (None, True, "AmpOptimWrapper"),
+        ("float16", True, "AmpOptimWrapper"),
+        ("bfloat16", True, "BFloat16OptimWrapper"),
+        ("bfloat16", False, "CPUAmpOptimWrapper"),
+    ],
+)
+def test_mixed_precision_by_type_and_machine(monkeypatch, dtype, has_gpu, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    config = settings(type="AmpOptimWrapper", dtype=dtype)
+    del config["constructor"]
+    constructor = SearchOptimWrapperConstructor(config)
+    found = {name: wrapper["type"] for name, wrapper in constructor.configs.items()}
+    assert found == dict(weights=expected, alphas=expected)
+
+
+def test_bfloat16_of_an_accelerator(model, monkeypatch):
+    """MMAction2's heads take the scores to NumPy, which has no bfloat16. MMEngine is
+    told that there is an accelerator; it casts on the CPU all the same."""
+    module = sys.modules[AmpOptimWrapper.__module__]
+    monkeypatch.setattr(module, "is_cuda_available", lambda: True)
+    supernet, path = find_supernet(model), find_supernet(model).sample("softmax")
+    dtypes = set()
+    model.backbone.stem.conv.register_forward_hook(
+        lambda module, args, out: dtypes.add(out.dtype)
+    )
+    parameters = [p for n, p in model.named_parameters() if "alphas" not in n]
+
+    def step(kind: type[AmpOptimWrapper], **options) -> dict:
+        wrapper = kind(optimizer=torch.optim.SGD(parameters, lr=0.1), **options)
+        return weights_step(model, supernet, make_batch(), path, wrapper)
+
+    with pytest.raises(TypeError, match="BFloat16"):  # the day it can, ours may go
+        step(AmpOptimWrapper, dtype="bfloat16")
+    assert step(BFloat16OptimWrapper)["loss"].dtype == torch.float32
+    assert dtypes == {torch.bfloat16}
+    with pytest.raises(ValueError, match="dtype: found 'float16', expected 'bfloat16'"):
+        step(BFloat16OptimWrapper, dtype="float16")
 
 
 @pytest.mark.parametrize("part", ["weights", "alphas"])

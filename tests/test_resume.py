@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import searching
 import torch
-from searching import run_forked, run_search, toy_model
+from searching import NO_VALIDATION, run_forked, run_search, toy_model
 
 from pvnas_mmaction.engine.lr_diversity_hook import LRDiversityHook
 from pvnas_mmaction.engine.search_checkpoint import load_search_checkpoint
@@ -324,6 +324,7 @@ def test_a_budget_for_a_search_without_one_is_refused(tmp_path):
     [
         dict(train_cfg=dict(alpha_share=0.45)),
         dict(train_dataloader=dict(dataset=dict(length=24))),
+        dict(train_dataloader=dict(dataset=dict(name="other"))),
     ],
 )
 def test_another_split_is_refused(tmp_path, changes):
@@ -331,6 +332,64 @@ def test_another_split_is_refused(tmp_path, changes):
     run_search(tmp_path, **arguments([], BY_EPOCH))
     with pytest.raises(ValueError, match="found a search on another training list"):
         run_search(tmp_path, **arguments([], BY_EPOCH), **changes, resume=True)
+
+
+def test_other_costs_are_refused(tmp_path):
+    """The archive would hold networks counted at two sizes."""
+    run_search(tmp_path, train_cfg=dict(max_epochs=2))
+    changes = dict(train_cfg=dict(max_epochs=2, input_shape=(3, 4, 16, 16)))
+    with pytest.raises(ValueError, match=r"other costs .* train_cfg.input_shape, "):
+        run_search(tmp_path, **changes, resume=True)
+
+
+@pytest.mark.parametrize("validation", [{}, NO_VALIDATION])
+def test_a_search_resumed_in_another_folder_has_all_its_files(tmp_path, validation):
+    """Also where nothing is left to do but to write them."""
+    settings = arguments([], BY_EPOCH, **validation)
+    run_search(tmp_path / "whole", **settings)
+    for epoch in (4, 6):
+        moved = tmp_path / f"from_{epoch}"
+        start = str(tmp_path / f"whole/epoch_{epoch}.pth")
+        run_search(moved, **settings, resume=True, load_from=start)
+        found, expected = (
+            {path.name: path.read_bytes() for path in folder.glob("search/**/*.json")}
+            for folder in (moved, tmp_path / "whole")
+        )
+        assert found == expected
+        assert {"archive.json", "cycle_01.json", "cycle_02.json"} <= expected.keys()
+
+
+@pytest.mark.parametrize("earlier_stops", [[], [4]])
+@pytest.mark.parametrize("stop", [1, 4])
+def test_resume_goes_on_with_the_new_search(tmp_path, earlier_stops, stop):
+    """Killed before or after its first checkpoint, in the folder of a search of another
+    seed, which ended or was killed before its first genotype."""
+    earlier = arguments(earlier_stops, BY_STEP, randomness=dict(seed=1))
+    run_forked(run_search, tmp_path / "new", **earlier)
+    for marker in (tmp_path / "new").glob("killed_at_*"):
+        marker.unlink()
+    run_search(tmp_path / "alone", **arguments([], BY_STEP))
+    settings = arguments([stop], BY_STEP)
+    assert run_forked(run_search, tmp_path / "new", **settings) == -signal.SIGKILL
+    assert run_forked(run_search, tmp_path / "new", **settings, resume=True) == 0
+    assert_same_end(tmp_path / "new", tmp_path / "alone")
+
+
+def test_a_search_resumed_in_the_folder_of_another_keeps_it(tmp_path):
+    other = arguments([], BY_STEP, randomness=dict(seed=1))
+    run_search(tmp_path / "other", **other)
+    archive = (tmp_path / "other/search/archive.json").read_bytes()
+    run_search(tmp_path / "whole", **arguments([], BY_EPOCH))
+    start = str(tmp_path / "whole/epoch_4.pth")
+    settings = arguments([], BY_EPOCH, resume=True, load_from=start)
+    run_search(tmp_path / "other", **settings)
+    (kept,) = (tmp_path / "other").glob("search_before_*")
+    assert (kept / "archive.json").read_bytes() == archive
+    found, expected = (
+        (tmp_path / f"{name}/search/archive.json").read_bytes()
+        for name in ("other", "whole")
+    )
+    assert found == expected != archive
 
 
 def test_a_new_search_keeps_an_earlier_one(tmp_path):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +52,8 @@ def test_split_gives_both_halves_of_each_class_a_clip():
 @pytest.mark.parametrize(
     ("labels", "share", "message"),
     [
+        ([0, 0], "half", "alpha_share: found 'half', expected a number above 0"),
+        ([0, 0], None, "alpha_share: found None, expected a number above 0"),
         ([0, 0], 0.0, "alpha_share: found 0.0, expected a number above 0 and below 1"),
         ([0, 0], 1, "alpha_share: found 1, expected"),
         ([0, 1, 2], 0.5, "found 3 clips, expected at least two of one class"),
@@ -237,6 +240,65 @@ def test_reading_calibration_clips_draws_nothing_from_the_outside():
 def test_another_seed_gives_another_split():
     assert make_data(0).alpha_half == make_data(0).alpha_half
     assert make_data(0).alpha_half != make_data(1).alpha_half
+
+
+def list_data(lines: list[str], folder: Path, parts: int = 1) -> SearchData:
+    """Halves of a list of videos, which none reads, in one data set or several."""
+    init_default_scope("mmaction")
+    size = len(lines) // parts
+    datasets = []
+    for part in range(parts):
+        ann_file = folder / f"list_{part}.txt"
+        folder.mkdir(exist_ok=True)
+        ann_file.write_text("\n".join(lines[part * size : (part + 1) * size]) + "\n")
+        datasets.append(
+            dict(
+                type="VideoDataset",
+                ann_file=str(ann_file),
+                pipeline=[],
+                data_prefix=dict(video=str(folder)),
+            )
+        )
+    dataset = (
+        dict(type="ConcatDataset", datasets=datasets) if parts > 1 else datasets[0]
+    )
+    return SearchData(dict(batch_size=1, dataset=dataset), 0.5)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_list_is_known_by_its_clips_in_their_order(tmp_path, parts):
+    lines = ["a/1.mp4 0", "b/2.mp4 1", "a/3.mp4 0", "b/4.mp4 1"]
+    digest = list_data(lines, tmp_path / "here", parts).clips_digest
+    assert list_data(lines, tmp_path / "moved", parts).clips_digest == digest
+    swapped = [lines[2], lines[1], lines[0], lines[3]]  # the same class ids
+    assert list_data(swapped, tmp_path / "here", parts).clips_digest != digest
+
+
+def test_a_list_of_one_class_is_refused(tmp_path):
+    message = "found class id 3 for every clip, expected two classes or more"
+    with pytest.raises(ValueError, match=message):
+        list_data(["1.mp4 3", "2.mp4 3", "3.mp4 3"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ids", "num_classes", "message"),
+    [
+        (
+            (0, 5),
+            5,
+            "found class ids from 0 to 5, expected 0 to 4, as model.cls_head.n",
+        ),
+        ((-1, 1), 2, "found class ids from -1 to 1, expected 0 to 1"),
+        ((0, 4), 5, None),
+    ],
+)
+def test_class_ids_beyond_the_head_are_refused(tmp_path, ids, num_classes, message):
+    lines = [f"{number}.mp4 {label}" for number, label in enumerate([*ids, *ids])]
+    data = list_data(lines, tmp_path)
+    if message is None:
+        return data.check_num_classes(num_classes)
+    with pytest.raises(ValueError, match=message):
+        data.check_num_classes(num_classes)
 
 
 def test_loaders_share_the_data_set_and_keep_its_halves_apart(monkeypatch):

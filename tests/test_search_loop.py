@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from pathlib import Path
@@ -254,6 +255,50 @@ def test_without_validation_the_last_genotype_is_the_result(tmp_path, options):
     assert loop.evaluate([0, 0, 0]) is None
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(train_cfg=dict(metric="acc/top3")),
+        dict(
+            val_evaluator=dict(type="AccMetric", metric_list=("mean_class_accuracy",))
+        ),
+    ],
+)
+def test_wrong_validation_shows_before_the_first_step(tmp_path, changes):
+    runner = build_search(tmp_path, **changes, **QUIET)
+    with pytest.raises(ValueError, match=r"metric: found 'acc/top[13]', expected one"):
+        runner.train()
+    assert runner.iter == 0
+
+
+def test_trying_the_validation_leaves_nothing_behind(tmp_path):
+    runner = build_search(tmp_path, **QUIET)
+    loop, validated = runner.train_loop, []
+    runner.model.register_forward_hook(lambda *_: validated.append(1))
+    before = copy.deepcopy(runner.model.state_dict()), torch.get_rng_state()
+    loop._try_validation()
+    assert validated == [1]
+    assert torch.equal(torch.get_rng_state(), before[1])
+    for name, value in runner.model.state_dict().items():
+        assert torch.equal(value, before[0][name])
+    assert all(not metric.results for metric in runner.val_loop.evaluator.metrics)
+
+
+@pytest.mark.parametrize(
+    ("head", "found"),
+    [(dict(type="X3DHead", fc1_bias=False), True), (dict(type="I3DHead"), False)],
+)
+def test_a_head_that_is_not_counted_is_named(tmp_path, capsys, head, found):
+    model = toy_model()
+    model["cls_head"] |= dict(dropout_ratio=0.0, **head)
+    loop = build_search(tmp_path, model=model).train_loop
+    head_params = sum(p.numel() for p in loop.model.cls_head.parameters())
+    counted = loop.space.skeleton.head_channels * NUM_CLASSES + NUM_CLASSES
+    assert (head_params != counted) == found
+    message = f"found {head_params} parameters outside its backbone, {counted} are"
+    assert (message in capsys.readouterr().out) == found
+
+
 def test_the_same_seed_gives_the_same_search(tmp_path):
     def search(name: str, seed: int) -> tuple[dict, str]:
         runner = run_search(
@@ -295,6 +340,20 @@ def test_the_same_seed_gives_the_same_search(tmp_path):
             dict(train_cfg=dict(relaxations=dict(alphas="uniform"))),
             "relaxations.alphas: found 'uniform', which gives the alphas no gradient",
         ),
+        (
+            dict(train_cfg=dict(relaxations="softmax")),
+            "relaxations: found 'softmax', expected a dict of settings",
+        ),
+        (
+            dict(train_cfg=dict(relaxations=dict(alphas=["softmax"]))),
+            r"relaxation: found \['softmax'\], expected one of",
+        ),
+        (dict(train_cfg=dict(cost="flops")), "cost: found 'flops', expected a dict"),
+        (
+            dict(train_cfg=dict(cost=dict(kind="flops", budget=1e9, one_sided="no"))),
+            "cost.one_sided: found 'no', expected True or False",
+        ),
+        (dict(train_cfg=dict(input_shape=8)), "input_shape: found 8, expected"),
         (dict(train_cfg=dict(input_shape=(1, 4, 8, 8))), "input_shape"),
         (dict(train_cfg=dict(alpha_share=1.5)), "alpha_share: found 1.5, expected"),
         (

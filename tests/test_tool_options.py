@@ -148,6 +148,19 @@ def test_amp_fits_the_machine(
         assert wrapper.type == "CPUAmpOptimWrapper"
 
 
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("bfloat16", "BFloat16OptimWrapper"), ("float16", "AmpOptimWrapper")],
+)
+def test_amp_with_a_type_of_its_own(parse, monkeypatch, dtype, expected) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    option = f"optim_wrapper.dtype={dtype}"
+    args = parse("train", "config.py", "--amp", "--cfg-options", option)
+    cfg = Config(FLAT)
+    cfg.merge_from_dict(args.cfg_options)
+    assert cli.merge_train_args(cfg, args).optim_wrapper.type == expected
+
+
 def test_amp_refuses_another_wrapper(parse: Callable) -> None:
     cfg = Config(dict(FLAT, optim_wrapper=dict(type="ApexOptimWrapper")))
     with pytest.raises(ValueError, match=r"--amp: found optim_wrapper.type='Apex"):
@@ -162,8 +175,9 @@ def test_amp_wants_a_wrapper(parse: Callable) -> None:
 
 def test_auto_scale_lr_wants_a_base_batch_size(parse: Callable) -> None:
     args = parse("train", "config.py", "--auto-scale-lr")
-    with pytest.raises(ValueError, match=r"found no auto_scale_lr.base_batch_size"):
-        cli.merge_train_args(Config(FLAT), args)
+    for cfg in (FLAT, dict(FLAT, auto_scale_lr=dict(base_batch_size=0))):
+        with pytest.raises(ValueError, match=r"found no auto_scale_lr.base_batch_size"):
+            cli.merge_train_args(Config(cfg), args)
     option = "auto_scale_lr.base_batch_size=8"
     args = parse("train", "c.py", "--auto-scale-lr", "--cfg-options", option)
     merged = cli.merge_train_args(Config(FLAT), args)
@@ -178,6 +192,55 @@ def test_resume_names_a_checkpoint(parse: Callable, tmp_path: Path) -> None:
     torch.save({}, checkpoint)
     merged = cli.merge_train_args(Config(FLAT), args)
     assert merged.resume is True and merged.load_from == str(checkpoint)
+
+
+def test_resume_without_a_checkpoint_starts_from_the_same_weights(
+    parse: Callable, tmp_path: Path
+) -> None:
+    """A run that was killed before its first checkpoint starts anew as it did."""
+    weights = str(tmp_path / "weights.pth")
+    torch.save({}, weights)
+    for load_from, resume in ((None, True), (weights, False)):
+        work_dir = ["--work-dir", str(tmp_path / "runs")]
+        args = parse("train", "config.py", "--resume", *work_dir)
+        merged = cli.merge_train_args(Config(dict(FLAT, load_from=load_from)), args)
+        assert (merged.resume, merged.load_from) == (resume, load_from)
+    torch.save({}, tmp_path / "epoch_2.pth")
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "epoch_2.pth"))
+    args = parse("train", "config.py", "--resume", "--work-dir", str(tmp_path))
+    merged = cli.merge_train_args(Config(dict(FLAT, load_from="other.pth")), args)
+    assert (merged.resume, merged.load_from) == (True, str(tmp_path / "epoch_2.pth"))
+
+
+def test_weights_to_start_from_are_checked(parse: Callable, tmp_path: Path) -> None:
+    (tmp_path / "empty.pth").touch()
+    args = parse("train", "config.py")
+    for name, error in (("empty", ValueError), ("missing", FileNotFoundError)):
+        cfg = Config(dict(FLAT, load_from=str(tmp_path / f"{name}.pth")))
+        with pytest.raises(error, match=f"load_from: found .*{name}.pth"):
+            cli.merge_train_args(cfg, args)
+
+
+def test_pictures_of_clips_are_refused(parse: Callable, tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "c.pth")
+    args = parse("test", "config.py", str(tmp_path / "c.pth"), "--show-dir", "shown")
+    model = dict(data_preprocessor=dict(format_shape="NCTHW"))
+    with pytest.raises(
+        ValueError, match=r"--show-dir: found model.data_preprocessor.fo"
+    ):
+        cli.merge_test_args(Config(dict(FLAT, model=model)), args)
+
+
+def test_folders_of_results_are_made_or_refused_before_the_work(tmp_path: Path) -> None:
+    cli.check_out_file(tmp_path / "a/b/c.json")
+    assert (tmp_path / "a/b").is_dir()
+    (tmp_path / "file").touch()
+    for check, path in (
+        (cli.check_out_file, tmp_path / "file/c.json"),
+        (cli.make_out_folder, tmp_path / "file"),
+    ):
+        with pytest.raises(ValueError, match=r"--out: found .*file, expected a folder"):
+            check(path)
 
 
 def test_options_for_pictures_need_the_hook(parse: Callable, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def read_setting(
 def parse_distance(value: float, num_layers: int) -> int:
     """Number of layers out of a number of layers or a share of them."""
     if 0 < value < 1:
-        return math.ceil(value * num_layers)
+        return math.ceil(value * num_layers - 1e-9)
     if not float(value).is_integer() or not 1 <= value <= num_layers:
         raise ValueError(
             f"--min-distance: found {value:g}, expected a share above 0 and below 1, "
@@ -283,10 +283,10 @@ def main() -> None:
         parse_distance(args.min_distance, len(checkpoint.space.layers)),
     )
     found = [describe(d, checkpoint, shape, num_classes, table) for d in derived]
+    out = Path(args.out)
+    cli.make_out_folder(out)
     if args.rank_on is not None:
         found = rank(args, checkpoint, found)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
     names = [f"genotype_{number:02d}.json" for number in range(1, len(found) + 1)]
     for name, item in zip(names, found, strict=True):
         save_genotype(item.genotype, out / name)

@@ -4,11 +4,16 @@
 from .distributed import SearchDataParallel
 from .lr_diversity_hook import LRDiversityHook
 from .muon import MuonAdamW
-from .optim import CPUAmpOptimWrapper, SearchOptimWrapperConstructor
+from .optim import (
+    BFloat16OptimWrapper,
+    CPUAmpOptimWrapper,
+    SearchOptimWrapperConstructor,
+)
 from .search_history_hook import SearchHistoryHook
 from .search_loop import SearchLoop
 
 __all__ = [
+    "BFloat16OptimWrapper",
     "CPUAmpOptimWrapper",
     "LRDiversityHook",
     "MuonAdamW",

@@ -207,12 +207,13 @@ class Archive:
         """
         if isinstance(data, dict):
             data = {"final": None, **data}  # earlier files do not have it
+            version = data.get("format_version", FORMAT_VERSION)
+            if version != FORMAT_VERSION:  # before its keys, which may be others
+                raise ValueError(
+                    f"{where}, format_version: expected {FORMAT_VERSION}, found "
+                    f"{version!r}; use the release that wrote the file"
+                )
         _check_keys(data, ("format_version", "entries", "final", "summary"), where)
-        if data["format_version"] != FORMAT_VERSION:
-            raise ValueError(
-                f"{where}, format_version: expected {FORMAT_VERSION}, found "
-                f"{data['format_version']!r}; use the release that wrote the file"
-            )
         if not isinstance(data["entries"], list):
             raise ValueError(
                 f"{where}, entries: expected a list, found {data['entries']!r}"

@@ -144,6 +144,10 @@ class CostPenalty:
             ("tolerance", tolerance),
         ):
             check_number(f"cost.{name}", value)
+        if not isinstance(one_sided, bool):
+            raise ValueError(
+                f"cost.one_sided: found {one_sided!r}, expected True or False"
+            )
         if rate > 0 and not LOWEST <= weight <= HIGHEST:
             raise ValueError(
                 f"cost.weight: found {weight!r}, expected a number from {LOWEST:g} to "

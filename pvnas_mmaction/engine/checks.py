@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 
 def check_number(name: str, value: object) -> None:
@@ -19,3 +20,9 @@ def check_count(name: str, value: object, least: int) -> None:
         raise ValueError(
             f"{name}: found {value!r}, expected an integer of {least} or more"
         )
+
+
+def check_mapping(name: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is a mapping, such as a config dict."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}: found {value!r}, expected a dict of settings")

@@ -19,11 +19,16 @@ from collections.abc import Sequence
 def standard_error(accuracy: float, num_clips: int) -> float:
     """Standard error of an accuracy measured on so many clips: sqrt(a (1 - a) / n).
 
+    All clips right, or none, does not mean that the next one will be: within half a
+    clip of 0 and 1 the error is that of half a clip.
+
     Args:
-        accuracy: A share; what rounding takes past 0 or 1 counts as 0 or 1.
+        accuracy: A share, from 0 to 1 but for rounding.
         num_clips: How many clips were validated.
     """
-    return math.sqrt(max(0.0, accuracy * (1 - accuracy)) / num_clips)
+    half = 0.5 / num_clips
+    a = min(max(accuracy, half), 1 - half)
+    return math.sqrt(a * (1 - a) / num_clips)
 
 
 def log_likelihoods(accuracies: Sequence[float], num_clips: int) -> list[float]:
@@ -36,14 +41,7 @@ def log_likelihoods(accuracies: Sequence[float], num_clips: int) -> list[float]:
     """
     highest = max(accuracies)
     error = standard_error(highest, num_clips)
-    return [
-        0.0
-        if accuracy == highest
-        else -(((highest - accuracy) / error) ** 2) / 2
-        if error > 0
-        else -math.inf
-        for accuracy in accuracies
-    ]
+    return [-(((highest - accuracy) / error) ** 2) / 2 for accuracy in accuracies]
 
 
 def choose(

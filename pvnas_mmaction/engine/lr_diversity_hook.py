@@ -6,15 +6,31 @@ from __future__ import annotations
 import time
 
 import torch
+from mmaction.engine.hooks import VisualizationHook
 from mmaction.registry import HOOKS
-from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook
 from mmengine.runner import Runner
 
 from .. import diversity
+from ..models.supernet import PVNASSupernet
 from .lr_diversity import LRDiversityConfig, LRDiversitySchedule
+from .optim import unwrap
 from .search_loop import SearchLoop, require_keys
 
 CHECKPOINT_KEY = "pvnas_search"
+TRANSFORMS = ("activation_checkpointing", "compile", "efficient_conv_bn_eval")
+"""Top-level keys with which MMEngine changes how a model runs."""
+
+
+def _check_transforms(runner: Runner) -> None:
+    """Refuse what MMEngine does to a model whose forward is the same at every step."""
+    for key in TRANSFORMS:
+        if runner.cfg.get(key):
+            raise ValueError(
+                f"{key}: found {runner.cfg.get(key)!r}, expected none: a search runs "
+                "another path through its supernet at every step; take it for the "
+                "retraining"
+            )
 
 
 def _check_hooks(runner: Runner) -> None:
@@ -27,6 +43,28 @@ def _check_hooks(runner: Runner) -> None:
                 "validate averaged weights with the batch normalisation of others, "
                 "and save averaged alphas; take it for the retraining"
             )
+        if isinstance(hook, EarlyStoppingHook):
+            raise ValueError(
+                "custom_hooks: found EarlyStoppingHook, expected none: in a search it "
+                "would take each network that is judged for an epoch, and end the "
+                "search before its last cycles; shorten it with train_cfg.max_epochs"
+            )
+        if isinstance(hook, VisualizationHook) and hook.enable:
+            raise ValueError(
+                "default_hooks.visualization: found enable=True, expected False: it "
+                "would draw the clips anew for every network that is judged"
+            )
+        if isinstance(hook, CheckpointHook) and not hook.save_optimizer:
+            raise ValueError(
+                "default_hooks.checkpoint.save_optimizer: found False, expected True: "
+                "without the moments a search that is resumed would end elsewhere"
+            )
+        if isinstance(hook, CheckpointHook) and hook.max_keep_ckpts == 1:
+            runner.logger.warning(
+                "default_hooks.checkpoint.max_keep_ckpts: found 1: MMEngine removes "
+                "the last checkpoint before it writes the next, and a kill between "
+                "the two leaves none; 2 is safe"
+            )
         if isinstance(hook, CheckpointHook) and hook.save_best is not None:
             raise ValueError(
                 f"default_hooks.checkpoint.save_best: found {hook.save_best}, expected "
@@ -34,6 +72,16 @@ def _check_hooks(runner: Runner) -> None:
                 "middle of a step, which can't be resumed; the best genotype is "
                 "search/genotype.json"
             )
+
+
+def _shrink_alphas(supernet: PVNASSupernet, target: float) -> None:
+    """Shrink all alphas by one factor, so that D(p) is ``target``."""
+    alphas = [alpha.detach().double().tolist() for alpha in supernet.alphas]
+    factor = diversity.shrink_to_diversity(alphas, target, supernet.tau)
+    shrunk = diversity.shrink(alphas, factor)
+    with torch.no_grad():
+        for alpha, row in zip(supernet.alphas, shrunk, strict=True):
+            alpha.copy_(torch.tensor(row))
 
 
 @HOOKS.register_module()
@@ -60,7 +108,9 @@ class LRDiversityHook(Hook):
 
     Raises:
         ValueError: A setting out of range, or a config with ``param_scheduler``,
-            ``EMAHook`` or ``save_best``.
+            ``EMAHook``, ``EarlyStoppingHook``, an enabled ``VisualizationHook``,
+            ``save_best``, ``save_optimizer=False``, or MMEngine's
+            ``activation_checkpointing``, ``compile`` or ``efficient_conv_bn_eval``.
     """
 
     priority = "NORMAL"
@@ -91,6 +141,7 @@ class LRDiversityHook(Hook):
                 "LRDiversityHook alone sets the learning rates; set "
                 "param_scheduler=None"
             )
+        _check_transforms(runner)
         _check_hooks(runner)
         weights = runner.optim_wrapper["weights"].optimizer
         alphas = runner.optim_wrapper["alphas"].optimizer
@@ -117,6 +168,14 @@ class LRDiversityHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self._first_step = runner.iter
+        loop, target = runner.train_loop, self.schedule.diversity_start
+        found = diversity.diversity(loop.selection.probabilities())
+        if runner.iter == 0 and runner._load_from is not None and found < target:
+            _shrink_alphas(loop.supernet, target)
+            runner.logger.info(
+                f"load_from: found alphas of D = {found:.3f}, shrunk to {target:.3f}, "
+                "where a search starts"
+            )
         self._set_rates(runner, runner.iter)
 
     def _set_rates(self, runner: Runner, step: int) -> None:
@@ -176,17 +235,9 @@ class LRDiversityHook(Hook):
         if cycle + 1 == schedule.num_cycles:
             loop.finish_search(schedule.archive_distance)
             return
-        target = schedule.restart(nearest)
-        alphas = [alpha.detach().double().tolist() for alpha in loop.supernet.alphas]
-        factor = diversity.shrink_to_diversity(alphas, target, loop.supernet.tau)
-        with torch.no_grad():
-            for alpha, row in zip(
-                loop.supernet.alphas, diversity.shrink(alphas, factor), strict=True
-            ):
-                alpha.copy_(torch.tensor(row))
-        wrapper = runner.optim_wrapper["alphas"]
-        wrapper.optimizer.state.clear()
-        wrapper.zero_grad()  # what was accumulated is about the alphas before
+        _shrink_alphas(loop.supernet, schedule.restart(nearest))
+        runner.optim_wrapper["alphas"].optimizer.state.clear()
+        loop.restart_accumulation()
 
     def _report(self, runner: Runner, entry, step: int) -> None:
         """One line per cycle in the console."""
@@ -204,6 +255,14 @@ class LRDiversityHook(Hook):
         )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        for name, parameter in unwrap(runner.model).named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise ValueError(
+                    f"step {runner.iter}: found {name} that is not finite, expected "
+                    "finite weights: the search has diverged, and this checkpoint is "
+                    "not written; lower optim_wrapper.weights.optimizer.lr, and start "
+                    "anew in another work_dir"
+                )
         checkpoint[CHECKPOINT_KEY] = dict(
             loop=runner.train_loop.state_dict(), schedule=self.schedule.state_dict()
         )

@@ -14,6 +14,7 @@ from mmaction.registry import (
 )
 from mmengine.model import is_model_wrapper
 from mmengine.optim import (
+    AmpOptimWrapper,
     DefaultOptimWrapperConstructor,
     OptimWrapper,
     OptimWrapperDict,
@@ -21,8 +22,45 @@ from mmengine.optim import (
 from torch import Tensor, nn
 
 
+class _Float32Scores:
+    """Gives a head's scores in float32: MMAction2's heads hand them to NumPy, which has
+    no bfloat16."""
+
+    @contextmanager
+    def optim_context(self, model: nn.Module):
+        head = getattr(unwrap(model), "cls_head", None)
+        handle = head and head.register_forward_hook(_to_float)
+        try:
+            with super().optim_context(model):
+                yield
+        finally:
+            if handle:
+                handle.remove()
+
+
 @OPTIM_WRAPPERS.register_module()
-class CPUAmpOptimWrapper(OptimWrapper):
+class BFloat16OptimWrapper(_Float32Scores, AmpOptimWrapper):
+    """MMEngine's ``AmpOptimWrapper`` with bfloat16 on an accelerator.
+
+    Args:
+        dtype: Only ``"bfloat16"``. Default that.
+        **kwargs: As for ``AmpOptimWrapper``.
+
+    Raises:
+        ValueError: Another dtype.
+    """
+
+    def __init__(self, dtype="bfloat16", **kwargs) -> None:
+        if not is_bfloat16(dtype):
+            raise ValueError(
+                f"dtype: found {dtype!r}, expected 'bfloat16'; other types are of "
+                "AmpOptimWrapper"
+            )
+        super().__init__(dtype="bfloat16", **kwargs)
+
+
+@OPTIM_WRAPPERS.register_module()
+class CPUAmpOptimWrapper(_Float32Scores, OptimWrapper):
     """Mixed precision on the CPU: autocast to bfloat16, which needs no loss scale.
 
     MMEngine's ``AmpOptimWrapper`` is for accelerators only.
@@ -39,7 +77,7 @@ class CPUAmpOptimWrapper(OptimWrapper):
 
     def __init__(self, loss_scale="dynamic", dtype="bfloat16", **kwargs) -> None:
         super().__init__(**kwargs)
-        if str(dtype).removeprefix("torch.") != "bfloat16":
+        if not is_bfloat16(dtype):
             raise ValueError(f"dtype: found {dtype!r}, expected 'bfloat16' on CPU")
         if loss_scale not in ("dynamic", 1):
             raise ValueError(
@@ -49,15 +87,13 @@ class CPUAmpOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module):
-        # MMAction2's heads hand their scores to NumPy, which has no bfloat16.
-        head = getattr(unwrap(model), "cls_head", None)
-        handle = head and head.register_forward_hook(_to_float)
-        try:
-            with super().optim_context(model), torch.autocast("cpu", torch.bfloat16):
-                yield
-        finally:
-            if handle:
-                handle.remove()
+        with super().optim_context(model), torch.autocast("cpu", torch.bfloat16):
+            yield
+
+
+def is_bfloat16(dtype: str | torch.dtype | None) -> bool:
+    """Whether a ``dtype`` of an optimiser wrapper is bfloat16."""
+    return str(dtype).removeprefix("torch.") == "bfloat16"
 
 
 def _to_float(module: nn.Module, inputs: tuple, scores: Tensor) -> Tensor:
@@ -137,8 +173,11 @@ class SearchOptimWrapperConstructor:
                 f"optim_wrapper: found the keys {sorted(config)}, expected 'weights' "
                 "and 'alphas', each with an optimizer"
             )
-        if shared.get("type") == "AmpOptimWrapper" and not torch.cuda.is_available():
-            shared["type"] = "CPUAmpOptimWrapper"
+        if shared.get("type") == "AmpOptimWrapper":
+            if not torch.cuda.is_available():
+                shared["type"] = "CPUAmpOptimWrapper"
+            elif is_bfloat16(shared.get("dtype")):
+                shared["type"] = "BFloat16OptimWrapper"
         self.configs = {
             name: {"type": "OptimWrapper", **wrapper, **shared}
             for name, wrapper in config.items()

@@ -14,6 +14,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from numbers import Integral
 from typing import Any
 
@@ -53,7 +54,8 @@ def split_by_class(
     Raises:
         ValueError: The share is not between 0 and 1, or one half would be empty.
     """
-    if not 0 < alpha_share < 1:
+    is_number = isinstance(alpha_share, int | float)
+    if not is_number or not 0 < alpha_share < 1:
         raise ValueError(
             f"alpha_share: found {alpha_share!r}, expected a number above 0 and below 1"
         )
@@ -200,6 +202,11 @@ class SearchData:
         self.ann_file = str(getattr(dataset, "ann_file", ""))
         self.alpha_share = alpha_share
         self._labels = _labels(dataset)
+        if len(set(self._labels)) == 1:
+            raise ValueError(
+                f"training list: found class id {self._labels[0]} for every clip, "
+                "expected two classes or more"
+            )
         self._dataset = dataset
         self._config = dict(config, dataset=SeededDataset(dataset))
 
@@ -218,6 +225,15 @@ class SearchData:
             self.weights_half, Stream.WEIGHTS_DATA, *ranks
         )
         self.alpha_loader = self._loader(self.alpha_half, Stream.ALPHA_DATA, *ranks)
+
+    def check_num_classes(self, num_classes: int) -> None:
+        """Raise ValueError unless every class id has a score of the head."""
+        low, high = min(self._labels), max(self._labels)
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"training list: found class ids from {low} to {high}, expected 0 to "
+                f"{num_classes - 1}, as model.cls_head.num_classes={num_classes} says"
+            )
 
     def calibration(self, num_batches: int) -> Iterator[dict]:
         """Batches of the weights half, the same ones on every rank and every time.
@@ -239,8 +255,13 @@ class SearchData:
     @property
     def digest(self) -> str:
         """What tells this list and its halves from others: class ids and split."""
-        content = json.dumps([self._labels, self.weights_half])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return _digest([self._labels, self.weights_half])
+
+    @cached_property
+    def clips_digest(self) -> str:
+        """What tells the clips of this list, in their order, from others; the folder
+        they are in may be another."""
+        return _digest(_names(self._dataset))
 
     def _loader(
         self, indices: Sequence[int], stream: Stream, rank: int, world_size: int
@@ -275,6 +296,26 @@ def _keep_apart(dataset: Any, halves: Sequence[Sequence[int]]) -> None:
             own = [[i - start for i in half if start <= i < end] for half in halves]
             _keep_apart(part, own)
             start = end
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _names(dataset: Any) -> list[str]:
+    """What a data set calls its clips, without the folder of all."""
+    if isinstance(dataset, ConcatDataset):
+        return [name for part in dataset.datasets for name in _names(part)]
+    folders = [f for f in (getattr(dataset, "data_prefix", None) or {}).values() if f]
+    names = []
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        found = (info.get(key) for key in ("filename", "frame_dir", "video_id"))
+        name = str(next(filter(None, found), ""))
+        for folder in folders:
+            name = name.removeprefix(folder).lstrip("/")
+        names.append(name)
+    return names
 
 
 def _labels(dataset: Any) -> list[int]:

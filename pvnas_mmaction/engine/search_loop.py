@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,14 +13,15 @@ from mmaction.registry import LOOPS
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner, ValLoop
+from mmengine.runner.amp import autocast
 
 from ..cost import check_input_shape
 from ..models.relaxation import get_relaxation
 from ..models.supernet import Path
 from .archive import Archive, ArchiveEntry
 from .budget import OTHER_BUDGET, CostPenalty, build_budget, expected_cost
-from .checks import check_count
+from .checks import check_count, check_mapping
 from .distributed import (
     SearchDataParallel,
     check_ranks_agree,
@@ -28,7 +31,7 @@ from .distributed import (
 from .lr_diversity import LRDiversitySchedule
 from .search_data import ALPHA_SHARE, CALIBRATION_BATCHES, METRIC, SearchData
 from .search_record import SearchRecord
-from .seeding import Stream, derived_seed, seed_all
+from .seeding import Stream, derived_seed, seed_all, seeded
 from .selection import Selection, costliest
 from .steps import alpha_step, find_supernet, reestimated_batch_norm, weights_step
 
@@ -152,6 +155,8 @@ class SearchLoop(EpochBasedTrainLoop):
         self.space = self.supernet.space
         self.input_shape = check_input_shape(self.space.skeleton, input_shape)
         self.num_classes = self.model.cls_head.num_classes
+        self.data.check_num_classes(self.num_classes)
+        check_mapping("relaxations", relaxations or {})
         self.relaxations = {**DEFAULT_RELAXATIONS, **(relaxations or {})}
         if set(self.relaxations) != set(DEFAULT_RELAXATIONS):
             raise ValueError(
@@ -165,6 +170,7 @@ class SearchLoop(EpochBasedTrainLoop):
                 "relaxations.alphas: found 'uniform', which gives the alphas no "
                 "gradient, expected another relaxation"
             )
+        self._check_counted()
         self.penalty = self._build_penalty(cost)
         self.selection = Selection(
             self.supernet,
@@ -180,8 +186,10 @@ class SearchLoop(EpochBasedTrainLoop):
         self.metric = metric
         self.largest_every = largest_every
         self.alpha_steps = 0
+        self._accumulated_from = 0  # alpha steps at the last restart
         self._alpha_batches: Iterator[dict] | None = None
         self._split: str | None = None  # of a search that is resumed
+        self._clips: str | None = None
         self.record = SearchRecord(
             runner, self.space, self.input_shape, self.num_classes
         )
@@ -191,12 +199,36 @@ class SearchLoop(EpochBasedTrainLoop):
         """Seed that all noise of the search comes from."""
         return self.data.seed
 
+    def _check_counted(self) -> None:
+        """Say so where a model has more than costs count."""
+        backbone = sum(p.numel() for p in self.supernet.parameters())
+        found = sum(p.numel() for p in self.model.parameters()) - backbone
+        counted = (self.space.skeleton.head_channels + 1) * self.num_classes
+        if found != counted:
+            self.runner.logger.warning(
+                f"model: found {found} parameters outside its backbone, {counted} are "
+                "counted, those of one fully connected layer: budgets, "
+                "multiply-accumulates and parameters are without the rest of "
+                "model.cls_head and model.neck"
+            )
+
     def _build_penalty(self, cost: Mapping[str, Any] | None) -> CostPenalty | None:
         if cost is None:
             return None
+        check_mapping("cost", cost)
         settings = dict(cost)
         budget = build_budget(settings, self.space, self.input_shape, self.num_classes)
         return CostPenalty(budget, **settings)
+
+    @property
+    def _costs(self) -> str:
+        """Tells whether two searches count the same costs."""
+        selection = self.selection
+        counted = (
+            *(self.input_shape, self.num_classes),
+            *(selection.fixed, selection.per_layer),
+        )
+        return hashlib.sha256(json.dumps(counted).encode()).hexdigest()
 
     @property
     def archive(self) -> Archive:
@@ -217,7 +249,8 @@ class SearchLoop(EpochBasedTrainLoop):
             # Resumed without a seed in the config: the checkpoint's holds.
             self.data.set_up(self.runner, seed)
             self.dataloader = self.data.weights_loader
-        if self._split not in (None, self.data.digest):
+        same_list = self._clips in (None, self.data.clips_digest)
+        if not same_list or self._split not in (None, self.data.digest):
             raise ValueError(
                 "checkpoint: found a search on another training list, or on other "
                 "halves of it, expected the list and the train_cfg.alpha_share of this "
@@ -227,13 +260,16 @@ class SearchLoop(EpochBasedTrainLoop):
             )
         self._epoch = self._iter // len(self.dataloader)
         self.record.write_setting(self.data, self.penalty)
+        self.record.write_archive(self.archive)
         wrappers = self.runner.optim_wrapper
         wrappers["weights"].initialize_count_status(
             self.model, self._iter, self._max_iters
         )
-        wrappers["alphas"].initialize_count_status(self.model, self.alpha_steps, -1)
+        accumulated = self.alpha_steps - self._accumulated_from
+        wrappers["alphas"].initialize_count_status(self.model, accumulated, -1)
         self.data.alpha_loader.sampler.start = self.alpha_steps
         self.data.alpha_loader.sampler.num_batches = self._max_iters
+        self._try_validation()
         model = super().run()
         self.record.write_result(self.archive)
         return model
@@ -304,6 +340,14 @@ class SearchLoop(EpochBasedTrainLoop):
         self.alpha_steps += 1
         return next(self._alpha_batches)
 
+    def restart_accumulation(self) -> None:
+        """Drop the alphas' gradients that wait for an update: they are about the alphas
+        before a restart."""
+        wrapper = self.runner.optim_wrapper["alphas"]
+        wrapper.zero_grad()
+        wrapper.initialize_count_status(self.model, 0, -1)
+        self._accumulated_from = self.alpha_steps
+
     # -- what is known of the search -----------------------------------------------
 
     def expected_cost(self) -> float:
@@ -327,11 +371,33 @@ class SearchLoop(EpochBasedTrainLoop):
             ),
         ):
             metrics = self.runner.val_loop.run()
+        return self._read(metrics)
+
+    def _read(self, metrics: Mapping[str, Any]) -> float:
         if self.metric not in metrics:
             raise ValueError(
                 f"metric: found {self.metric!r}, expected one of {sorted(metrics)}"
             )
         return float(metrics[self.metric])
+
+    def _try_validation(self) -> None:
+        """Validate one batch, so that what is wrong with the validation data or the
+        metric shows before the first cycle, not after it."""
+        loop = self.runner.val_loop
+        if not isinstance(loop, ValLoop):
+            return
+        self.runner.model.eval()
+        # A loader that starts draws from torch's generator.
+        with (
+            torch.no_grad(),
+            seeded(derived_seed(self.seed, Stream.CALIBRATION)),
+            self.supernet.use_path(self.supernet.path_of([0] * len(self.space.layers))),
+        ):
+            batch = next(iter(loop.dataloader))
+            with autocast(enabled=loop.fp16):
+                samples = self.runner.model.val_step(batch)
+            loop.evaluator.process(data_samples=samples, data_batch=batch)
+            self._read(loop.evaluator.evaluate(len(loop.dataloader.dataset)))
 
     # -- results -------------------------------------------------------------------
 
@@ -343,10 +409,8 @@ class SearchLoop(EpochBasedTrainLoop):
 
     def finish_search(self, min_distance: float = 0.0) -> None:
         """:meth:`Selection.finish_search`; writes what changed."""
-        final = self.selection.finish_search(min_distance)
-        if final is not None:
-            for entry in (*self.archive.entries, final):
-                self.record.write_entry(entry, self.archive)
+        self.selection.finish_search(min_distance)
+        self.record.write_archive(self.archive)
 
     # -- resume --------------------------------------------------------------------
 
@@ -361,7 +425,10 @@ class SearchLoop(EpochBasedTrainLoop):
             space=self.space.to_config(),
             seed=self.seed,
             split=self.data.digest,
+            clips=self.data.clips_digest,
+            costs=self._costs,
             alpha_steps=self.alpha_steps,
+            accumulated_from=self._accumulated_from,
             archive=self.archive.to_dict(),
             penalty=self.penalty.state_dict() if self.penalty else None,
             pending_gradients=pending,
@@ -394,7 +461,16 @@ class SearchLoop(EpochBasedTrainLoop):
             keys = list(self.penalty.state_dict())
             require_keys(state["penalty"], keys, "checkpoint, cost term")
             self.penalty.load_state_dict(state["penalty"])
-        self._split = state.get("split")  # earlier checkpoints have none
+        if state.get("costs", self._costs) != self._costs:
+            raise ValueError(
+                "checkpoint: found a search with other costs of the same networks, "
+                "expected the train_cfg.input_shape, number of classes and latency "
+                "table of this config; resume with the config the search was started "
+                "with, or start anew in another work_dir"
+            )
+        # Earlier checkpoints have neither these nor the costs.
+        self._split, self._clips = state.get("split"), state.get("clips")
+        self._accumulated_from = state.get("accumulated_from", 0)
         self.alpha_steps = state["alpha_steps"]
         self.selection.archive = Archive.from_dict(state["archive"])
         parameters = dict(self.model.named_parameters())

@@ -51,17 +51,21 @@ class SearchRecord:
     def write_setting(self, data: SearchData, penalty: CostPenalty | None) -> None:
         """Write down the space with its costs, and the split of the training list.
 
-        Where a search starts in a folder that holds what another one found, that is
-        moved to a folder beside it first, ``search_before_TIMESTAMP``.
+        Where a search starts, or one from elsewhere is resumed, in a folder that holds
+        another one (told by seed and split), what that found is moved to a folder
+        beside it first, ``search_before_TIMESTAMP``, and MMEngine's ``last_checkpoint``
+        gets the same ending: ``--resume`` would go on with the other search as long as
+        this one has saved nothing.
         """
-        if self.runner.iter == 0 and (self.directory / "archive.json").exists():
-            earlier = self.directory.with_name(f"search_before_{self.runner.timestamp}")
-            self.directory.rename(earlier)
-            self.runner.logger.warning(
-                f"{self.directory}: found another search, moved to {earlier}; its "
-                "checkpoints stay where they are, and those of the same names will be "
-                "overwritten. To go on with a search, use --resume"
-            )
+        split = dict(
+            seed=data.seed,
+            alpha_share=data.alpha_share,
+            ann_file=data.ann_file,
+            weights=data.weights_half,
+            alphas=data.alpha_half,
+        )
+        if self.runner.iter == 0 or self._holds_another_than(split):
+            self._move_earlier_search()
         budget = penalty.budget if penalty else None
         setting = dict(
             space=self.space.to_config(),
@@ -74,13 +78,6 @@ class SearchRecord:
                 for layer in layer_costs(self.space, self.input_shape)
             ],
         )
-        split = dict(
-            seed=data.seed,
-            alpha_share=data.alpha_share,
-            ann_file=data.ann_file,
-            weights=data.weights_half,
-            alphas=data.alpha_half,
-        )
         write_atomically(self.directory / "space.json", json.dumps(setting) + "\n")
         write_atomically(self.directory / "split.json", json.dumps(split) + "\n")
         self._data = data
@@ -90,11 +87,44 @@ class SearchRecord:
             f"the weights, {len(data.alpha_half)} the alphas"
         )
 
+    def _holds_another_than(self, split: dict) -> bool:
+        path = self.directory / "split.json"
+        if not path.is_file():
+            return False
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return True  # whatever it was
+        return any(found.get(k) != split[k] for k in ("seed", "weights", "alphas"))
+
+    def _move_earlier_search(self) -> None:
+        ending = f"_before_{self.runner.timestamp}"
+        last = self.directory.with_name("last_checkpoint")
+        if last.exists():
+            last.rename(last.with_name(last.name + ending))
+        if (self.directory / "archive.json").exists():
+            earlier = self.directory.with_name(self.directory.name + ending)
+            self.directory.rename(earlier)
+            self.runner.logger.warning(
+                f"{self.directory}: found another search, moved to {earlier}; its "
+                "checkpoints stay where they are, and those of the same names will be "
+                "overwritten. To go on with a search, use --resume"
+            )
+
     @master_only
     def write_entry(self, entry: ArchiveEntry, archive: Archive) -> None:
         """Write the genotype of a cycle or the final one, and the archive with it."""
         save_genotype(self.genotype(entry), self.directory / entry.file)
         archive.save(self.directory / "archive.json")
+
+    @master_only
+    def write_archive(self, archive: Archive) -> None:
+        """Write every genotype of an archive, as a search does that is resumed in
+        another folder."""
+        for entry in archive.entries:
+            self.write_entry(entry, archive)
+        if archive.final is not None:
+            self.write_entry(archive.final, archive)
 
     @master_only
     def write_result(self, archive: Archive) -> None:

@@ -118,7 +118,7 @@ def get_relaxation(name: str) -> Relaxation:
     Raises:
         ValueError: There is none of that name.
     """
-    if name not in RELAXATIONS:
+    if not isinstance(name, str) or name not in RELAXATIONS:
         raise ValueError(
             f"relaxation: found {name!r}, expected one of {', '.join(RELAXATIONS)}"
         )
