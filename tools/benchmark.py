@@ -115,6 +115,8 @@ def main() -> None:
     if len(set(names)) < len(names):
         raise ValueError(f"models: found {names}, expected each name once; NAME=CONFIG")
     report.check_baseline(args.baseline, names)
+    if args.out is not None:
+        cli.make_out_folder(args.out)
     total = measure.number_of_steps(entries, settings)
     with tqdm(total=total, disable=None, leave=False) as bar:
 
