@@ -53,3 +53,19 @@ def test_cache_gives_the_same_clips(motion_clips, tmp_path):
 def test_folder_without_clips(tmp_path):
     with pytest.raises(FileNotFoundError, match="make_motion_clips"):
         read_manifest(tmp_path)
+
+
+def test_every_epoch_has_an_order_and_moments_of_its_own():
+    # Clip c shows the value 20 c + t at frame t; a view of 8 of 12 frames has 5 starts.
+    values = (20 * torch.arange(3)[:, None] + torch.arange(12)).to(torch.uint8)
+    frames = values[:, :, None, None, None].expand(-1, -1, 4, 4, 3).contiguous()
+    clips = MotionClips(frames, torch.arange(3), clip_len=8)
+
+    def views(seed: int, epoch: int) -> list[tuple[int, float]]:
+        batches = clips.training_batches(1, seed, epoch)
+        return [(int(y), round(float(x[0, 0, 0, 0, 0]), 4)) for x, y in batches]
+
+    epochs = [views(0, epoch) for epoch in range(20)]
+    assert epochs[0] == views(0, 0) != views(1, 0)
+    assert len({tuple(label for label, _ in epoch) for epoch in epochs}) == 6
+    assert len({first for epoch in epochs for label, first in epoch if label == 0}) == 5

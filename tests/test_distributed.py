@@ -18,6 +18,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from searching import (
     NO_VALIDATION,
+    batch_indices,
     build_toy_model,
     make_batch,
     run_ranks,
@@ -372,3 +373,17 @@ def test_plain_training_on_two_processes(tmp_path):
     for name, value in first.items():
         if "running" not in name:  # each rank's own batches
             assert torch.equal(value, second[name])
+
+
+def test_ranks_calibrate_on_the_same_clips(tmp_path):
+    loader = dict(batch_size=2)
+
+    def calibrate():
+        config = search_config(
+            tmp_path / "work", launcher="pytorch", train_dataloader=loader
+        )
+        data = Runner.from_cfg(config).train_loop.data
+        return [batch_indices(batch) for batch in data.calibration(2)]
+
+    first, second = run_ranks(tmp_path, 2, calibrate)
+    assert isinstance(first, list) and first == second

@@ -10,7 +10,7 @@ import pytest
 import torch
 from real_lists import FOUR_FOLDS, write_lists
 
-from benchmarks import real_clips, real_study
+from benchmarks import real_clips, real_study, real_training
 from benchmarks.real_data import RealClips, read_folds
 from benchmarks.real_training import Setting
 
@@ -173,3 +173,28 @@ def test_searches_serve_trainings_of_any_length_and_average(tmp_path):
     study = real_study.Study(real_study.Loader(tmp_path, longer), tmp_path / "other")
     first = (tmp_path / "work" / "searches_settings.json").read_text()
     assert study.searches.settings == json.loads(first)
+
+
+def test_a_search_sees_the_training_part_of_its_fold_alone(tmp_path, monkeypatch):
+    names, _, folds = read_folds(write_lists(tmp_path, **FOUR_FOLDS))
+    frames = torch.zeros(4, 8, 8, 8, 3, dtype=torch.uint8)
+    clips = RealClips(frames, torch.arange(4), 2, 4)  # each its own label
+    state = real_study.State(Setting(), len(names), clips, folds)
+
+    class SeenError(Exception):
+        pass
+
+    def note(cfg, train, val, seed, device):
+        budget = cfg.train_cfg.cost.budget
+        raise SeenError(train.labels.tolist(), val.labels.tolist(), budget, seed)
+
+    monkeypatch.setattr(real_training, "MemorySearch", note)
+    for number, fold in enumerate(folds, start=1):
+        job = ("searched", real_clips.SEARCH_CONFIG, "tiny", 5, number, 2)
+        with pytest.raises(SeenError) as seen:
+            real_study.search_job(state, job)
+        train, val, budget, seed = seen.value.args
+        inner = fold.inner[0]
+        assert (train, val) == (list(inner.train), list(inner.val))
+        assert not set(train + val) & set(fold.whole.val)
+        assert (budget, seed) == (5, 2000 + number)

@@ -15,7 +15,7 @@ import searching
 import torch
 from mmengine.config import Config
 
-from benchmarks import search_quality
+from benchmarks import baselines, search_quality
 from benchmarks.baselines import (
     Oracle,
     affordable,
@@ -80,6 +80,22 @@ def oracle(table, seed=0, max_macs=None) -> Oracle:
 
 
 # -- baselines ----------------------------------------------------------------
+
+
+def test_the_oldest_of_a_population_dies(table, monkeypatch):
+    parents, mutations = [], baselines.mutations
+
+    def seen(parent, space):
+        parents.append(parent)
+        return mutations(parent, space)
+
+    monkeypatch.setattr(baselines, "mutations", seen)
+    trainer = oracle(table)
+    regularised_evolution(trainer, 40, population=4, tournament=2)
+    trained = list(trainer.trained)
+    assert len(parents) == 36
+    for number, parent in enumerate(parents):
+        assert parent in trained[number : number + 4]
 
 
 def test_compute_is_rounded_in_favour_of_baselines(table):

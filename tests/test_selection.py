@@ -245,3 +245,18 @@ def test_a_budget_binds_all_that_are_ranked(tmp_path, monkeypatch):
     for network, _, _ in judged:
         chosen = (row[index] for row, index in zip(rows, network, strict=True))
         assert fixed + sum(chosen) <= limit
+
+
+def test_a_choice_knows_costs_and_number_of_clips(tmp_path):
+    loop = build_search(tmp_path, train_cfg=dict(alpha_weight=1.0), **QUIET).train_loop
+    selection = loop.selection
+    by_cost = sorted([(0, 0, 0), (3, 3, 3)], key=selection.cost)
+    with torch.no_grad():
+        for alpha in loop.supernet.alphas:
+            alpha.zero_()
+    assert selection.choose(by_cost[::-1], [0.5, 0.5]) == 1
+    with torch.no_grad():
+        loop.supernet.alphas[0][0] = 1.0  # its log p is 1 higher
+    # 0.5625 is 1.73 standard errors of 16 clips below 0.75, which count -1.5; of a
+    # single clip they would count -0.1.
+    assert selection.choose([(0, 0, 0), (1, 0, 0)], [0.5625, 0.75]) == 1
