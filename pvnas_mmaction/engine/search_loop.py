@@ -260,7 +260,8 @@ class SearchLoop(EpochBasedTrainLoop):
             )
         self._epoch = self._iter // len(self.dataloader)
         self.record.write_setting(self.data, self.penalty)
-        self.record.write_archive(self.archive)
+        if not (self.record.directory / "archive.json").exists():
+            self.record.write_archive(self.archive)  # resumed in another folder
         wrappers = self.runner.optim_wrapper
         wrappers["weights"].initialize_count_status(
             self.model, self._iter, self._max_iters

@@ -119,8 +119,7 @@ class SearchRecord:
 
     @master_only
     def write_archive(self, archive: Archive) -> None:
-        """Write every genotype of an archive, as a search does that is resumed in
-        another folder."""
+        """Write every genotype of an archive, and the archive with them."""
         for entry in archive.entries:
             self.write_entry(entry, archive)
         if archive.final is not None:
