@@ -145,16 +145,7 @@ def make_work_dir(cfg: Config) -> None:
     Raises:
         ValueError: It cannot be made, or nothing can be written there.
     """
-    path = Path(cfg.work_dir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"--work-dir: found {path}, expected a folder that can be written to "
-            f"({error.strerror}). Give another one"
-        ) from error
+    make_out_folder(cfg.work_dir, "--work-dir")
 
 
 def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
@@ -183,21 +174,17 @@ def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
                 "for. Add --cfg-options auto_scale_lr.base_batch_size=N"
             )
         cfg.auto_scale_lr.enable = True
-    if args.resume is None and cfg.get("load_from") and not cfg.get("resume"):
-        check_checkpoint(cfg.load_from, "load_from")
     if args.resume == "auto":
         found = latest_checkpoint(cfg.work_dir)
-        if found is None and cfg.get("load_from"):
-            # Killed before its first checkpoint: anew, from the same weights.
-            check_checkpoint(cfg.load_from, "load_from")
-            cfg.resume = False
-        else:
-            cfg.resume = True
-            cfg.load_from = found
+        # Killed before its first checkpoint: anew, from the same weights.
+        cfg.resume = found is not None or not cfg.get("load_from")
+        cfg.load_from = found or cfg.get("load_from")
     elif args.resume is not None:
         check_checkpoint(args.resume, "--resume")
         cfg.resume = True
         cfg.load_from = args.resume
+    if cfg.get("load_from") and not cfg.get("resume"):
+        check_checkpoint(cfg.load_from, "load_from")
     randomness = dict(cfg.get("randomness") or {"seed": None})
     if args.seed is not None:
         randomness["seed"] = args.seed
@@ -356,14 +343,17 @@ def make_out_folder(path: str | os.PathLike[str], option: str = "--out") -> None
     """Make the folder that an option names, before the work is done.
 
     Raises:
-        ValueError: It can't be made.
+        ValueError: It can't be made, or nothing can be written there.
     """
+    path = Path(path)
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
         raise ValueError(
             f"{option}: found {path}, expected a folder that can be written to "
-            f"({error.strerror})"
+            f"({error.strerror}). Give another one"
         ) from error
 
 

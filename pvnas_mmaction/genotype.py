@@ -350,9 +350,8 @@ def parse_genotype(data: str | Mapping[str, Any], where: str = "") -> Genotype:
     """
     content = _read_json(data, where) if isinstance(data, str) else data
     if isinstance(content, Mapping) and "format_version" in content:
-        version = content[
-            "format_version"
-        ]  # before the keys, which it may have more of
+        # Before the keys, which a later version may have more of.
+        version = content["format_version"]
         if type(version) is not int or version < 1:
             _fail(where, "format_version", version, "a whole number from 1 up")
         if version > FORMAT_VERSION:
