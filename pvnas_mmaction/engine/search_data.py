@@ -255,13 +255,13 @@ class SearchData:
     @property
     def digest(self) -> str:
         """What tells this list and its halves from others: class ids and split."""
-        return _digest([self._labels, self.weights_half])
+        return digest_of([self._labels, self.weights_half])
 
     @cached_property
     def clips_digest(self) -> str:
         """What tells the clips of this list, in their order, from others; the folder
         they are in may be another."""
-        return _digest(_names(self._dataset))
+        return digest_of(_names(self._dataset))
 
     def _loader(
         self, indices: Sequence[int], stream: Stream, rank: int, world_size: int
@@ -298,7 +298,8 @@ def _keep_apart(dataset: Any, halves: Sequence[Sequence[int]]) -> None:
             start = end
 
 
-def _digest(content: object) -> str:
+def digest_of(content: object) -> str:
+    """A short hash that tells contents, as JSON, apart."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

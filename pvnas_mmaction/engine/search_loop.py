@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +27,13 @@ from .distributed import (
     shared_seed,
 )
 from .lr_diversity import LRDiversitySchedule
-from .search_data import ALPHA_SHARE, CALIBRATION_BATCHES, METRIC, SearchData
+from .search_data import (
+    ALPHA_SHARE,
+    CALIBRATION_BATCHES,
+    METRIC,
+    SearchData,
+    digest_of,
+)
 from .search_record import SearchRecord
 from .seeding import Stream, derived_seed, seed_all, seeded
 from .selection import Selection, costliest
@@ -224,11 +228,8 @@ class SearchLoop(EpochBasedTrainLoop):
     def _costs(self) -> str:
         """Tells whether two searches count the same costs."""
         selection = self.selection
-        counted = (
-            *(self.input_shape, self.num_classes),
-            *(selection.fixed, selection.per_layer),
-        )
-        return hashlib.sha256(json.dumps(counted).encode()).hexdigest()
+        size = [self.input_shape, self.num_classes]
+        return digest_of([*size, selection.fixed, selection.per_layer])
 
     @property
     def archive(self) -> Archive:
