@@ -106,6 +106,8 @@ def kill_and_resume(work_dir: Path, settings: dict, kills: int) -> None:
         ([7, 8, 14], BY_EPOCH, False, {}),
         # with gradients, of weights and then of alphas, that wait for a second batch
         ([4, 7], BY_STEP, False, ACCUMULATING),
+        # the same in a second cycle, where the first left two of four batches over
+        ([14], BY_STEP, False, dict(alphas=dict(accumulative_counts=4))),
     ],
 )
 def test_killed_and_resumed(tmp_path, kill_at, checkpoint, before, optim):
