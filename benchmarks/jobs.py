@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from pvnas_mmaction.genotype import write_atomically
-from pvnas_mmaction.timing import machine_facts
+from pvnas_mmaction.timing import machine_facts, thread_count
 
 Record = dict[str, Any]
 
@@ -155,11 +155,11 @@ def run_jobs(
     ) as progress:
         task = progress.add_task(title, total=len(jobs))
         if workers <= 1:
-            torch.set_num_threads(1)
-            state = make_state()
-            for job in jobs:
-                log.append(work(state, job))
-                progress.advance(task)
+            with thread_count(1):
+                state = make_state()
+                for job in jobs:
+                    log.append(work(state, job))
+                    progress.advance(task)
             return
         with ProcessPoolExecutor(
             min(workers, len(jobs)),

@@ -32,7 +32,7 @@ from pvnas_mmaction.benchmark.zoo import (
     view_of,
 )
 from pvnas_mmaction.engine.seeding import derived_seed
-from pvnas_mmaction.timing import Clock
+from pvnas_mmaction.timing import Clock, thread_count
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "configs" / "pvnas" / "_base_"
@@ -282,7 +282,8 @@ def measure(
 
     Returns:
         ``macs`` (counted in a forward), ``params`` and ``latency_ms`` (median of
-        ``runs`` forwards of one view, after three that are not timed).
+        ``runs`` forwards of one view on one thread of the CPU, or on the GPU, after
+        three that are not timed).
     """
     model = Network(spec, num_classes, setting.frames).to(device).eval()
     x = torch.randn(1, *setting.input_shape, device=device)
@@ -291,11 +292,12 @@ def measure(
     macs = count_macs(model.recognizer, model.laid_out(x))
     clock = Clock(device)
     times = []
-    for _ in range(runs + 3):
-        clock.mark()
-        model(x)
-        clock.mark()
-        times += clock.intervals()
+    with thread_count(1):
+        for _ in range(runs + 3):
+            clock.mark()
+            model(x)
+            clock.mark()
+            times += clock.intervals()
     latency = statistics.median(times[3:])
     return dict(macs=macs, params=count_params(model), latency_ms=round(latency, 3))
 

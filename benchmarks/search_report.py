@@ -77,19 +77,31 @@ def judge(record: dict[str, Any], table: GroundTruth) -> dict[str, Any]:
 
 def regret_of_archive(record: dict[str, Any], table: GroundTruth) -> float | None:
     """Regret in points where every network of the archive is trained once, and the one
-    that comes out best is taken: the mean over the table's main seeds. None without an
-    archive, or where the table lacks one of its trainings."""
-    archive = [tuple(entry["indices"]) for entry in record.get("archive", ())]
+    that comes out best is taken: the mean over the table's main seeds. What was taken
+    is judged by its other seeds, for the one that chose it flatters it; an archive of
+    one network has nothing to choose and is judged by all of its seeds. None without
+    an archive, or where the table lacks a training that this asks for."""
+    archive = {tuple(entry["indices"]) for entry in record.get("archive", ())}
     if not archive or any(indices not in table for indices in archive):
         return None
     best = table.best(record.get("max_macs")).accuracy
+    if len(archive) == 1:
+        return 100 * (best - table[archive.pop()].accuracy)
+    networks = [table[indices] for indices in sorted(archive)]
     regrets = []
     for position in table.main_seeds.values():
-        trained = [table[indices].accuracies[position] for indices in archive]
+        trained = [network.accuracies[position] for network in networks]
         if None in trained:
             return None
-        chosen = archive[max(range(len(archive)), key=lambda i: trained[i] or 0.0)]
-        regrets.append(100 * (best - table[chosen].accuracy))
+        chosen = networks[max(range(len(networks)), key=lambda i: trained[i] or 0.0)]
+        others = [
+            accuracy
+            for index, accuracy in enumerate(chosen.accuracies)
+            if index != position and accuracy is not None
+        ]
+        if not others:
+            return None
+        regrets.append(100 * (best - statistics.fmean(others)))
     return statistics.fmean(regrets)
 
 

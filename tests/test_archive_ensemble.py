@@ -108,6 +108,23 @@ def test_rows(table):
     assert "| archive of cyclic | 100.0 | 100.0 | 100.0 | 0.0 |" in markdown(result)
 
 
+def test_repeats_are_averaged_and_every_search_draws_its_own_networks(table):
+    runs = [a_run("diversity", seed, 1, 0) for seed in range(8)]
+    groups = ensembles(runs, ["diversity"], table, repeats=2)
+    drawn = {members[0][0] for members in groups[RANDOM].values()}
+    assert drawn == {(0,), (1,)}
+    right, wrong = [[0.9, 0.1], [0.1, 0.9]], [[0.1, 0.9], [0.9, 0.1]]
+    records = [
+        dict(indices=list(indices), seed=seed, probabilities=said)
+        for by_run in groups.values()
+        for (_, repeat), members in by_run.items()
+        for indices, seed in members
+        for said in [wrong if repeat else right]
+    ]
+    for row in judge_all(groups, records, np.array([0, 1]), table)["rows"]:
+        assert row["ensemble"] == dict(mean=0.5, standard_error=0.0)
+
+
 def test_command(trained_table, table, tmp_path, capsys):
     """Trains, judges, writes; a second call trains nothing and says the same."""
     loader, _ = trained_table

@@ -11,6 +11,7 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from searching import INPUT_SHAPE, NUM_CLASSES, SPACE, run_search, search_config
 
 from pvnas_mmaction.cost import network_cost
 from pvnas_mmaction.engine.archive import Archive
+from pvnas_mmaction.engine.ranking import InheritedNetworks
 from pvnas_mmaction.genotype import load_genotype
 from pvnas_mmaction.latency import LatencyTable
 from pvnas_mmaction.search_space import SearchSpace
@@ -234,6 +236,14 @@ def test_ranking_with_inherited_weights(work_dir, derive, tmp_path):
         weights = file.with_suffix(".pth")
         accuracy = accuracy_of(work_dir, genotype.blocks, weights)
         assert accuracy == genotype.provenance["accuracy"]
+
+
+def test_ranking_calibrates_on_the_weights_half_of_the_config(tmp_path):
+    init_default_scope("mmaction")
+    cfg = search_config(tmp_path, train_cfg=dict(alpha_share=0.2))
+    networks = InheritedNetworks(SimpleNamespace(seed=0), cfg)
+    # Of 12 clips of one class and 13 of the other, 2 and 3.
+    assert len(networks.data.alpha_half) == 5
 
 
 def test_work_directory_that_was_moved(work_dir, derive, tmp_path):

@@ -11,11 +11,13 @@ import pytest
 import torch
 from ground_truth_runs import RECIPE, SPACE, settings_of
 
+from benchmarks.clips import MotionClips
 from benchmarks.ground_truth import DEFAULT, load
 from benchmarks.ground_truth.recipe import (
     LATER,
     Classifier,
     Recipe,
+    fit,
     train_network,
     validate,
     weighted_cross_entropy,
@@ -158,6 +160,47 @@ def test_recipe_without_muon_or_reversals(
     train_network(state.space, (0,), state.train, state.val, recipe, seed=0)
     assert seen == {optimizer}
     assert sum(views) == recipe.views == 32
+
+
+@pytest.mark.parametrize("muon", [True, False])
+def test_steps_follow_the_recipe_and_batches_the_seed(trained_table, monkeypatch, muon):
+    state = trained_table[0]()
+    recipe = replace(
+        RECIPE, epochs=2, muon=muon, muon_momentum=0.7, beta1=0.8, weight_decay=0.2
+    )
+    asked, groups, initial, defaults = [], [], [], []
+    batches, kind = MotionClips.training_batches, type(state.train)
+    optimizer = MuonAdamW if muon else torch.optim.AdamW
+    step = optimizer.step
+
+    def batches_asked(self, size, seed, epoch):
+        asked.append((size, seed, epoch))
+        return batches(self, size, seed, epoch)
+
+    def step_seen(self, closure=None):
+        if not groups:
+            weights = [p for each in self.param_groups for p in each["params"]]
+            initial.append(torch.cat([p.detach().flatten() for p in weights]))
+            defaults.append(self.defaults)
+        groups.append([dict(group) for group in self.param_groups])
+        return step(self, closure)
+
+    monkeypatch.setattr(kind, "training_batches", batches_asked)
+    monkeypatch.setattr(optimizer, "step", step_seen)
+    for seed, indices in ((0, (0,)), (3, (0,))):
+        groups.clear()
+        fit(state.space, indices, state.train, recipe, seed)
+    assert asked == [(16, seed, epoch) for seed in (0, 3) for epoch in (0, 1)]
+    assert len(groups) == recipe.steps == 4
+    assert not torch.equal(*initial)
+    for number, row in enumerate(groups):
+        for group in row:
+            by_muon = muon and group["muon"]
+            peak = recipe.muon_lr if by_muon else recipe.lr
+            assert group["lr"] == pytest.approx(peak * recipe.rate(number))
+            assert group["weight_decay"] == 0.2
+            assert by_muon or group["betas"] == (0.8, 0.99)
+    assert all(each.get("muon_momentum", 0.7) == 0.7 for each in defaults)
 
 
 def test_recall_of_each_class(trained_table):

@@ -121,10 +121,11 @@ def test_wrong_options_are_told(tmp_path, monkeypatch):
     study = real_study.Study(
         real_study.Loader(tmp_path, Setting(frames=4, crop=64)), tmp_path / "other"
     )
-    # The smallest of the space has more than the whole budget.
+    # The smallest of the space has more than the lower of two budgets.
+    monkeypatch.setattr(study, "macs", dict(small=1, large=10**12).__getitem__)
+    monkeypatch.setattr(real_study, "MAX_DRAWS", 5)
     with pytest.raises(ValueError, match="found 0 networks of 'light' under 1 "):
-        monkeypatch.setattr(study, "macs", lambda model: 1)
-        study.draw("light", ["X3D-S"], 1)
+        study.draw("light", ["small", "large"], 1)
     with pytest.raises(
         ValueError, match=r"--search-seeds: found \[-1\], expected 0 or"
     ):

@@ -222,17 +222,19 @@ def test_regret_by_the_main_seeds_alone(table):
 
 def test_regret_where_the_archive_is_trained(table):
     ranked = table.ranked()
-    members = [ranked[3], ranked[40], ranked[5], ranked[6], ranked[4]]
+    members = [ranked[8], ranked[40], ranked[5], ranked[6]]
     best = ranked[0].accuracy
     expected = 0.0
-    for seed in (0, 1):
+    for seed, number in ((0, 8), (1, 5)):
         winner = max(members, key=lambda n: n.accuracies[seed])
-        expected += 100 * (best - winner.accuracy) / 2
+        assert winner is ranked[number]
+        # The training that chose it has no say in what it is worth.
+        expected += 100 * (best - winner.accuracies[1 - seed]) / 2
     archive = [dict(indices=list(n.indices), accuracy=0.5, macs=1) for n in members]
     run = dict(a_run(table, 41), archive=archive)
     judged = judge(run, table)
     assert judged["archive_regret"] == pytest.approx(expected)
-    # Not the same network by either seed, and far better than the one found.
+    # Far better than the one found.
     assert judged["archive_regret"] < judged["regret"] / 2
     alone = a_run(table, 41)
     assert judge(alone, table)["archive_regret"] == judge(alone, table)["regret"]
