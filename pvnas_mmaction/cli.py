@@ -16,37 +16,31 @@ They take the options of MMAction2's own tools, and differ in this:
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import pickle
 import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmaction.registry import MODEL_WRAPPERS, RUNNERS
+from mmaction.registry import RUNNERS
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 from mmengine.hub import get_config
-from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from torch import distributed as torch_dist
-from torch.nn.parallel import DistributedDataParallel
 
 from . import __version__
 from .checkpoint_files import check_checkpoint, latest_checkpoint
+from .config_checks import check_num_classes
 from .engine.optim import is_bfloat16
+from .launchers import LAUNCHERS, end_distributed, start_distributed
 from .model_checks import ResumeCheckHook, check_head
 
-LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 EXIT_USER_ERROR = 2
-# Where the lists of configs/pvnas/_base_/data/custom.py are unless others are named.
-CUSTOM_DATA = "data/custom/"
 _WRONG_SETTING = re.compile(
     r"\w+\.__init__\(\) (got an unexpected keyword argument|missing \d+ required)"
 )
@@ -278,52 +272,6 @@ def merge_test_args(cfg: Config, args: argparse.Namespace) -> Config:
     return cfg
 
 
-def check_annotations(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Check the annotation lists before anything large is built.
-
-    Args:
-        cfg: The config.
-        splits: Which of "train", "val" and "test" are going to be read.
-
-    Raises:
-        FileNotFoundError: If an annotation file does not exist.
-        ValueError: If one holds no line.
-    """
-    for split in splits:
-        loader = cfg.get(f"{split}_dataloader")
-        if loader is None or loader.get("dataset") is None:
-            continue
-        for field, dataset in _leaf_datasets(
-            loader["dataset"], f"{split}_dataloader.dataset"
-        ):
-            name = dataset.get("ann_file")
-            if not isinstance(name, str) or not name or "://" in name:
-                continue
-            path = Path(dataset.get("data_root") or "", name)
-            if not path.is_file():
-                text = (
-                    f"{field}.ann_file: found no file {path}, expected an annotation "
-                    "list with one video and its class id per line"
-                )
-                variable = f"ann_file_{'train' if split == 'train' else 'val'}"
-                if name.startswith(CUSTOM_DATA):
-                    text += (
-                        f". Name yours in the config, or as the environment variable "
-                        f"{variable.upper()}, with DATA_PREFIX and NUM_CLASSES"
-                    )
-                elif cfg.get(variable) not in (None, name):
-                    text += (
-                        f". {variable}={cfg[variable]!r} is not passed on to a data "
-                        f"set that a config inherits: set {field}.ann_file"
-                    )
-                raise FileNotFoundError(text)
-            if not _has_content(path):
-                raise ValueError(
-                    f"{field}.ann_file: found no line in {path}, expected one video "
-                    "and its class id per line"
-                )
-
-
 def check_out_file(path: str | os.PathLike[str], option: str = "--out") -> None:
     """Check that a file can be written where an option says, before the work is done.
 
@@ -355,103 +303,6 @@ def make_out_folder(path: str | os.PathLike[str], option: str = "--out") -> None
             f"{option}: found {path}, expected a folder that can be written to "
             f"({error.strerror}). Give another one"
         ) from error
-
-
-def check_num_classes(cfg: Config) -> None:
-    """Check that the head has a score for every class of the data sets.
-
-    Raises:
-        ValueError: If it has fewer.
-    """
-    expected = (cfg.model.get("cls_head") or {}).get("num_classes")
-    for split in ("train", "val", "test"):
-        loader = cfg.get(f"{split}_dataloader")
-        if expected is None or loader is None or loader.get("dataset") is None:
-            continue
-        for field, dataset in _leaf_datasets(
-            loader["dataset"], f"{split}_dataloader.dataset"
-        ):
-            found = dataset.get("num_classes")
-            if found is not None and found > expected:
-                raise ValueError(
-                    f"model.cls_head.num_classes: found {expected}, expected {found}, "
-                    f"as {field}.num_classes says"
-                )
-
-
-def _leaf_datasets(cfg: Any, field: str) -> Iterator[tuple[str, Any]]:
-    """The data sets of a config with their fields, wrappers unwrapped."""
-    if cfg.get("dataset") is not None:
-        yield from _leaf_datasets(cfg["dataset"], f"{field}.dataset")
-    elif cfg.get("datasets") is not None:
-        for index, inner in enumerate(cfg["datasets"]):
-            yield from _leaf_datasets(inner, f"{field}.datasets[{index}]")
-    else:
-        yield field, cfg
-
-
-def _has_content(path: Path) -> bool:
-    with path.open("rb") as file:
-        return any(line.strip() for line in file)
-
-
-def start_distributed(cfg: Config) -> None:
-    """Start the processes' group where mmengine cannot: on machines without a GPU.
-
-    With a GPU, or with ``launcher='none'``, it does nothing and mmengine does the rest
-    (nccl unless ``env_cfg.dist_cfg`` says otherwise).
-
-    Raises:
-        ValueError: If the launcher's environment variables are not set.
-    """
-    if cfg.get("launcher", "none") == "none" or torch.cuda.is_available():
-        return
-    _export_ranks(cfg.launcher)
-    dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
-    torch_dist.init_process_group(
-        "gloo", timeout=timedelta(seconds=dist_cfg.get("timeout", 1800))
-    )
-    wrapper = cfg.get("model_wrapper_cfg")
-    if wrapper is None:
-        cfg.model_wrapper_cfg = dict(
-            type="MMDistributedDataParallel",
-            device_ids=None,
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get("find_unused_parameters", False),
-        )
-        return
-    init_default_scope(cfg.get("default_scope", "mmaction"))
-    wrapper_type = MODEL_WRAPPERS.get(wrapper.get("type", "MMDistributedDataParallel"))
-    if wrapper_type is not None and issubclass(wrapper_type, DistributedDataParallel):
-        wrapper.setdefault("device_ids", None)
-
-
-def _export_ranks(launcher: str) -> None:
-    """Give torch the variables of its own launcher in place of another's."""
-    names = {
-        "pytorch": {name: name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")},
-        "slurm": {
-            "RANK": "SLURM_PROCID",
-            "WORLD_SIZE": "SLURM_NTASKS",
-            "LOCAL_RANK": "SLURM_LOCALID",
-        },
-        "mpi": {
-            "RANK": "OMPI_COMM_WORLD_RANK",
-            "WORLD_SIZE": "OMPI_COMM_WORLD_SIZE",
-            "LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_RANK",
-        },
-    }[launcher]
-    wanted = [*names.values(), "MASTER_ADDR"]
-    missing = [name for name in wanted if name not in os.environ]
-    if missing:
-        raise ValueError(
-            f"--launcher {launcher}: found no environment variable "
-            f"{', '.join(missing)}. Start with tools/dist_*.sh or tools/slurm_*.sh, "
-            "or set them"
-        )
-    for name, source in names.items():
-        os.environ[name] = os.environ[source]
-    os.environ.setdefault("MASTER_PORT", "29500")
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -518,15 +369,3 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(EXIT_USER_ERROR)
     finally:
         end_distributed()
-
-
-def end_distributed() -> None:
-    """End the processes' group and its threads, where there is one.
-
-    Gloo's threads live as long as something refers to the group, as the model's wrapper
-    does, which the cycles of references around a runner keep alive. A thread that is
-    there when the interpreter ends may abort the process.
-    """
-    if torch_dist.is_available() and torch_dist.is_initialized():
-        torch_dist.destroy_process_group()
-        gc.collect()

@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""tools/dist_*.sh and tools/slurm_*.sh: what they pass on."""
+"""tools/dist_*.sh and tools/slurm_*.sh: what they pass on, and what is made of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from tool_processes import ROOT, TOOLS
+
+from pvnas_mmaction.launchers import export_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -105,3 +107,33 @@ def test_script_without_arguments_says_how_to_use_it(script: Path) -> None:
     done = subprocess.run([str(script)], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("usage: ")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "env"),
+    [
+        ("slurm", ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")),
+        (
+            "mpi",
+            (
+                "OMPI_COMM_WORLD_RANK",
+                "OMPI_COMM_WORLD_SIZE",
+                "OMPI_COMM_WORLD_LOCAL_RANK",
+            ),
+        ),
+    ],
+)
+def test_ranks_of_other_launchers(
+    monkeypatch: pytest.MonkeyPatch, launcher: str, env: tuple[str, ...]
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "unset")  # restored after the test
+        monkeypatch.delenv(name)
+    with pytest.raises(ValueError, match=f"--launcher {launcher}: found no .*{env[0]}"):
+        export_ranks(launcher)
+    for name, value in zip((*env, "MASTER_ADDR"), ("5", "8", "1", "a"), strict=True):
+        monkeypatch.setenv(name, value)
+    export_ranks(launcher)
+    found = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
+    assert found == ["5", "8", "1"]
+    assert os.environ["MASTER_PORT"] == "29500"

@@ -19,6 +19,7 @@ from tool_processes import RETRAIN, ROOT, SEARCH, load_tool
 
 from pvnas_mmaction import cli
 from pvnas_mmaction.checkpoint_files import check_checkpoint
+from pvnas_mmaction.config_checks import check_annotations
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -275,7 +276,7 @@ def test_error_in_a_wrapped_data_set(tmp_path: Path) -> None:
         FileNotFoundError,
         match=r"train_dataloader.dataset.dataset.datasets\[2\].ann_file: found no file",
     ):
-        cli.check_annotations(cfg, ("train", "val"))
+        check_annotations(cfg, ("train", "val"))
 
 
 def test_error_unknown_name_in_the_config(run_tool: Callable, tmp_path: Path) -> None:

@@ -298,36 +298,6 @@ def test_cfg_options_keep_the_spaces_of_a_text(
     assert args.cfg_options == dict(key=value)
 
 
-@pytest.mark.parametrize(
-    ("launcher", "env"),
-    [
-        ("slurm", ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")),
-        (
-            "mpi",
-            (
-                "OMPI_COMM_WORLD_RANK",
-                "OMPI_COMM_WORLD_SIZE",
-                "OMPI_COMM_WORLD_LOCAL_RANK",
-            ),
-        ),
-    ],
-)
-def test_ranks_of_other_launchers(
-    monkeypatch: pytest.MonkeyPatch, launcher: str, env: tuple[str, ...]
-) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "unset")  # restored after the test
-        monkeypatch.delenv(name)
-    with pytest.raises(ValueError, match=f"--launcher {launcher}: found no .*{env[0]}"):
-        cli._export_ranks(launcher)
-    for name, value in zip((*env, "MASTER_ADDR"), ("5", "8", "1", "a"), strict=True):
-        monkeypatch.setenv(name, value)
-    cli._export_ranks(launcher)
-    found = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
-    assert found == ["5", "8", "1"]
-    assert os.environ["MASTER_PORT"] == "29500"
-
-
 def test_demo_needs_two_epochs_of_retraining() -> None:
     command = [sys.executable, TOOLS / "demo.py", "--retrain-epochs", "1"]
     done = run_process(*command, ok=False)

@@ -11,6 +11,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pvnas_mmaction import cli
+from pvnas_mmaction.config_checks import check_annotations
 from pvnas_mmaction.model_checks import check_whole, warn_of_supernet
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = cli.merge_test_args(cli.load_config(args.config), args)
     check_whole(cfg, "test")
-    cli.check_annotations(cfg, ("test",))
+    check_annotations(cfg, ("test",))
     runner = cli.build_runner(cfg)
     warn_of_supernet(runner)
     runner.test()

@@ -13,6 +13,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pvnas_mmaction import cli
+from pvnas_mmaction.config_checks import check_annotations
 from pvnas_mmaction.model_checks import check_whole
 
 
@@ -57,7 +58,7 @@ def main() -> None:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = cli.merge_train_args(cli.load_config(args.config), args)
     check_whole(cfg, "train")
-    cli.check_annotations(cfg, ("train", "val"))
+    check_annotations(cfg, ("train", "val"))
     cli.build_runner(cfg).train()
 
 
