@@ -257,6 +257,21 @@ def test_work_directory_that_was_moved(work_dir, derive, tmp_path):
     assert genotype.blocks == blocks_of(all_networks(work_dir)[0][1])
 
 
+def test_checkpoints_that_lie_elsewhere(work_dir, derive, tmp_path):
+    """As CheckpointHook leaves them with an out_dir."""
+    search, other = tmp_path / "search", tmp_path / "other"
+    shutil.copytree(work_dir, search)
+    other.mkdir()
+    checkpoint = shutil.move(search / "epoch_6.pth", other)
+    (search / "last_checkpoint").write_text(str(checkpoint))
+    status, *_ = derive(search, "--out", tmp_path / "out")
+    assert status == 0
+    genotype = load_genotype(tmp_path / "out" / "genotype_01.json")
+    assert genotype.blocks == blocks_of(all_networks(work_dir)[0][1])
+    # The checkpoint alone does not say where the search was.
+    assert derive(checkpoint, "--out", tmp_path / "again")[0] == 2
+
+
 def test_checkpoint_alone_needs_its_shape(work_dir, derive, tmp_path):
     alone = tmp_path / "alone.pth"
     shutil.copy(work_dir / "epoch_6.pth", alone)

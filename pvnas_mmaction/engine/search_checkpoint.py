@@ -35,8 +35,9 @@ class SearchCheckpoint:
         prefix: What the supernet's keys in it start with.
         seed: Seed of the search.
         step: Weights steps taken.
-        setting: Content of ``search/space.json`` beside the checkpoint (``input_shape``
-            and ``num_classes`` among it); empty where there is no such file.
+        setting: Content of ``search/space.json`` in the work directory that was named,
+            or else beside the checkpoint (``input_shape`` and ``num_classes`` among
+            it); empty where there is no such file.
     """
 
     path: Path
@@ -95,7 +96,7 @@ def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
         FileNotFoundError: There is no checkpoint.
         ValueError: It is no checkpoint, or not that of a search.
     """
-    path = find_checkpoint(path)
+    given, path = Path(path), find_checkpoint(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -126,7 +127,8 @@ def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
             f"{path}: found alphas of {[len(row) for row in alphas]} entries, which do "
             f"not fit its space {space.name!r}"
         )
-    setting = path.parent / "search" / "space.json"
+    # Checkpoints may lie elsewhere: CheckpointHook has an out_dir.
+    setting = (given if given.is_dir() else path.parent) / "search" / "space.json"
     return SearchCheckpoint(
         path=path,
         space=space,
