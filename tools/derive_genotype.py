@@ -108,12 +108,12 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs=4,
         metavar=("C", "T", "H", "W"),
-        help="default: that of search/space.json in the work dir or beside the checkpoint",
+        help="default: that of search/space.json in its work dir",
     )
     parser.add_argument(
         "--num-classes",
         type=int,
-        help="default: that of search/space.json in the work dir or beside the checkpoint",
+        help="default: that of search/space.json in its work dir",
     )
     parser.add_argument(
         "--cfg-options",
