@@ -16,6 +16,10 @@ error e = |log(E / budget)| (one-sided: without the absolute value). After an al
 
 It moves in proportion, since the gradient of CE that it has to stand up to may be of
 any size.
+
+A restart, which shrinks the alphas at once, may make e jump. That counts as any rise
+does: lambda grows, to a few times what it was at a ``rate`` of 0.1, until e falls fast
+enough in the smoothed change too.
 """
 
 from __future__ import annotations
