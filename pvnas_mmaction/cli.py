@@ -39,6 +39,7 @@ from .config_checks import check_num_classes
 from .engine.optim import is_bfloat16
 from .launchers import LAUNCHERS, end_distributed, start_distributed
 from .model_checks import ResumeCheckHook, check_head
+from .search_space import SearchSpace
 
 EXIT_USER_ERROR = 2
 _WRONG_SETTING = re.compile(
@@ -111,6 +112,26 @@ def load_config(name: str) -> Config:
     except Exception as error:  # a config is a program
         reason = f"{type(error).__name__}: {error_line(error)}"
         raise ValueError(f"config {name}: {reason}") from error
+
+
+def read_space(cfg: Config, name: str) -> SearchSpace:
+    """The space of a search config, or of a config that holds nothing else.
+
+    Args:
+        cfg: The config.
+        name: Its name, for the error message.
+
+    Raises:
+        ValueError: There is none, or it is malformed.
+    """
+    backbone = (cfg.get("model") or {}).get("backbone") or {}
+    space = backbone.get("space") or cfg.get("space")
+    if space is None:
+        raise ValueError(
+            f"config {name}: found neither model.backbone.space nor space, expected a "
+            "search config or one of configs/pvnas/_base_/spaces/"
+        )
+    return SearchSpace.from_config(space)
 
 
 def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:

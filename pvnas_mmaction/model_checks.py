@@ -101,6 +101,8 @@ def check_head(model: nn.Module) -> None:
         ValueError: It takes another number.
     """
     model = unwrap(model)
+    if getattr(model, "neck", None) is not None:
+        return  # what the head takes is the neck's
     backbone = getattr(model, "backbone", None)
     if isinstance(backbone, PVNASNet):
         skeleton, last = backbone.genotype.skeleton, backbone.out_indices[-1]

@@ -69,8 +69,9 @@ def test_final_network_is_the_best_whatever_its_accuracy():
         assert archive.best() is final
         read = Archive.from_dict(json.loads(json.dumps(archive.to_dict())))
         assert (read.final, read.entries) == (final, archive.entries)
-        # The archive is what it was.
-        assert archive.summary() == full_archive().summary()
+        # The archive is what it was; the best accuracy may be the final one's.
+        best = max(final.accuracy, 0.75)
+        assert archive.summary() == full_archive().summary() | {"best_accuracy": best}
         assert archive.distance(C[::-1]) == full_archive().distance(C[::-1]) > 0
 
 

@@ -207,6 +207,18 @@ def test_every_family_at_odd_sizes(family: str, layer: Layer) -> None:
             torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_synchronised_batch_normalisation_is_folded_too() -> None:
+    """As MMEngine's sync_bn leaves it."""
+    conv = nn.SyncBatchNorm.convert_sync_batchnorm(randomize(ConvBN(3, 4)))
+    assert isinstance(conv.bn, nn.SyncBatchNorm)
+    x = clip(3)
+    with torch.no_grad():
+        expected = conv.eval()(x)
+        conv.switch_to_deploy()
+        assert isinstance(conv.bn, nn.Identity)
+        torch.testing.assert_close(conv(x), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_temporal_blocks_mix_frames(family: str) -> None:
     """The first output frame depends on the second input frame, or does not."""

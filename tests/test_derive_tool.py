@@ -263,18 +263,42 @@ def test_checkpoints_that_lie_elsewhere(work_dir, derive, tmp_path):
     shutil.copytree(work_dir, search)
     other.mkdir()
     checkpoint = shutil.move(search / "epoch_6.pth", other)
+    of_a_former_version(Path(checkpoint))
     (search / "last_checkpoint").write_text(str(checkpoint))
     status, *_ = derive(search, "--out", tmp_path / "out")
     assert status == 0
     genotype = load_genotype(tmp_path / "out" / "genotype_01.json")
     assert genotype.blocks == blocks_of(all_networks(work_dir)[0][1])
-    # The checkpoint alone does not say where the search was.
-    assert derive(checkpoint, "--out", tmp_path / "again")[0] == 2
 
 
-def test_checkpoint_alone_needs_its_shape(work_dir, derive, tmp_path):
+def test_costs_are_those_of_the_checkpoints_own_search(work_dir, derive, tmp_path):
+    """A later search in the same folder has left its files, not its checkpoints."""
+    search = tmp_path / "search"
+    shutil.copytree(work_dir, search)
+    file = search / "search/space.json"
+    later = json.loads(file.read_text()) | dict(input_shape=[3, 8, 64, 64])
+    file.write_text(json.dumps(later | dict(num_classes=9)))
+    assert derive(search, "--out", tmp_path / "out")[0] == 0
+    genotype = load_genotype(tmp_path / "out" / "genotype_01.json")
+    assert genotype.provenance["macs"] == cost_of(genotype.blocks).macs
+
+
+def of_a_former_version(file: Path) -> Path:
+    """The checkpoint as it was when it did not say what costs are for."""
+    checkpoint = torch.load(file, weights_only=True)
+    for key in ("input_shape", "num_classes"):
+        del checkpoint["pvnas_search"]["loop"][key]
+    torch.save(checkpoint, file)
+    return file
+
+
+def test_checkpoint_of_a_former_version_alone_needs_its_shape(
+    work_dir, derive, tmp_path
+):
     alone = tmp_path / "alone.pth"
     shutil.copy(work_dir / "epoch_6.pth", alone)
+    assert derive(alone, "--out", tmp_path / "new")[0] == 0
+    of_a_former_version(alone)
     status, _, stderr = derive(alone, "--out", tmp_path / "out")
     assert status == 2
     assert "--input-shape" in stderr

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -93,10 +94,22 @@ def test_a_resumed_search_shows_new_networks_alone(tmp_path):
     hook = GenotypePictureHook()
     hook.before_train(first)
     shown = []
-    hook._show = lambda runner, entry: shown.append(entry)
+    hook._show = lambda runner, entry, *names: shown.append((entry, *names))
     hook.after_train_iter(first, 0)
     assert shown == []
-    first.train_loop.archive.add(first.train_loop.archive.entries[0])
+    archive = first.train_loop.archive
+    archive.add(archive.entries[0])
+    # What the search ends in is shown where the archive lacks it.
+    archive.final = archive.entries[0]
     hook.after_train_iter(first, 0)
     hook.after_train_iter(first, 1)
-    assert shown == [first.train_loop.archive.entries[0]]
+    assert shown == [(archive.entries[0], "genotype", "Cycle 1")]
+    other = tuple(reversed(archive.entries[0].blocks))
+    assert other not in {entry.blocks for entry in archive.entries}
+    archive.final = replace(archive.entries[0], blocks=other)
+    archive.add(archive.entries[1])
+    hook.after_train_iter(first, 2)
+    assert shown[1:] == [
+        (archive.entries[1], "genotype", "Cycle 2"),
+        (archive.final, "genotype_final", "Found at the end"),
+    ]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from searching import build_search, toy_model
+from searching import QUIET, build_search, toy_model
 
 from pvnas_mmaction.engine.lr_diversity_hook import LRDiversityHook
 from pvnas_mmaction.engine.selection import Selection
@@ -358,6 +358,32 @@ def test_weights_of_a_search_come_without_its_decision(tmp_path, resume):
         assert logged[0]["diversity"] < 0.8
     else:
         assert recorder.diversity[:6] == pytest.approx([0.9] * 6, abs=1e-6)
+
+
+def test_alphas_of_init_cfg_come_without_their_decision(tmp_path):
+    alphas = dict(alphas=dict(optimizer=dict(type="Adam", lr=1.5)))
+    run(tmp_path / "first", dict(num_cycles=1), optim_wrapper=alphas)
+    checkpoint = str(tmp_path / "first/epoch_5.pth")
+    start = dict(type="Pretrained", checkpoint=checkpoint, prefix="backbone.")
+    model = dict(backbone=dict(init_cfg=start))
+    _, recorder, _ = run(
+        tmp_path / "second", dict(num_cycles=1, diversity_start=0.9), model=model
+    )
+    assert recorder.diversity[0] == pytest.approx(0.9, abs=1e-6)
+
+
+def test_alphas_that_would_never_move_are_refused(tmp_path):
+    """Six alpha steps in a cycle, and what has accumulated at its end is dropped."""
+    runs = []
+    for counts in (6, 7):
+        wrapper = dict(alphas=dict(accumulative_counts=counts))
+        runs.append(build_search(tmp_path, optim_wrapper=wrapper, **QUIET))
+    runs[0].train()
+    assert any(alpha.any() for alpha in runs[0].train_loop.supernet.alphas)
+    message = "alphas.accumulative_counts: found 7, expected 6 or less"
+    with pytest.raises(ValueError, match=message):
+        runs[1].train()
+    assert runs[1].iter == 0
 
 
 def test_a_checkpoint_that_is_not_finite_is_not_written(tmp_path):

@@ -344,6 +344,32 @@ def test_other_costs_are_refused(tmp_path):
         run_search(tmp_path, **changes, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            dict(model=dict(backbone=dict(tau=5.0))),
+            r"model\.backbone\.tau=1\.0, expected 5\.0",
+        ),
+        (dict(train_cfg=dict(num_ranked=3)), r"train_cfg\.num_ranked=1, expected 3"),
+        (
+            dict(train_cfg=dict(relaxations=dict(alphas="softmax"))),
+            r"train_cfg\.relaxations=\{.*'two_path'.*\}, expected \{.*'softmax'",
+        ),
+        (
+            dict(optim_wrapper=dict(alphas=dict(accumulative_counts=2))),
+            r"optim_wrapper\.alphas\.accumulative_counts=1, expected 2",
+        ),
+    ],
+)
+def test_another_search_is_refused(tmp_path, changes, message):
+    """It would end in neither search's result."""
+    run_search(tmp_path, train_cfg=dict(max_epochs=2))
+    changes = dict(changes, train_cfg=dict(changes.get("train_cfg", {}), max_epochs=2))
+    with pytest.raises(ValueError, match=f"checkpoint: found a search with {message}"):
+        run_search(tmp_path, **changes, resume=True)
+
+
 @pytest.mark.parametrize("validation", [{}, NO_VALIDATION])
 def test_a_search_resumed_in_another_folder_has_all_its_files(tmp_path, validation):
     """Also where nothing is left to do but to write them."""

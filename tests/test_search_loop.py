@@ -32,6 +32,7 @@ from pvnas_mmaction.diversity import diversity, hamming
 from pvnas_mmaction.engine import search_loop
 from pvnas_mmaction.engine.seeding import Stream, derived_seed
 from pvnas_mmaction.genotype import load_genotype
+from pvnas_mmaction.model_checks import check_head
 from pvnas_mmaction.models.supernet import PVNASSupernet, inherit_weights
 
 
@@ -269,6 +270,31 @@ def test_wrong_validation_shows_before_the_first_step(tmp_path, changes):
     with pytest.raises(ValueError, match=r"metric: found 'acc/top[13]', expected one"):
         runner.train()
     assert runner.iter == 0
+
+
+@pytest.mark.parametrize("value", [50.0, -0.1, math.nan])
+def test_a_metric_that_is_no_share_shows_before_the_first_step(tmp_path, value):
+    runner = build_search(tmp_path, **QUIET)
+    [metric] = runner.val_loop.evaluator.metrics
+    metric.compute_metrics = lambda results: dict(top1=value)
+    message = f"train_cfg.metric: found acc/top1 = {value:g}, expected an accuracy"
+    with pytest.raises(ValueError, match=message):
+        runner.train()
+    assert runner.iter == 0
+
+
+def test_a_neck_may_change_what_the_head_takes(tmp_path):
+    class Widen(nn.Module):
+        def forward(self, x, data_samples=None):
+            return torch.cat([x, x], dim=1), {}
+
+    model = toy_model()
+    model["cls_head"]["in_channels"] *= 2
+    recognizer = build_search(tmp_path, model=model).model
+    with pytest.raises(ValueError, match=r"model\.cls_head\.in_channels: found"):
+        check_head(recognizer)
+    recognizer.neck = Widen()
+    check_head(recognizer)
 
 
 def test_trying_the_validation_leaves_nothing_behind(tmp_path):

@@ -295,6 +295,15 @@ def test_a_wrong_space_is_named(tmp_path, run_tool, text, message):
     assert error.startswith("error: ") and message in error.splitlines()[0]
 
 
+@pytest.mark.parametrize("option", ["train_cfg.a.b=1", "space.stages.99.x=1"])
+def test_an_option_that_does_not_fit_is_named(tmp_path, run_tool, option):
+    (tmp_path / "c.py").write_text(f"space = {SPACE!r}\ntrain_cfg = dict(a=1)\n")
+    command = ("show_space", tmp_path / "c.py", "--cfg-options", option)
+    status, out, error = run_tool(*command)
+    assert status == 2 and out == ""
+    assert error.startswith("error: --cfg-options: ")
+
+
 @pytest.mark.parametrize("tool", ["show_space", "show_genotype"])
 def test_in_a_process_of_its_own(project_root, tmp_path, tool):
     done = subprocess.run(

@@ -26,7 +26,6 @@ from pvnas_mmaction.measure import (
     measure_table,
     prediction_errors,
 )
-from pvnas_mmaction.search_space import SearchSpace
 
 MAX_MEDIAN_ERROR = 0.15
 
@@ -73,18 +72,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_space(cfg: dict, name: str) -> SearchSpace:
-    """The space of a search config, or of a config that holds nothing else."""
-    backbone = (cfg.get("model") or {}).get("backbone") or {}
-    space = backbone.get("space") or cfg.get("space")
-    if space is None:
-        raise ValueError(
-            f"config {name}: found neither model.backbone.space nor space, expected a "
-            "search config or one of configs/pvnas/_base_/spaces/"
-        )
-    return SearchSpace.from_config(space)
-
-
 def show_progress(description: str):
     """What wraps a sequence of runs: a bar with the time left, in a terminal only."""
     console = Console(stderr=True)
@@ -108,7 +95,7 @@ def main() -> None:
     if args.num_classes is not None and args.num_classes < 1:
         raise ValueError(f"--num-classes: found {args.num_classes}, expected 1 or more")
     cfg = cli.load_config(args.config)
-    space = read_space(cfg, args.config)
+    space = cli.read_space(cfg, args.config)
     shape = args.input_shape or (cfg.get("train_cfg") or {}).get("input_shape")
     if shape is None:
         raise ValueError(
@@ -126,8 +113,6 @@ def main() -> None:
         fold_bn=args.fold_bn,
         seed=args.seed,
     )
-    # Now, not after minutes of measuring.
-    out.parent.mkdir(parents=True, exist_ok=True)
     table = measure_table(
         space, shape, num_classes, config, show_progress("Candidates")
     )

@@ -13,7 +13,6 @@ import random
 import sys
 from collections.abc import Sequence
 
-from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
@@ -52,21 +51,6 @@ def parse_args() -> argparse.Namespace:
         help="override settings of the config, e.g. train_cfg.cost.budget=2e9",
     )
     return parser.parse_args()
-
-
-def find_space(cfg: Config, name: str) -> SearchSpace:
-    """The space of a config.
-
-    Raises:
-        ValueError: There is none, or it is malformed.
-    """
-    data = lookup(cfg.to_dict(), "model.backbone.space") or cfg.to_dict().get("space")
-    if data is None:
-        raise ValueError(
-            f"{name}: found neither model.backbone.space nor space, expected a search "
-            "config or a file with space = dict(...)"
-        )
-    return SearchSpace.from_config(data)
 
 
 def stage_table(space: SearchSpace, shape: Sequence[int] | None) -> Table:
@@ -135,10 +119,9 @@ def budget_lines(budget: Budget) -> list[str]:
 def main() -> None:
     args = parse_args()
     cfg = cli.load_config(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    cli.merge_options(cfg, args.cfg_options)
     data = cfg.to_dict()
-    space = find_space(cfg, args.config)
+    space = cli.read_space(cfg, args.config)
     shape = args.input_shape or lookup(data, "train_cfg.input_shape")
     if shape is not None:
         shape = check_input_shape(space.skeleton, shape)

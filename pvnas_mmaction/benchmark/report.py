@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..measure import Clock, machine_facts
+from ..timing import Clock, machine_facts
 from .measure import Result, Settings, Timing
 from .zoo import OURS, ZOO
 

@@ -169,10 +169,12 @@ class Archive:
 
         Returns:
             The mean share of differing layers over all pairs of entries (0 below
-            two entries), the number of different genotypes, and the highest
-            accuracy (None where none was measured).
+            two entries), the number of different genotypes among them, and the
+            highest accuracy, that of ``final`` included (None where none was
+            measured).
         """
-        accuracies = [e.accuracy for e in self.entries if e.accuracy is not None]
+        found = [*self.entries, *([self.final] if self.final else [])]
+        accuracies = [e.accuracy for e in found if e.accuracy is not None]
         return {
             "mean_pairwise_hamming": mean_pairwise_hamming(
                 [entry.blocks for entry in self.entries]

@@ -195,6 +195,15 @@ class LRDiversitySchedule:
         low, high = self.config.gain_min, self.config.gain_max
         return min(max(math.exp(self.log_gain), low), high)
 
+    def fewest_alpha_steps(self) -> int:
+        """Return the number of alpha steps in the shortest cycle."""
+        cycles = (
+            range(self.cycle_start(cycle), self.cycle_start(cycle + 1))
+            for cycle in range(self.num_cycles)
+        )
+        shortest = min(cycles, key=len)
+        return sum(not self.is_warmup(step) for step in shortest)
+
     def cycle_start(self, cycle: int) -> int:
         """Return the first step of a cycle; of ``num_cycles``, the step count.
 

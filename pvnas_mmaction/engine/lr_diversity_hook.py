@@ -164,17 +164,27 @@ class LRDiversityHook(Hook):
             **self.settings,
         )
         self.schedule = LRDiversitySchedule(config)
+        fewest = self.schedule.fewest_alpha_steps()
+        accumulated = runner.optim_wrapper["alphas"]._accumulative_counts
+        if accumulated > fewest:
+            raise ValueError(
+                f"optim_wrapper.alphas.accumulative_counts: found {accumulated}, "
+                f"expected {fewest} or less, the alpha steps of the shortest cycle: "
+                "the alphas would never move; raise train_cfg.max_epochs, or lower "
+                "num_cycles or warmup of LRDiversityHook"
+            )
         self._started = time.monotonic()
 
     def before_train(self, runner: Runner) -> None:
         self._first_step = runner.iter
         loop, target = runner.train_loop, self.schedule.diversity_start
-        found = diversity.diversity(loop.selection.probabilities())
-        if runner.iter == 0 and runner._load_from is not None and found < target:
+        p = loop.selection.probabilities()
+        found, has_choice = diversity.diversity(p), any(len(row) > 1 for row in p)
+        if runner.iter == 0 and has_choice and found < target:
             _shrink_alphas(loop.supernet, target)
             runner.logger.info(
-                f"load_from: found alphas of D = {found:.3f}, shrunk to {target:.3f}, "
-                "where a search starts"
+                f"load_from or init_cfg: found alphas of D = {found:.3f}, shrunk to "
+                f"{target:.3f}, where a search starts"
             )
         self._set_rates(runner, runner.iter)
 

@@ -35,9 +35,10 @@ class SearchCheckpoint:
         prefix: What the supernet's keys in it start with.
         seed: Seed of the search.
         step: Weights steps taken.
-        setting: Content of ``search/space.json`` in the work directory that was named,
-            or else beside the checkpoint (``input_shape`` and ``num_classes`` among
-            it); empty where there is no such file.
+        setting: What the search was about: its ``input_shape`` and ``num_classes``.
+            Checkpoints of former versions do not have them, they are then those of
+            ``search/space.json`` in the work directory that was named, or else beside
+            the checkpoint; empty where there is no such file.
     """
 
     path: Path
@@ -128,7 +129,10 @@ def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
             f"not fit its space {space.name!r}"
         )
     # Checkpoints may lie elsewhere: CheckpointHook has an out_dir.
-    setting = (given if given.is_dir() else path.parent) / "search" / "space.json"
+    file = (given if given.is_dir() else path.parent) / "search" / "space.json"
+    setting = _read_setting(file, space) if file.is_file() else {}
+    # The checkpoint's own: the file may be that of a later search in the same folder.
+    setting |= {key: loop[key] for key in ("input_shape", "num_classes") if key in loop}
     return SearchCheckpoint(
         path=path,
         space=space,
@@ -137,7 +141,7 @@ def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
         prefix=prefix,
         seed=int(loop["seed"]),
         step=int(checkpoint["meta"]["iter"]),
-        setting=_read_setting(setting, space) if setting.is_file() else {},
+        setting=setting,
     )
 
 

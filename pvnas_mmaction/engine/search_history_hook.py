@@ -31,14 +31,16 @@ SCALARS = (
     "alpha_top1_acc",
 )
 
+ALPHA_STEP_SCALARS = {"alpha_loss", "alpha_top1_acc"}
+
 
 @HOOKS.register_module()
 class SearchHistoryHook(Hook):
     """Appends a line of JSON to ``work_dir/search/history.jsonl``.
 
     A line holds ``step``, ``epoch``, ``cycle``, ``u``, ``p`` (a list per layer) and the
-    scalars that were logged last. A resumed search first drops the lines of steps that
-    it will take again.
+    scalars that were logged last, those of alpha steps only where one was taken. A
+    resumed search first drops the lines of steps that it will take again.
 
     Args:
         interval: Steps between two lines. Default 20.
@@ -98,5 +100,8 @@ class SearchHistoryHook(Hook):
         for name in SCALARS:
             if f"train/{name}" in logged:
                 record[name] = float(logged[f"train/{name}"].current())
+        if record.get("alphas_lr") == 0:  # what was logged last is of another step
+            for name in ALPHA_STEP_SCALARS & record.keys():
+                del record[name]
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")

@@ -232,6 +232,19 @@ class SearchLoop(EpochBasedTrainLoop):
         return digest_of([*size, selection.fixed, selection.per_layer])
 
     @property
+    def _settings(self) -> dict[str, Any]:
+        """What makes another search of the same space, clips and costs."""
+        alphas = self.runner.optim_wrapper["alphas"]
+        names = ("relaxations", "metric", "largest_every", "calibration_batches")
+        return {
+            "model.backbone.tau": self.supernet.tau,
+            "optim_wrapper.alphas.accumulative_counts": alphas._accumulative_counts,
+            **{f"train_cfg.{name}": getattr(self, name) for name in names},
+            "train_cfg.num_ranked": self.selection.num_ranked,
+            "train_cfg.alpha_weight": self.selection.alpha_weight,
+        }
+
+    @property
     def archive(self) -> Archive:
         """The genotypes found so far."""
         return self.selection.archive
@@ -380,7 +393,13 @@ class SearchLoop(EpochBasedTrainLoop):
             raise ValueError(
                 f"metric: found {self.metric!r}, expected one of {sorted(metrics)}"
             )
-        return float(metrics[self.metric])
+        value = float(metrics[self.metric])
+        if not 0 <= value <= 1:  # nor NaN
+            raise ValueError(
+                f"train_cfg.metric: found {self.metric} = {value:g}, expected an "
+                "accuracy from 0 to 1"
+            )
+        return value
 
     def _try_validation(self) -> None:
         """Validate one batch, so that what is wrong with the validation data or the
@@ -429,6 +448,9 @@ class SearchLoop(EpochBasedTrainLoop):
             split=self.data.digest,
             clips=self.data.clips_digest,
             costs=self._costs,
+            input_shape=list(self.input_shape),
+            num_classes=self.num_classes,
+            settings=self._settings,
             alpha_steps=self.alpha_steps,
             accumulated_from=self._accumulated_from,
             archive=self.archive.to_dict(),
@@ -470,7 +492,15 @@ class SearchLoop(EpochBasedTrainLoop):
                 "table of this config; resume with the config the search was started "
                 "with, or start anew in another work_dir"
             )
-        # Earlier checkpoints have neither these nor the costs.
+        for name, found in state.get("settings", {}).items():
+            expected = self._settings.get(name)
+            if found != expected:
+                raise ValueError(
+                    f"checkpoint: found a search with {name}={found!r}, expected "
+                    f"{expected!r}, as in this config; resume with the config the "
+                    "search was started with, or start anew in another work_dir"
+                )
+        # Earlier checkpoints have neither these nor the costs and settings.
         self._split, self._clips = state.get("split"), state.get("clips")
         self._accumulated_from = state.get("accumulated_from", 0)
         self.alpha_steps = state["alpha_steps"]

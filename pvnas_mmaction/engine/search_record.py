@@ -25,7 +25,8 @@ class SearchRecord:
 
     Files: ``space.json`` (space, budget, costs), ``split.json`` (the two halves),
     ``archive.json``, ``genotypes/cycle_NN.json``, and ``genotype.json``, the best of
-    the archive or, where that is better, ``genotypes/final.json``.
+    the archive or, where that is better or as good at a lower cost,
+    ``genotypes/final.json``.
 
     Args:
         runner: The runner.

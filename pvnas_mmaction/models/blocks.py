@@ -54,7 +54,7 @@ class ConvBN(nn.Sequential):
 
         With g = gamma / sqrt(var + eps): weight *= g and bias = beta - mean * g.
         """
-        if not isinstance(self.bn, nn.BatchNorm3d):
+        if isinstance(self.bn, nn.Identity):
             return
         scale = self.bn.weight / torch.sqrt(self.bn.running_var + self.bn.eps)
         self.conv.weight.mul_(scale.view(-1, 1, 1, 1, 1))

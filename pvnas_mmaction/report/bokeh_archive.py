@@ -51,7 +51,9 @@ def archive_plot(runs: Sequence[SearchRun], kind: CostKind) -> figure | None:
     ]
     if not points:
         return None
-    plot = new_figure(f"Accuracy against {kind.name}", kind.label, "validation top-1")
+    plot = new_figure(
+        f"Accuracy against {kind.name}", kind.label, "validation accuracy"
+    )
     plot.x_range = DataRange1d(range_padding=0.12)
     plot.y_range = DataRange1d(range_padding=0.15)
     front = pareto_front([(cost, n.entry.accuracy or 0) for _, _, n, cost in points])
@@ -101,7 +103,7 @@ def archive_plot(runs: Sequence[SearchRun], kind: CostKind) -> figure | None:
                 renderers=[glyph],
                 tooltips=[
                     ("search", "@run, @origin"),
-                    ("top-1", "@accuracy{0.0 %}"),
+                    ("accuracy", "@accuracy{0.0 %}"),
                     (kind.label, "@cost{0.000}"),
                     ("blocks", "@blocks"),
                 ],

@@ -175,7 +175,7 @@ def _accuracy_plot(run: SearchRun, x_range: DataRange1d) -> figure | None:
         run,
         x_range,
         f"Accuracy (training: mean of {SMOOTHING} logged steps)",
-        "top-1",
+        "accuracy",
         [
             Line("top1_acc", "weights step", BLUE, smooth=True),
             Line("alpha_top1_acc", "alpha step", VERMILION, "dashed", smooth=True),
@@ -195,7 +195,10 @@ def _accuracy_plot(run: SearchRun, x_range: DataRange1d) -> figure | None:
     plot.add_tools(
         HoverTool(
             renderers=[glyph],
-            tooltips=[("validation, cycle", "@cycle"), ("top-1", "@accuracy{0.0 %}")],
+            tooltips=[
+                ("validation, cycle", "@cycle"),
+                ("accuracy", "@accuracy{0.0 %}"),
+            ],
             attachment="above",
         )
     )

@@ -216,7 +216,7 @@ def archive_figure(runs: Sequence[SearchRun], kind: CostKind) -> Figure | None:
     ]
     if not points:
         return None
-    figure, ax = _axes("", kind.label, "validation top-1")
+    figure, ax = _axes("", kind.label, "validation accuracy")
     front = [points[i] for i in pareto_front([(c, a) for _, c, a in points])]
     handles = ax.step(
         [c for _, c, _ in front], [a for _, _, a in front], where="post",

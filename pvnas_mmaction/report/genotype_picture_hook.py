@@ -17,11 +17,13 @@ from .picture import figure_array, network_figure
 
 @HOOKS.register_module()
 class GenotypePictureHook(Hook):
-    """Gives the drawing of a cycle's network to the visualizer.
+    """Gives the drawing of a cycle's network to the visualizer; at the end also that of
+    the network that the search ends in, where the archive lacks it.
 
     It is shown by each of the visualizer's backends: TensorBoard and Weights & Biases
-    under ``genotype``, at the step that ended the cycle; ``LocalVisBackend`` writes
-    ``<timestamp>/vis_data/vis_image/genotype_<step>.png``. In a config::
+    under ``genotype`` (and ``genotype_final``), at the step that ended the cycle;
+    ``LocalVisBackend`` writes ``<timestamp>/vis_data/vis_image/genotype_<step>.png``.
+    In a config::
 
         visualizer = dict(vis_backends=[
             dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])
@@ -45,19 +47,25 @@ class GenotypePictureHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx, data_batch=None, outputs=None
     ) -> None:
-        entries = runner.train_loop.archive.entries
-        if len(entries) == self._shown:
+        archive = runner.train_loop.archive
+        if len(archive) == self._shown:
             return
-        self._shown = len(entries)
-        if is_main_process():
-            self._show(runner, entries[-1])
+        self._shown = len(archive)
+        if not is_main_process():
+            return
+        entry, final = archive.entries[-1], archive.final
+        self._show(runner, entry, "genotype", f"Cycle {entry.cycle + 1}")
+        if final is not None and final.blocks not in {
+            e.blocks for e in archive.entries
+        }:
+            self._show(runner, final, "genotype_final", "Found at the end")
 
-    def _show(self, runner: Runner, entry: ArchiveEntry) -> None:
+    def _show(self, runner: Runner, entry: ArchiveEntry, name: str, found: str) -> None:
         genotype = runner.train_loop.record.genotype(entry)
         accuracy = "n/a" if entry.accuracy is None else f"{100 * entry.accuracy:.1f} %"
         title = (
-            f"Cycle {entry.cycle + 1}: {format_count(entry.macs)} MACs, "
+            f"{found}: {format_count(entry.macs)} MACs, "
             f"{format_count(entry.params)} parameters, accuracy {accuracy}"
         )
         figure = network_figure([(title, draw_network(layer_rows(genotype)))])
-        runner.visualizer.add_image("genotype", figure_array(figure), step=entry.step)
+        runner.visualizer.add_image(name, figure_array(figure), step=entry.step)
