@@ -4,14 +4,15 @@
 
     python benchmarks/ground_truth/train.py train --workers 2
     python benchmarks/ground_truth/train.py pack
-    python benchmarks/ground_truth/train.py summary
+    python benchmarks/ground_truth/train.py summary --plot FILE.png
 
 `train` appends each result to WORK_DIR/trainings.jsonl and goes on from there when it
 is started again; what a table of the same settings holds is not trained again, so that
 one may be extended by seeds: for all networks, or for the best of them (`--seeds 2 3
 --best 32`). `pack` writes what is there as one compressed file, a random sample of the
-space where it is not complete. `summary` says how informative a table is, and plots it;
-with `--against` also how another one ranks the same networks.
+space where it is not complete. `summary` says how informative a table is;
+with `--plot` it draws accuracy against cost, with `--against` it also says how another
+one ranks the same networks.
 """
 
 from __future__ import annotations
@@ -294,9 +295,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     pack.add_argument("--work-dir", **work_dir)
     pack.add_argument("--out", type=Path, default=DEFAULT)
 
-    summary = commands.add_parser("summary", help="describe and plot a table")
+    summary = commands.add_parser("summary", help="describe a table, and plot it")
     summary.add_argument("--table", type=Path, default=DEFAULT)
-    summary.add_argument("--plot", type=Path, help="default: beside the table, .png")
+    summary.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it")
     summary.add_argument("--against", type=Path, help="another table to compare with")
     return parser.parse_args(argv)
 
@@ -337,9 +338,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(summarise(table))
         if args.against:
             print(compare(table, load(args.against)))
-        plot = args.plot or args.table.with_name(f"{args.table.name.split('.')[0]}.png")
-        draw(table, plot)
-        print(f"wrote {plot.name}")
+        if args.plot:
+            draw(table, args.plot)
+            print(f"wrote {args.plot.name}")
 
 
 if __name__ == "__main__":
