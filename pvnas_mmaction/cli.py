@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
-import re
 import shlex
 import sys
 import tempfile
@@ -30,21 +28,18 @@ import torch
 from mmaction.registry import RUNNERS
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
-from mmengine.hub import get_config
 from mmengine.runner import Runner
 
 from . import __version__
 from .checkpoint_files import check_checkpoint, latest_checkpoint
 from .config_checks import check_num_classes
+from .config_files import merge_options
 from .engine.optim import is_bfloat16
 from .launchers import LAUNCHERS, end_distributed, start_distributed
 from .model_checks import ResumeCheckHook, check_head
-from .search_space import SearchSpace
+from .user_errors import error_line, is_user_error
 
 EXIT_USER_ERROR = 2
-_WRONG_SETTING = re.compile(
-    r"\w+\.__init__\(\) (got an unexpected keyword argument|missing \d+ required)"
-)
 
 
 class KeyValueAction(DictAction):
@@ -88,62 +83,6 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     )
     # torchrun sets the environment variable; older launchers pass the option
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
-
-
-def load_config(name: str) -> Config:
-    """Read a config file.
-
-    Args:
-        name: Its path, or ``package::path`` for one that an installed package ships
-            (``pvnas_mmaction::pvnas/...``, ``mmaction::recognition/...``).
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it does not parse, or fails when it is executed.
-    """
-    try:
-        if "::" in name:
-            return get_config(name)
-        if not Path(name).is_file():
-            raise FileNotFoundError(f"config: found no file {name}")
-        return Config.fromfile(name)
-    except (OSError, ImportError, ValueError):
-        raise
-    except Exception as error:  # a config is a program
-        reason = f"{type(error).__name__}: {error_line(error)}"
-        raise ValueError(f"config {name}: {reason}") from error
-
-
-def read_space(cfg: Config, name: str) -> SearchSpace:
-    """The space of a search config, or of a config that holds nothing else.
-
-    Args:
-        cfg: The config.
-        name: Its name, for the error message.
-
-    Raises:
-        ValueError: There is none, or it is malformed.
-    """
-    backbone = (cfg.get("model") or {}).get("backbone") or {}
-    space = backbone.get("space") or cfg.get("space")
-    if space is None:
-        raise ValueError(
-            f"config {name}: found neither model.backbone.space nor space, expected a "
-            "search config or one of configs/pvnas/_base_/spaces/"
-        )
-    return SearchSpace.from_config(space)
-
-
-def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:
-    """Merge what ``--cfg-options`` gave into ``cfg``, in place.
-
-    Raises:
-        ValueError: If one does not fit the config.
-    """
-    try:
-        cfg.merge_from_dict(options or {})
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"--cfg-options: {error_line(error)}") from error
 
 
 def set_work_dir(cfg: Config, work_dir: str | None, config: str) -> None:
@@ -345,37 +284,6 @@ def build_runner(cfg: Config) -> Runner:
     runner.logger.info(f"Command: {shlex.join(sys.argv)}")
     runner.logger.info(f"Version: pvnas_mmaction {__version__}")
     return runner
-
-
-def is_user_error(error: BaseException) -> bool:
-    """Whether an exception's message is meant for the user of a tool.
-
-    These are what the checks of this project and of mmengine raise on bad settings
-    and files: not assertions, nor what points to a fault of the program.
-    """
-    if isinstance(error, (ValueError, OSError, ImportError, pickle.UnpicklingError)):
-        return True
-    if isinstance(error, KeyError):  # "X is not in the mmaction::model registry"
-        return "registry" in str(error)
-    if isinstance(error, TypeError):  # a setting that the class built does not take
-        return _WRONG_SETTING.match(str(error)) is not None
-    # torch on a truncated checkpoint
-    return isinstance(error, RuntimeError) and "PytorchStreamReader" in str(error)
-
-
-def error_line(error: BaseException) -> str:
-    """The message of an exception in one line.
-
-    A data loader's worker sends its whole traceback as the message: its last line is
-    the one that counts. mmengine names the class that raised before the message.
-    """
-    text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    if "Original Traceback" in text:
-        return re.sub(r"^[\w.]+: ", "", lines[-1])
-    return " ".join(lines)
 
 
 def run(main: Callable[[], None]) -> None:

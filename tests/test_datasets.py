@@ -25,12 +25,12 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from pvnas_mmaction import cli
 from pvnas_mmaction.datasets import (
     PVNASVideoDataset,
     SkippedClipsHook,
     skipped_clips_hook,
 )
+from pvnas_mmaction.user_errors import error_line, is_user_error
 
 PIPELINE = [
     dict(type="DecordInit"),
@@ -361,9 +361,9 @@ def test_bad_video_in_testing_is_told_in_one_line(folder: Path) -> None:
     loader = DataLoader(dataset, 4, num_workers=1, collate_fn=pseudo_collate)
     with pytest.raises(OSError, match="Original Traceback") as info:
         list(loader)
-    assert cli.is_user_error(info.value)
+    assert is_user_error(info.value)
     start = f"{folder}/val/00003.mp4: this video cannot be read"
-    assert cli.error_line(info.value).startswith(start)
+    assert error_line(info.value).startswith(start)
 
 
 def test_replacement_depends_on_index_and_attempt_only(folder: Path) -> None:

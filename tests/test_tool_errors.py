@@ -20,6 +20,7 @@ from tool_processes import RETRAIN, ROOT, SEARCH, load_tool
 from pvnas_mmaction import cli
 from pvnas_mmaction.checkpoint_files import check_checkpoint
 from pvnas_mmaction.config_checks import check_annotations
+from pvnas_mmaction.user_errors import error_line, is_user_error
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -303,7 +304,7 @@ def test_error_unknown_setting_in_the_config(
     expected = "error: PVNASNet.__init__() got an unexpected keyword argument 'width'"
     assert capsys.readouterr().err.splitlines()[0] == expected
     # A call that goes wrong within the program is no such setting.
-    assert not cli.is_user_error(TypeError("f() got an unexpected keyword argument"))
+    assert not is_user_error(TypeError("f() got an unexpected keyword argument"))
 
 
 @pytest.mark.parametrize(("name", "channels"), [(RETRAIN, 768), (SEARCH, 64)])
@@ -356,4 +357,4 @@ def test_error_from_a_worker_of_a_data_loader() -> None:
 
     with pytest.raises(ValueError, match="Original Traceback") as info:
         list(torch.utils.data.DataLoader(Bad(), num_workers=1))
-    assert cli.error_line(info.value) == "label: found 9, expected less than 8"
+    assert error_line(info.value) == "label: found 9, expected less than 8"

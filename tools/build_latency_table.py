@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import track as rich_track
 
 from pvnas_mmaction import cli
+from pvnas_mmaction.config_files import load_config, read_space
 from pvnas_mmaction.latency import LatencyTable
 from pvnas_mmaction.measure import (
     DTYPES,
@@ -94,8 +95,8 @@ def main() -> None:
         )
     if args.num_classes is not None and args.num_classes < 1:
         raise ValueError(f"--num-classes: found {args.num_classes}, expected 1 or more")
-    cfg = cli.load_config(args.config)
-    space = cli.read_space(cfg, args.config)
+    cfg = load_config(args.config)
+    space = read_space(cfg, args.config)
     shape = args.input_shape or (cfg.get("train_cfg") or {}).get("input_shape")
     if shape is None:
         raise ValueError(

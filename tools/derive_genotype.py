@@ -29,6 +29,7 @@ from torch import Tensor
 
 from pvnas_mmaction import __version__, cli
 from pvnas_mmaction.config_checks import check_annotations
+from pvnas_mmaction.config_files import load_config, merge_options
 from pvnas_mmaction.cost import fixed_cost, layer_costs, network_cost
 from pvnas_mmaction.derive import Budget, Derived, derive
 from pvnas_mmaction.engine.ranking import InheritedNetworks
@@ -226,8 +227,8 @@ def describe(
 
 def rank(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list[Found]):
     """Networks with accuracy and weights, the most accurate first; ties keep order."""
-    cfg = cli.load_config(args.rank_on)
-    cli.merge_options(cfg, args.cfg_options)
+    cfg = load_config(args.rank_on)
+    merge_options(cfg, args.cfg_options)
     check_annotations(cfg, ("train", "val"))
     init_default_scope(cfg.get("default_scope", "mmaction"))
     networks = InheritedNetworks(checkpoint, cfg, args.device)

@@ -10,6 +10,7 @@ import sys
 from pvnas_mmaction import cli
 from pvnas_mmaction.benchmark.zoo import read_config, view_of
 from pvnas_mmaction.checkpoint_files import check_checkpoint
+from pvnas_mmaction.config_files import merge_options
 from pvnas_mmaction.export import (
     DEFAULT_OPSET,
     check_inputs,
@@ -56,7 +57,7 @@ def main() -> None:
     args = parse_args()
     cli.check_out_file(args.out)
     config = read_config(args.config)
-    cli.merge_options(config, args.cfg_options)
+    merge_options(config, args.cfg_options)
     check_model(config)
     if config.model.type != "Recognizer3D":
         raise ValueError(

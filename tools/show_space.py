@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pvnas_mmaction import cli
+from pvnas_mmaction.config_files import load_config, merge_options, read_space
 from pvnas_mmaction.cost import check_input_shape, layer_shapes
 from pvnas_mmaction.derive import UNITS, Budget
 from pvnas_mmaction.engine.budget import build_budget
@@ -118,10 +119,10 @@ def budget_lines(budget: Budget) -> list[str]:
 
 def main() -> None:
     args = parse_args()
-    cfg = cli.load_config(args.config)
-    cli.merge_options(cfg, args.cfg_options)
+    cfg = load_config(args.config)
+    merge_options(cfg, args.cfg_options)
     data = cfg.to_dict()
-    space = cli.read_space(cfg, args.config)
+    space = read_space(cfg, args.config)
     shape = args.input_shape or lookup(data, "train_cfg.input_shape")
     if shape is not None:
         shape = check_input_shape(space.skeleton, shape)

@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pvnas_mmaction import cli
 from pvnas_mmaction.config_checks import check_annotations
+from pvnas_mmaction.config_files import load_config
 from pvnas_mmaction.model_checks import check_whole
 
 
@@ -56,7 +57,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    cfg = cli.merge_train_args(cli.load_config(args.config), args)
+    cfg = cli.merge_train_args(load_config(args.config), args)
     check_whole(cfg, "train")
     check_annotations(cfg, ("train", "val"))
     cli.build_runner(cfg).train()
