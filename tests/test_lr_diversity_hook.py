@@ -12,7 +12,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from searching import QUIET, build_search, toy_model
+from searching import QUIET, SPACE, build_search, toy_model
 
 from pvnas_mmaction.engine.lr_diversity_hook import LRDiversityHook
 from pvnas_mmaction.engine.selection import Selection
@@ -370,6 +370,17 @@ def test_alphas_of_init_cfg_come_without_their_decision(tmp_path):
         tmp_path / "second", dict(num_cycles=1, diversity_start=0.9), model=model
     )
     assert recorder.diversity[0] == pytest.approx(0.9, abs=1e-6)
+
+
+def test_a_space_of_one_network_has_nothing_to_shrink(tmp_path, capsys):
+    model = toy_model()
+    stage = dict(out_channels=8, num_layers=1, candidates=["mb_t3_k3_e2"])
+    model["backbone"]["space"] = dict(SPACE, head_channels=8, stages=[stage])
+    runner, *_ = run(
+        tmp_path, dict(num_cycles=1), model=model, log_level="INFO", **QUIET
+    )
+    assert len(runner.train_loop.archive) == 1
+    assert "shrunk" not in capsys.readouterr().out
 
 
 def test_alphas_that_would_never_move_are_refused(tmp_path):
