@@ -93,6 +93,19 @@ def test_groups_have_rates_of_their_own() -> None:
     assert sorted(members) == sorted(map(id, model.parameters()))
 
 
+def test_hooks_of_a_step_run_once() -> None:
+    """Also where an AdamW was built: from then on its class's step runs hooks."""
+    model = network()
+    torch.optim.AdamW(model.parameters())
+    optimizer = MuonAdamW(model.parameters(), **RATES)
+    calls = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    gradients(model, seed=0)
+    optimizer.step()
+    assert calls == ["before", "after"]
+
+
 def test_parameters_without_gradient_stay() -> None:
     model = network()
     optimizer = MuonAdamW(model.parameters(), **RATES)

@@ -15,7 +15,8 @@ from .. import diversity
 from ..models.supernet import PVNASSupernet
 from .lr_diversity import LRDiversityConfig, LRDiversitySchedule
 from .optim import unwrap
-from .search_loop import SearchLoop, require_keys
+from .search_loop import SearchLoop
+from .search_state import require_keys
 
 CHECKPOINT_KEY = "pvnas_search"
 TRANSFORMS = ("activation_checkpointing", "compile", "efficient_conv_bn_eval")

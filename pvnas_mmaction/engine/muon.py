@@ -10,6 +10,7 @@ channel of a convolution is a row.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -112,10 +113,11 @@ class MuonAdamW(torch.optim.AdamW):
         for group in everything:
             if group["muon"]:
                 self._muon_step(group)
-        # What is left is AdamW's.
+        # What is left is AdamW's. Its bare step: once an AdamW was built anywhere, its
+        # class's step runs the hooks of a step too, as this one has already.
         self.param_groups = [group for group in everything if not group["muon"]]
         try:
-            super().step()
+            inspect.unwrap(torch.optim.AdamW.step)(self)
         finally:
             self.param_groups = everything
         return loss

@@ -18,7 +18,7 @@ from ..checkpoint_files import latest_checkpoint
 from ..models.supernet import inherit_weights
 from ..search_space import SearchSpace
 from .lr_diversity_hook import CHECKPOINT_KEY
-from .search_loop import require_keys
+from .search_state import require_keys
 
 _ALPHA = re.compile(r"(?P<prefix>(.*\.)?)alphas\.(?P<layer>\d+)")
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from ..cost import check_input_shape
 from ..models.relaxation import get_relaxation
 from ..models.supernet import Path
 from .archive import Archive, ArchiveEntry
-from .budget import OTHER_BUDGET, CostPenalty, build_budget, expected_cost
+from .budget import CostPenalty, build_budget, expected_cost
 from .checks import check_count, check_mapping
 from .distributed import (
     SearchDataParallel,
@@ -35,6 +35,13 @@ from .search_data import (
     digest_of,
 )
 from .search_record import SearchRecord
+from .search_state import (
+    check_costs,
+    check_penalty,
+    check_settings,
+    check_space,
+    require_keys,
+)
 from .seeding import Stream, derived_seed, seed_all, seeded
 from .selection import Selection, costliest
 from .steps import alpha_step, find_supernet, reestimated_batch_norm, weights_step
@@ -45,26 +52,6 @@ DEFAULT_RELAXATIONS = dict(warmup="uniform", weights="gumbel_st", alphas="two_pa
 def is_largest_step(step: int, largest_every: int) -> bool:
     """Whether a step, counted from 0, runs the largest network; 0 is never."""
     return largest_every > 0 and step % largest_every == 0
-
-
-def require_keys(state: object, keys: Iterable[str], place: str) -> None:
-    """Raise ValueError unless a part of a checkpoint is a mapping with these keys.
-
-    Args:
-        state: The part.
-        keys: What it should hold; it may hold more.
-        place: Where it stands, for the error message.
-    """
-    expected = sorted(keys)
-    is_mapping = isinstance(state, Mapping)
-    if is_mapping and set(expected) <= state.keys():
-        return
-    found = f"the keys {sorted(state)}" if is_mapping else type(state).__name__
-    raise ValueError(
-        f"{place}: found {found}, expected a mapping with the keys {expected}; the "
-        "checkpoint is not whole, or another version of pvnas_mmaction wrote it: take "
-        "that version, or start anew in another work_dir"
-    )
 
 
 def schedule_of(hook: Hook) -> LRDiversitySchedule | None:
@@ -462,44 +449,17 @@ class SearchLoop(EpochBasedTrainLoop):
         """Continue from :meth:`state_dict`.
 
         Raises:
-            ValueError: The state is not whole, or belongs to a search of another space
-                or with another budget.
+            ValueError: The state is not whole, or belongs to a search of another
+                space, or with another budget, other costs or other settings.
         """
         keys = ["space", "alpha_steps", "archive", "penalty", "pending_gradients"]
         require_keys(state, keys, "checkpoint, state of the loop")
-        require_keys(state["space"], ["name"], "checkpoint, space")
-        if state["space"] != self.space.to_config():
-            raise ValueError(
-                f"checkpoint: found a search of space {state['space']['name']!r} with "
-                f"other stages or candidates, expected the space "
-                f"{self.space.name!r} of this config; resume with the config the "
-                "search was started with, or start anew in another work_dir"
-            )
-        if (state["penalty"] is None) != (self.penalty is None):
-            ways = ("without", "with") if self.penalty else ("with", "without")
-            raise ValueError(
-                f"checkpoint, cost: found a search {ways[0]} a budget, expected one "
-                f"{ways[1]}, as in this config; {OTHER_BUDGET}"
-            )
+        check_space(state, self.space)
+        check_penalty(state, self.penalty)
         if self.penalty is not None:
-            keys = list(self.penalty.state_dict())
-            require_keys(state["penalty"], keys, "checkpoint, cost term")
             self.penalty.load_state_dict(state["penalty"])
-        if state.get("costs", self._costs) != self._costs:
-            raise ValueError(
-                "checkpoint: found a search with other costs of the same networks, "
-                "expected the train_cfg.input_shape, number of classes and latency "
-                "table of this config; resume with the config the search was started "
-                "with, or start anew in another work_dir"
-            )
-        for name, found in state.get("settings", {}).items():
-            expected = self._settings.get(name)
-            if found != expected:
-                raise ValueError(
-                    f"checkpoint: found a search with {name}={found!r}, expected "
-                    f"{expected!r}, as in this config; resume with the config the "
-                    "search was started with, or start anew in another work_dir"
-                )
+        check_costs(state, self._costs)
+        check_settings(state, self._settings)
         # Earlier checkpoints have neither these nor the costs and settings.
         self._split, self._clips = state.get("split"), state.get("clips")
         self._accumulated_from = state.get("accumulated_from", 0)
