@@ -38,10 +38,10 @@ from benchmarks.ground_truth.table import Indices
 from benchmarks.ground_truth.train import Loader, State
 from benchmarks.jobs import JobLog, provenance, run_jobs
 from benchmarks.real_report import mean_and_error, points
-from pvnas_mmaction.cli import run
-from pvnas_mmaction.engine.seeding import derived_seed
-from pvnas_mmaction.genotype import write_atomically
-from pvnas_mmaction.timing import check_device
+from pvnas_mmaction.apis.cli import run
+from pvnas_mmaction.profiling.timing import check_device
+from pvnas_mmaction.search.randomness import derived_seed
+from pvnas_mmaction.space.genotype import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 SEARCHES = ROOT / "benchmarks" / "results" / "search_quality.json"

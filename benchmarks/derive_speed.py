@@ -26,10 +26,10 @@ from pathlib import Path
 import scipy
 from mmengine.config import Config
 
-from pvnas_mmaction.cost import fixed_cost, layer_costs
-from pvnas_mmaction.derive import Budget, InfeasibleBudgetError, derive
-from pvnas_mmaction.diversity import softmax
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.search.derive import Budget, InfeasibleBudgetError, derive
+from pvnas_mmaction.search.diversity import softmax
+from pvnas_mmaction.space.cost import fixed_cost, layer_costs
+from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACES = ROOT / "configs" / "pvnas" / "_base_" / "spaces"

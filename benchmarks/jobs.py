@@ -23,8 +23,8 @@ import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from pvnas_mmaction.genotype import write_atomically
-from pvnas_mmaction.timing import machine_facts, thread_count
+from pvnas_mmaction.profiling.timing import machine_facts, thread_count
+from pvnas_mmaction.space.genotype import write_atomically
 
 Record = dict[str, Any]
 

@@ -19,12 +19,6 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
 from benchmarks.clips import ClipSource
-from pvnas_mmaction import diversity
-from pvnas_mmaction.cost import check_input_shape
-from pvnas_mmaction.engine.archive import Archive, ArchiveEntry
-from pvnas_mmaction.engine.budget import CostPenalty, build_budget
-from pvnas_mmaction.engine.checks import check_count
-from pvnas_mmaction.engine.lr_diversity import LRDiversityConfig, LRDiversitySchedule
 from pvnas_mmaction.engine.search_data import (
     ALPHA_SHARE,
     CALIBRATION_BATCHES,
@@ -33,15 +27,21 @@ from pvnas_mmaction.engine.search_data import (
     split_by_class,
 )
 from pvnas_mmaction.engine.search_loop import DEFAULT_RELAXATIONS, is_largest_step
-from pvnas_mmaction.engine.seeding import Stream, derived_seed, seed_all
-from pvnas_mmaction.engine.selection import Selection, costliest
-from pvnas_mmaction.engine.steps import (
+from pvnas_mmaction.models.blocks import init_weights
+from pvnas_mmaction.models.supernet import Path, PVNASSupernet
+from pvnas_mmaction.search import diversity
+from pvnas_mmaction.search.archive import Archive, ArchiveEntry
+from pvnas_mmaction.search.penalty import CostPenalty, build_budget
+from pvnas_mmaction.search.randomness import Stream, derived_seed, seed_all
+from pvnas_mmaction.search.schedule import LRDiversityConfig, LRDiversitySchedule
+from pvnas_mmaction.search.selection import Selection, costliest
+from pvnas_mmaction.search.steps import (
     alpha_step,
     reestimated_batch_norm,
     weights_step,
 )
-from pvnas_mmaction.models.blocks import init_weights
-from pvnas_mmaction.models.supernet import Path, PVNASSupernet
+from pvnas_mmaction.space.checks import check_count
+from pvnas_mmaction.space.cost import check_input_shape
 
 EVAL_BATCH = 64
 

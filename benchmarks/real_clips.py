@@ -30,9 +30,9 @@ from benchmarks.jobs import provenance
 from benchmarks.real_report import summarise, write_report
 from benchmarks.real_study import Loader, Spec, Study
 from benchmarks.real_training import REDUCED, Setting, measure
-from pvnas_mmaction.cli import run
-from pvnas_mmaction.genotype import load_genotype
-from pvnas_mmaction.timing import check_device
+from pvnas_mmaction.apis.cli import run
+from pvnas_mmaction.profiling.timing import check_device
+from pvnas_mmaction.space.genotype import load_genotype
 
 ROOT = Path(__file__).resolve().parent.parent
 SEARCH_CONFIG = (

@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.real_report import difference, fold_means, mean_and_error
-from pvnas_mmaction.cli import run
+from pvnas_mmaction.apis.cli import run
 
 
 def seed_ranges(records: Sequence[Mapping[str, Any]], name: str) -> list[float]:

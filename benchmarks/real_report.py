@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 
-from pvnas_mmaction.genotype import write_atomically
+from pvnas_mmaction.space.genotype import write_atomically
 
 TSM = ("TSM-R50", "TSM-MobileNetV2")
 SEARCHED = "<= TSM-MobileNetV2"

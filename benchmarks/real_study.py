@@ -21,8 +21,8 @@ from mmengine.config import Config
 from benchmarks.jobs import JobLog, run_jobs
 from benchmarks.real_data import Fold, RealClips, read_folds
 from benchmarks.real_training import BASE, Setting, measure, search, train
-from pvnas_mmaction.cost import network_cost
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.search_space import SearchSpace
 
 MAX_DRAWS = 10_000
 # Searches of one fold are seeded so far apart; more than there are folds.

@@ -21,7 +21,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from benchmarks.clips import normalise
 from benchmarks.memory_search import MemorySearch
 from benchmarks.real_data import RealClips
-from pvnas_mmaction.benchmark.zoo import (
+from pvnas_mmaction.profiling.timing import Clock, thread_count
+from pvnas_mmaction.profiling.zoo import (
     ZOO,
     build_recognizer,
     count_macs,
@@ -31,8 +32,7 @@ from pvnas_mmaction.benchmark.zoo import (
     settle_batch_norm,
     view_of,
 )
-from pvnas_mmaction.engine.seeding import derived_seed
-from pvnas_mmaction.timing import Clock, thread_count
+from pvnas_mmaction.search.randomness import derived_seed
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "configs" / "pvnas" / "_base_"

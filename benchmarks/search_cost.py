@@ -33,11 +33,11 @@ from mmengine.config import Config
 
 from benchmarks.jobs import provenance
 from benchmarks.supernet_step import Bench
-from pvnas_mmaction.cli import run
-from pvnas_mmaction.engine.lr_diversity import LRDiversityConfig
+from pvnas_mmaction.apis.cli import run
 from pvnas_mmaction.engine.search_loop import DEFAULT_RELAXATIONS
-from pvnas_mmaction.genotype import write_atomically
-from pvnas_mmaction.timing import Clock, check_device, thread_count
+from pvnas_mmaction.profiling.timing import Clock, check_device, thread_count
+from pvnas_mmaction.search.schedule import LRDiversityConfig
+from pvnas_mmaction.space.genotype import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "pvnas"

@@ -31,9 +31,9 @@ from benchmarks.ground_truth.table import shuffled_indices
 from benchmarks.jobs import JobLog, provenance, run_jobs
 from benchmarks.memory_search import MemorySearch
 from benchmarks.search_report import judge_all, write_report
-from pvnas_mmaction.cli import run
-from pvnas_mmaction.search_space import SearchSpace
-from pvnas_mmaction.timing import check_device
+from pvnas_mmaction.apis.cli import run
+from pvnas_mmaction.profiling.timing import check_device
+from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "pvnas" / "pvnas-tiny_search_1xb8-6x1x1-4e_motion-clips.py"

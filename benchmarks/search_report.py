@@ -19,7 +19,7 @@ from scipy.stats import kendalltau
 
 from benchmarks.baselines import BASELINES, affordable, run_baseline
 from benchmarks.ground_truth import GroundTruth
-from pvnas_mmaction.genotype import write_atomically
+from pvnas_mmaction.space.genotype import write_atomically
 
 DEFAULT_VARIANT = "diversity"
 MODES = ("constant", "cosine", "cyclic", "diversity")

@@ -41,11 +41,11 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from pvnas_mmaction.engine.steps import alpha_step, weights_step
 from pvnas_mmaction.models.blocks import init_weights
 from pvnas_mmaction.models.relaxation import Choice
-from pvnas_mmaction.search_space import SearchSpace
-from pvnas_mmaction.timing import Clock, machine_facts
+from pvnas_mmaction.profiling.timing import Clock, machine_facts
+from pvnas_mmaction.search.steps import alpha_step, weights_step
+from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "configs" / "pvnas" / "_base_"

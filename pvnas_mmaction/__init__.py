@@ -21,5 +21,6 @@ __version__ = "0.1.0"
 compat.apply()
 
 if all(find_spec(name) is not None for name in ("torch", "mmengine", "mmaction")):
-    from . import datasets, engine, models  # noqa: F401  (registers what they hold)
+    # registers what they hold
+    from . import datasets, engine, models  # noqa: F401
     from .report import genotype_picture_hook  # noqa: F401

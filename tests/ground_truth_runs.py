@@ -9,7 +9,7 @@ from benchmarks.clips import read_manifest
 from benchmarks.ground_truth.recipe import Recipe
 from benchmarks.ground_truth.train import LOG, Loader, train_table
 from benchmarks.jobs import JobLog
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.space.search_space import SearchSpace
 
 SPACE = dict(
     name="two",

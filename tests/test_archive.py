@@ -9,7 +9,7 @@ import stat
 
 import pytest
 
-from pvnas_mmaction.engine.archive import Archive, ArchiveEntry
+from pvnas_mmaction.search.archive import Archive, ArchiveEntry
 
 A = ("mb_t1_k3_e2", "mb_t3_k3_e2", "skip", "ts_t3_k3_e4")
 B = ("mb_t1_k3_e2", "mb_t3_k5_e2", "skip", "ts_t3_k5_e4")

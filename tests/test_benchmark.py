@@ -22,10 +22,12 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from pvnas_mmaction.benchmark import measure, report, zoo
-from pvnas_mmaction.benchmark.zoo import DEFAULT, Entry, View
-from pvnas_mmaction.cost import network_cost
-from pvnas_mmaction.genotype import Genotype, Skeleton, Stage, save_genotype
+from pvnas_mmaction.profiling import zoo
+from pvnas_mmaction.profiling import zoo_measure as measure
+from pvnas_mmaction.profiling import zoo_report as report
+from pvnas_mmaction.profiling.zoo import DEFAULT, Entry, View
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.genotype import Genotype, Skeleton, Stage, save_genotype
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKS = ("mb_t3_k3_e2", "mb3d_t3_k3_e2_se", "rb_t3_k3_e0.5", "ts_t3_k5_e2")

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from toys import LAYERS, layer_id, make_layer, specs_of
 
-from pvnas_mmaction.genotype import FAMILIES, Layer
 from pvnas_mmaction.models.blocks import (
     OPS,
     ConvBN,
@@ -22,6 +21,7 @@ from pvnas_mmaction.models.blocks import (
     init_weights,
     temporal_shift,
 )
+from pvnas_mmaction.space.genotype import FAMILIES, Layer
 
 
 def randomize(module: nn.Module) -> nn.Module:

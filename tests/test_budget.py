@@ -11,11 +11,11 @@ import pytest
 import torch
 from searching import INPUT_SHAPE, NUM_CLASSES, SPACE, build_search
 
-from pvnas_mmaction.cost import network_cost
-from pvnas_mmaction.derive import Budget, InfeasibleBudgetError, derive
-from pvnas_mmaction.engine.budget import CostPenalty, build_budget, expected_cost
-from pvnas_mmaction.latency import LatencyTable
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.search.derive import Budget, InfeasibleBudgetError, derive
+from pvnas_mmaction.search.penalty import CostPenalty, build_budget, expected_cost
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.latency_table import LatencyTable
+from pvnas_mmaction.space.search_space import SearchSpace
 
 TOY = SearchSpace.from_config(SPACE)
 LAYERS = TOY.candidates

@@ -496,10 +496,11 @@ def test_without_torch_genotypes_are_still_readable() -> None:
     run_python(
         """
 hide("torch", "mmaction", "mmengine", "mmcv")
-import pvnas_mmaction.genotype, pvnas_mmaction.search_space, pvnas_mmaction.cost
-import pvnas_mmaction.diversity
+import pvnas_mmaction.space.genotype, pvnas_mmaction.space.search_space
+import pvnas_mmaction.space.cost
+import pvnas_mmaction.search.diversity
 assert "torch" not in sys.modules
-pvnas_mmaction.genotype.BlockSpec.parse("mb_t3_k5_e4_se")
+pvnas_mmaction.space.genotype.BlockSpec.parse("mb_t3_k5_e4_se")
 """
     )
 

@@ -19,13 +19,13 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from pvnas_mmaction.benchmark.zoo import read_config, view_of
-from pvnas_mmaction.cost import fixed_cost, layer_costs, network_cost
-from pvnas_mmaction.derive import derive
-from pvnas_mmaction.engine.budget import CostPenalty, build_budget
-from pvnas_mmaction.engine.steps import alpha_step, find_supernet, weights_step
 from pvnas_mmaction.models.pvnas_net import resolve_genotype
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.profiling.zoo import read_config, view_of
+from pvnas_mmaction.search.derive import derive
+from pvnas_mmaction.search.penalty import CostPenalty, build_budget
+from pvnas_mmaction.search.steps import alpha_step, find_supernet, weights_step
+from pvnas_mmaction.space.cost import fixed_cost, layer_costs, network_cost
+from pvnas_mmaction.space.search_space import SearchSpace
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "pvnas"
 CONFIGS = sorted(path.name for path in FOLDER.glob("*.py"))

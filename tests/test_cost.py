@@ -23,7 +23,8 @@ from toys import (
     specs_of,
 )
 
-from pvnas_mmaction.cost import (
+from pvnas_mmaction.models.blocks import build_block
+from pvnas_mmaction.space.cost import (
     FORMULAS,
     Cost,
     block_cost,
@@ -34,9 +35,14 @@ from pvnas_mmaction.cost import (
     network_cost,
     skeleton_cost,
 )
-from pvnas_mmaction.genotype import FAMILIES, Layer, Skeleton, Stage, parse_genotype
-from pvnas_mmaction.models.blocks import build_block
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.space.genotype import (
+    FAMILIES,
+    Layer,
+    Skeleton,
+    Stage,
+    parse_genotype,
+)
+from pvnas_mmaction.space.search_space import SearchSpace
 
 SHAPE = (5, 17, 11)
 

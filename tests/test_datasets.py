@@ -25,12 +25,12 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from pvnas_mmaction.apis.errors import error_line, is_user_error
 from pvnas_mmaction.datasets import (
     PVNASVideoDataset,
     SkippedClipsHook,
     skipped_clips_hook,
 )
-from pvnas_mmaction.user_errors import error_line, is_user_error
 
 PIPELINE = [
     dict(type="DecordInit"),

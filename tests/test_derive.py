@@ -9,8 +9,8 @@ import random
 
 import pytest
 
-from pvnas_mmaction import derive as derive_module
-from pvnas_mmaction.derive import (
+from pvnas_mmaction.search import derive as derive_module
+from pvnas_mmaction.search.derive import (
     LOG_PROB_FLOOR,
     Budget,
     Derived,

@@ -20,12 +20,12 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from searching import INPUT_SHAPE, NUM_CLASSES, SPACE, run_search, search_config
 
-from pvnas_mmaction.cost import network_cost
-from pvnas_mmaction.engine.archive import Archive
-from pvnas_mmaction.engine.ranking import InheritedNetworks
-from pvnas_mmaction.genotype import load_genotype
-from pvnas_mmaction.latency import LatencyTable
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.apis.ranking import InheritedNetworks
+from pvnas_mmaction.search.archive import Archive
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.genotype import load_genotype
+from pvnas_mmaction.space.latency_table import LatencyTable
+from pvnas_mmaction.space.search_space import SearchSpace
 
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "derive_genotype.py"
 TOY = SearchSpace.from_config(SPACE)

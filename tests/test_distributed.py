@@ -27,15 +27,15 @@ from searching import (
 )
 from torch import nn
 
-from pvnas_mmaction import cli
-from pvnas_mmaction.engine.distributed import (
+from pvnas_mmaction.apis import cli
+from pvnas_mmaction.models.relaxation import Choice
+from pvnas_mmaction.search.distributed import (
     SearchDataParallel,
     average_gradients,
     check_ranks_agree,
     shared_seed,
 )
-from pvnas_mmaction.engine.steps import alpha_step, find_supernet, weights_step
-from pvnas_mmaction.models.relaxation import Choice
+from pvnas_mmaction.search.steps import alpha_step, find_supernet, weights_step
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="MMEngine would put both processes on one GPU"

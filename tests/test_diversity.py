@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pvnas_mmaction.diversity import (
+from pvnas_mmaction.search.diversity import (
     argmax_share,
     diversity,
     entropy,

@@ -14,15 +14,17 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import save_checkpoint
 
-from pvnas_mmaction.benchmark.zoo import build_recognizer
-from pvnas_mmaction.cost import network_cost
-from pvnas_mmaction.export import (
+from pvnas_mmaction.apis.export import (
     check_inputs,
     export_onnx,
     load_classifier,
     max_difference,
 )
-from pvnas_mmaction.genotype import (
+from pvnas_mmaction.models.blocks import OPS
+from pvnas_mmaction.models.pvnas_net import PVNASNet
+from pvnas_mmaction.profiling.zoo import build_recognizer
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.genotype import (
     BlockSpec,
     Genotype,
     Skeleton,
@@ -30,8 +32,6 @@ from pvnas_mmaction.genotype import (
     load_genotype,
     save_genotype,
 )
-from pvnas_mmaction.models.blocks import OPS
-from pvnas_mmaction.models.pvnas_net import PVNASNet
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((ROOT / "configs" / "pvnas" / "genotypes").glob("*.json"))

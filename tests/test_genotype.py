@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pvnas_mmaction.genotype import (
+from pvnas_mmaction.space.genotype import (
     FAMILIES,
     PROVENANCE_KEYS,
     BlockSpec,
@@ -417,7 +417,7 @@ def test_reads_genotypes_and_spaces_without_torch() -> None:
         "absent = ('torch', 'mmengine', 'mmcv', 'mmaction')\n"
         "sys.modules.update(dict.fromkeys(absent))\n"
         + "".join(f"import pvnas_mmaction.{name}\n" for name in names)
-        + "from pvnas_mmaction.genotype import parse_genotype\n"
+        + "from pvnas_mmaction.space.genotype import parse_genotype\n"
         "print(parse_genotype(sys.stdin.read()).blocks[2])\n"
         "loaded = {name.split('.')[0] for name, m in sys.modules.items() if m}\n"
         "assert not loaded.intersection(absent), loaded\n"

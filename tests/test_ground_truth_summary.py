@@ -21,7 +21,7 @@ from benchmarks.ground_truth.summary import (
 from benchmarks.ground_truth.table import GroundTruth, Network, all_indices
 from benchmarks.ground_truth.train import LOG, best_networks, make_table, train_table
 from benchmarks.jobs import JobLog
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.space.search_space import SearchSpace
 
 
 @pytest.fixture(scope="module")

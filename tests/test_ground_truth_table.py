@@ -29,7 +29,7 @@ from benchmarks.ground_truth.train import (
     write_table,
 )
 from benchmarks.jobs import JobLog
-from pvnas_mmaction.cost import network_cost
+from pvnas_mmaction.space.cost import network_cost
 
 
 @pytest.fixture

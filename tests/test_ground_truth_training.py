@@ -25,7 +25,7 @@ from benchmarks.ground_truth.recipe import (
 from benchmarks.ground_truth.train import LOG, list_jobs, train_table
 from benchmarks.jobs import JobLog
 from pvnas_mmaction.engine.muon import MuonAdamW
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.space.search_space import SearchSpace
 
 
 def test_learning_rates():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from pvnas_mmaction.engine.judging import choose, log_likelihoods, standard_error
+from pvnas_mmaction.search.judging import choose, log_likelihoods, standard_error
 
 
 def test_standard_error_is_the_deviation_of_a_mean():

@@ -9,11 +9,11 @@ import pytest
 import torch
 from searching import INPUT_SHAPE, NO_VALIDATION, QUIET, run_search
 
-from pvnas_mmaction.cost import layer_costs
 from pvnas_mmaction.engine import search_loop
 from pvnas_mmaction.engine.search_loop import is_largest_step
-from pvnas_mmaction.engine.selection import costliest
 from pvnas_mmaction.models.supernet import PVNASSupernet
+from pvnas_mmaction.search.selection import costliest
+from pvnas_mmaction.space.cost import layer_costs
 
 
 def test_costliest_is_the_maximum_over_all_networks():

@@ -17,12 +17,12 @@ import pytest
 import torch
 from torch import nn
 
-from pvnas_mmaction import measure
-from pvnas_mmaction.derive import Budget, derive
-from pvnas_mmaction.latency import LatencyTable, load_latency_table
-from pvnas_mmaction.measure import MeasureConfig
-from pvnas_mmaction.search_space import SearchSpace
-from pvnas_mmaction.timing import check_device
+from pvnas_mmaction.profiling import measure
+from pvnas_mmaction.profiling.measure import MeasureConfig
+from pvnas_mmaction.profiling.timing import check_device
+from pvnas_mmaction.search.derive import Budget, derive
+from pvnas_mmaction.space.latency_table import LatencyTable, load_latency_table
+from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "configs" / "pvnas" / "_base_" / "spaces" / "tiny.py"

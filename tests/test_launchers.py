@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tool_processes import ROOT, TOOLS
 
-from pvnas_mmaction.launchers import export_ranks
+from pvnas_mmaction.apis.launchers import export_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

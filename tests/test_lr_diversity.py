@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pvnas_mmaction.diversity import shrink_to_diversity
-from pvnas_mmaction.engine import lr_diversity
-from pvnas_mmaction.engine.lr_diversity import (
+from pvnas_mmaction.search import schedule as lr_diversity
+from pvnas_mmaction.search.diversity import shrink_to_diversity
+from pvnas_mmaction.search.schedule import (
     MODES,
     LRDiversityConfig,
     LRDiversitySchedule,

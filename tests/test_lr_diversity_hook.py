@@ -14,9 +14,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from searching import QUIET, SPACE, build_search, toy_model
 
+from pvnas_mmaction.apis.model_checks import warn_of_supernet
 from pvnas_mmaction.engine.lr_diversity_hook import LRDiversityHook
-from pvnas_mmaction.engine.selection import Selection
-from pvnas_mmaction.model_checks import warn_of_supernet
+from pvnas_mmaction.search.selection import Selection
 
 # (1 + cos(pi k / n)) / 2 for k = 0 ... n - 1
 COS_6 = [1, 0.933013, 0.75, 0.5, 0.25, 0.066987]

@@ -13,13 +13,13 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapperDict, build_optim_wrappe
 from searching import build_toy_model, make_batch
 from torch import nn
 
-from pvnas_mmaction.engine.distributed import SearchDataParallel
 from pvnas_mmaction.engine.optim import (
     BFloat16OptimWrapper,
     CPUAmpOptimWrapper,
     SearchOptimWrapperConstructor,
 )
-from pvnas_mmaction.engine.steps import alpha_step, find_supernet, weights_step
+from pvnas_mmaction.search.distributed import SearchDataParallel
+from pvnas_mmaction.search.steps import alpha_step, find_supernet, weights_step
 
 NORMS = nn.modules.batchnorm._BatchNorm
 

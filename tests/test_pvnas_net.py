@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from toys import build_recognizer, one_genotype_per_family
 
-from pvnas_mmaction.cost import network_cost
-from pvnas_mmaction.genotype import load_genotype, parse_genotype
 from pvnas_mmaction.models import PVNASNet
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.genotype import load_genotype, parse_genotype
 
 GENOTYPES = one_genotype_per_family()
 CONTENT = GENOTYPES["mb"]

@@ -23,7 +23,7 @@ from benchmarks.real_training import (
     train,
     use_channels_last,
 )
-from pvnas_mmaction.timing import Clock
+from pvnas_mmaction.profiling.timing import Clock
 
 
 def test_learning_rate_by_hand():

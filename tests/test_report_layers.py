@@ -8,8 +8,6 @@ import pytest
 import torch
 from report_runs import genotype
 
-from pvnas_mmaction.cost import network_cost
-from pvnas_mmaction.genotype import parse_genotype
 from pvnas_mmaction.models.pvnas_net import PVNASNet
 from pvnas_mmaction.report.drawing import dearest_layer, draw_network
 from pvnas_mmaction.report.layers import (
@@ -25,6 +23,8 @@ from pvnas_mmaction.report.picture import (
     network_figure,
     save_figure,
 )
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.genotype import parse_genotype
 
 MIXED = ["ts_t3_k3_e2_se", "mb3d_t3_k3_e2", "rb_t3_k3_e0.5", "skip"]
 FLAT = ["mb_t1_k3_e2", "skip", "mb_t5_k3_e2", "mb_t5_k3_e2"]

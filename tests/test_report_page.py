@@ -25,9 +25,6 @@ from report_runs import (
 )
 from test_report_predictions import clips, dump
 
-from pvnas_mmaction.cost import network_cost
-from pvnas_mmaction.genotype import parse_genotype
-from pvnas_mmaction.latency import LatencyTable
 from pvnas_mmaction.report import page, views
 from pvnas_mmaction.report.bokeh_archive import archive_plot, cost_kinds
 from pvnas_mmaction.report.bokeh_search import comparison_plot, search_plots
@@ -41,7 +38,10 @@ from pvnas_mmaction.report.layers import format_count
 from pvnas_mmaction.report.palette import run_style
 from pvnas_mmaction.report.predictions import for_trainings
 from pvnas_mmaction.report.workdir import read_work_dir, read_work_dirs
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.genotype import parse_genotype
+from pvnas_mmaction.space.latency_table import LatencyTable
+from pvnas_mmaction.space.search_space import SearchSpace
 
 MEBIBYTE = 2**20
 

@@ -24,7 +24,6 @@ from report_runs import (
 )
 from searching import build_search, run_search
 
-from pvnas_mmaction.engine.archive import Archive
 from pvnas_mmaction.report.runlog import find_launches, parse_config
 from pvnas_mmaction.report.views import search_view
 from pvnas_mmaction.report.workdir import (
@@ -33,6 +32,7 @@ from pvnas_mmaction.report.workdir import (
     read_work_dir,
     read_work_dirs,
 )
+from pvnas_mmaction.search.archive import Archive
 
 
 def test_a_search_as_it_was_written(tmp_path):

@@ -19,8 +19,8 @@ from benchmarks.ground_truth import GroundTruth, load
 from benchmarks.ground_truth.table import shuffled_indices
 from benchmarks.memory_search import MemorySearch
 from benchmarks.search_quality import CONFIG
-from pvnas_mmaction.cost import fixed_cost, layer_costs
-from pvnas_mmaction.derive import Budget, derive
+from pvnas_mmaction.search.derive import Budget, derive
+from pvnas_mmaction.space.cost import fixed_cost, layer_costs
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,7 +15,7 @@ from benchmarks.search_cost import (
     search_clips,
 )
 from benchmarks.supernet_step import Bench
-from pvnas_mmaction.engine.lr_diversity import LRDiversityConfig, LRDiversitySchedule
+from pvnas_mmaction.search.schedule import LRDiversityConfig, LRDiversitySchedule
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

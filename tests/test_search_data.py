@@ -22,7 +22,7 @@ from pvnas_mmaction.engine.search_data import (
     StepSampler,
     split_by_class,
 )
-from pvnas_mmaction.engine.seeding import seeded
+from pvnas_mmaction.search.randomness import seeded
 
 TOY = dict(type="ToyClips", length=8)
 

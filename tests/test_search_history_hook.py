@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from searching import build_search, run_search
 
-from pvnas_mmaction.diversity import diversity
 from pvnas_mmaction.engine.search_history_hook import SearchHistoryHook
+from pvnas_mmaction.search.diversity import diversity
 
 EVERY_FIVE = dict(checkpoint=dict(by_epoch=False, interval=5, max_keep_ckpts=-1))
 

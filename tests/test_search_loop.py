@@ -27,13 +27,13 @@ from searching import (
 )
 from torch import nn
 
-from pvnas_mmaction.cost import network_cost
-from pvnas_mmaction.diversity import diversity, hamming
+from pvnas_mmaction.apis.model_checks import check_head
 from pvnas_mmaction.engine import search_loop
-from pvnas_mmaction.engine.seeding import Stream, derived_seed
-from pvnas_mmaction.genotype import load_genotype
-from pvnas_mmaction.model_checks import check_head
 from pvnas_mmaction.models.supernet import PVNASSupernet, inherit_weights
+from pvnas_mmaction.search.diversity import diversity, hamming
+from pvnas_mmaction.search.randomness import Stream, derived_seed
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.genotype import load_genotype
 
 
 class Witness:

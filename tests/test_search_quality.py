@@ -31,10 +31,10 @@ from benchmarks.ground_truth.train import write_table
 from benchmarks.memory_search import MemorySearch
 from benchmarks.search_quality import CONFIG, VARIANTS, Loader, run_search
 from benchmarks.search_report import judge, judge_all, markdown, requirements
-from pvnas_mmaction.cost import network_cost
-from pvnas_mmaction.engine.lr_diversity import LRDiversityConfig, LRDiversitySchedule
-from pvnas_mmaction.engine.selection import Selection
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.search.schedule import LRDiversityConfig, LRDiversitySchedule
+from pvnas_mmaction.search.selection import Selection
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.search_space import SearchSpace
 
 VIEWS = 100
 SIZE = 16

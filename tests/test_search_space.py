@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 
-from pvnas_mmaction.genotype import Genotype, parse_genotype
 from pvnas_mmaction.models import PVNASSupernet
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.space.genotype import Genotype, parse_genotype
+from pvnas_mmaction.space.search_space import SearchSpace
 
 SPACES = Path(__file__).parent.parent / "configs" / "pvnas" / "_base_" / "spaces"
 FILES = sorted(SPACES.glob("*.py"))

@@ -10,10 +10,10 @@ import pytest
 import torch
 from searching import QUIET, build_search, read_json, run_search, toy_model
 
-from pvnas_mmaction.derive import Budget, derive
 from pvnas_mmaction.engine.search_loop import SearchLoop
-from pvnas_mmaction.engine.selection import derive_apart
-from pvnas_mmaction.genotype import load_genotype
+from pvnas_mmaction.search.derive import Budget, derive
+from pvnas_mmaction.search.selection import derive_apart
+from pvnas_mmaction.space.genotype import load_genotype
 
 
 def judge_seen(

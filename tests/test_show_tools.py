@@ -13,11 +13,11 @@ import sys
 import pytest
 from report_runs import CANDIDATES, SPACE, genotype, write_json
 
-from pvnas_mmaction.cost import network_cost
-from pvnas_mmaction.genotype import parse_genotype
-from pvnas_mmaction.latency import LatencyTable
 from pvnas_mmaction.report.layers import format_count
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.genotype import parse_genotype
+from pvnas_mmaction.space.latency_table import LatencyTable
+from pvnas_mmaction.space.search_space import SearchSpace
 
 BLOCKS = ["ts_t3_k3_e2_se", "skip", "mb_t5_k3_e2", "skip"]
 SHAPE = (3, 8, 32, 32)

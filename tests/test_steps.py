@@ -16,10 +16,11 @@ from searching import SPACE, build_toy_model, make_batch, toy_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pvnas_mmaction.derive import Budget
-from pvnas_mmaction.engine.budget import CostPenalty
-from pvnas_mmaction.engine.seeding import seed_all
-from pvnas_mmaction.engine.steps import (
+from pvnas_mmaction.models.relaxation import RELAXATIONS
+from pvnas_mmaction.search.derive import Budget
+from pvnas_mmaction.search.penalty import CostPenalty
+from pvnas_mmaction.search.randomness import seed_all
+from pvnas_mmaction.search.steps import (
     alpha_step,
     find_supernet,
     frozen,
@@ -27,7 +28,6 @@ from pvnas_mmaction.engine.steps import (
     untracked_batch_norm,
     weights_step,
 )
-from pvnas_mmaction.models.relaxation import RELAXATIONS
 
 
 @pytest.fixture

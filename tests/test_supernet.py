@@ -13,10 +13,10 @@ from mmengine.config import Config
 from torch import Tensor
 from toys import build_recognizer, space_of_all_families
 
-from pvnas_mmaction.genotype import FAMILIES
 from pvnas_mmaction.models import PVNASNet, PVNASSupernet
 from pvnas_mmaction.models.relaxation import RELAXATIONS, Choice
 from pvnas_mmaction.models.supernet import inherit_weights
+from pvnas_mmaction.space.genotype import FAMILIES
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "pvnas" / "_base_"
 TINY = Config.fromfile(CONFIGS / "spaces" / "tiny.py").space.to_dict()

@@ -17,10 +17,10 @@ from mmaction.registry import MODELS
 from mmengine.config import Config
 from tool_processes import RETRAIN, ROOT, SEARCH, load_tool
 
-from pvnas_mmaction import cli
-from pvnas_mmaction.checkpoint_files import check_checkpoint
-from pvnas_mmaction.config_checks import check_annotations
-from pvnas_mmaction.user_errors import error_line, is_user_error
+from pvnas_mmaction.apis import cli
+from pvnas_mmaction.apis.config_checks import check_annotations
+from pvnas_mmaction.apis.errors import error_line, is_user_error
+from pvnas_mmaction.engine.checkpoint_files import check_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

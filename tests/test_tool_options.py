@@ -16,9 +16,9 @@ import torch
 from mmengine.config import Config, DictAction
 from tool_processes import TOOLS, UPSTREAM_TOOLS, load_tool, run_process
 
-from pvnas_mmaction import cli
-from pvnas_mmaction.benchmark.zoo import view_of
-from pvnas_mmaction.genotype import load_genotype
+from pvnas_mmaction.apis import cli
+from pvnas_mmaction.profiling.zoo import view_of
+from pvnas_mmaction.space.genotype import load_genotype
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -17,8 +17,8 @@ from mmengine.config import Config
 from tool_processes import RETRAIN, ROOT, SEARCH, TOOLS, UPSTREAM_TOOLS, run_process
 
 from pvnas_mmaction import __version__
-from pvnas_mmaction.genotype import save_genotype
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.space.genotype import save_genotype
+from pvnas_mmaction.space.search_space import SearchSpace
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -239,7 +239,7 @@ def test_run_ends_the_threads_of_a_group() -> None:
         import torch
         from torch import distributed
 
-        from pvnas_mmaction import cli
+        from pvnas_mmaction.apis import cli
 
         class Runner:
             def __init__(self):

@@ -35,9 +35,9 @@ from mmengine.config import Config
 from mmengine.optim import AmpOptimWrapper
 from mmengine.runner import load_checkpoint
 
-from pvnas_mmaction.cost import network_cost
-from pvnas_mmaction.genotype import Genotype, load_genotype, save_genotype
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.genotype import Genotype, load_genotype, save_genotype
+from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 UPSTREAM = Path(mmaction.__file__).parent / ".mim" / "tools"

@@ -15,8 +15,8 @@ from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from pvnas_mmaction.genotype import FAMILIES, BlockSpec, Layer
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.space.genotype import FAMILIES, BlockSpec, Layer
+from pvnas_mmaction.space.search_space import SearchSpace
 
 
 def is_spec(text: str) -> bool:

@@ -11,10 +11,11 @@ import warnings
 
 from tqdm import tqdm
 
-from pvnas_mmaction import cli
-from pvnas_mmaction.benchmark import measure, report
-from pvnas_mmaction.benchmark.zoo import DEFAULT, Entry
-from pvnas_mmaction.measure import DTYPES
+from pvnas_mmaction.apis import cli
+from pvnas_mmaction.profiling import zoo_measure as measure
+from pvnas_mmaction.profiling import zoo_report as report
+from pvnas_mmaction.profiling.measure import DTYPES
+from pvnas_mmaction.profiling.zoo import DEFAULT, Entry
 
 
 def parse_args() -> argparse.Namespace:

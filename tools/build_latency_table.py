@@ -17,16 +17,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track as rich_track
 
-from pvnas_mmaction import cli
-from pvnas_mmaction.config_files import load_config, read_space
-from pvnas_mmaction.latency import LatencyTable
-from pvnas_mmaction.measure import (
+from pvnas_mmaction.apis import cli
+from pvnas_mmaction.apis.config_files import load_config, read_space
+from pvnas_mmaction.profiling.measure import (
     DTYPES,
     MeasureConfig,
     calibrate_and_check,
     measure_table,
     prediction_errors,
 )
+from pvnas_mmaction.space.latency_table import LatencyTable
 
 MAX_MEDIAN_ERROR = 0.15
 

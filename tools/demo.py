@@ -33,9 +33,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from pvnas_mmaction.cost import network_cost
-from pvnas_mmaction.genotype import BlockSpec, Genotype, load_genotype
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.genotype import BlockSpec, Genotype, load_genotype
+from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "pvnas"

@@ -27,19 +27,20 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from pvnas_mmaction import __version__, cli
-from pvnas_mmaction.config_checks import check_annotations
-from pvnas_mmaction.config_files import load_config, merge_options
-from pvnas_mmaction.cost import fixed_cost, layer_costs, network_cost
-from pvnas_mmaction.derive import Budget, Derived, derive
-from pvnas_mmaction.engine.ranking import InheritedNetworks
+from pvnas_mmaction import __version__
+from pvnas_mmaction.apis import cli
+from pvnas_mmaction.apis.config_checks import check_annotations
+from pvnas_mmaction.apis.config_files import load_config, merge_options
+from pvnas_mmaction.apis.ranking import InheritedNetworks
 from pvnas_mmaction.engine.search_checkpoint import (
     SearchCheckpoint,
     load_search_checkpoint,
 )
-from pvnas_mmaction.genotype import Genotype, save_genotype
-from pvnas_mmaction.latency import LatencyTable, load_latency_table
-from pvnas_mmaction.timing import check_device
+from pvnas_mmaction.profiling.timing import check_device
+from pvnas_mmaction.search.derive import Budget, Derived, derive
+from pvnas_mmaction.space.cost import fixed_cost, layer_costs, network_cost
+from pvnas_mmaction.space.genotype import Genotype, save_genotype
+from pvnas_mmaction.space.latency_table import LatencyTable, load_latency_table
 
 
 @dataclass(frozen=True)

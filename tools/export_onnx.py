@@ -7,18 +7,18 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pvnas_mmaction import cli
-from pvnas_mmaction.benchmark.zoo import read_config, view_of
-from pvnas_mmaction.checkpoint_files import check_checkpoint
-from pvnas_mmaction.config_files import merge_options
-from pvnas_mmaction.export import (
+from pvnas_mmaction.apis import cli
+from pvnas_mmaction.apis.config_files import merge_options
+from pvnas_mmaction.apis.export import (
     DEFAULT_OPSET,
     check_inputs,
     export_onnx,
     load_classifier,
     max_difference,
 )
-from pvnas_mmaction.model_checks import check_model, check_one_network
+from pvnas_mmaction.apis.model_checks import check_model, check_one_network
+from pvnas_mmaction.engine.checkpoint_files import check_checkpoint
+from pvnas_mmaction.profiling.zoo import read_config, view_of
 
 TOLERANCE = 1e-4
 

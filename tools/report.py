@@ -7,9 +7,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pvnas_mmaction import cli
-from pvnas_mmaction.genotype import write_atomically
+from pvnas_mmaction.apis import cli
 from pvnas_mmaction.report import figures, page, predictions, views, workdir
+from pvnas_mmaction.space.genotype import write_atomically
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,11 +11,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pvnas_mmaction import cli
-from pvnas_mmaction.genotype import Genotype, load_genotype
+from pvnas_mmaction.apis import cli
 from pvnas_mmaction.report import layers, picture, views
 from pvnas_mmaction.report.drawing import draw_network
 from pvnas_mmaction.report.layers import format_count, format_shape
+from pvnas_mmaction.space.genotype import Genotype, load_genotype
 
 
 def parse_args() -> argparse.Namespace:

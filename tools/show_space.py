@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from pvnas_mmaction import cli
-from pvnas_mmaction.config_files import load_config, merge_options, read_space
-from pvnas_mmaction.cost import check_input_shape, layer_shapes
-from pvnas_mmaction.derive import UNITS, Budget
-from pvnas_mmaction.engine.budget import build_budget
+from pvnas_mmaction.apis import cli
+from pvnas_mmaction.apis.config_files import load_config, merge_options, read_space
 from pvnas_mmaction.report.layers import format_count, format_shape
 from pvnas_mmaction.report.runlog import lookup
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.search.derive import UNITS, Budget
+from pvnas_mmaction.search.penalty import build_budget
+from pvnas_mmaction.space.cost import check_input_shape, layer_shapes
+from pvnas_mmaction.space.search_space import SearchSpace
 
 DRAWN_NETWORKS = 10_000
 BAR_WIDTH = 50

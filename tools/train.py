@@ -12,10 +12,10 @@ import os
 # slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from pvnas_mmaction import cli
-from pvnas_mmaction.config_checks import check_annotations
-from pvnas_mmaction.config_files import load_config
-from pvnas_mmaction.model_checks import check_whole
+from pvnas_mmaction.apis import cli
+from pvnas_mmaction.apis.config_checks import check_annotations
+from pvnas_mmaction.apis.config_files import load_config
+from pvnas_mmaction.apis.model_checks import check_whole
 
 
 def parse_args() -> argparse.Namespace:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from benchmarks.clips import OPPOSITES, MotionClips
 from pvnas_mmaction.engine.muon import MuonAdamW
-from pvnas_mmaction.engine.seeding import derived_seed
 from pvnas_mmaction.models.blocks import init_weights
 from pvnas_mmaction.models.pvnas_net import PVNASNet
 from pvnas_mmaction.models.time_reversal import with_reversals
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.search.randomness import derived_seed
+from pvnas_mmaction.space.search_space import SearchSpace
 
 # Fields that recipes got later, at the values that tables without them stand for.
 LATER = dict(cooldown=0.0, sign_weight=1.0)

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from pvnas_mmaction.cost import network_cost
-from pvnas_mmaction.search_space import SearchSpace
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.search_space import SearchSpace
 
 FORMAT_VERSION = 2
 _KEYS = {"format_version", "settings", "made", "seeds", "networks"}

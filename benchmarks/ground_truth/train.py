@@ -43,11 +43,11 @@ from benchmarks.ground_truth.table import (
     shuffled_indices,
 )
 from benchmarks.jobs import JobLog, provenance, run_jobs
-from pvnas_mmaction.cli import run
-from pvnas_mmaction.cost import network_cost
-from pvnas_mmaction.genotype import write_atomically
-from pvnas_mmaction.search_space import SearchSpace
-from pvnas_mmaction.timing import check_device
+from pvnas_mmaction.apis.cli import run
+from pvnas_mmaction.profiling.timing import check_device
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.genotype import write_atomically
+from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TINY = ROOT / "configs" / "pvnas" / "_base_" / "spaces" / "tiny.py"

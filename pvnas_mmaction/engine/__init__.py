@@ -1,7 +1,7 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Search: loop, schedule, optimisers. Importing this package registers them."""
 
-from .distributed import SearchDataParallel
+from ..search.distributed import SearchDataParallel
 from .lr_diversity_hook import LRDiversityHook
 from .muon import MuonAdamW
 from .optim import (

@@ -11,9 +11,9 @@ from mmaction.registry import HOOKS
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook
 from mmengine.runner import Runner
 
-from .. import diversity
 from ..models.supernet import PVNASSupernet
-from .lr_diversity import LRDiversityConfig, LRDiversitySchedule
+from ..search import diversity
+from ..search.schedule import LRDiversityConfig, LRDiversitySchedule
 from .optim import unwrap
 from .search_loop import SearchLoop
 from .search_state import require_keys

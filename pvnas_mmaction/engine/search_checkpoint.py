@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint_files import latest_checkpoint
 from ..models.supernet import inherit_weights
-from ..search_space import SearchSpace
+from ..space.search_space import SearchSpace
+from .checkpoint_files import latest_checkpoint
 from .lr_diversity_hook import CHECKPOINT_KEY
 from .search_state import require_keys
 

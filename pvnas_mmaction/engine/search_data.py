@@ -25,7 +25,7 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .seeding import Stream, derived_seed, seeded
+from ..search.randomness import Stream, derived_seed, seeded
 
 Key = tuple[int, int]
 

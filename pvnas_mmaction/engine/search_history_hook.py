@@ -11,7 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..genotype import write_atomically
+from ..space.genotype import write_atomically
 from .search_loop import schedule_of
 
 SCALARS = (

@@ -14,19 +14,27 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner, ValLoop
 from mmengine.runner.amp import autocast
 
-from ..cost import check_input_shape
 from ..models.relaxation import get_relaxation
 from ..models.supernet import Path
-from .archive import Archive, ArchiveEntry
-from .budget import CostPenalty, build_budget, expected_cost
-from .checks import check_count, check_mapping
-from .distributed import (
+from ..search.archive import Archive, ArchiveEntry
+from ..search.distributed import (
     SearchDataParallel,
     check_ranks_agree,
     is_distributed,
     shared_seed,
 )
-from .lr_diversity import LRDiversitySchedule
+from ..search.penalty import CostPenalty, build_budget, expected_cost
+from ..search.randomness import Stream, derived_seed, seed_all, seeded
+from ..search.schedule import LRDiversitySchedule
+from ..search.selection import Selection, costliest
+from ..search.steps import (
+    alpha_step,
+    find_supernet,
+    reestimated_batch_norm,
+    weights_step,
+)
+from ..space.checks import check_count, check_mapping
+from ..space.cost import check_input_shape
 from .search_data import (
     ALPHA_SHARE,
     CALIBRATION_BATCHES,
@@ -42,9 +50,6 @@ from .search_state import (
     check_space,
     require_keys,
 )
-from .seeding import Stream, derived_seed, seed_all, seeded
-from .selection import Selection, costliest
-from .steps import alpha_step, find_supernet, reestimated_batch_norm, weights_step
 
 DEFAULT_RELAXATIONS = dict(warmup="uniform", weights="gumbel_st", alphas="two_path")
 
@@ -102,7 +107,7 @@ class SearchLoop(EpochBasedTrainLoop):
             the others to share. Later cycles sample alone, so that the largest network
             is not favoured when networks are ranked. Default 0: never.
         alpha_weight: What a network's log-probability counts beside its accuracy when
-            networks are judged, see :mod:`pvnas_mmaction.engine.judging`. Default 0:
+            networks are judged, see :mod:`pvnas_mmaction.search.judging`. Default 0:
             accuracy alone decides.
 
     Raises:

@@ -12,11 +12,11 @@ from mmengine.dist import master_only
 from mmengine.runner import Runner
 
 from .. import __version__
-from ..cost import fixed_cost, layer_costs
-from ..genotype import Genotype, save_genotype, write_atomically
-from ..search_space import SearchSpace
-from .archive import Archive, ArchiveEntry
-from .budget import CostPenalty
+from ..search.archive import Archive, ArchiveEntry
+from ..search.penalty import CostPenalty
+from ..space.cost import fixed_cost, layer_costs
+from ..space.genotype import Genotype, save_genotype, write_atomically
+from ..space.search_space import SearchSpace
 from .search_data import SearchData
 
 

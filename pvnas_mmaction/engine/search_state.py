@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..search_space import SearchSpace
-from .budget import OTHER_BUDGET, CostPenalty
+from ..search.penalty import OTHER_BUDGET, CostPenalty
+from ..space.search_space import SearchSpace
 
 RESUME = (
     "resume with the config the search was started with, or start anew in another "

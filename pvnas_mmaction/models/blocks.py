@@ -14,8 +14,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from ..cost import squeeze_channels
-from ..genotype import BlockSpec, Layer
+from ..space.cost import squeeze_channels
+from ..space.genotype import BlockSpec, Layer
 from .lowering import LoweredConv3d
 
 SHIFT_FRACTION = 8

@@ -14,7 +14,7 @@ from mmengine.utils import get_installed_path
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..genotype import Genotype, load_genotype, parse_genotype
+from ..space.genotype import Genotype, load_genotype, parse_genotype
 from .blocks import ConvBN, build_block, build_head, build_stem, init_weights
 from .checkpoint_check import check_state
 

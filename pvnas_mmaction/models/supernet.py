@@ -12,8 +12,8 @@ from mmaction.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ..genotype import Genotype
-from ..search_space import SearchSpace
+from ..space.genotype import Genotype
+from ..space.search_space import SearchSpace
 from .blocks import build_head, build_stem, init_weights
 from .checkpoint_check import check_state
 from .mixed_layer import MixedLayer

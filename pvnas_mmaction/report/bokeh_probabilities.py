@@ -21,7 +21,7 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
-from ..genotype import FAMILIES, BlockSpec
+from ..space.genotype import FAMILIES, BlockSpec
 from .bokeh_style import add_color_bar, new_figure, share_mapper, source
 from .palette import MUTED, TEXT, VERMILION
 from .series import cycle_starts, thin

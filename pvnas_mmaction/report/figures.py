@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..latency import LatencyTable
+from ..space.latency_table import LatencyTable
 from .bokeh_archive import CostKind, cost_kinds
 from .bokeh_probabilities import column_edges
 from .bokeh_search import cost_unit, validation_label

@@ -8,8 +8,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..engine.archive import ArchiveEntry
 from ..engine.search_loop import SearchLoop
+from ..search.archive import ArchiveEntry
 from .drawing import draw_network
 from .layers import format_count, layer_rows
 from .picture import figure_array, network_figure

@@ -6,8 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..cost import Cost, block_cost, check_input_shape, layer_shapes, skeleton_cost
-from ..genotype import BlockSpec, Genotype, Skeleton
+from ..space.cost import (
+    Cost,
+    block_cost,
+    check_input_shape,
+    layer_shapes,
+    skeleton_cost,
+)
+from ..space.genotype import BlockSpec, Genotype, Skeleton
 
 Shape = tuple[int, int, int, int]
 

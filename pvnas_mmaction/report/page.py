@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import __version__
-from ..latency import LatencyTable
+from ..space.latency_table import LatencyTable
 from .bokeh_archive import archive_plot, cost_kinds, distance_plot
 from .bokeh_network import min_width, network_plot
 from .bokeh_probabilities import probability_view

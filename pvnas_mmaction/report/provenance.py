@@ -6,7 +6,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from ..genotype import Genotype
+from ..space.genotype import Genotype
 from .layers import format_count
 from .runlog import lookup
 from .workdir import Run, SearchRun, TrainRun

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..diversity import hamming
+from ..search.diversity import hamming
 
 
 def thin(items: Sequence[Any], limit: int) -> list[Any]:

@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
-from ..engine.archive import Archive
-from ..genotype import Genotype
-from ..latency import LatencyTable, load_latency_table
-from ..search_space import SearchSpace
+from ..search.archive import Archive
+from ..space.genotype import Genotype
+from ..space.latency_table import LatencyTable, load_latency_table
+from ..space.search_space import SearchSpace
 from .drawing import Drawing, dearest_layer, draw_network
 from .layers import (
     LayerRow,

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..cost import check_input_shape
-from ..engine.archive import Archive, ArchiveEntry
-from ..genotype import Genotype, load_genotype
 from ..models.pvnas_net import resolve_genotype
-from ..search_space import SearchSpace
+from ..search.archive import Archive, ArchiveEntry
+from ..space.cost import check_input_shape
+from ..space.genotype import Genotype, load_genotype
+from ..space.search_space import SearchSpace
 from .runlog import (
     Launches,
     find_launches,

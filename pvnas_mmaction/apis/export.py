@@ -16,15 +16,15 @@ from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
-from .benchmark.zoo import (
+from ..models.pvnas_net import PVNASNet
+from ..profiling.zoo import (
     build_recognizer,
     fold_batch_norm,
     logits,
     settle_batch_norm,
 )
-from .cost import check_input_shape
+from ..space.cost import check_input_shape
 from .model_checks import check_head
-from .models.pvnas_net import PVNASNet
 
 DEFAULT_OPSET = 18
 INPUT, OUTPUT = "clips", "logits"

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from .. import diversity
-from ..cost import fixed_cost, layer_costs, network_cost
-from ..derive import Budget, derive
 from ..models.supernet import PVNASSupernet
+from ..space.checks import check_count, check_number
+from ..space.cost import fixed_cost, layer_costs, network_cost
+from . import diversity
 from .archive import Archive, ArchiveEntry
-from .checks import check_count, check_number
+from .derive import Budget, derive
 from .judging import choose
 
 Indices = tuple[int, ...]
@@ -71,7 +71,7 @@ class Selection:
             weights, from its candidate indices; None where there is no validation.
         num_clips: Gives the number of validation clips.
         num_ranked: How many of the most probable networks are judged. Default 1.
-        alpha_weight: See :mod:`pvnas_mmaction.engine.judging`. Default 0.
+        alpha_weight: See :mod:`pvnas_mmaction.search.judging`. Default 0.
 
     Attributes:
         archive: What was found so far.
@@ -154,7 +154,7 @@ class Selection:
         return self.fixed + _sum_of(self.per_layer, indices)
 
     def choose(self, networks: Sequence[Indices], accuracies: Sequence[float]) -> int:
-        """:func:`pvnas_mmaction.engine.judging.choose` by present probabilities and
+        """:func:`pvnas_mmaction.search.judging.choose` by present probabilities and
         costs; an index."""
         log_probs = self.log_probs()
         return choose(

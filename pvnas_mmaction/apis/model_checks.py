@@ -8,9 +8,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from .engine.optim import unwrap
-from .models.pvnas_net import PVNASNet
-from .models.supernet import PVNASSupernet
+from ..engine.optim import unwrap
+from ..models.pvnas_net import PVNASNet
+from ..models.supernet import PVNASSupernet
 
 
 class ResumeCheckHook(Hook):

@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..config_files import load_config
+from ..apis.config_files import load_config
 
 OURS = {
     "PV-NAS-S": "pvnas_mmaction::pvnas/"

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..models.supernet import Path, PVNASSupernet
-from .budget import CostPenalty
 from .distributed import average_gradients
-from .seeding import seeded
+from .penalty import CostPenalty
+from .randomness import seeded
 
 
 @contextmanager

@@ -28,12 +28,12 @@ import torch
 from mmaction.models.heads import I3DHead
 from torch import Tensor, nn
 
-from .cost import check_input_shape, layer_shapes
-from .latency import LatencyTable
-from .models.blocks import ConvBN
-from .models.pvnas_net import PVNASNet
-from .models.supernet import PVNASSupernet
-from .search_space import SearchSpace
+from ..models.blocks import ConvBN
+from ..models.pvnas_net import PVNASNet
+from ..models.supernet import PVNASSupernet
+from ..space.cost import check_input_shape, layer_shapes
+from ..space.latency_table import LatencyTable
+from ..space.search_space import SearchSpace
 from .timing import Clock, check_device, machine_facts, thread_count
 
 DTYPES = {

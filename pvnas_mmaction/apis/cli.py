@@ -30,14 +30,14 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from . import __version__
-from .checkpoint_files import check_checkpoint, latest_checkpoint
+from .. import __version__
+from ..engine.checkpoint_files import check_checkpoint, latest_checkpoint
+from ..engine.optim import is_bfloat16
 from .config_checks import check_num_classes
 from .config_files import merge_options
-from .engine.optim import is_bfloat16
+from .errors import error_line, is_user_error
 from .launchers import LAUNCHERS, end_distributed, start_distributed
 from .model_checks import ResumeCheckHook, check_head
-from .user_errors import error_line, is_user_error
 
 EXIT_USER_ERROR = 2
 

@@ -31,11 +31,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cost import fixed_cost, layer_costs
-from ..derive import Budget
-from ..latency import load_latency_table
-from ..search_space import SearchSpace
-from .checks import check_number
+from ..space.checks import check_number
+from ..space.cost import fixed_cost, layer_costs
+from ..space.latency_table import load_latency_table
+from ..space.search_space import SearchSpace
+from .derive import Budget
 
 KINDS = ("flops", "params", "latency")
 HORIZON = 30

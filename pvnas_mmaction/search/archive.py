@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from ..diversity import hamming, mean_pairwise_hamming
-from ..genotype import write_atomically
+from ..space.genotype import write_atomically
+from .diversity import hamming, mean_pairwise_hamming
 
 FORMAT_VERSION = 1
 

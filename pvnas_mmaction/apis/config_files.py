@@ -9,8 +9,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hub import get_config
 
-from .search_space import SearchSpace
-from .user_errors import error_line
+from ..space.search_space import SearchSpace
+from .errors import error_line
 
 
 def load_config(name: str) -> Config:

@@ -19,11 +19,11 @@ from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from .checks import check_count
-from .search_checkpoint import SearchCheckpoint
-from .search_data import ALPHA_SHARE, CALIBRATION_BATCHES, METRIC, SearchData
-from .seeding import Stream, derived_seed
-from .steps import reestimated_batch_norm
+from ..engine.search_checkpoint import SearchCheckpoint
+from ..engine.search_data import ALPHA_SHARE, CALIBRATION_BATCHES, METRIC, SearchData
+from ..search.randomness import Stream, derived_seed
+from ..search.steps import reestimated_batch_norm
+from ..space.checks import check_count
 
 SEARCH_DEFAULTS = dict(
     alpha_share=ALPHA_SHARE, calibration_batches=CALIBRATION_BATCHES, metric=METRIC

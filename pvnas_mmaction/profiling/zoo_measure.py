@@ -26,9 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..measure import DTYPES
-from ..model_checks import check_one_network
-from ..timing import Clock, check_device
+from ..apis.model_checks import check_one_network
+from .measure import DTYPES
+from .timing import Clock, check_device
 from .zoo import (
     Entry,
     View,

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from ..timing import Clock, machine_facts
-from .measure import Result, Settings, Timing
+from .timing import Clock, machine_facts
 from .zoo import OURS, ZOO
+from .zoo_measure import Result, Settings, Timing
 
 FilePath = str | os.PathLike[str]
 
