@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from ..search.steps import (
 )
 from ..space.checks import check_count, check_mapping
 from ..space.cost import check_input_shape
+from .run_file import recorded_run
 from .search_data import (
     ALPHA_SHARE,
     CALIBRATION_BATCHES,
@@ -245,7 +247,8 @@ class SearchLoop(EpochBasedTrainLoop):
 
     def run(self) -> torch.nn.Module:
         """Launch the search; a resumed one goes on within its epoch."""
-        if not any(map(schedule_of, self.runner.hooks)):
+        schedule = next(filter(None, map(schedule_of, self.runner.hooks)), None)
+        if schedule is None:
             raise ValueError(
                 "custom_hooks: found no LRDiversityHook, expected one: it sets the "
                 "learning rates of a search and ends its cycles"
@@ -276,9 +279,21 @@ class SearchLoop(EpochBasedTrainLoop):
         wrappers["alphas"].initialize_count_status(self.model, accumulated, -1)
         self.data.alpha_loader.sampler.start = self.alpha_steps
         self.data.alpha_loader.sampler.num_batches = self._max_iters
-        self._try_validation()
-        model = super().run()
-        self.record.write_result(self.archive)
+        data = dict(
+            ann_file=self.data.ann_file,
+            num_weights_clips=len(self.data.weights_half),
+            num_alphas_clips=len(self.data.alpha_half),
+        )
+        with recorded_run(
+            self.runner,
+            seed=self.seed,
+            num_steps=self.max_iters,
+            data=data,
+            schedule=asdict(schedule.config),
+        ):
+            self._try_validation()
+            model = super().run()
+            self.record.write_result(self.archive)
         return model
 
     def run_epoch(self) -> None:
