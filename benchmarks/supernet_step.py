@@ -134,7 +134,7 @@ class Bench:
     def _build(self, backbone: dict[str, Any]) -> nn.Module:
         head = dict(
             self.model_cfg["cls_head"],
-            in_channels=self.space.skeleton.head_channels,
+            in_channels=self.space.skeleton.out_channels,
             num_classes=NUM_CLASSES,
         )
         model = MODELS.build(dict(self.model_cfg, backbone=backbone, cls_head=head))

@@ -13,7 +13,7 @@ from pvnas_mmaction.space.search_space import SearchSpace
 
 SPACE = dict(
     name="two",
-    stem_channels=8,
+    stem=dict(channels=8),
     head_channels=8,
     stages=[
         dict(

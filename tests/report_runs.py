@@ -10,7 +10,7 @@ from pathlib import Path
 
 SPACE = dict(
     name="toy",
-    stem_channels=8,
+    stem=dict(channels=8),
     head_channels=32,
     in_channels=3,
     stages=[
@@ -72,7 +72,7 @@ def skeleton(space: dict) -> dict:
         for stage in space["stages"]
     ]
     return dict(
-        stem_channels=space["stem_channels"],
+        stem=space["stem"],
         head_channels=space["head_channels"],
         stages=stages,
         in_channels=space["in_channels"],
@@ -82,7 +82,7 @@ def skeleton(space: dict) -> dict:
 def genotype(blocks: list[str], space: dict = SPACE, **provenance) -> dict:
     """A genotype file's content."""
     return dict(
-        format_version=1,
+        format_version=2,
         space=space["name"],
         skeleton=skeleton(space),
         blocks=blocks,

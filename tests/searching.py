@@ -41,7 +41,7 @@ NUM_CLASSES = 2
 INPUT_SHAPE = (3, 4, 8, 8)
 SPACE = dict(
     name="toy",
-    stem_channels=4,
+    stem=dict(channels=4),
     head_channels=8,
     stages=[
         dict(

@@ -27,12 +27,12 @@ from pvnas_mmaction.profiling import zoo_measure as measure
 from pvnas_mmaction.profiling import zoo_report as report
 from pvnas_mmaction.profiling.zoo import DEFAULT, Entry, View
 from pvnas_mmaction.space.cost import network_cost
-from pvnas_mmaction.space.genotype import Genotype, Skeleton, Stage, save_genotype
+from pvnas_mmaction.space.genotype import Genotype, Skeleton, Stage, Stem, save_genotype
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKS = ("mb_t3_k3_e2", "mb3d_t3_k3_e2_se", "rb_t3_k3_e0.5", "ts_t3_k5_e2")
 GENOTYPE = Genotype(
-    "small", Skeleton(8, 32, (Stage(16, 2, 2, 1), Stage(24, 2, 2, 2))), BLOCKS
+    "small", Skeleton(Stem(8), 32, (Stage(16, 2, 2, 1), Stage(24, 2, 2, 2))), BLOCKS
 )
 NUM_CLASSES = 5
 CUSTOM = ROOT / "configs/pvnas/pvnas-tiny_retrain_1xb16-u8-60e_custom-rgb.py"

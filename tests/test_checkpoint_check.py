@@ -46,20 +46,20 @@ MISMATCHES = [
         # in place of two
         r"found another network, expected that of the genotype of space 'all' with "
         r"blocks mb_t3_k3_e2.25_se skip .*: 30 parameters missing, 15 unexpected, 0 of "
-        r"another shape. First: layers.0.layers.spatial.conv.weight: found nothing, "
+        r"another shape. First: layers.0.spatial.conv.weight: found nothing, "
         r"expected shape \(16, 1, 1, 3, 3\). Use the genotype that the checkpoint was",
     ),
     (
         lambda: PVNASNet(dict(GENOTYPES["mb"], skeleton=wider_head())),
         lambda: PVNASNet(GENOTYPES["mb"]),
         r": 0 parameters missing, 0 unexpected, 5 of another shape. First: "
-        r"head.conv.weight: found shape \(24, 16, 1, 1, 1\), expected \(16, 16, 1, 1",
+        r"head.project.conv.weight: found shape \(24, 16, 1, 1, 1\), expected",
     ),
     (
         lambda: PVNASNet(dict(GENOTYPES["mb"])),
         lambda: PVNASNet(dict(GENOTYPES["mb"], blocks=skipped())),
         r": 0 parameters missing, \d+ unexpected, 0 of another shape. First: "
-        r"layers.3.layers.expand.conv.weight: found shape .*, expected no such param",
+        r"layers.3.expand.conv.weight: found shape .*, expected no such param",
     ),
     (
         lambda: PVNASSupernet(SPACE),
@@ -85,18 +85,18 @@ MISMATCHES = [
     (
         lambda: nn.Linear(2, 2),
         lambda: PVNASNet(GENOTYPES["mb"]),
-        r"missing, 2 unexpected, .* First: stem.conv.weight: found nothing",
+        r"missing, 2 unexpected, .* First: stem.spatial.conv.weight: found nothing",
     ),
     (
         lambda: build_recognizer(dict(NET, genotype=GENOTYPES["rb"])),
         lambda: build_recognizer(NET),
-        r"First: backbone.layers.0.layers.expand.conv.weight: found",
+        r"First: backbone.layers.0.expand.conv.weight: found",
     ),
     (
         lambda: nn.Sequential(),
         lambda: build_recognizer(NET),
-        r"missing, 0 unexpected, 0 of another shape. First: backbone.stem.conv.weight: "
-        r"found nothing, expected shape \(8, 3, 1, 3, 3\)",
+        r"missing, 0 unexpected, 0 of another shape. First: backbone.stem.spatial.conv"
+        r".weight: found nothing, expected shape \(8, 3, 1, 3, 3\)",
     ),
 ]
 

@@ -228,10 +228,10 @@ def test_search_config_runs(name):
     model.train()
     wrappers = build_optim_wrapper(model, cfg.optim_wrapper)
     data = batch(cfg.num_classes)
-    first = supernet.stem.conv.weight.detach().clone()
+    first = supernet.stem.spatial.conv.weight.detach().clone()
     logs = weights_step(model, supernet, data, weights_path, wrappers["weights"])
     assert logs["loss"].item() == pytest.approx(math.log(cfg.num_classes), abs=0.7)
-    assert not torch.equal(first, supernet.stem.conv.weight)
+    assert not torch.equal(first, supernet.stem.spatial.conv.weight)
     assert all(not alpha.any() for alpha in supernet.alphas)
 
     settings = dict(cfg.train_cfg.get("cost") or {})
@@ -241,9 +241,9 @@ def test_search_config_runs(name):
             settings, supernet.space, cfg.train_cfg.input_shape, cfg.num_classes
         )
         penalty = CostPenalty(budget, **settings)
-    first = supernet.stem.conv.weight.detach().clone()
+    first = supernet.stem.spatial.conv.weight.detach().clone()
     alpha_step(model, supernet, data, alpha_path, wrappers["alphas"], penalty)
-    assert torch.equal(first, supernet.stem.conv.weight)
+    assert torch.equal(first, supernet.stem.spatial.conv.weight)
     assert all(alpha.isfinite().all() and alpha.any() for alpha in supernet.alphas)
 
 

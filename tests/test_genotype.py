@@ -132,7 +132,7 @@ def content() -> dict[str, Any]:
         "space": "toy",
         "skeleton": {
             "in_channels": 3,
-            "stem_channels": 16,
+            "stem": {"channels": 16},
             "head_channels": 64,
             "stages": [
                 {"out_channels": 16, "num_layers": 2, "spatial_stride": 2},

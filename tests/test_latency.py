@@ -30,7 +30,7 @@ SHAPE = [3, 4, 16, 16]
 SPACE = SearchSpace.from_config(
     dict(
         name="toy",
-        stem_channels=8,
+        stem=dict(channels=8),
         head_channels=16,
         stages=[
             dict(

@@ -135,7 +135,7 @@ def test_mixed_precision_on_cpu(model, monkeypatch):
         expected = CPUAmpOptimWrapper if changes else type(wrappers["weights"])
         assert all(type(w) is expected for w in wrappers.values())
         dtypes = set()
-        twin.backbone.stem.conv.register_forward_hook(
+        twin.backbone.stem.spatial.conv.register_forward_hook(
             lambda module, args, out, dtypes=dtypes: dtypes.add(out.dtype)
         )
         seen = gradients[precision] = {"weights": [], "alphas": []}
@@ -183,7 +183,7 @@ def test_bfloat16_of_an_accelerator(model, monkeypatch):
     monkeypatch.setattr(module, "is_cuda_available", lambda: True)
     supernet, path = find_supernet(model), find_supernet(model).sample("softmax")
     dtypes = set()
-    model.backbone.stem.conv.register_forward_hook(
+    model.backbone.stem.spatial.conv.register_forward_hook(
         lambda module, args, out: dtypes.add(out.dtype)
     )
     parameters = [p for n, p in model.named_parameters() if "alphas" not in n]

@@ -345,7 +345,11 @@ def test_long_searches_stay_small(tmp_path):
     stage = dict(out_channels=16, num_layers=10, spatial_stride=1, temporal_stride=1)
     stages = [dict(stage, candidates=names), dict(stage, candidates=names)]
     space = dict(
-        name="large", stem_channels=16, head_channels=32, in_channels=3, stages=stages
+        name="large",
+        stem=dict(channels=16),
+        head_channels=32,
+        in_channels=3,
+        stages=stages,
     )
     networks = [[names[(i + j) % 12] for j in range(20)] for i in range(4)]
     paths = [

@@ -157,7 +157,7 @@ def test_gradients_wait_in_a_checkpoint(tmp_path):
         ]["loop"]["pending_gradients"]
         for step in (3, 6)
     }
-    assert "backbone.stem.conv.weight" in waiting[3]
+    assert "backbone.stem.spatial.conv.weight" in waiting[3]
     assert waiting[6] == {} or all("alphas" in name for name in waiting[6])
 
 

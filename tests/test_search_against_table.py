@@ -21,6 +21,7 @@ from benchmarks.memory_search import MemorySearch
 from benchmarks.search_quality import CONFIG
 from pvnas_mmaction.search.derive import Budget, derive
 from pvnas_mmaction.space.cost import fixed_cost, layer_costs
+from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,7 +35,7 @@ def table() -> GroundTruth:
 
 def test_table_holds_every_network_with_two_seeds(table: GroundTruth) -> None:
     space = Config.fromfile(ROOT / "configs/pvnas/_base_/spaces/tiny.py").space
-    assert table.settings["space"] == space.to_dict() | {"in_channels": 3}
+    assert table.space == SearchSpace.from_config(space)
     assert table.is_complete
     assert len(table) == table.space.size == 256
     assert len(table.seeds) >= 2

@@ -319,7 +319,7 @@ def test_a_head_that_is_not_counted_is_named(tmp_path, capsys, head, found):
     model["cls_head"] |= dict(dropout_ratio=0.0, **head)
     loop = build_search(tmp_path, model=model).train_loop
     head_params = sum(p.numel() for p in loop.model.cls_head.parameters())
-    counted = loop.space.skeleton.head_channels * NUM_CLASSES + NUM_CLASSES
+    counted = loop.space.skeleton.out_channels * NUM_CLASSES + NUM_CLASSES
     assert (head_params != counted) == found
     message = f"found {head_params} parameters outside its backbone, {counted} are"
     assert (message in capsys.readouterr().out) == found
@@ -368,7 +368,7 @@ def test_the_same_seed_gives_the_same_search(tmp_path):
         ),
         (
             dict(train_cfg=dict(relaxations="softmax")),
-            "relaxations: expected a dict of settings, got 'softmax'",
+            "relaxations: found 'softmax', expected a dict of settings",
         ),
         (
             dict(train_cfg=dict(relaxations=dict(alphas=["softmax"]))),
@@ -384,25 +384,25 @@ def test_the_same_seed_gives_the_same_search(tmp_path):
         (dict(train_cfg=dict(alpha_share=1.5)), "alpha_share: found 1.5, expected"),
         (
             dict(train_cfg=dict(num_ranked=0)),
-            "num_ranked: expected an integer of 1 or more, got 0",
+            "num_ranked: found 0, expected an integer of 1 or more",
         ),
         (dict(train_cfg=dict(num_ranked=2.0)), r"num_ranked: found 2\.0, expected"),
         (
             dict(train_cfg=dict(largest_every=-1)),
-            "largest_every: expected an integer of 0 or more, got -1",
+            "largest_every: found -1, expected an integer of 0 or more",
         ),
         (dict(train_cfg=dict(largest_every=True)), "largest_every: found True, expect"),
         (
             dict(train_cfg=dict(calibration_batches=0)),
-            "calibration_batches: expected an integer of 1 or more, got 0",
+            "calibration_batches: found 0, expected an integer of 1 or more",
         ),
         (
             dict(train_cfg=dict(alpha_weight=-1.0)),
-            r"alpha_weight: expected a number of 0 or more, got -1\.0",
+            r"alpha_weight: found -1\.0, expected a number of 0 or more",
         ),
         (
             dict(train_cfg=dict(alpha_weight=math.inf)),
-            "alpha_weight: expected a number of 0 or more, got inf",
+            "alpha_weight: found inf, expected a number of 0 or more",
         ),
         (
             dict(train_cfg=dict(alpha_weight="1")),

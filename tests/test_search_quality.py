@@ -495,7 +495,7 @@ def test_table_about_other_clips(motion_clips, table):
 
 def test_config_of_another_space(motion_clips, table):
     settings = copy.deepcopy(dict(table.settings, clips=read_manifest(motion_clips)))
-    settings["space"]["stem_channels"] = 8
+    settings["space"]["stem"] = dict(channels=8)
     other = GroundTruth(settings, table.seeds, list(table.values()))
     with pytest.raises(ValueError, match="found another space than that of the table"):
         Loader(other, motion_clips)

@@ -26,7 +26,7 @@ def toy() -> dict[str, Any]:
     """Layers 0 and 3 change the shape, 1 and 2 keep it: 2 * 3 * 3 * 1 networks."""
     return dict(
         name="toy",
-        stem_channels=16,
+        stem=dict(channels=16),
         head_channels=32,
         stages=[
             dict(
@@ -131,7 +131,10 @@ BAD_CONFIGS: list[tuple[Any, str]] = [
     (without("name"), "space None: the key 'name' is missing"),
     (without("stages"), "space 'toy': the key 'stages' is missing"),
     (dict(toy(), name=3), "space: name: found 3, expected text"),
-    (dict(toy(), stem_channels=0), "space 'toy': stem_channels: found 0, expected a"),
+    (
+        dict(toy(), stem=dict(channels=0)),
+        "space 'toy': stem_channels: found 0, expected a",
+    ),
     (dict(toy(), head_channels="9"), "head_channels: found '9', expected a whole"),
     (dict(toy(), in_channels=True), "in_channels: found True, expected a whole number"),
     (dict(toy(), stages=[]), "stages: found [], expected a list of at least one stage"),

@@ -136,11 +136,11 @@ def test_train(work_dir):
 def test_ema_hook(config, checkpoint):
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     # On saving the hook swaps: the averaged weights are those that tests use.
-    averaged = saved["state_dict"]["backbone.stem.conv.weight"]
-    trained = saved["ema_state_dict"]["module.backbone.stem.conv.weight"]
+    averaged = saved["state_dict"]["backbone.stem.spatial.conv.weight"]
+    trained = saved["ema_state_dict"]["module.backbone.stem.spatial.conv.weight"]
     assert averaged.isfinite().all() and not torch.equal(averaged, trained)
     model = init_recognizer(str(config), str(checkpoint), device="cpu")
-    torch.testing.assert_close(model.backbone.stem.conv.weight.data, averaged)
+    torch.testing.assert_close(model.backbone.stem.spatial.conv.weight.data, averaged)
 
 
 def test_test_with_dump(config, checkpoint, work_dir, tmp_path):

@@ -1,7 +1,7 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Block specs, layers and a space for tests, taken from the registered families.
 
-A family that joins ``genotype.FAMILIES`` is in every list here without a change.
+A family that joins ``layout.FAMILIES`` is in every list here without a change.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from pvnas_mmaction.space.genotype import FAMILIES, BlockSpec, Layer
+from pvnas_mmaction.space.layout import FAMILIES, BlockSpec, Layer
 from pvnas_mmaction.space.search_space import SearchSpace
 
 
@@ -68,7 +68,7 @@ def space_of_all_families() -> dict[str, Any]:
     candidates = ["mb_t1_k3_e1", *(one_spec_of(family) for family in FAMILIES), "skip"]
     return dict(
         name="all",
-        stem_channels=8,
+        stem=dict(channels=8),
         head_channels=16,
         stages=[
             dict(out_channels=8, num_layers=2, spatial_stride=2, candidates=candidates),

@@ -34,7 +34,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 from pvnas_mmaction.space.cost import network_cost
-from pvnas_mmaction.space.genotype import BlockSpec, Genotype, load_genotype
+from pvnas_mmaction.space.genotype import Genotype, load_genotype
+from pvnas_mmaction.space.layout import BlockSpec
 from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -62,10 +62,9 @@ def stage_table(space: SearchSpace, shape: Sequence[int] | None) -> Table:
     table.add_column("output CxTxHxW", no_wrap=True)
     table.add_column("candidates", ratio=1)
     shapes = layer_shapes(space.skeleton, shape) if shape else None
-    for number, (stage, candidates) in enumerate(
-        zip(space.skeleton.stages, space.stage_candidates, strict=True)
-    ):
+    for number, stage in enumerate(space.skeleton.stages):
         last = max(layer.index for layer in space.layers if layer.stage == number)
+        candidates = space.candidates[last]
         out = (stage.out_channels, *shapes[last + 1]) if shapes else None
         table.add_row(
             str(number + 1),

@@ -175,7 +175,7 @@ class Classifier(nn.Module):
         super().__init__()
         genotype = json.loads(space.genotype(indices).to_json())
         self.backbone = PVNASNet(genotype=genotype)
-        self.fc = nn.Linear(space.skeleton.head_channels, num_classes)
+        self.fc = nn.Linear(space.skeleton.out_channels, num_classes)
         init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from matplotlib import pyplot
 from scipy.stats import spearmanr
 
 from benchmarks.clips import OPPOSITES
-from pvnas_mmaction.space.genotype import BlockSpec
+from pvnas_mmaction.space.layout import BlockSpec
 
 from .table import GroundTruth, Network
 

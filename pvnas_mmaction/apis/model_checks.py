@@ -112,9 +112,9 @@ def check_head(model: nn.Module) -> None:
         skeleton = backbone.space.skeleton
     else:
         return
-    found = getattr(model.cls_head, "in_channels", skeleton.head_channels)
-    if found != skeleton.head_channels:
+    found = getattr(model.cls_head, "in_channels", skeleton.out_channels)
+    if found != skeleton.out_channels:
         raise ValueError(
             f"model.cls_head.in_channels: found {found}, expected "
-            f"{skeleton.head_channels}, the head_channels of the backbone"
+            f"{skeleton.out_channels}, the output width of the backbone"
         )

@@ -201,7 +201,7 @@ class SearchLoop(EpochBasedTrainLoop):
         """Say so where a model has more than costs count."""
         backbone = sum(p.numel() for p in self.supernet.parameters())
         found = sum(p.numel() for p in self.model.parameters()) - backbone
-        counted = (self.space.skeleton.head_channels + 1) * self.num_classes
+        counted = (self.space.skeleton.out_channels + 1) * self.num_classes
         if found != counted:
             self.runner.logger.warning(
                 f"model: found {found} parameters outside its backbone, {counted} are "

@@ -1,10 +1,9 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The families of blocks: from a block spec and a layer to a module.
+"""From the layout of a block to its module.
 
 Every block takes (N, C_in, T, H, W) and gives (N, C_out, ceil(T/St), ceil(H/S),
-ceil(W/S)). To add a family: one class here, its line in :data:`OPS`, its name in
-``genotype.FAMILIES`` and its formula in ``cost.FORMULAS``; the tests run over those
-tables.
+ceil(W/S)). Families of blocks are data (:mod:`pvnas_mmaction.space.layout`): to add one
+needs nothing here.
 """
 
 from __future__ import annotations
@@ -14,39 +13,38 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from ..space.cost import squeeze_channels
-from ..space.genotype import BlockSpec, Layer
+from ..space import layout as data
+from ..space.genotype import Skeleton
 from .lowering import LoweredConv3d
 
-SHIFT_FRACTION = 8
+ACTIVATIONS: dict[str, type[nn.Module]] = dict(
+    relu=nn.ReLU, relu6=nn.ReLU6, silu=nn.SiLU, hard_swish=nn.Hardswish
+)
 
 
-class ConvBN(nn.Sequential):
-    """Convolution, batch normalisation and, if wanted, ReLU.
+class ConvNormAct(nn.Sequential):
+    """A convolution, then batch normalisation and activation where it has them.
 
     Args:
-        in_channels: Input width.
-        out_channels: Output width.
-        kernel_size: (Kt, Kh, Kw), odd.
-        stride: (St, Sh, Sw).
-        groups: Groups of the convolution. Default 1.
-        activate: Whether a ReLU follows. Default True.
+        part: Widths, kernel, stride and groups.
+        style: Activation, epsilon of batch normalisation, and padding.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: tuple[int, int, int] = (1, 1, 1),
-        stride: tuple[int, int, int] = (1, 1, 1),
-        groups: int = 1,
-        activate: bool = True,
-    ) -> None:
-        conv = LoweredConv3d(in_channels, out_channels, kernel_size, stride, groups)
-        layers = OrderedDict(conv=conv, bn=nn.BatchNorm3d(out_channels))
-        if activate:
-            layers["act"] = nn.ReLU(inplace=True)
-        super().__init__(layers)
+    def __init__(self, part: data.Conv, style: data.Style) -> None:
+        conv = LoweredConv3d(
+            part.in_channels,
+            part.out_channels,
+            part.kernel,
+            part.stride,
+            part.groups,
+            tf_same=style.padding == "tf_same",
+        )
+        modules: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
+        if part.norm:
+            modules["bn"] = nn.BatchNorm3d(part.out_channels, eps=style.bn_eps)
+        if part.activate:
+            modules["act"] = ACTIVATIONS[style.activation](inplace=True)
+        super().__init__(modules)
 
     @torch.no_grad()
     def switch_to_deploy(self) -> None:
@@ -54,25 +52,22 @@ class ConvBN(nn.Sequential):
 
         With g = gamma / sqrt(var + eps): weight *= g and bias = beta - mean * g.
         """
-        if isinstance(self.bn, nn.Identity):
+        bn = getattr(self, "bn", None)
+        if bn is None:
             return
-        scale = self.bn.weight / torch.sqrt(self.bn.running_var + self.bn.eps)
+        scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
         self.conv.weight.mul_(scale.view(-1, 1, 1, 1, 1))
-        self.conv.bias = nn.Parameter(self.bn.bias - self.bn.running_mean * scale)
-        self.bn = nn.Identity()
+        self.conv.bias = nn.Parameter(bn.bias - bn.running_mean * scale)
+        del self.bn
 
 
 class SqueezeExcitation(nn.Module):
-    """Gate channels by the mean over time and space (Hu et al., 2018).
+    """x * sigmoid(W2 relu(W1 mean(x))) (Hu et al., 2018)."""
 
-    x * sigmoid(W2 relu(W1 mean(x))), with a squeeze to a quarter of the width.
-    """
-
-    def __init__(self, channels: int) -> None:
+    def __init__(self, part: data.SqueezeExcitation) -> None:
         super().__init__()
-        squeeze = squeeze_channels(channels)
-        self.reduce = nn.Linear(channels, squeeze)
-        self.expand = nn.Linear(squeeze, channels)
+        self.reduce = nn.Linear(part.channels, part.squeeze_channels)
+        self.expand = nn.Linear(part.squeeze_channels, part.channels)
 
     def forward(self, x: Tensor) -> Tensor:
         gate = torch.relu(self.reduce(x.mean(dim=(2, 3, 4))))
@@ -80,172 +75,80 @@ class SqueezeExcitation(nn.Module):
         return x * gate[:, :, None, None, None]
 
 
-def temporal_shift(x: Tensor, fraction: int = SHIFT_FRACTION) -> Tensor:
-    """Shift one part in ``fraction`` of the channels a frame back in time, as many
-    forth, with zeros at the ends (TSM, Lin et al., 2019).
+class TemporalShift(nn.Module):
+    """Shift 1 / ``fraction`` of the channels, at least one, a frame back in time, as
+    many forth, with zeros at the ends (TSM, Lin et al., 2019)."""
 
-    Args:
-        x: (N, C, T, H, W).
-        fraction: 8 shifts C // 8 channels each way, at least one. Default 8.
-    """
-    part = max(1, x.shape[1] // fraction)
-    back = torch.roll(x[:, :part], -1, dims=2)
-    forth = torch.roll(x[:, part : 2 * part], 1, dims=2)
-    keep = torch.ones(x.shape[2], dtype=x.dtype, device=x.device)
-    keep[-1] = 0
-    mask = keep[:, None, None]
-    return torch.cat(
-        (back * mask, forth * mask.flip(0), x[:, 2 * part :]), dim=1
-    ).contiguous(memory_format=torch.channels_last_3d)
-
-
-class Skip(nn.Identity):
-    """The identity: the layer is not there."""
-
-    def __init__(self, spec: BlockSpec, layer: Layer) -> None:
+    def __init__(self, fraction: int) -> None:
         super().__init__()
-        if not layer.keeps_shape:
-            raise ValueError(
-                f"layer {layer.index}: found 'skip' where the shape changes from "
-                f"{layer.in_channels} to {layer.out_channels} channels with stride "
-                f"{layer.stride}, expected another block spec"
-            )
-
-
-class InvertedBottleneck(nn.Module):
-    """``mb``: expand, depthwise 1xKsxKs, depthwise Ktx1x1 if Kt > 1, project.
-
-    MobileNetV2's block (Sandler et al., 2018) with the temporal convolution apart from
-    the spatial one, as in R(2+1)D (Tran et al., 2018). The residual is there where the
-    shape is kept.
-    """
-
-    def __init__(self, spec: BlockSpec, layer: Layer) -> None:
-        super().__init__()
-        hidden = spec.hidden_channels(layer.in_channels, layer.out_channels)
-        self.residual = layer.keeps_shape
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        if spec.expand_ratio != 1:
-            layers["expand"] = ConvBN(layer.in_channels, hidden)
-        layers.update(self.depthwise(spec, layer, hidden))
-        if spec.se:
-            layers["se"] = SqueezeExcitation(hidden)
-        layers["project"] = ConvBN(hidden, layer.out_channels, activate=False)
-        self.layers = nn.Sequential(layers)
-
-    def depthwise(
-        self, spec: BlockSpec, layer: Layer, hidden: int
-    ) -> OrderedDict[str, nn.Module]:
-        """The part between expand and project, by name."""
-        kt, ks = spec.temporal_kernel, spec.spatial_kernel
-        st, s = layer.temporal_stride, layer.spatial_stride
-        spatial, temporal = (1, ks, ks), (kt, 1, 1)
-        if kt == 1:
-            conv = ConvBN(hidden, hidden, spatial, (st, s, s), groups=hidden)
-            return OrderedDict(spatial=conv)
-        return OrderedDict(
-            spatial=ConvBN(hidden, hidden, spatial, (1, s, s), groups=hidden),
-            temporal=ConvBN(hidden, hidden, temporal, (st, 1, 1), groups=hidden),
-        )
+        self.fraction = fraction
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.layers(x)
-        return x + y if self.residual else y
+        part = max(1, x.shape[1] // self.fraction)
+        back = torch.roll(x[:, :part], -1, dims=2)
+        forth = torch.roll(x[:, part : 2 * part], 1, dims=2)
+        keep = torch.ones(x.shape[2], dtype=x.dtype, device=x.device)
+        keep[-1] = 0
+        mask = keep[:, None, None]
+        return torch.cat(
+            (back * mask, forth * mask.flip(0), x[:, 2 * part :]), dim=1
+        ).contiguous(memory_format=torch.channels_last_3d)
 
 
-class JointInvertedBottleneck(InvertedBottleneck):
-    """``mb3d``: one depthwise KtxKsxKs in place of the two (CSN, X3D)."""
-
-    def depthwise(
-        self, spec: BlockSpec, layer: Layer, hidden: int
-    ) -> OrderedDict[str, nn.Module]:
-        kernel = (spec.temporal_kernel, spec.spatial_kernel, spec.spatial_kernel)
-        conv = ConvBN(hidden, hidden, kernel, layer.stride, groups=hidden)
-        return OrderedDict(joint=conv)
-
-
-class ShiftedInvertedBottleneck(InvertedBottleneck):
-    """``ts``: a temporal shift in front of ``mb`` with Kt = 1 (TSM).
-
-    The shift stands on the residual branch only, so that what is shifted away is not
-    lost.
-    """
-
-    def depthwise(
-        self, spec: BlockSpec, layer: Layer, hidden: int
-    ) -> OrderedDict[str, nn.Module]:
-        kernel = (1, spec.spatial_kernel, spec.spatial_kernel)
-        conv = ConvBN(hidden, hidden, kernel, layer.stride, groups=hidden)
-        return OrderedDict(spatial=conv)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.layers(temporal_shift(x))
-        return x + y if self.residual else y
+def build_part(part: data.Part, style: data.Style) -> nn.Module:
+    """The module of one part of a layout."""
+    if isinstance(part, data.Conv):
+        return ConvNormAct(part, style)
+    if isinstance(part, data.SqueezeExcitation):
+        return SqueezeExcitation(part)
+    if isinstance(part, data.Shift):
+        return TemporalShift(part.fraction)
+    kernel = (1, part.kernel, part.kernel)
+    return nn.MaxPool3d(kernel, part.stride, (0, part.kernel // 2, part.kernel // 2))
 
 
-class ResidualBottleneck(nn.Module):
-    """``rb``: reduce Ktx1x1, full 1xKsxKs, expand 1x1x1, ReLU after the sum.
+class Block(nn.Module):
+    """The module of a layout. Its parts are children under their roles, in order."""
 
-    ResNet's bottleneck (He et al., 2016) with the temporal kernel in the first
-    convolution, as in SlowFast's (Feichtenhofer et al., 2019). A 1x1x1 projection
-    stands on the shortcut where the shape changes.
-    """
-
-    def __init__(self, spec: BlockSpec, layer: Layer) -> None:
+    def __init__(self, layout: data.Layout) -> None:
         super().__init__()
-        hidden = spec.hidden_channels(layer.in_channels, layer.out_channels)
-        kt, ks = spec.temporal_kernel, spec.spatial_kernel
-        st, s = layer.temporal_stride, layer.spatial_stride
-        layers: OrderedDict[str, nn.Module] = OrderedDict(
-            reduce=ConvBN(layer.in_channels, hidden, (kt, 1, 1), (st, 1, 1)),
-            spatial=ConvBN(hidden, hidden, (1, ks, ks), (1, s, s)),
-        )
-        if spec.se:
-            layers["se"] = SqueezeExcitation(hidden)
-        layers["expand"] = ConvBN(hidden, layer.out_channels, activate=False)
-        self.layers = nn.Sequential(layers)
-        self.shortcut: nn.Module = nn.Identity()
-        if not layer.keeps_shape:
-            self.shortcut = ConvBN(
-                layer.in_channels,
-                layer.out_channels,
-                stride=layer.stride,
-                activate=False,
-            )
-        self.act = nn.ReLU(inplace=True)
+        self.layout = layout
+        for part in layout.parts:
+            self.add_module(part.role, build_part(part, layout.style))
+        if isinstance(layout.shortcut, data.Conv):
+            self.shortcut = ConvNormAct(layout.shortcut, layout.style)
+        if layout.act_after:
+            self.act = ACTIVATIONS[layout.style.activation](inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.shortcut(x) + self.layers(x))
+        """(N, C_in, T, H, W) -> (N, C_out, T', H', W')."""
+        y = x
+        for part in self.layout.parts:
+            y = self._modules[part.role](y)
+        if self.layout.shortcut == "identity":
+            y = x + y
+        elif self.layout.shortcut is not None:
+            y = self.shortcut(x) + y
+        return self.act(y) if self.layout.act_after else y
 
 
-OPS: dict[str, type[nn.Module]] = {
-    "skip": Skip,
-    "mb": InvertedBottleneck,
-    "mb3d": JointInvertedBottleneck,
-    "ts": ShiftedInvertedBottleneck,
-    "rb": ResidualBottleneck,
-}
-
-
-def build_block(spec: BlockSpec | str, layer: Layer) -> nn.Module:
+def build_block(spec: data.BlockSpec | str, layer: data.Layer) -> Block:
     """The module of a block spec at a layer.
 
     Raises:
-        ValueError: The text is no block spec, or a skip stands where the shape changes.
+        ValueError: The text is no block spec.
     """
-    if isinstance(spec, str):
-        spec = BlockSpec.parse(spec, place=f"layer {layer.index}")
-    return OPS[spec.family](spec, layer)
+    return Block(data.layout(spec, layer))
 
 
-def build_stem(in_channels: int, out_channels: int) -> ConvBN:
-    """1x3x3 convolution of stride 2 over space."""
-    return ConvBN(in_channels, out_channels, (1, 3, 3), (1, 2, 2))
+def build_stem(skeleton: Skeleton) -> Block:
+    """What comes before the first layer."""
+    return Block(skeleton.stem_layout)
 
 
-def build_head(in_channels: int, out_channels: int) -> ConvBN:
-    """1x1x1 convolution to the width that the recognizer's head takes."""
-    return ConvBN(in_channels, out_channels)
+def build_head(skeleton: Skeleton) -> Block:
+    """The convolution that gives the network its output width, or the identity."""
+    return Block(skeleton.head_layout)
 
 
 def init_weights(module: nn.Module) -> None:

@@ -149,6 +149,8 @@ class LoweredConv3d(nn.Conv3d):
         stride: (St, Sh, Sw).
         groups: Groups; ``in_channels`` of them make it depthwise. Default 1.
         bias: Whether there is a bias. Default False.
+        tf_same: Pad height and width as TensorFlow does: where a stride leaves less
+            than kernel - 1 pixels to pad, the smaller half comes first. Default False.
 
     Shape: (N, in_channels, T, H, W) -> (N, out_channels, ceil(T/St), ceil(H/Sh),
     ceil(W/Sw)). Parameters are those of ``nn.Conv3d``.
@@ -162,16 +164,33 @@ class LoweredConv3d(nn.Conv3d):
         stride: tuple[int, int, int] = (1, 1, 1),
         groups: int = 1,
         bias: bool = False,
+        tf_same: bool = False,
     ) -> None:
+        # Without a stride both paddings are the same.
+        self.tf_same = tf_same and stride[1:] != (1, 1)
+        reach = [size // 2 for size in kernel_size]
         super().__init__(
             in_channels,
             out_channels,
             kernel_size,
             stride,
-            padding=tuple(size // 2 for size in kernel_size),
+            padding=(reach[0], 0, 0) if self.tf_same else tuple(reach),
             groups=groups,
             bias=bias,
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.tf_same:
+            x = self._pad(x)
         return LOWERINGS[choose_lowering(self, x)](x, self)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        """Zeros around height and width, as many as outputs of ceil(size / stride)
+        need."""
+        pad: list[int] = []
+        for axis in (2, 1):  # width first, as F.pad has it
+            kernel, stride = self.kernel_size[axis], self.stride[axis]
+            size = x.shape[axis + 2]
+            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            pad += [total // 2, total - total // 2]
+        return F.pad(x, pad)

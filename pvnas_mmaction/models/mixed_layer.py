@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..space.genotype import Layer
+from ..space.layout import Layer
 from .blocks import build_block
 from .relaxation import Choice
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..space.genotype import Genotype, load_genotype, parse_genotype
-from .blocks import ConvBN, build_block, build_head, build_stem, init_weights
+from .blocks import ConvNormAct, build_block, build_head, build_stem, init_weights
 from .checkpoint_check import check_state
 
 
@@ -104,12 +104,12 @@ class PVNASNet(BaseModule):
                 f"{num_stages} ({num_stages} stages, then the last convolution)"
             )
         self.out_indices = indices
-        self.stem = build_stem(skeleton.in_channels, skeleton.stem_channels)
+        self.stem = build_stem(skeleton)
         self.layers = nn.ModuleList(
             build_block(spec, layer)
             for spec, layer in zip(self.genotype.specs, skeleton.layers, strict=True)
         )
-        self.head = build_head(skeleton.stages[-1].out_channels, skeleton.head_channels)
+        self.head = build_head(skeleton)
         # Output index of the stage that ends with a layer.
         layers = skeleton.layers
         self._stage_ends = {layer.stage: layer.index for layer in layers}
@@ -160,5 +160,5 @@ class PVNASNet(BaseModule):
         network can't be trained or loaded from a training checkpoint afterwards."""
         self.eval()
         for module in self.modules():
-            if isinstance(module, ConvBN):
+            if isinstance(module, ConvNormAct):
                 module.switch_to_deploy()

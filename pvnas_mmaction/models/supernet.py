@@ -55,15 +55,14 @@ class PVNASSupernet(BaseModule):
         self.space = SearchSpace.from_config(space)
         self.tau = float(tau)
         skeleton = self.space.skeleton
-        self.stem = build_stem(skeleton.in_channels, skeleton.stem_channels)
+        self.stem = build_stem(skeleton)
         self.layers = nn.ModuleList(
             MixedLayer(candidates, layer)
             for candidates, layer in zip(
                 self.space.candidates, self.space.layers, strict=True
             )
         )
-        width = skeleton.stages[-1].out_channels
-        self.head = build_head(width, skeleton.head_channels)
+        self.head = build_head(skeleton)
         self.alphas = nn.ParameterList(
             torch.zeros(len(candidates)) for candidates in self.space.candidates
         )

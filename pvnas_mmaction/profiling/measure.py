@@ -28,7 +28,7 @@ import torch
 from mmaction.models.heads import I3DHead
 from torch import Tensor, nn
 
-from ..models.blocks import ConvBN
+from ..models.blocks import ConvNormAct
 from ..models.pvnas_net import PVNASNet
 from ..models.supernet import PVNASSupernet
 from ..space.cost import check_input_shape, layer_shapes
@@ -357,14 +357,14 @@ def _time_layers(
 
 
 def _head(space: SearchSpace, num_classes: int) -> nn.Module:
-    return I3DHead(num_classes=num_classes, in_channels=space.skeleton.head_channels)
+    return I3DHead(num_classes=num_classes, in_channels=space.skeleton.out_channels)
 
 
 def _prepare(module: nn.Module, config: MeasureConfig) -> nn.Module:
     module.eval()
     if config.fold_bn:
         for part in module.modules():
-            if isinstance(part, ConvBN):
+            if isinstance(part, ConvNormAct):
                 part.switch_to_deploy()
     return module.to(config.device, DTYPES[config.dtype])
 

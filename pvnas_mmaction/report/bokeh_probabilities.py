@@ -21,7 +21,7 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
-from ..space.genotype import FAMILIES, BlockSpec
+from ..space.layout import FAMILIES, BlockSpec
 from .bokeh_style import add_color_bar, new_figure, share_mapper, source
 from .palette import MUTED, TEXT, VERMILION
 from .series import cycle_starts, thin
@@ -208,7 +208,7 @@ def _in_order(names: set[str]) -> list[str]:
             return len(FAMILIES), 0, 0, 0.0, name
         if spec.is_skip:
             return len(FAMILIES) + 1, 0, 0, 0.0, name
-        family = FAMILIES.index(spec.family)
+        family = list(FAMILIES).index(spec.family)
         kernels = spec.temporal_kernel, spec.spatial_kernel
         return family, *kernels, spec.expand_ratio, name
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..space.cost import (
-    Cost,
     block_cost,
     check_input_shape,
     layer_shapes,
+    layout_cost,
     skeleton_cost,
 )
-from ..space.genotype import BlockSpec, Genotype, Skeleton
+from ..space.genotype import Genotype
+from ..space.layout import BlockSpec
 
 Shape = tuple[int, int, int, int]
 
@@ -101,9 +102,11 @@ def _rows(
 ) -> list[LayerRow]:
     skeleton = genotype.skeleton
     shapes = layer_shapes(skeleton, input_shape)
-    stem, last = _stem_cost(skeleton, shapes[0]), skeleton.stages[-1].out_channels
+    _, t, h, w = input_shape
+    stem = layout_cost(skeleton.stem_layout, (t, h, w))
+    last = skeleton.stages[-1].out_channels
     shared = skeleton_cost(skeleton, input_shape, 0)
-    stem_out = (skeleton.stem_channels, *shapes[0])
+    stem_out = (skeleton.stem.channels, *shapes[0])
     rows = [
         LayerRow(
             "stem",
@@ -132,39 +135,34 @@ def _rows(
                 None if latency_ms is None else latency_ms[i],
             )
         )
-    rows.append(
-        LayerRow(
-            "last conv",
-            "conv 1x1x1",
-            None,
-            None,
-            (last, *shapes[-1]),
-            (skeleton.head_channels, *shapes[-1]),
-            shared.macs - stem.macs,
-            shared.params - stem.params,
+    if skeleton.head_channels is not None:
+        rows.append(
+            LayerRow(
+                "last conv",
+                "conv 1x1x1",
+                None,
+                None,
+                (last, *shapes[-1]),
+                (skeleton.out_channels, *shapes[-1]),
+                shared.macs - stem.macs,
+                shared.params - stem.params,
+            )
         )
-    )
     if num_classes is not None:
-        weights = skeleton.head_channels * num_classes
+        weights = skeleton.out_channels * num_classes
         rows.append(
             LayerRow(
                 "classifier",
                 "mean, fully connected",
                 None,
                 None,
-                (skeleton.head_channels, *shapes[-1]),
+                (skeleton.out_channels, *shapes[-1]),
                 (num_classes, 1, 1, 1),
                 weights,
                 weights + num_classes,
             )
         )
     return rows
-
-
-def _stem_cost(skeleton: Skeleton, shape: tuple[int, int, int]) -> Cost:
-    weights = 9 * skeleton.in_channels * skeleton.stem_channels
-    positions = shape[0] * shape[1] * shape[2]
-    return Cost(weights * positions, weights + 2 * skeleton.stem_channels)
 
 
 def _four(shape: Sequence[int]) -> Shape:

@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Cost of blocks and networks by closed formula.
+"""Cost of blocks and networks by closed formula, from their layouts.
 
 MACs are the multiply-accumulates of convolutions and fully connected layers, per view.
 MMAction2's ``get_flops.py`` prints the same quantity as "FLOPs" and adds the work of
@@ -13,13 +13,24 @@ k * c_in * c_out / g, plus 2 * c_out for the batch normalisation behind it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .genotype import BlockSpec, Layer, Skeleton, round_channels
+from .checks import WHOLE, wrong
+from .genotype import Skeleton
+from .layout import (
+    BlockSpec,
+    Conv,
+    Layer,
+    Layout,
+    Part,
+    SqueezeExcitation,
+    Triple,
+    layout,
+    out_shape,
+)
 from .search_space import SearchSpace
-
-SE_RATIO = 0.25
 
 
 @dataclass(frozen=True)
@@ -33,95 +44,37 @@ class Cost:
         return Cost(self.macs + other.macs, self.params + other.params)
 
 
-def squeeze_channels(hidden_channels: int) -> int:
-    """Width of the squeeze: a quarter of what it gates, a multiple of 8."""
-    return round_channels(hidden_channels * SE_RATIO)
+def part_cost(part: Part, shape: Triple) -> Cost:
+    """Cost of one part of a block at an input of (T, H, W); shifts and pools have
+    none."""
+    if isinstance(part, Conv):
+        weights = part.in_channels * part.out_channels // part.groups
+        weights *= math.prod(part.kernel)
+        norm = 2 * part.out_channels if part.norm else 0
+        return Cost(weights * math.prod(out_shape(part, shape)), weights + norm)
+    if isinstance(part, SqueezeExcitation):
+        weights = 2 * part.channels * part.squeeze_channels
+        return Cost(weights, weights + part.channels + part.squeeze_channels)
+    return Cost()
 
 
-def _conv_bn(
-    kernel: int, in_channels: int, out_channels: int, groups: int, positions: int
-) -> Cost:
-    weights = kernel * in_channels * out_channels // groups
-    return Cost(weights * positions, weights + 2 * out_channels)
-
-
-def _se(hidden: int) -> Cost:
-    squeeze = squeeze_channels(hidden)
-    weights = 2 * hidden * squeeze
-    return Cost(weights, weights + hidden + squeeze)
-
-
-def _volume(shape: tuple[int, int, int]) -> int:
-    return shape[0] * shape[1] * shape[2]
-
-
-def _inverted_bottleneck(
-    spec: BlockSpec, layer: Layer, shape: tuple[int, int, int]
-) -> Cost:
-    """mb, mb3d and ts; a shift costs nothing."""
-    hidden = spec.hidden_channels(layer.in_channels, layer.out_channels)
-    out = layer.out_shape(shape)
+def layout_cost(block: Layout, shape: Triple) -> Cost:
+    """Cost of a block given by its layout, at an input of (T, H, W)."""
     cost = Cost()
-    if spec.expand_ratio != 1:
-        cost += _conv_bn(1, layer.in_channels, hidden, 1, _volume(shape))
-    kt, ks = spec.temporal_kernel, spec.spatial_kernel
-    if spec.family == "mb3d":
-        cost += _conv_bn(kt * ks * ks, hidden, hidden, hidden, _volume(out))
-    elif spec.family == "mb" and kt > 1:
-        # Space first, at full time; then time, with the temporal stride.
-        spatial_out = (shape[0], out[1], out[2])
-        cost += _conv_bn(ks * ks, hidden, hidden, hidden, _volume(spatial_out))
-        cost += _conv_bn(kt, hidden, hidden, hidden, _volume(out))
-    else:
-        cost += _conv_bn(ks * ks, hidden, hidden, hidden, _volume(out))
-    if spec.se:
-        cost += _se(hidden)
-    return cost + _conv_bn(1, hidden, layer.out_channels, 1, _volume(out))
-
-
-def _residual_bottleneck(
-    spec: BlockSpec, layer: Layer, shape: tuple[int, int, int]
-) -> Cost:
-    hidden = spec.hidden_channels(layer.in_channels, layer.out_channels)
-    kt, ks = spec.temporal_kernel, spec.spatial_kernel
-    out = layer.out_shape(shape)
-    reduced = (out[0], shape[1], shape[2])
-    cost = _conv_bn(kt, layer.in_channels, hidden, 1, _volume(reduced))
-    cost += _conv_bn(ks * ks, hidden, hidden, 1, _volume(out))
-    if spec.se:
-        cost += _se(hidden)
-    cost += _conv_bn(1, hidden, layer.out_channels, 1, _volume(out))
-    if not layer.keeps_shape:
-        cost += _conv_bn(1, layer.in_channels, layer.out_channels, 1, _volume(out))
+    if isinstance(block.shortcut, Conv):
+        cost += part_cost(block.shortcut, shape)
+    for part in block.parts:
+        cost += part_cost(part, shape)
+        shape = out_shape(part, shape)
     return cost
 
 
-FORMULAS = {
-    "mb": _inverted_bottleneck,
-    "mb3d": _inverted_bottleneck,
-    "ts": _inverted_bottleneck,
-    "rb": _residual_bottleneck,
-}
+def block_cost(spec: BlockSpec | str, layer: Layer, shape: Triple) -> Cost:
+    """Cost of a block spec at a layer with an input of (T, H, W)."""
+    return layout_cost(layout(spec, layer), shape)
 
 
-def block_cost(
-    spec: BlockSpec | str, layer: Layer, shape: tuple[int, int, int]
-) -> Cost:
-    """Cost of one block.
-
-    Args:
-        spec: Block spec, parsed or as text.
-        layer: The place it stands in: widths and strides.
-        shape: Input (T, H, W) of that place.
-    """
-    if isinstance(spec, str):
-        spec = BlockSpec.parse(spec)
-    return Cost() if spec.is_skip else FORMULAS[spec.family](spec, layer, shape)
-
-
-def layer_shapes(
-    skeleton: Skeleton, input_shape: Sequence[int]
-) -> tuple[tuple[int, int, int], ...]:
+def layer_shapes(skeleton: Skeleton, input_shape: Sequence[int]) -> tuple[Triple, ...]:
     """Input (T, H, W) of every layer, and last the output of the last one.
 
     Args:
@@ -132,12 +85,10 @@ def layer_shapes(
         ValueError: The shape is not four whole numbers from 1 up, or its C is not the
             skeleton's.
     """
-    _, frames, height, width = check_input_shape(skeleton, input_shape)
-    shape = (frames, -(-height // 2), -(-width // 2))
-    shapes = [shape]
+    _, *size = check_input_shape(skeleton, input_shape)
+    shapes = [skeleton.stem_layout.out_shape((size[0], size[1], size[2]))]
     for layer in skeleton.layers:
-        shape = layer.out_shape(shape)
-        shapes.append(shape)
+        shapes.append(out_shape(layer, shapes[-1]))
     return tuple(shapes)
 
 
@@ -146,16 +97,12 @@ def check_input_shape(
 ) -> tuple[int, int, int, int]:
     """``input_shape`` as a tuple (C, T, H, W); a ValueError if it is none."""
     shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
-    if len(shape) != 4 or any(type(size) is not int or size < 1 for size in shape):
-        raise ValueError(
-            f"input_shape: found {input_shape!r}, expected (C, T, H, W), four whole "
-            "numbers from 1 up"
-        )
+    if len(shape) != 4 or not all(WHOLE[1](size) for size in shape):
+        expected = "(C, T, H, W), four whole numbers from 1 up"
+        raise wrong("input_shape", expected, repr(input_shape))
     if shape[0] != skeleton.in_channels:
-        raise ValueError(
-            f"input_shape: found C = {shape[0]}, expected {skeleton.in_channels}, the "
-            "skeleton's in_channels"
-        )
+        expected = f"C = {skeleton.in_channels}, the skeleton's in_channels"
+        raise wrong("input_shape", expected, repr(input_shape))
     return shape
 
 
@@ -163,15 +110,13 @@ def skeleton_cost(
     skeleton: Skeleton, input_shape: Sequence[int], num_classes: int
 ) -> Cost:
     """Cost of what every network of a skeleton shares: stem, last convolution, and
-    the fully connected layer of the head with its bias."""
-    shapes = layer_shapes(skeleton, input_shape)
-    width = skeleton.stages[-1].out_channels
-    head = skeleton.head_channels
-    stem = _conv_bn(
-        9, skeleton.in_channels, skeleton.stem_channels, 1, _volume(shapes[0])
-    )
-    last = _conv_bn(1, width, head, 1, _volume(shapes[-1]))
-    return stem + last + Cost(head * num_classes, (head + 1) * num_classes)
+    the fully connected layer of the recognizer's head with its bias."""
+    _, *size = check_input_shape(skeleton, input_shape)
+    stem = layout_cost(skeleton.stem_layout, (size[0], size[1], size[2]))
+    last = layer_shapes(skeleton, input_shape)[-1]
+    width = skeleton.out_channels
+    classifier = Cost(width * num_classes, (width + 1) * num_classes)
+    return stem + layout_cost(skeleton.head_layout, last) + classifier
 
 
 def network_cost(

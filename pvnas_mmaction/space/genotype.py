@@ -1,34 +1,25 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Block specs and genotypes: text to data and back.
+"""Genotypes: one network as a text file.
 
-A *block spec* names one candidate operation::
+A *genotype* is one block spec per layer (:mod:`.layout` has their grammar), the
+skeleton that is needed to build the network from it alone, and where it came from. Its
+file is JSON::
 
-    spec   = "skip" | FAMILY "_t" Kt "_k" Ks "_e" E [ "_se" ]
-    FAMILY = "mb" | "mb3d" | "ts" | "rb"
-    Kt, Ks = odd integer, 1 to 11: temporal and spatial kernel size, in frames and
-             pixels
-    E      = decimal number without trailing zeros: the width of the block's inside.
-             At least 1 for mb, mb3d and ts (times the input width), at most 1 for rb
-             (times the output width)
-    "_se"  = squeeze-and-excitation before the last convolution, which projects (rb:
-             expands)
-
-``mb3d`` needs Kt of 3 or more (with Kt = 1 it would be ``mb`` under a second name) and
-``ts`` has Kt = 3, the reach of a shift by one frame each way. ``skip`` is the identity.
-
-Worked example: ``mb_t3_k5_e2.25_se`` on 24 channels expands to 56 (2.25 * 24 = 54,
-rounded to a multiple of 8), runs a depthwise 1x5x5 and a depthwise 3x1x1 convolution,
-squeeze-and-excitation, and projects.
-
-A *genotype* is one block spec per layer, the skeleton that is needed to build the
-network from it alone, and where it came from. Its file is JSON::
-
-    {"format_version": 1, "space": "tiny",
-     "skeleton": {"in_channels": 3, "stem_channels": 16, "head_channels": 64,
+    {"format_version": 2, "space": "tiny",
+     "skeleton": {"stem": {"channels": 16}, "head_channels": 64,
                   "stages": [{"out_channels": 16, "num_layers": 2,
-                              "spatial_stride": 2, "temporal_stride": 1}]},
+                              "spatial_stride": 2}]},
      "blocks": ["mb_t3_k3_e2", "skip"],
      "provenance": {"macs": 1234567, "input_shape": [3, 8, 32, 32]}}
+
+The skeleton of ResNet-50 has no last convolution and a stem with a pool::
+
+    {"stem": {"channels": 64, "kernel": 7, "pool": 3}, "head_channels": null, ...}
+
+that of EfficientNet-Lite0 its own activation, epsilon and padding::
+
+    {"stem": {"channels": 32}, "head_channels": 1280, "activation": "relu6",
+     "bn_eps": 0.001, "padding": "tf_same", ...}
 
 Everything here is inert data: no module is built and only the standard library is
 imported, so that a genotype can be read where torch is not installed.
@@ -37,159 +28,88 @@ imported, so that a genotype can be read where torch is not installed.
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-FORMAT_VERSION = 1
-FAMILIES = ("mb", "mb3d", "ts", "rb")
-MAX_KERNEL = 11
-CHANNEL_MULTIPLE = 8
-
-_SPEC = re.compile(
-    r"(?P<family>[a-z0-9]+)_t(?P<kt>\d+)_k(?P<ks>\d+)_e(?P<e>\d+(\.\d+)?)(?P<se>_se)?"
+from .checks import (
+    ODD,
+    POSITIVE,
+    TEXT,
+    WHOLE,
+    Rule,
+    is_list,
+    is_number,
+    one_of,
+    or_none,
+    read,
+    wrong,
+)
+from .layout import (
+    ACTIVATIONS,
+    PADDINGS,
+    BlockSpec,
+    Conv,
+    Layer,
+    Layout,
+    MaxPool,
+    Style,
 )
 
-# Keys a provenance may hold, and the JSON types each may have.
-PROVENANCE_KEYS: dict[str, tuple[type, ...]] = {
-    "data": (str,),
-    "config": (str,),
-    "seed": (int,),
-    "code_version": (str,),
-    "input_shape": (list,),
-    "num_classes": (int,),
-    "macs": (int,),
-    "params": (int,),
-    "latency_ms": (int, float),
-    "accuracy": (int, float, type(None)),
-    "checkpoint": (str,),
-    "cycle": (int,),
-    "step": (int,),
-    "command": (str,),
-    "date": (str,),
-}
+FORMAT_VERSION = 2
 
-
-def round_channels(channels: float) -> int:
-    """Nearest multiple of 8 (half goes up), at least 8."""
-    multiple = int(channels / CHANNEL_MULTIPLE + 0.5)
-    return max(CHANNEL_MULTIPLE, multiple * CHANNEL_MULTIPLE)
-
-
-def _fail(where: str, place: str, found: object, expected: str) -> NoReturn:
-    prefix = f"{where}: " if where else ""
-    raise ValueError(f"{prefix}{place}: found {found!r}, expected {expected}")
+STEM_RULES: dict[str, Rule] = dict(channels=WHOLE, kernel=ODD, pool=or_none(ODD))
+STAGE_RULES: dict[str, Rule] = dict(
+    out_channels=WHOLE,
+    num_layers=WHOLE,
+    spatial_stride=one_of(1, 2),
+    temporal_stride=one_of(1, 2),
+)
+SKELETON_RULES: dict[str, Rule] = dict(
+    stem=("a mapping", lambda v: isinstance(v, Mapping)),
+    head_channels=or_none(WHOLE),
+    stages=("a list of at least one stage", is_list),
+    activation=one_of(*ACTIVATIONS),
+    bn_eps=POSITIVE,
+    padding=one_of(*PADDINGS),
+    in_channels=WHOLE,
+)
+_STRING: Rule = ("text", lambda v: isinstance(v, str))
+_COUNT: Rule = ("a whole number", lambda v: type(v) is int)
+PROVENANCE_RULES: dict[str, Rule] = dict(
+    data=_STRING,
+    config=_STRING,
+    seed=_COUNT,
+    code_version=_STRING,
+    input_shape=(
+        "[C, T, H, W], four whole numbers",
+        lambda v: isinstance(v, list) and [type(size) for size in v] == [int] * 4,
+    ),
+    num_classes=_COUNT,
+    macs=_COUNT,
+    params=_COUNT,
+    latency_ms=("a number", is_number),
+    accuracy=or_none(("a number", is_number)),
+    checkpoint=_STRING,
+    cycle=_COUNT,
+    step=_COUNT,
+    command=_STRING,
+    date=_STRING,
+)
 
 
 @dataclass(frozen=True)
-class BlockSpec:
-    """One candidate operation.
+class Stem:
+    """What comes before the first layer: a 1 x kernel x kernel convolution of stride 2
+    over space and, if ``pool`` is a number, a maximum over pool x pool pixels, of
+    stride 2 as well."""
 
-    Args:
-        family: One of :data:`FAMILIES`, or ``"skip"``.
-        temporal_kernel: Kt, in frames. Default 1.
-        spatial_kernel: Ks, in pixels. Default 1.
-        expand_ratio: E, width of the inside. Default 1.
-        se: Whether squeeze-and-excitation is used. Default False.
-    """
-
-    family: str
-    temporal_kernel: int = 1
-    spatial_kernel: int = 1
-    expand_ratio: float = 1.0
-    se: bool = False
-
-    @property
-    def is_skip(self) -> bool:
-        return self.family == "skip"
-
-    @property
-    def is_temporal(self) -> bool:
-        """Whether the block mixes frames (a temporal kernel over 1, or a shift)."""
-        return self.temporal_kernel > 1
-
-    def hidden_channels(self, in_channels: int, out_channels: int) -> int:
-        """Channels inside the block: a multiple of 8, at least 8.
-
-        ``E * in_channels`` for the inverted bottlenecks (MobileNetV2),
-        ``E * out_channels`` for ``rb`` (ResNet). ``expand_ratio`` of exactly 1 keeps
-        the width as it is.
-        """
-        base = out_channels if self.family == "rb" else in_channels
-        return (
-            base if self.expand_ratio == 1 else round_channels(base * self.expand_ratio)
-        )
-
-    def __str__(self) -> str:
-        if self.is_skip:
-            return "skip"
-        text = (
-            f"{self.family}_t{self.temporal_kernel}_k{self.spatial_kernel}"
-            f"_e{_format_ratio(self.expand_ratio)}"
-        )
-        return text + "_se" if self.se else text
-
-    @classmethod
-    def parse(cls, text: object, where: str = "", place: str = "block") -> BlockSpec:
-        """Read a block spec.
-
-        Args:
-            text: The spec, e.g. ``"mb_t3_k5_e4_se"``.
-            where: File name for the error message.
-            place: Place inside the file for the error message.
-
-        Raises:
-            ValueError: The text is no block spec; says where, what was found and
-                what was expected.
-        """
-        if not isinstance(text, str):
-            _fail(where, place, text, "a block spec as text, e.g. 'mb_t3_k3_e4'")
-        if text == "skip":
-            return cls("skip")
-        match = _SPEC.fullmatch(text)
-        if match is None:
-            _fail(
-                where,
-                place,
-                text,
-                "'skip' or FAMILY_t<Kt>_k<Ks>_e<E>[_se], e.g. 'mb_t3_k3_e4_se'",
-            )
-        spec = cls(
-            family=match["family"],
-            temporal_kernel=int(match["kt"]),
-            spatial_kernel=int(match["ks"]),
-            expand_ratio=float(match["e"]),
-            se=match["se"] is not None,
-        )
-        spec._check(text, where, place)
-        if str(spec) != text:
-            _fail(where, place, text, f"its normal form {str(spec)!r}")
-        return spec
-
-    def _check(self, text: str, where: str, place: str) -> None:
-        if self.family not in FAMILIES:
-            _fail(where, place, text, f"a family out of {', '.join(FAMILIES)}")
-        for letter, kernel in (("t", self.temporal_kernel), ("k", self.spatial_kernel)):
-            if kernel % 2 == 0 or kernel > MAX_KERNEL:
-                expected = f"{letter} odd and from 1 to {MAX_KERNEL}"
-                _fail(where, place, text, expected)
-        if self.family == "mb3d" and self.temporal_kernel < 3:
-            _fail(where, place, text, "t of 3 or more for mb3d (t1 is 'mb_t1')")
-        if self.family == "ts" and self.temporal_kernel != 3:
-            _fail(where, place, text, "t3 for ts, the reach of its shift")
-        if self.family == "rb" and not 0 < self.expand_ratio <= 1:
-            _fail(where, place, text, "e above 0 and at most 1 for rb")
-        if self.family != "rb" and not 1 <= self.expand_ratio <= 16:
-            _fail(where, place, text, f"e from 1 to 16 for {self.family}")
-
-
-def _format_ratio(ratio: float) -> str:
-    return f"{ratio:f}".rstrip("0").rstrip(".")
+    channels: int
+    kernel: int = 3
+    pool: int | None = None
 
 
 @dataclass(frozen=True)
@@ -199,8 +119,8 @@ class Stage:
     Args:
         out_channels: Width of every layer of the stage.
         num_layers: Number of layers, at least 1.
-        spatial_stride: 1 or 2, applied to height and width.
-        temporal_stride: 1 or 2, applied to time.
+        spatial_stride: 1 or 2, applied to height and width. Default 1.
+        temporal_stride: 1 or 2, applied to time. Default 1.
     """
 
     out_channels: int
@@ -210,60 +130,42 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One place for a block, as a skeleton fixes it.
-
-    Args:
-        index: Position in the genotype, from 0.
-        stage: Stage it belongs to, from 0.
-        in_channels: Input width.
-        out_channels: Output width.
-        spatial_stride: Stride over height and width.
-        temporal_stride: Stride over time.
-    """
-
-    index: int
-    stage: int
-    in_channels: int
-    out_channels: int
-    spatial_stride: int
-    temporal_stride: int
-
-    @property
-    def stride(self) -> tuple[int, int, int]:
-        return (self.temporal_stride, self.spatial_stride, self.spatial_stride)
-
-    @property
-    def keeps_shape(self) -> bool:
-        """Whether output and input have the same shape, so that skip may stand."""
-        return self.stride == (1, 1, 1) and self.in_channels == self.out_channels
-
-    def out_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Output (T, H, W) for an input of (T, H, W): ceil of size over stride."""
-        t, h, w = (
-            -(-size // step) for size, step in zip(shape, self.stride, strict=True)
-        )
-        return t, h, w
-
-
-@dataclass(frozen=True)
 class Skeleton:
     """All of a network but its blocks.
 
-    A 1x3x3 convolution of stride 2 over space makes ``stem_channels``; the stages
-    follow; a 1x1x1 convolution makes ``head_channels``, what the head of the
-    recognizer takes.
+    Args:
+        stem: What comes before the first layer.
+        head_channels: Width of a 1x1x1 convolution after the last layer; None for no
+            such convolution.
+        stages: The layers.
+        activation: A name out of ``layout.ACTIVATIONS``. Default ``"relu"``.
+        bn_eps: Epsilon of batch normalisation. Default 1e-5.
+        padding: ``"symmetric"`` or ``"tf_same"``; see ``layout.Style``. Default
+            ``"symmetric"``.
+        in_channels: Of the clips. Default 3.
     """
 
-    stem_channels: int
-    head_channels: int
+    stem: Stem
+    head_channels: int | None
     stages: tuple[Stage, ...]
+    activation: str = "relu"
+    bn_eps: float = 1e-5
+    padding: str = "symmetric"
     in_channels: int = 3
+
+    @property
+    def style(self) -> Style:
+        return Style(self.activation, self.bn_eps, self.padding)
+
+    @property
+    def out_channels(self) -> int:
+        """Width of the output, what the head of the recognizer takes."""
+        return self.head_channels or self.stages[-1].out_channels
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         layers: list[Layer] = []
-        width = self.stem_channels
+        width = self.stem.channels
         for number, stage in enumerate(self.stages):
             for position in range(stage.num_layers):
                 first = position == 0
@@ -275,10 +177,29 @@ class Skeleton:
                         out_channels=stage.out_channels,
                         spatial_stride=stage.spatial_stride if first else 1,
                         temporal_stride=stage.temporal_stride if first else 1,
+                        style=self.style,
                     )
                 )
                 width = stage.out_channels
         return tuple(layers)
+
+    @property
+    def stem_layout(self) -> Layout:
+        """The stem as a block: ``spatial`` and, where there is one, ``pool``."""
+        k = self.stem.kernel
+        conv = Conv(
+            "spatial", self.in_channels, self.stem.channels, (1, k, k), (1, 2, 2)
+        )
+        pool = () if self.stem.pool is None else (MaxPool(self.stem.pool),)
+        return Layout((conv, *pool), style=self.style)
+
+    @property
+    def head_layout(self) -> Layout:
+        """The last convolution as a block: ``project``, or no part."""
+        width = self.stages[-1].out_channels
+        if self.head_channels is None:
+            return Layout((), style=self.style)
+        return Layout((Conv("project", width, self.head_channels),), style=self.style)
 
 
 @dataclass(frozen=True)
@@ -289,7 +210,7 @@ class Genotype:
         space: Name of the search space it belongs to.
         skeleton: The rest of the network.
         blocks: One block spec per layer of the skeleton, as text.
-        provenance: Where it came from; keys out of :data:`PROVENANCE_KEYS`.
+        provenance: Where it came from; keys out of :data:`PROVENANCE_RULES`.
 
     Raises:
         ValueError: Wrong number of blocks, a wrong block spec, a skip where the shape
@@ -302,8 +223,8 @@ class Genotype:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_blocks(self.skeleton, self.blocks, "")
-        _parse_provenance(self.provenance, "")
+        _check_blocks(self.skeleton, self.blocks, "genotype")
+        read(self.provenance, PROVENANCE_RULES, (), "genotype: provenance")
 
     @property
     def specs(self) -> tuple[BlockSpec, ...]:
@@ -325,132 +246,70 @@ def _check_blocks(skeleton: Skeleton, blocks: Iterable[object], where: str) -> N
     blocks = tuple(blocks)
     layers = skeleton.layers
     if len(blocks) != len(layers):
-        expected = f"{len(layers)}, one for each layer of the skeleton"
-        _fail(where, "number of blocks", len(blocks), expected)
+        expected = f"{len(layers)} blocks, one for each layer of the skeleton"
+        raise wrong(f"{where}: blocks", expected, repr(len(blocks)))
     for layer, block in zip(layers, blocks, strict=True):
-        place = f"blocks[{layer.index}]"
-        if BlockSpec.parse(block, where, place).is_skip and not layer.keeps_shape:
+        place = f"{where}: blocks[{layer.index}]"
+        if BlockSpec.parse(block, place).is_skip and not layer.keeps_shape:
             expected = (
-                f"an operation: this layer goes from {layer.in_channels} to "
+                f"an operation, since this layer goes from {layer.in_channels} to "
                 f"{layer.out_channels} channels with stride {layer.stride}"
             )
-            _fail(where, place, block, expected)
+            raise wrong(place, expected, repr(block))
 
 
-def parse_genotype(data: str | Mapping[str, Any], where: str = "") -> Genotype:
+def parse_genotype(data: str | Mapping[str, Any], where: str = "genotype") -> Genotype:
     """Read a genotype from JSON text or from the mapping that text stands for.
 
     Args:
         data: JSON text, or a mapping with the same keys.
-        where: Name of the source, for error messages; usually the file's path.
+        where: Name of the source, for error messages; usually the file's path. Default
+            ``"genotype"``.
 
     Raises:
-        ValueError: Says the source, the place in it, what was found and what was
-            expected.
+        ValueError: Says the source, the place in it, what was expected and what was
+            found.
     """
     content = _read_json(data, where) if isinstance(data, str) else data
     if isinstance(content, Mapping) and "format_version" in content:
-        # Before the keys, which a later version may have more of.
+        # Before the keys, which other versions have others of.
         version = content["format_version"]
-        if type(version) is not int or version < 1:
-            _fail(where, "format_version", version, "a whole number from 1 up")
-        if version > FORMAT_VERSION:
-            expected = f"at most {FORMAT_VERSION}; update pvnas_mmaction to read it"
-            _fail(where, "format_version", version, expected)
-    known = ("format_version", "space", "skeleton", "blocks", "provenance")
-    root = _mapping(content, where, "genotype", known, required=known[:4])
-    if not isinstance(root["space"], str) or not root["space"]:
-        _fail(where, "space", root["space"], "the name of a search space")
-    skeleton = parse_skeleton(root["skeleton"], where)
-    if not isinstance(root["blocks"], (list, tuple)):
-        _fail(where, "blocks", root["blocks"], "a list of block specs")
+        if type(version) is not int or version != FORMAT_VERSION:
+            later = type(version) is int and version > FORMAT_VERSION
+            advice = (
+                "update pvnas_mmaction to read it"
+                if later
+                else "blocks and skeletons of version 1 were others, search again"
+            )
+            raise wrong(
+                f"{where}: format_version", str(FORMAT_VERSION), repr(version), advice
+            )
+    rules: dict[str, Rule] = dict(
+        format_version=WHOLE,
+        space=TEXT,
+        skeleton=("a mapping", lambda v: isinstance(v, Mapping)),
+        blocks=("a list of block specs", is_list),
+        provenance=("a mapping", lambda v: isinstance(v, Mapping)),
+    )
+    root = read(content, rules, tuple(rules)[:4], where)
+    skeleton = parse_skeleton(root["skeleton"], f"{where}: skeleton")
     _check_blocks(skeleton, root["blocks"], where)
-    provenance = _parse_provenance(root.get("provenance", {}), where)
-    return Genotype(root["space"], skeleton, tuple(root["blocks"]), provenance)
+    provenance = root.get("provenance", {})
+    read(provenance, PROVENANCE_RULES, (), f"{where}: provenance")
+    return Genotype(root["space"], skeleton, tuple(root["blocks"]), dict(provenance))
 
 
-def parse_skeleton(data: object, where: str = "") -> Skeleton:
+def parse_skeleton(data: object, where: str = "skeleton") -> Skeleton:
     """Read a skeleton from a mapping; errors as in :func:`parse_genotype`."""
-    required = ("stem_channels", "head_channels", "stages")
-    root = _mapping(data, where, "skeleton", (*required, "in_channels"), required)
-    stages = root["stages"]
-    if not isinstance(stages, (list, tuple)) or not stages:
-        _fail(where, "skeleton.stages", stages, "a list of at least one stage")
-    return Skeleton(
-        stem_channels=positive_int(root, "stem_channels", where, "skeleton"),
-        head_channels=positive_int(root, "head_channels", where, "skeleton"),
-        stages=tuple(
-            parse_stage(stage, where, f"skeleton.stages[{i}]")
-            for i, stage in enumerate(stages)
-        ),
-        in_channels=positive_int(
-            {"in_channels": 3, **root}, "in_channels", where, "skeleton"
-        ),
+    root = read(data, SKELETON_RULES, ("stem", "head_channels", "stages"), where)
+    stem = read(root.pop("stem"), STEM_RULES, ("channels",), f"{where}.stem")
+    stages = tuple(
+        Stage(
+            **read(stage, STAGE_RULES, tuple(STAGE_RULES)[:2], f"{where}.stages[{i}]")
+        )
+        for i, stage in enumerate(root.pop("stages"))
     )
-
-
-def parse_stage(
-    data: object, where: str, place: str, extra: tuple[str, ...] = ()
-) -> Stage:
-    """Read a stage from a mapping that may also hold the keys ``extra``."""
-    names = tuple(f.name for f in fields(Stage))
-    root = _mapping(data, where, place, names + extra, required=names[:2] + extra)
-    values = {"spatial_stride": 1, "temporal_stride": 1, **root}
-    for name in names[2:]:
-        if type(values[name]) is not int or values[name] not in (1, 2):
-            _fail(where, f"{place}.{name}", values[name], "1 or 2")
-    return Stage(
-        positive_int(values, "out_channels", where, place),
-        positive_int(values, "num_layers", where, place),
-        values["spatial_stride"],
-        values["temporal_stride"],
-    )
-
-
-def positive_int(
-    data: Mapping[str, Any], key: str, where: str = "", place: str = ""
-) -> int:
-    """``data[key]`` if it is a whole number from 1 up; else a ValueError."""
-    value = data[key]
-    if type(value) is not int or value < 1:
-        name = f"{place}.{key}" if place else key
-        _fail(where, name, value, "a whole number from 1 up")
-    return value
-
-
-def _parse_provenance(data: object, where: str) -> dict[str, Any]:
-    root = _mapping(data, where, "provenance", tuple(PROVENANCE_KEYS), ())
-    for key, value in root.items():
-        allowed = PROVENANCE_KEYS[key]
-        if not isinstance(value, allowed) or isinstance(value, bool):
-            names = " or ".join(kind.__name__ for kind in allowed)
-            _fail(where, f"provenance.{key}", value, names)
-        if isinstance(value, float) and not math.isfinite(value):
-            _fail(where, f"provenance.{key}", value, "a finite number")
-    shape = root.get("input_shape", [1] * 4)
-    if [type(size) for size in shape] != [int] * 4:
-        expected = "[C, T, H, W], four whole numbers"
-        _fail(where, "provenance.input_shape", shape, expected)
-    return dict(root)
-
-
-def _mapping(
-    data: object,
-    where: str,
-    place: str,
-    known: tuple[str, ...],
-    required: tuple[str, ...],
-) -> Mapping[str, Any]:
-    if not isinstance(data, Mapping):
-        _fail(where, place, data, f"a mapping with the keys {', '.join(known)}")
-    for key in data:
-        if key not in known:
-            expected = f"a key out of {', '.join(known)}"
-            _fail(where, f"{place}, unknown key", key, expected)
-    for key in required:
-        if key not in data:
-            _fail(where, place, sorted(data), f"the key {key!r} as well")
-    return data
+    return Skeleton(stem=Stem(**stem), stages=stages, **root)
 
 
 def _read_json(text: str, where: str) -> object:
@@ -458,16 +317,17 @@ def _read_json(text: str, where: str) -> object:
         result: dict[str, Any] = {}
         for key, value in pairs:
             if key in result:
-                _fail(where, "duplicate key", key, "each key once")
+                raise wrong(f"{where}: duplicate key", "each key once", repr(key))
             result[key] = value
         return result
 
     try:
         return json.loads(text, object_pairs_hook=without_duplicates)
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        found = text[error.pos : error.pos + 20]
-        _fail(where, place, found, f"JSON ({error.msg})")
+        place = f"{where}: line {error.lineno}, column {error.colno}"
+        raise wrong(
+            place, f"JSON ({error.msg})", repr(text[error.pos : error.pos + 20])
+        ) from error
 
 
 def load_genotype(path: str | os.PathLike[str]) -> Genotype:
@@ -475,7 +335,7 @@ def load_genotype(path: str | os.PathLike[str]) -> Genotype:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no genotype; names file, place, found and expected.
+        ValueError: It is no genotype.
     """
     path = Path(path)
     if not path.is_file():
@@ -483,7 +343,9 @@ def load_genotype(path: str | os.PathLike[str]) -> Genotype:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        _fail(str(path), f"byte {error.start}", error.object[error.start], "UTF-8 text")
+        raise wrong(
+            f"{path}: byte {error.start}", "UTF-8 text", repr(error.object[error.start])
+        ) from error
     return parse_genotype(text, where=str(path))
 
 
@@ -493,7 +355,7 @@ def save_genotype(genotype: Genotype, path: str | os.PathLike[str]) -> None:
 
 
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file through a temporary one beside it, so that no reader and no
+    """Write a text file through a temporary one next to it, so that no reader and no
     crash ever leaves half of it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

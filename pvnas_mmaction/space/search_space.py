@@ -1,34 +1,44 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Search spaces: a skeleton and, for each layer, a list of block specs.
 
-A space is plain config data::
+A space is plain config data: a skeleton (:mod:`.genotype`) with a name, and candidates
+in every stage::
 
     space = dict(
-        name="tiny", stem_channels=16, head_channels=64,
-        stages=[dict(out_channels=16, num_layers=2, spatial_stride=2,
-                     temporal_stride=1,
-                     candidates=["mb_t1_k3_e2", "mb_t3_k3_e2", "skip"])])
+        name="toy", stem=dict(channels=16), head_channels=64,
+        stages=[dict(out_channels=16, num_layers=3, spatial_stride=2,
+                     candidates=["mb_t{1,3}_k{3,5}_e2", "skip"])])
 
-``skip`` may stand in the list of any stage; it is offered only to those layers of the
-stage that keep their shape. Nothing is built and torch is not imported.
+Braces stand for every text between their commas, in order, so that the list above is
+``mb_t1_k3_e2 mb_t1_k5_e2 mb_t3_k3_e2 mb_t3_k5_e2 skip``. ``{mb_t1,ts_t3}_k3_e{6,1.5}``
+is four block specs.
+
+The list of a stage is offered to each of its layers, but ``skip`` only to those that
+keep their shape. Where layers differ more, ``candidates`` is a list of such lists, one
+for each layer. Nothing is built and torch is not imported.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .genotype import (
-    BlockSpec,
-    Genotype,
-    Layer,
-    Skeleton,
-    Stage,
-    parse_stage,
-    positive_int,
-)
+from .checks import TEXT, is_list, wrong
+from .genotype import Genotype, Skeleton, parse_skeleton
+from .layout import BlockSpec, Layer
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+
+
+def expand_braces(text: str) -> list[str]:
+    """``"a{1,2}"`` -> ``["a1", "a2"]``; several braces give every combination."""
+    parts = [part.split(",") for part in _BRACES.split(text)]
+    parts[::2] = [[",".join(part)] for part in parts[::2]]  # outside of braces
+    return ["".join(chosen) for chosen in itertools.product(*parts)]
 
 
 @dataclass(frozen=True)
@@ -38,123 +48,71 @@ class SearchSpace:
     Args:
         name: Name that genotypes of the space carry.
         skeleton: What every network of the space has in common.
-        stage_candidates: For each stage, the block specs offered to its layers.
-
-    Raises:
-        ValueError: A stage without candidates, a block spec that does not parse or
-            stands twice, or a layer left without any candidate.
+        candidates: For each layer, the block specs offered to it.
     """
 
     name: str
     skeleton: Skeleton
-    stage_candidates: tuple[tuple[str, ...], ...]
-
-    def __post_init__(self) -> None:
-        if len(self.stage_candidates) != len(self.skeleton.stages):
-            raise ValueError(
-                f"space {self.name!r}: found candidates for "
-                f"{len(self.stage_candidates)} stages, expected one list for each of "
-                f"the {len(self.skeleton.stages)} stages"
-            )
-        for number, candidates in enumerate(self.stage_candidates):
-            place = f"stages[{number}].candidates"
-            if not candidates:
-                raise ValueError(
-                    f"space {self.name!r}: {place}: found none, expected at least one "
-                    "block spec"
-                )
-            for i, text in enumerate(candidates):
-                BlockSpec.parse(text, f"space {self.name!r}", f"{place}[{i}]")
-            if len(set(candidates)) != len(candidates):
-                raise ValueError(
-                    f"space {self.name!r}: {place}: found {list(candidates)}, "
-                    "expected each block spec once"
-                )
-        for layer, candidates in zip(self.layers, self.candidates, strict=True):
-            if not candidates:
-                raise ValueError(
-                    f"space {self.name!r}: stages[{layer.stage}].candidates: layer "
-                    f"{layer.index} changes its shape and is left without a "
-                    "candidate, expected at least one block spec other than 'skip'"
-                )
+    candidates: tuple[tuple[str, ...], ...]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> SearchSpace:
         """Read a space from config data.
 
         Raises:
-            ValueError: Says the place, what was found and what was expected.
+            ValueError: Says the place, what was expected and what was found: a wrong
+                skeleton, a stage without candidates, a block spec that does not parse
+                or stands twice, or a layer left without any candidate.
         """
         if not isinstance(config, Mapping):
-            raise ValueError(f"space: found {config!r}, expected a dict")
-        required = ("name", "stem_channels", "head_channels", "stages")
-        known = (*required, "in_channels")
-        name = config.get("name")
+            raise wrong("space", "a dict", repr(config))
+        data = dict(config)
+        name = data.pop("name", None)
+        if not TEXT[1](name):
+            raise wrong("space: name", TEXT[0], repr(name))
         where = f"space {name!r}"
-        for key in config:
-            if key not in known:
-                raise ValueError(
-                    f"{where}: unknown key {key!r}, expected a key out of "
-                    f"{', '.join(known)}"
+        stages, offered = [], []
+        for i, stage in enumerate(data.get("stages") or ()):
+            if not isinstance(stage, Mapping) or "candidates" not in stage:
+                got = sorted(stage) if isinstance(stage, Mapping) else stage
+                raise wrong(
+                    f"{where}: stages[{i}]",
+                    "a stage with the key 'candidates'",
+                    repr(got),
                 )
-        for key in required:
-            if key not in config:
-                raise ValueError(f"{where}: the key {key!r} is missing")
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"space: name: found {name!r}, expected text")
-        if not isinstance(config["stages"], Sequence) or not config["stages"]:
-            raise ValueError(
-                f"{where}: stages: found {config['stages']!r}, expected a list of at "
-                "least one stage"
-            )
-        stages: list[Stage] = []
-        candidates: list[tuple[str, ...]] = []
-        for i, data in enumerate(config["stages"]):
-            place = f"stages[{i}]"
-            stages.append(parse_stage(data, where, place, extra=("candidates",)))
-            offered = data["candidates"]
-            if isinstance(offered, str) or not isinstance(offered, Sequence):
-                raise ValueError(
-                    f"{where}: {place}.candidates: found {offered!r}, expected a list "
-                    "of block specs"
-                )
-            candidates.append(tuple(offered))
-        skeleton = Skeleton(
-            stem_channels=positive_int(config, "stem_channels", where),
-            head_channels=positive_int(config, "head_channels", where),
-            stages=tuple(stages),
-            in_channels=positive_int(
-                {"in_channels": 3, **config}, "in_channels", where
-            ),
-        )
+            stages.append({k: v for k, v in stage.items() if k != "candidates"})
+            offered.append(stage["candidates"])
+        data["stages"] = stages
+        skeleton = parse_skeleton(data, where)
+        candidates = []
+        for i, lists in enumerate(offered):
+            layers = [layer for layer in skeleton.layers if layer.stage == i]
+            place = f"{where}: stages[{i}].candidates"
+            candidates.extend(_layer_candidates(lists, layers, place))
         return cls(name, skeleton, tuple(candidates))
 
     def to_config(self) -> dict[str, Any]:
-        """The config data this space is read from."""
-        skeleton = asdict(self.skeleton)
-        stages = [
-            dict(stage, candidates=list(candidates))
-            for stage, candidates in zip(
-                skeleton.pop("stages"), self.stage_candidates, strict=True
+        """Config data that this space can be read from: braces expanded, one list of
+        candidates for each layer."""
+        config = dict(name=self.name, **asdict(self.skeleton))
+        config["stages"] = [
+            dict(
+                stage,
+                candidates=[
+                    list(candidates)
+                    for layer, candidates in zip(
+                        self.layers, self.candidates, strict=True
+                    )
+                    if layer.stage == number
+                ],
             )
+            for number, stage in enumerate(config["stages"])
         ]
-        return dict(name=self.name, **skeleton, stages=stages)
+        return config
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         return self.skeleton.layers
-
-    @property
-    def candidates(self) -> tuple[tuple[str, ...], ...]:
-        """Block specs offered to each layer; ``skip`` only where the shape is kept."""
-        return tuple(
-            tuple(
-                text
-                for text in self.stage_candidates[layer.stage]
-                if text != "skip" or layer.keeps_shape
-            )
-            for layer in self.layers
-        )
 
     @property
     def size(self) -> int:
@@ -164,25 +122,10 @@ class SearchSpace:
     def genotype(
         self, indices: Sequence[int], provenance: Mapping[str, Any] | None = None
     ) -> Genotype:
-        """The genotype that takes candidate ``indices[l]`` at layer l.
-
-        Raises:
-            ValueError: Not one index per layer, or one without a candidate.
-        """
-        candidates = self.candidates
-        if len(indices) != len(candidates):
-            raise ValueError(
-                f"indices: found {len(indices)}, expected {len(candidates)}, one for "
-                f"each layer of space {self.name!r}"
-            )
-        for layer, (offered, i) in enumerate(zip(candidates, indices, strict=True)):
-            if not 0 <= i < len(offered):
-                raise ValueError(
-                    f"indices[{layer}]: found {i}, expected 0 to {len(offered) - 1}, a "
-                    f"candidate of space {self.name!r}"
-                )
+        """The genotype that takes candidate ``indices[l]`` at layer l."""
+        assert all(i >= 0 for i in indices), indices
         blocks = tuple(
-            offered[int(i)] for offered, i in zip(candidates, indices, strict=True)
+            offered[int(i)] for offered, i in zip(self.candidates, indices, strict=True)
         )
         return Genotype(self.name, self.skeleton, blocks, dict(provenance or {}))
 
@@ -194,14 +137,10 @@ class SearchSpace:
                 or one of its blocks differs.
         """
         if genotype.space != self.name:
-            raise ValueError(
-                f"genotype: space: found {genotype.space!r}, expected {self.name!r}"
-            )
+            raise wrong("genotype: space", repr(self.name), repr(genotype.space))
         if genotype.skeleton != self.skeleton:
-            raise ValueError(
-                f"genotype: skeleton: found {genotype.skeleton}, expected that of "
-                f"space {self.name!r}: {self.skeleton}"
-            )
+            expected = f"that of space {self.name!r}, {self.skeleton}"
+            raise wrong("genotype: skeleton", expected, repr(genotype.skeleton))
         return self.indices_of_blocks(genotype.blocks)
 
     def indices_of_blocks(self, blocks: Sequence[str]) -> tuple[int, ...]:
@@ -210,18 +149,48 @@ class SearchSpace:
         Raises:
             ValueError: Another number of layers, or a block that is no candidate.
         """
-        candidates = self.candidates
-        if len(blocks) != len(candidates):
-            raise ValueError(
-                f"genotype: blocks: found {len(blocks)}, expected {len(candidates)}, "
-                f"one for each layer of space {self.name!r}"
-            )
-        indices = []
-        for layer, (block, offered) in enumerate(zip(blocks, candidates, strict=True)):
+        if len(blocks) != len(self.candidates):
+            expected = f"{len(self.candidates)}, the layers of space {self.name!r}"
+            raise wrong("genotype: number of blocks", expected, repr(len(blocks)))
+        for i, (block, offered) in enumerate(zip(blocks, self.candidates, strict=True)):
             if block not in offered:
-                raise ValueError(
-                    f"genotype: blocks[{layer}]: found {block!r}, expected a "
-                    f"candidate of space {self.name!r}: {', '.join(offered)}"
-                )
-            indices.append(offered.index(block))
-        return tuple(indices)
+                expected = f"a candidate of space {self.name!r}, {' '.join(offered)}"
+                raise wrong(f"genotype: blocks[{i}]", expected, repr(block))
+        return tuple(
+            offered.index(block)
+            for block, offered in zip(blocks, self.candidates, strict=True)
+        )
+
+
+def _layer_candidates(
+    offered: object, layers: Sequence[Layer], place: str
+) -> list[tuple[str, ...]]:
+    """Candidates of each layer of a stage: braces expanded, skip where it may stand."""
+    if not is_list(offered):
+        raise wrong(
+            place,
+            "a list of block specs, or one such list for each layer",
+            repr(offered),
+        )
+    per_layer = all(not isinstance(entry, str) for entry in offered)
+    lists = offered if per_layer else [offered] * len(layers)
+    if len(lists) != len(layers):
+        raise wrong(
+            place, f"{len(layers)} lists, one for each layer", f"{len(lists)} lists"
+        )
+    result = []
+    for i, (layer, patterns) in enumerate(zip(layers, lists, strict=True)):
+        where = f"{place}[{i}]" if per_layer else place
+        if not is_list(patterns) or not all(isinstance(p, str) for p in patterns):
+            raise wrong(where, "a list of block specs", repr(patterns))
+        texts = [text for pattern in patterns for text in expand_braces(pattern)]
+        for text in texts:
+            BlockSpec.parse(text, where)
+        if len(set(texts)) != len(texts):
+            raise wrong(where, "each block spec once", repr(texts))
+        kept = tuple(t for t in texts if t != "skip" or layer.keeps_shape)
+        if not kept:
+            expected = "an operation, since the first layer changes the shape"
+            raise wrong(where, expected, repr(texts))
+        result.append(kept)
+    return result

@@ -3,7 +3,7 @@
 # ones, which do more multiply-accumulates per millisecond. About 7e23 networks.
 space = dict(
     name="light",
-    stem_channels=24,
+    stem=dict(channels=24),
     head_channels=768,
     stages=[
         dict(

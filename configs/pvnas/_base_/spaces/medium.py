@@ -2,7 +2,7 @@
 # depthwise block beside it. About 2e21 networks.
 space = dict(
     name="medium",
-    stem_channels=48,
+    stem=dict(channels=48),
     head_channels=1024,
     stages=[
         dict(
