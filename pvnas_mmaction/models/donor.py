@@ -1,0 +1,316 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Donors: pretrained image or video networks, read by the names of this project.
+
+A donor is its stem, its blocks in order and its head, each a dict from
+``role.conv.weight``, ``role.bn.weight`` ... to tensors; the roles are those of this
+project's layouts. :data:`NAMINGS` says how other projects name them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.fileio import load
+from mmengine.runner import CheckpointLoader
+from mmengine.utils import get_installed_path
+from torch import Tensor
+
+from ..space.checks import wrong
+
+Block = dict[str, Tensor]
+
+Names = tuple[str, str]  # of a convolution and its batch normalisation
+
+
+class Naming(NamedTuple):
+    """How a project names the modules of a network.
+
+    Args:
+        stem: The first convolution.
+        blocks: Regular expression for what a block's modules start with, with groups
+            for the numbers that say its order -> names of its roles. The first that
+            matches counts.
+        head: The last convolution, if there is one.
+    """
+
+    stem: Names
+    blocks: dict[str, dict[str, Names]]
+    head: Names | None = None
+
+
+NAMINGS = {
+    "efficientnet_lite_pytorch": Naming(
+        stem=("_conv_stem", "_bn0"),
+        blocks={
+            r"_blocks\.(0)\.": dict(
+                spatial=("_depthwise_conv", "_bn1"), project=("_project_conv", "_bn2")
+            ),
+            r"_blocks\.(\d+)\.": dict(
+                expand=("_expand_conv", "_bn0"),
+                spatial=("_depthwise_conv", "_bn1"),
+                project=("_project_conv", "_bn2"),
+            ),
+        },
+        head=("_conv_head", "_bn1"),
+    ),
+    # timm's class EfficientNet, of which its EfficientNet-Lite and MobileNetV2 are.
+    "timm_efficientnet": Naming(
+        stem=("conv_stem", "bn1"),
+        blocks={
+            r"blocks\.(0)\.(\d+)\.": dict(
+                spatial=("conv_dw", "bn1"), project=("conv_pw", "bn2")
+            ),
+            r"blocks\.(\d+)\.(\d+)\.": dict(
+                expand=("conv_pw", "bn1"),
+                spatial=("conv_dw", "bn2"),
+                project=("conv_pwl", "bn3"),
+            ),
+        },
+        head=("conv_head", "bn2"),
+    ),
+    "torchvision_mobilenet_v2": Naming(
+        stem=("features.0.0", "features.0.1"),
+        blocks={
+            r"features\.(1)\.conv\.": dict(spatial=("0.0", "0.1"), project=("1", "2")),
+            r"features\.(\d+)\.conv\.": dict(
+                expand=("0.0", "0.1"), spatial=("1.0", "1.1"), project=("2", "3")
+            ),
+        },
+        head=("features.18.0", "features.18.1"),
+    ),
+    # Also mmpretrain's, and MobileNetV2TSM.
+    "mmaction_mobilenet_v2": Naming(
+        stem=("conv1.conv", "conv1.bn"),
+        blocks={
+            r"layer(1)\.(\d+)\.conv\.": dict(
+                spatial=("0.conv", "0.bn"), project=("1.conv", "1.bn")
+            ),
+            r"layer(\d)\.(\d+)\.conv\.": dict(
+                expand=("0.conv", "0.bn"),
+                spatial=("1.conv", "1.bn"),
+                project=("2.conv", "2.bn"),
+            ),
+        },
+        head=("conv2.conv", "conv2.bn"),
+    ),
+    # Also timm's and mmpretrain's.
+    "torchvision_resnet": Naming(
+        stem=("conv1", "bn1"),
+        blocks={
+            r"layer(\d)\.(\d+)\.": dict(
+                reduce=("conv1", "bn1"),
+                spatial=("conv2", "bn2"),
+                expand=("conv3", "bn3"),
+                shortcut=("downsample.0", "downsample.1"),
+            )
+        },
+    ),
+    # Also ResNetTSM.
+    "mmaction_resnet": Naming(
+        stem=("conv1.conv", "conv1.bn"),
+        blocks={
+            r"layer(\d)\.(\d+)\.": dict(
+                reduce=("conv1.conv", "conv1.bn"),
+                spatial=("conv2.conv", "conv2.bn"),
+                expand=("conv3.conv", "conv3.bn"),
+                shortcut=("downsample.conv", "downsample.bn"),
+            )
+        },
+    ),
+}
+
+_CLASSIFIER = re.compile(r"_fc|fc|classifier(\.1)?|head\..*")
+_PARAMETERS = {
+    "conv": ("weight",),
+    "bn": ("weight", "bias", "running_mean", "running_var"),
+}
+
+
+@dataclass(frozen=True)
+class Donor:
+    """A pretrained network, its convolutions (O, I, K, K).
+
+    Args:
+        naming: The naming it was read by.
+        stem: Its first convolution.
+        layers: Its blocks, in order.
+        head: Its last convolution; empty if there is none.
+    """
+
+    naming: str
+    stem: Block
+    layers: tuple[Block, ...]
+    head: Block
+
+
+def is_residual(block: Block) -> bool:
+    """Whether a block is ResNet's bottleneck, not MobileNetV2's inverted one."""
+    return "reduce.conv.weight" in block
+
+
+def in_channels(block: Block) -> int:
+    """Input width of a donor's block."""
+    if is_residual(block):
+        return block["reduce.conv.weight"].shape[1]
+    if "expand.conv.weight" in block:
+        return block["expand.conv.weight"].shape[1]
+    return block["spatial.conv.weight"].shape[0]
+
+
+def out_channels(block: Block) -> int:
+    """Output width of a donor's block."""
+    last = "expand" if is_residual(block) else "project"
+    return block[f"{last}.conv.weight"].shape[0]
+
+
+def read_donor(state: Mapping[str, Tensor], naming: str = "auto") -> Donor:
+    """A donor from a state dict.
+
+    Args:
+        state: State dict of an image network, or of a recognizer around one (keys that
+            start with ``backbone.``). Its classifier is left out.
+        naming: A name out of :data:`NAMINGS`, or ``"auto"``: the one that fits.
+
+    Raises:
+        ValueError: There is no such naming; or keys of the checkpoint are unknown or
+            missing in each of them (or in the given one): says which.
+    """
+    if naming != "auto" and naming not in NAMINGS:
+        raise wrong("naming", f"'auto' or one of {', '.join(NAMINGS)}", repr(naming))
+    prefix = "backbone."
+    if any(key.startswith(prefix) for key in state):
+        state = {
+            key.removeprefix(prefix): value
+            for key, value in state.items()
+            if key.startswith(prefix)
+        }
+    names = list(NAMINGS) if naming == "auto" else [naming]
+    tried = [_read(state, name) for name in names]
+    donor, unknown, missing = min(tried, key=lambda read: len(read[1]) + len(read[2]))
+    if unknown or missing:
+        misfits = [
+            f"{len(keys)} {kind}: {', '.join(keys[:4])}{', ...' if keys[4:] else ''}"
+            for kind, keys in (("unknown", unknown), ("missing", missing))
+            if keys
+        ]
+        raise wrong(
+            "checkpoint",
+            f"the parameters of a network as named by {' or '.join(names)}",
+            f"{len(state)}, which fit {donor.naming} best ({'; '.join(misfits)})",
+            "give a whole checkpoint of one of these networks",
+        )
+    return donor
+
+
+def _read(
+    state: Mapping[str, Tensor], naming: str
+) -> tuple[Donor, list[str], list[str]]:
+    """The donor by one naming, the keys it does not know and those it misses."""
+    # MMAction2's TemporalShift stands around the module `net`.
+    left = {key.replace(".net.", "."): value for key, value in state.items()}
+    missing: list[str] = []
+
+    def take(prefix: str, role: str, names: Names) -> Block:
+        block = {}
+        for kind, name in zip(_PARAMETERS, names, strict=True):
+            for parameter in _PARAMETERS[kind]:
+                key = f"{prefix}{name}.{parameter}"
+                if key in left:
+                    block[f"{role}.{kind}.{parameter}"] = left.pop(key)
+                else:
+                    missing.append(key)
+        return block
+
+    table = NAMINGS[naming]
+    blocks: dict[tuple[int, ...], tuple[str, dict[str, Names]]] = {}
+    for key in left:
+        for pattern, roles in table.blocks.items():
+            if match := re.match(pattern, key):
+                blocks.setdefault(tuple(map(int, match.groups())), (match[0], roles))
+                break
+    layers = []
+    for place, (prefix, roles) in sorted(blocks.items()):
+        before = (*place[:-1], place[-1] - 1)
+        if place[-1] > 1 and before not in blocks:
+            missing.append(f"block {before}")
+        block: Block = {}
+        for role, names in roles.items():
+            if role != "shortcut" or f"{prefix}{names[0]}.weight" in left:
+                block |= take(prefix, role, names)
+        layers.append(block)
+    stem = take("", "spatial", table.stem)
+    head = take("", "project", table.head) if table.head else {}
+    unknown = [
+        key
+        for key in left
+        if not key.endswith("num_batches_tracked")
+        and not _CLASSIFIER.fullmatch(key.rpartition(".")[0])
+    ]
+    return Donor(naming, stem, tuple(layers), head), unknown, missing
+
+
+def load_state(checkpoint: str) -> Mapping[str, Tensor]:
+    """State dict of a checkpoint.
+
+    Args:
+        checkpoint: A path, a URL, ``timm://NAME``, ``torchvision://NAME``, the name of
+            a model in MMAction2's model index, or ``package://NAME`` for a Python
+            package that holds one ``.pth`` file.
+
+    Raises:
+        FileNotFoundError: It is none of these, or a package is not installed.
+    """
+    if "://" not in checkpoint and not Path(checkpoint).is_file():
+        checkpoint = _url_of_model(checkpoint)
+    try:
+        content = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
+    except ModuleNotFoundError as error:  # of timm or torchvision
+        raise _no_package(checkpoint, error.name) from error
+    return content.get("state_dict", content)
+
+
+def _url_of_model(name: str) -> str:
+    """Where the weights of a model of MMAction2's model index lie."""
+    folder = Path(get_installed_path("mmaction")) / ".mim"
+    for file in load(folder / "model-index.yml")["Import"]:
+        for model in load(folder / file)["Models"]:
+            if model["Name"] == name:
+                return model["Weights"]
+    raise FileNotFoundError(
+        f"checkpoint: expected a file, a URL, timm://NAME, torchvision://NAME, "
+        f"package://NAME or a model of MMAction2's model index, got {name!r}"
+    )
+
+
+def _no_package(checkpoint: str, package: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"checkpoint: expected the package of {checkpoint!r}, got none; "
+        f"pip install {package}"
+    )
+
+
+@CheckpointLoader.register_scheme(prefixes="package://", force=True)
+def load_from_package(filename: str, map_location: str | None = None) -> Any:
+    """The one ``.pth`` file of an installed Python package."""
+    name = filename.removeprefix("package://")
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        raise _no_package(filename, name.replace("_", "-"))
+    files = sorted(Path(spec.origin).parent.rglob("*.pth"))
+    if len(files) != 1:
+        found = [file.name for file in files]
+        raise wrong("checkpoint", f"one .pth file in the package {name}", found)
+    return CheckpointLoader.load_checkpoint(str(files[0]), map_location)
+
+
+@CheckpointLoader.register_scheme(prefixes="timm://", force=True)
+def load_from_timm(filename: str, map_location: str | None = None) -> Any:
+    """The pretrained weights of a model of timm, which downloads them."""
+    import timm
+
+    return timm.create_model(filename.removeprefix("timm://"), True).state_dict()

@@ -1,0 +1,280 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Weights of any candidate out of a donor's block.
+
+==============================  =======================================  ============
+difference from the donor       rule                                     known from
+==============================  =======================================  ============
+temporal kernel of a            the donor's on the middle frame, zeros   I3D [1]_, which
+convolution (joint, reduce)     on the others                            takes the mean
+temporal convolution            identity; it takes the batch norm of     R(2+1)D [2]_,
+                                the spatial one in front of it           Net2Net [3]_
+spatial kernel                  larger: zeros around the donor's;        FNA [4]_
+                                smaller: its middle
+fewer hidden channels           those of the largest L1 norm in the      OFA [5]_
+                                convolution that consumes them, the
+                                same in every part
+more layers in a stage          the stage's last block, its output       FNA, Net2Net
+                                scaled by zero: an identity at first
+temporal shift                  the donor's weights                      TSM [6]_
+==============================  =======================================  ============
+
+Weight on the middle frame computes on every clip what the donor computes on each of its
+frames; I3D's mean does so on clips that stand still. Batch norm's parameters and
+statistics go along with their channels. Hidden channels of every candidate are in the
+order of their norm, so that a narrower one has the first channels of a wider one.
+
+.. [1] Carreira and Zisserman, CVPR 2017.  .. [2] Tran et al., CVPR 2018.
+.. [3] Chen, Goodfellow and Shlens, ICLR 2016.  .. [4] Fang et al., ICLR 2020.
+.. [5] Cai et al., ICLR 2020.  .. [6] Lin, Gan and Han, ICCV 2019.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import gt
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from mmengine.model import update_init_info
+from mmengine.registry import WEIGHT_INITIALIZERS
+from torch import Tensor, nn
+
+from ..space.checks import wrong
+from ..space.genotype import Skeleton
+from .donor import (
+    Block,
+    Donor,
+    in_channels,
+    is_residual,
+    load_state,
+    out_channels,
+    read_donor,
+)
+
+_ENTRY = re.compile(r"(stem|head|layers\.\d+)\.(?:ops\.(\d+)\.)?(.+)")
+# What a spatial convolution of the donor gives to, with its batch norm.
+_SOURCE = re.compile(r"^(temporal|joint)\.")
+T = TypeVar("T")
+
+
+def shape_kernel(weight: Tensor, shape: Sequence[int]) -> Tensor:
+    """A convolution's weights in another shape.
+
+    Args:
+        weight: (O, I, K, K).
+        shape: (o, i, Kt, k, k), with o and i of at most O and I: the first channels.
+    """
+    out, width, frames, size, _ = shape
+    margin = (size - weight.shape[-1]) // 2
+    result = weight.new_zeros(tuple(shape))
+    # A negative margin crops.
+    result[:, :, frames // 2] = F.pad(weight[:out, :width], (margin,) * 4)
+    return result
+
+
+def temporal_identity(shape: Sequence[int]) -> Tensor:
+    """Weights of a depthwise temporal convolution that changes nothing.
+
+    Args:
+        shape: (C, 1, Kt, 1, 1).
+    """
+    weight = torch.zeros(tuple(shape))
+    weight[:, :, shape[2] // 2] = 1
+    return weight
+
+
+def rank_channels(block: Block) -> Block:
+    """A donor's block with its hidden channels in the order of their importance: the L1
+    norm of the weights that consume them. The block computes the same."""
+    block = dict(block)
+    if is_residual(block):
+        _sort(block, ("reduce",), "spatial")
+        _sort(block, ("spatial",), "expand")
+    elif "expand.conv.weight" in block:
+        _sort(block, ("expand", "spatial"), "project")
+    return block
+
+
+def _sort(block: Block, makers: Sequence[str], consumer: str) -> None:
+    """Sort the channels that parts ``makers`` make and ``consumer`` takes."""
+    weight = block[f"{consumer}.conv.weight"]
+    order = weight.abs().sum((0, 2, 3)).argsort(descending=True, stable=True)
+    block[f"{consumer}.conv.weight"] = weight[:, order]
+    for key in block:
+        if key.partition(".")[0] in makers:
+            block[key] = block[key][order]
+
+
+def shape_block(block: Block, shapes: Mapping[str, Sequence[int]]) -> Block:
+    """Weights of a candidate; those that can't be inherited are not there.
+
+    Args:
+        block: A donor's block with its channels ranked, or its stem or head.
+        shapes: Name of each parameter of the candidate (``expand.conv.weight``) ->
+            shape.
+
+    Returns:
+        Nothing for a candidate with a convolution that the donor lacks (of another
+        family) or with more channels; all but squeeze-and-excitation otherwise.
+    """
+    result = {}
+    for name, shape in shapes.items():
+        if name.startswith("se.") or name.endswith("num_batches_tracked"):
+            continue
+        source = block.get(_SOURCE.sub("spatial.", name))
+        if name == "temporal.conv.weight":
+            result[name] = temporal_identity(shape)
+        elif source is None or any(map(gt, shape[:2], source.shape)):
+            return {}
+        elif len(shape) == 5:
+            result[name] = shape_kernel(source, shape)
+        else:
+            result[name] = source[: shape[0]]
+    return result
+
+
+def _status(name: str, shape: Sequence[int], block: Block, result: Block) -> str:
+    """How a convolution was inherited."""
+    if name not in result:
+        return "random"
+    source = block[_SOURCE.sub("spatial.", name)].shape
+    if name.startswith("temporal."):
+        return "exact" if shape[0] == source[0] else "reshaped"
+    return "exact" if (*shape[:2], *shape[3:]) == tuple(source) else "reshaped"
+
+
+def by_stage(
+    items: Iterable[T], channels: Callable[[T], tuple[int, int]]
+) -> list[list[T]]:
+    """Blocks or layers by stage: runs of one output width.
+
+    Args:
+        items: In order.
+        channels: Input and output width of one.
+    """
+    stages: list[list[T]] = []
+    for item in items:
+        c_in, c_out = channels(item)
+        if not stages or c_in != c_out:
+            stages.append([])
+        stages[-1].append(item)
+    return stages
+
+
+def match_layers(donor: Donor, skeleton: Skeleton) -> list[tuple[Block, bool]]:
+    """For each layer the donor's block, and whether it is one more than the donor has.
+
+    Raises:
+        ValueError: The widths of stem, stages or head differ.
+    """
+    found = by_stage(donor.layers, lambda x: (in_channels(x), out_channels(x)))
+    stages = by_stage(skeleton.layers, lambda x: (x.in_channels, x.out_channels))
+    has = [len(donor.stem["spatial.bn.bias"])]
+    has += [out_channels(blocks[0]) for blocks in found]
+    needs = [skeleton.stem.channels, *(layers[0].out_channels for layers in stages)]
+    if skeleton.head_channels is not None:
+        has.append(len(donor.head.get("project.bn.bias", ())))
+        needs.append(skeleton.head_channels)
+    if has != needs:
+        raise wrong(
+            "checkpoint",
+            f"stem, stages and head of {needs} channels, as the space has",
+            f"{has} ({donor.naming})",
+            "use the space of this donor",
+        )
+    return [
+        (blocks[min(i, len(blocks) - 1)], i >= len(blocks))
+        for blocks, layers in zip(found, stages, strict=True)
+        for i in range(len(layers))
+    ]
+
+
+def inherit(
+    shapes: Mapping[str, Sequence[int]], skeleton: Skeleton, donor: Donor
+) -> tuple[Block, dict[str, Counter[str]]]:
+    """Weights of a supernet, or of a network, out of a donor.
+
+    Args:
+        shapes: Name of each entry of its state dict -> shape.
+        skeleton: Its skeleton.
+        donor: What it inherits from.
+
+    Returns:
+        The entries that are inherited; and for stem, each layer and head the number of
+        convolutions that are ``exact``, ``reshaped`` and left ``random``.
+
+    Raises:
+        ValueError: The donor's widths are others.
+    """
+    sources = {"stem": (donor.stem, False), "head": (donor.head, False)}
+    for i, (block, extra) in enumerate(match_layers(donor, skeleton)):
+        sources[f"layers.{i}"] = (rank_channels(block), extra)
+    candidates: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for key in shapes:
+        if match := _ENTRY.fullmatch(key):
+            candidates[match[1], match[2]][match[3]] = key
+    inherited: Block = {}
+    table: dict[str, Counter[str]] = defaultdict(Counter)
+    for (place, _), keys in candidates.items():
+        block, extra = sources[place]
+        wanted = {name: tuple(shapes[key]) for name, key in keys.items()}
+        result = shape_block(block, wanted)
+        if extra:
+            last = "expand" if is_residual(block) else "project"
+            for name in (f"{last}.bn.weight", f"{last}.bn.bias"):
+                result[name] = torch.zeros(wanted[name])
+        for name, shape in wanted.items():
+            if len(shape) == 5:
+                table[place][_status(name, shape, block, result)] += 1
+            elif name == "se.reduce.weight":
+                table[place]["random"] += 1
+        inherited.update({keys[name]: value for name, value in result.items()})
+    return inherited, dict(table)
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class InheritFrom:
+    """Initialise a supernet or a network from a donor; for its ``init_cfg``.
+
+    Args:
+        checkpoint: A path, a URL, ``timm://NAME``, ``torchvision://NAME``, a model of
+            MMAction2's model index, or ``package://NAME``; see :func:`load_state`.
+        naming: A name out of ``donor.NAMINGS``. Default ``"auto"``: the one that fits.
+
+    Raises:
+        FileNotFoundError, ValueError: When called: there is no such checkpoint, or it
+            is of no network that the space could inherit from.
+    """
+
+    def __init__(self, checkpoint: str, naming: str = "auto") -> None:
+        self.checkpoint = checkpoint
+        self.naming = naming
+
+    @torch.no_grad()
+    def __call__(self, module: nn.Module) -> None:
+        donor = read_donor(load_state(self.checkpoint), self.naming)
+        state = module.state_dict()
+        shapes = {key: value.shape for key, value in state.items()}
+        weights, table = inherit(shapes, module.skeleton, donor)
+        for key, value in weights.items():
+            state[key].copy_(value)
+        print_log(
+            f"Weights inherited from {self.checkpoint} ({donor.naming}), in "
+            f"convolutions:\n{format_table(table)}",
+            logger="current",
+        )
+        update_init_info(module, init_info=f"InheritFrom {self.checkpoint}")
+
+
+def format_table(table: Mapping[str, Mapping[str, int]]) -> str:
+    """The second result of :func:`inherit` as text."""
+    rows = [f"{'part':<10} {'exact':>6} {'reshaped':>9} {'random':>7}"]
+    rows += [
+        f"{place:<10} {count['exact']:>6} {count['reshaped']:>9} {count['random']:>7}"
+        for place, count in table.items()
+    ]
+    return "\n".join(rows)
