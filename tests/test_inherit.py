@@ -17,6 +17,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from pvnas_mmaction.models import PVNASNet, PVNASSupernet
+from pvnas_mmaction.models import inherit as inherit_module
 from pvnas_mmaction.models.blocks import build_block
 from pvnas_mmaction.models.donor import Donor, load_state, read_donor
 from pvnas_mmaction.models.inherit import (
@@ -302,7 +303,7 @@ def test_a_donor_of_another_space_is_an_error(tmp_path):
     donor = MODELS.build(MOBILENET)
     with pytest.raises(
         ValueError,
-        match=r"expected stem, stages and head of \[32, 16, 24, 40.*got \[32, 16, 24, 32",
+        match=r"expected stem, stages and head of \[32, 16, 24, 40.*got \[32, 16, 24, ",
     ):
         initialised(supernet, donor, tmp_path)
 
@@ -396,24 +397,24 @@ def test_extra_layers_change_nothing_at_first(tmp_path):
     with torch.no_grad():
         assert_same(logits(supernet(clips)), logits(frame_by_frame(donor, clips)))
     extra = supernet.layers[6].ops[0]
-    last = donor.layer3[2].conv[1].conv.weight
-    assert extra.spatial.conv.weight.abs().sum() == pytest.approx(last.abs().sum())
+    last = donor.layer3[2].conv[1].conv.weight.detach()
+    assert sorted(extra.spatial.conv.weight.flatten()) == sorted(last.flatten())
 
 
-def test_a_network_inherits_as_its_supernet_does_and_logs_what(tmp_path, caplog):
+def test_a_network_inherits_as_its_supernet_does_and_logs_what(tmp_path, monkeypatch):
     donor = mobilenet_v2()
     supernet = initialised(PVNASSupernet(space_of("mobilenet_v2")), donor, tmp_path)
     draw = random.Random(1)
     indices = [draw.randrange(len(c)) for c in supernet.space.candidates]
     network = PVNASNet(supernet.space.genotype(indices))
-    caplog.clear()
+    log = []
+    monkeypatch.setattr(inherit_module, "print_log", lambda text, **_: log.append(text))
     initialised(network, donor, tmp_path).eval()
     clips = moving_clips(size=32)
     with torch.no_grad():
         expected = supernet.eval()(clips, supernet.path_of(indices))
         assert torch.equal(network(clips), expected)
-    log = next(r.message for r in caplog.records if "inherited from" in r.message)
-    assert re.search(r"stem +1 +0 +0\nlayers.0 ", log)
+    assert re.search(r"mmaction_mobilenet_v2.*\n.*\nstem +1 +0 +0\nlayers.0 ", log[0])
 
 
 def test_what_cannot_be_inherited_stays_random_and_is_listed():

@@ -1,8 +1,9 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Supernet and derived network; importing this package registers both."""
 
+from .inherit import InheritFrom
 from .pvnas_net import PVNASNet
 from .supernet import PVNASSupernet
 from .time_reversal import TimeReversalBlending
 
-__all__ = ["PVNASNet", "PVNASSupernet", "TimeReversalBlending"]
+__all__ = ["InheritFrom", "PVNASNet", "PVNASSupernet", "TimeReversalBlending"]

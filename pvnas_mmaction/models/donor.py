@@ -8,6 +8,7 @@ project's layouts. :data:`NAMINGS` says how other projects name them.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 from collections.abc import Mapping
@@ -311,6 +312,5 @@ def load_from_package(filename: str, map_location: str | None = None) -> Any:
 @CheckpointLoader.register_scheme(prefixes="timm://", force=True)
 def load_from_timm(filename: str, map_location: str | None = None) -> Any:
     """The pretrained weights of a model of timm, which downloads them."""
-    import timm
-
+    timm = importlib.import_module("timm")
     return timm.create_model(filename.removeprefix("timm://"), True).state_dict()

@@ -95,7 +95,7 @@ class PVNASNet(BaseModule):
         super().__init__(init_cfg=init_cfg)
         self.genotype = resolve_genotype(genotype)
         self.norm_eval = norm_eval
-        skeleton = self.genotype.skeleton
+        self.skeleton = skeleton = self.genotype.skeleton
         num_stages = len(skeleton.stages)
         indices = (num_stages,) if out_indices is None else tuple(out_indices)
         if not indices or any(not 0 <= index <= num_stages for index in indices):

@@ -54,7 +54,7 @@ class PVNASSupernet(BaseModule):
             raise ValueError(f"tau: found {tau!r}, expected a number above 0")
         self.space = SearchSpace.from_config(space)
         self.tau = float(tau)
-        skeleton = self.space.skeleton
+        self.skeleton = skeleton = self.space.skeleton
         self.stem = build_stem(skeleton)
         self.layers = nn.ModuleList(
             MixedLayer(candidates, layer)
