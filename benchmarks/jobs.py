@@ -14,16 +14,16 @@ import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from tqdm import tqdm
 
-from pvnas_mmaction.profiling.timing import machine_facts, thread_count
+from pvnas_mmaction.profiling.clock import machine_facts, thread_count
+from pvnas_mmaction.space.checks import wrong
 from pvnas_mmaction.space.genotype import write_atomically
 
 Record = dict[str, Any]
@@ -49,7 +49,7 @@ def provenance(script: str, device: str = "cpu") -> dict[str, Any]:
 
 
 class JobLog:
-    """Finished jobs in ``FOLDER/NAME.jsonl``, with their settings beside them.
+    """Finished jobs in ``FOLDER/NAME.jsonl``, with their settings next to them.
 
     Args:
         folder: Made where it is missing.
@@ -59,7 +59,7 @@ class JobLog:
 
     Raises:
         FileNotFoundError: No settings are given and there is nothing to read.
-        ValueError: The jobs that are there had other settings, or a line is no JSON.
+        ValueError: The jobs that are there had other settings.
     """
 
     def __init__(
@@ -67,15 +67,21 @@ class JobLog:
     ) -> None:
         self.path = Path(folder) / f"{name}.jsonl"
         described = Path(folder) / f"{name}_settings.json"
-        if described.is_file():
-            self.settings = json.loads(described.read_text())
-            if settings is not None:
-                _check_same(described, self.settings, json.loads(json.dumps(settings)))
-        elif settings is None:
-            raise FileNotFoundError(f"{described}: no such file, nothing was run here")
-        else:
-            self.settings = json.loads(json.dumps(settings))
-            write_atomically(described, json.dumps(self.settings, indent=1) + "\n")
+        given = settings and json.loads(json.dumps(settings, default=str))
+        if not described.is_file():
+            if given is None:
+                raise FileNotFoundError(f"{described}: no such file; nothing ran here")
+            write_atomically(described, json.dumps(given, indent=1) + "\n")
+        self.settings = json.loads(described.read_text())
+        if given is not None and given != self.settings:
+            keys = sorted({*given, *self.settings})
+            key = next(k for k in keys if given.get(k) != self.settings.get(k))
+            raise wrong(
+                f"{described}: {key}",
+                repr(given.get(key)),
+                repr(self.settings.get(key)),
+                "results of other settings do not mix, choose another --work-dir",
+            )
         self.records = self._read()
 
     def _read(self) -> list[Record]:
@@ -87,15 +93,7 @@ class JobLog:
             # A process was killed while it wrote the last line.
             with self.path.open("r+b") as stream:
                 stream.truncate(len(whole))
-        records = []
-        for number, line in enumerate(whole.decode().splitlines(), start=1):
-            try:
-                records.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(
-                    f"{self.path}: line {number}: found {line[:40]!r}, expected JSON"
-                ) from error
-        return records
+        return [json.loads(line) for line in whole.decode().splitlines()]
 
     def append(self, record: Record) -> None:
         """Add a result; on return it is on disk."""
@@ -106,16 +104,19 @@ class JobLog:
             os.fsync(stream.fileno())
 
 
-def _check_same(path: Path, found: Any, expected: Any, place: str = "") -> None:
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for key in sorted({*found, *expected}):
-            inner = f"{place}.{key}" if place else key
-            _check_same(path, found.get(key), expected.get(key), inner)
-    elif found != expected:
-        raise ValueError(
-            f"{path}: {place}: found {found!r}, expected {expected!r}; results of "
-            "different settings do not mix, choose another --work-dir"
-        )
+def missing(
+    jobs: Sequence[Any], log: JobLog, key: Callable[[Any], Hashable]
+) -> list[Any]:
+    """The jobs that a log has no record of.
+
+    Args:
+        jobs: All jobs; of several with one key the first counts.
+        log: What is done.
+        key: What tells jobs apart, of a job and of its record alike.
+    """
+    done = set(map(key, log.records))
+    wanted = {key(job): job for job in reversed(jobs)}
+    return [wanted[k] for k in dict.fromkeys(map(key, jobs)) if k not in done]
 
 
 _STATE: Any = None
@@ -127,7 +128,6 @@ def run_jobs(
     make_state: Callable[[], Any],
     log: JobLog,
     workers: int = 1,
-    title: str = "Jobs",
 ) -> None:
     """Run jobs and log their results as they come.
 
@@ -136,46 +136,39 @@ def run_jobs(
     Args:
         jobs: Plain data, one for each job.
         work: Called as ``work(state, job)``; gives the record. A function of a module,
-            for it runs in other processes.
+            since it runs in other processes.
         make_state: Builds what the jobs of one process share.
         log: Where records go.
         workers: Number of processes, each with one thread. Default 1: this process.
-        title: Of the line. Default ``"Jobs"``.
     """
-    console = Console(stderr=True)
-    columns = [*Progress.get_default_columns()[:2], MofNCompleteColumn()]
-    columns.append(TimeRemainingColumn(elapsed_when_finished=True))
     if not jobs:
         return
-    with Progress(
-        *columns,
-        console=console,
-        disable=not console.is_terminal,
-        speed_estimate_period=3600,
-    ) as progress:
-        task = progress.add_task(title, total=len(jobs))
-        if workers <= 1:
-            with thread_count(1):
-                state = make_state()
-                for job in jobs:
-                    log.append(work(state, job))
-                    progress.advance(task)
-            return
-        with ProcessPoolExecutor(
+    bar = tqdm(total=len(jobs), disable=None, smoothing=0)
+    if workers <= 1:
+        with bar, thread_count(1):
+            state = make_state()
+            for job in jobs:
+                log.append(work(state, job))
+                bar.update()
+        return
+    with (
+        bar,
+        ProcessPoolExecutor(
             min(workers, len(jobs)),
             # Not forked: a process that has used a GPU can't be.
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start,
             initargs=(make_state,),
-        ) as pool:
+        ) as pool,
+    ):
+        try:
             futures = [pool.submit(_run, work, job) for job in jobs]
-            try:
-                for future in as_completed(futures):
-                    log.append(future.result())
-                    progress.advance(task)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            for future in as_completed(futures):
+                log.append(future.result())
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _start(make_state: Callable[[], Any]) -> None:

@@ -28,7 +28,7 @@ from pvnas_mmaction.models.lowering import (
     LoweredConv3d,
     choose_lowering,
 )
-from pvnas_mmaction.profiling.timing import Clock, machine_facts
+from pvnas_mmaction.profiling.clock import Clock, machine_facts
 
 ROOT = Path(__file__).resolve().parent.parent
 # (name, in, out, groups, kernel, stride, T, H = W): places in `light` and `medium`.

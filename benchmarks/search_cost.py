@@ -35,7 +35,7 @@ from benchmarks.jobs import provenance
 from benchmarks.supernet_step import Bench
 from pvnas_mmaction.apis.cli import run
 from pvnas_mmaction.engine.search_loop import DEFAULT_RELAXATIONS
-from pvnas_mmaction.profiling.timing import Clock, check_device, thread_count
+from pvnas_mmaction.profiling.clock import Clock, check_device, thread_count
 from pvnas_mmaction.search.schedule import LRDiversityConfig
 from pvnas_mmaction.space.genotype import write_atomically
 

@@ -32,7 +32,7 @@ from benchmarks.jobs import JobLog, provenance, run_jobs
 from benchmarks.memory_search import MemorySearch
 from benchmarks.search_report import judge_all, write_report
 from pvnas_mmaction.apis.cli import run
-from pvnas_mmaction.profiling.timing import check_device
+from pvnas_mmaction.profiling.clock import check_device
 from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent

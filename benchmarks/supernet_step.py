@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from pvnas_mmaction.models.blocks import init_weights
 from pvnas_mmaction.models.relaxation import Choice
-from pvnas_mmaction.profiling.timing import Clock, machine_facts
+from pvnas_mmaction.profiling.clock import Clock, machine_facts
 from pvnas_mmaction.search.steps import alpha_step, weights_step
 from pvnas_mmaction.space.search_space import SearchSpace
 

@@ -19,8 +19,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from pvnas_mmaction.apis.config_files import load_config
 from pvnas_mmaction.models.pvnas_net import resolve_genotype
-from pvnas_mmaction.profiling.zoo import read_config, view_of
+from pvnas_mmaction.models.recognizers import view_of
 from pvnas_mmaction.search.derive import derive
 from pvnas_mmaction.search.penalty import CostPenalty, build_budget
 from pvnas_mmaction.search.steps import alpha_step, find_supernet, weights_step
@@ -336,7 +337,7 @@ def test_jester_mirrors_labels(name):
 
 @pytest.mark.parametrize("name", [n for n in CONFIGS if parts(n)["data"] == "sthv2"])
 def test_sthv2_mirrors_labels_as_tsm_does(name):
-    zoo = read_config(
+    zoo = load_config(
         "mmaction::recognition/tsm/"
         "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb.py"
     )

@@ -21,7 +21,7 @@ from pvnas_mmaction.apis.export import (
     max_difference,
 )
 from pvnas_mmaction.models.pvnas_net import PVNASNet
-from pvnas_mmaction.profiling.zoo import build_recognizer
+from pvnas_mmaction.models.recognizers import build_recognizer
 from pvnas_mmaction.space.cost import network_cost
 from pvnas_mmaction.space.genotype import (
     Genotype,

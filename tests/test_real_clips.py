@@ -1,136 +1,108 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The command for real clips: a small run, and what it is given wrongly."""
+"""The study on real clips: folds, a whole run on rendered clips, the table."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from real_lists import write_lists
+from mmengine.config import Config
 
-from benchmarks import real_clips, real_study
-from benchmarks.real_training import Setting
+from benchmarks import real_clips
+from benchmarks.real_clips import SEARCH, TRAIN, Study
+from benchmarks.real_table import markdown, with_error
 
 
-def test_small_study_goes_on_where_it_stopped(motion_clips, tmp_path, capsys):
-    """Two folds of motion clips: a search, the choice of a learning rate, trainings."""
-    data = tmp_path / "data"
-    data.mkdir()
+@pytest.fixture
+def folder(motion_clips, tmp_path):
+    """Rendered clips in two folds, each of which tests on what the other trains on."""
     lines = (motion_clips / "train.txt").read_text().splitlines()
-    (data / "clips").symlink_to(motion_clips)
-    lines = [f"clips/{line}" for line in lines]
-    parts = [lines[:8], lines[8:16], lines[16:]]
-    (data / "classes.txt").write_text("\n".join(map(str, range(8))))
-    for fold, other in ((0, 1), (1, 0)):
-        train_lines = "\n".join(parts[other] + parts[2])
-        (data / f"fold{fold + 1}_train.txt").write_text(train_lines)
-        (data / f"fold{fold + 1}_val.txt").write_text("\n".join(parts[fold]))
-    work_dir = tmp_path / "work"
-    arguments = [data, "--reduced", "--work-dir", work_dir, "--models"]
-    arguments += ["TSM-MobileNetV2", "--search-space", "tiny", "--search-budgets"]
-    arguments += ["TSM-MobileNetV2", "--random", 2, "--search-epochs", 9, "--epochs", 1]
-    arguments += ["--search-seeds", 0, 1]
-    arguments += ["--batch-size", 8, "--frames", 4, "--stored-frames", 8]
-    arguments += ["--crop", 24, "--learning-rates", 0.01, 0.05]
-    arguments = list(map(str, arguments))
-    real_clips.main(arguments)
-    printed = capsys.readouterr().out
-    result = json.loads((work_dir / "real_clips.json").read_text())
-    assert [row["name"] for row in result["rows"]] == [
-        "TSM-MobileNetV2",
-        "tiny random 1",
-        "tiny random 2",
-        "tiny <= TSM-MobileNetV2",
-    ]
-    assert [row["trainings"] for row in result["rows"]] == [2, 2, 2, 4]
-    found = [(s["fold"], s["seed"]) for s in result["searches"]]
-    assert sorted(found) == [(1, 0), (1, 1), (2, 0), (2, 1)]
-    used = [s["genotype"]["provenance"]["seed"] for s in result["searches"]]
-    assert sorted(used) == [1, 2, 1001, 1002]
-    # Two rates for each network of a fold, once where both searches found it.
-    networks = {(s["fold"], *s["genotype"]["blocks"]) for s in result["searches"]}
-    assert len(result["tuning"]) == 2 * (3 * 2 + len(networks))
-    for search in result["searches"]:
-        assert search["macs"] <= search["max_macs"] == result["rows"][0]["macs"]
-    for row in result["rows"][1:]:
-        assert row["max_macs"] <= result["rows"][0]["max_macs"]
-    drawn = {r["name"]: r["blocks"] for r in result["trainings"] if "rand" in r["name"]}
-    assert len(set(drawn.values())) == 2
-    identity = ("name", "fold", "blocks")
-    for record in result["trainings"]:
-        own = [
-            r
-            for r in result["tuning"]
-            if [r[key] for key in identity] == [record[key] for key in identity]
-        ]
-        best = max(own, key=lambda r: (r["accuracy"], -r["lr"]))
-        assert record["lr"] == best["lr"]
-        assert 0 <= record["accuracy"] <= 1
-    assert "A REDUCED setting" in printed and "| TSM-MobileNetV2 |" in printed
-    for plot in ("macs", "latency"):
-        content = (work_dir / f"real_clips_{plot}.png").read_bytes()
-        assert content.startswith(b"\x89PNG")
-    logs = {p: p.read_bytes() for p in work_dir.glob("*.jsonl")}
-    assert len(logs) == 3
-    # One training is lost; the second call repeats it alone, with the same result.
-    path = work_dir / "trainings.jsonl"
-    kept = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(kept[:-1]))
-    real_clips.main(arguments)
-    for log, before in logs.items():
-        if log != path:
-            assert log.read_bytes() == before
-    again = [json.loads(line) for line in path.read_bytes().splitlines()]
-    for new, old in zip(again, map(json.loads, kept), strict=True):
-        assert new["accuracy"] == old["accuracy"] and new["loss"] == old["loss"]
-    # Fewer searches, one rate: only what belongs to them is in the result.
-    real_clips.main([*arguments, "--search-seeds", "1", "--learning-rates", "0.05"])
-    result = json.loads((work_dir / "real_clips.json").read_text())
-    assert [s["seed"] for s in result["searches"]] == [1, 1]
-    assert result["tuning"] == []
-    assert {r["lr"] for r in result["trainings"]} == {0.05}
-    # Of both searches of a fold the one whose network the inner split prefers.
-    real_clips.main([*arguments, "--keep-best", "0.05", "--learning-rates", "0.05"])
-    assert "Of the searches [0, 1] of a fold" in capsys.readouterr().out
-    result = json.loads((work_dir / "real_clips.json").read_text())
-    assert [row["trainings"] for row in result["rows"]] == [2, 2, 2, 2]
-    assert {(r["name"], r["lr"], r["split"]) for r in result["tuning"]} == {
-        ("tiny <= TSM-MobileNetV2", 0.05, 1)
-    }
-    for record in result["trainings"][-2:]:
-        judged = {
-            r["blocks"]: r["accuracy"]
-            for r in result["tuning"]
-            if r["fold"] == record["fold"]
-        }
-        assert judged[record["blocks"]] == max(judged.values())
-    with pytest.raises(ValueError, match="momentum: found"):
-        real_clips.main([*arguments, "--momentum", "0.5"])
+    (tmp_path / "classes.txt").write_text("\n".join("abcdefgh"))
+    halves = lines[:16], lines[16:]
+    for fold in (1, 2):
+        train, val = halves if fold == 1 else halves[::-1]
+        (tmp_path / f"fold{fold}_train.txt").write_text("\n".join(train))
+        (tmp_path / f"fold{fold}_val.txt").write_text("\n".join(val))
+    (tmp_path / "train").symlink_to(motion_clips / "train")
+    return tmp_path
 
 
-def test_wrong_options_are_told(tmp_path, monkeypatch):
-    write_lists(tmp_path)
-    with pytest.raises(ValueError, match="--folds: found 3, expected 1 to 2"):
-        real_clips.main(
-            [str(tmp_path), "--folds", "3", "--work-dir", str(tmp_path / "work")]
-        )
-    with pytest.raises(ValueError, match="--tuning-splits: found 2, expected 0 to 1"):
-        real_clips.main(
-            [str(tmp_path), "--tuning-splits", "2", "--work-dir", str(tmp_path / "s")]
-        )
-    study = real_study.Study(
-        real_study.Loader(tmp_path, Setting(frames=4, crop=64)), tmp_path / "other"
-    )
-    # The smallest of the space has more than the lower of two budgets.
-    monkeypatch.setattr(study, "macs", dict(small=1, large=10**12).__getitem__)
-    monkeypatch.setattr(real_study, "MAX_DRAWS", 5)
-    with pytest.raises(ValueError, match="found 0 networks of 'light' under 1 "):
-        study.draw("light", ["small", "large"], 1)
-    with pytest.raises(
-        ValueError, match=r"--search-seeds: found \[-1\], expected 0 or"
+def test_clips_to_test_on_are_no_part_of_an_inner_split(folder):
+    (folder / "fold1_train.txt").write_text("a 0\nb 1\nc 2\nd 3")
+    (folder / "fold1_val.txt").write_text("e 0")
+    (folder / "fold2_train.txt").write_text("e 0\nb 1\nd 3")
+    (folder / "fold2_val.txt").write_text("a 0\nc 2")
+    study = Study(folder)
+    assert list(study.folds) == [1, 2]
+    assert study.inner(1) == dict(train=["b 1", "d 3"], val=["a 0", "c 2"])
+    assert study.inner(2) == dict(train=["b 1", "d 3"], val=["e 0"])
+
+
+def shorten(path, out):
+    """A config with 4 epochs of batches of 4."""
+    cfg = Config.fromfile(path)
+    cfg.train_cfg.max_epochs = 4
+    cfg.train_dataloader.batch_size = 4
+    for scheduler, (begin, end) in zip(
+        cfg.param_scheduler or [], ((0, 1), (1, 4)), strict=False
     ):
-        real_clips.main(
-            [str(tmp_path), "--search-seeds", "-1", "--work-dir", str(tmp_path / "w")]
-        )
-    with pytest.raises(ValueError, match=r"found 'mine\.json', expected NAME=FILE"):
-        real_clips.read_genotypes(["mine.json"])
+        scheduler.update(begin=begin, end=end)
+    cfg.dump(out)
+    return out
+
+
+@pytest.mark.slow
+def test_a_whole_run_and_going_on(folder, tmp_path, monkeypatch, capsys):
+    study = Study(
+        folder,
+        search_config=shorten(SEARCH, tmp_path / "search.py"),
+        train_config=shorten(TRAIN, tmp_path / "train.py"),
+    )
+    monkeypatch.setattr(Study, "inner", lambda self, fold: self.lists(fold))
+    out = tmp_path / "out.json"
+    words = ["run", str(folder), "--models", "TSM-MobileNetV2", "--random", "1"]
+    words += ["--budgets", "TSM-MobileNetV2", "--folds", "1", "--seeds", "0"]
+    words += ["--learning-rates", "0.01", "0.1"]
+    words += ["--work-dir", str(tmp_path / "work"), "--out", str(out)]
+    monkeypatch.setattr(real_clips, "Study", lambda *args: study)
+    real_clips.main(words)
+    result = json.loads(out.read_text())
+    names = ["TSM-MobileNetV2", "random 1", "searched <= TSM-MobileNetV2, 0"]
+    assert [row["name"] for row in result["rows"]] == names
+    budget = result["rows"][0]["macs"]
+    assert all(row["macs"] <= budget for row in result["rows"])
+    (search,) = result["searches"]
+    assert result["rows"][2]["macs"] == search["macs"]
+    assert len(result["tuning"]) == 6 and len(result["trainings"]) == 3
+    for training in result["trainings"]:
+        rates = {
+            record["lr"]: record["accuracy"]
+            for record in result["tuning"]
+            if record["name"] == training["name"]
+        }
+        assert rates[training["lr"]] == max(rates.values())
+        assert 0 <= training["accuracy"] <= 1
+    assert "| random 1 |" in capsys.readouterr().out
+
+    monkeypatch.setattr(Study, "run", None)  # nothing is run again
+    real_clips.main(words)
+    assert json.loads(out.read_text())["trainings"] == result["trainings"]
+
+
+def test_table_by_hand():
+    accuracies = {
+        ("a", 1, 0): 0.2, ("a", 1, 1): 0.4, ("a", 2, 0): 0.5,
+        ("b", 1, 0): 0.4, ("b", 2, 0): 0.8,
+    }  # fmt: skip
+    trainings = [
+        dict(name=name, fold=fold, seed=seed, accuracy=accuracy)
+        for (name, fold, seed), accuracy in accuracies.items()
+    ]
+    rows = [dict(name=name, macs=2e6, params=30_000) for name in "ab"]
+    lines = markdown(dict(trainings=trainings, rows=rows), ["a"]).splitlines()
+    # Folds: a 30 and 50, b 40 and 80; differences 10 and 30.
+    assert lines[2] == "| a | 40.0 ± 10.0 |  | 2 | 0.03 | 3 |"
+    assert lines[3] == "| b | 60.0 ± 20.0 | +20.0 ± 10.0 | 2 | 0.03 | 2 |"
+    seeds = markdown(dict(trainings=trainings, rows=rows[:1]), seeds=[1]).splitlines()
+    assert seeds[2] == "| a | 40.0 |  | 2 | 0.03 | 1 |"
+    assert with_error([1.0]) == "1.0"

@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from benchmarks.archive_ensemble import markdown
 
 PAGES = ("results.md", "experiments.md")

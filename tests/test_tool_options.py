@@ -17,7 +17,7 @@ from mmengine.config import Config, DictAction
 from tool_processes import TOOLS, UPSTREAM_TOOLS, load_tool, run_process
 
 from pvnas_mmaction.apis import cli
-from pvnas_mmaction.profiling.zoo import view_of
+from pvnas_mmaction.models.recognizers import view_of
 from pvnas_mmaction.space.genotype import load_genotype
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

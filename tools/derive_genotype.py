@@ -36,7 +36,7 @@ from pvnas_mmaction.engine.search_checkpoint import (
     SearchCheckpoint,
     load_search_checkpoint,
 )
-from pvnas_mmaction.profiling.timing import check_device
+from pvnas_mmaction.profiling.clock import check_device
 from pvnas_mmaction.search.derive import Budget, Derived, derive
 from pvnas_mmaction.space.cost import fixed_cost, layer_costs, network_cost
 from pvnas_mmaction.space.genotype import Genotype, save_genotype

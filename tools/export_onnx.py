@@ -8,7 +8,7 @@ import argparse
 import sys
 
 from pvnas_mmaction.apis import cli
-from pvnas_mmaction.apis.config_files import merge_options
+from pvnas_mmaction.apis.config_files import load_config, merge_options
 from pvnas_mmaction.apis.export import (
     DEFAULT_OPSET,
     check_inputs,
@@ -18,7 +18,7 @@ from pvnas_mmaction.apis.export import (
 )
 from pvnas_mmaction.apis.model_checks import check_model, check_one_network
 from pvnas_mmaction.engine.checkpoint_files import check_checkpoint
-from pvnas_mmaction.profiling.zoo import read_config, view_of
+from pvnas_mmaction.models.recognizers import view_of
 
 TOLERANCE = 1e-4
 
@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cli.check_out_file(args.out)
-    config = read_config(args.config)
+    config = load_config(args.config)
     merge_options(config, args.cfg_options)
     check_model(config)
     if config.model.type != "Recognizer3D":

@@ -17,7 +17,7 @@ from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from ..models.pvnas_net import PVNASNet
-from ..profiling.zoo import (
+from ..models.recognizers import (
     build_recognizer,
     fold_batch_norm,
     logits,

@@ -1,28 +1,46 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Recognizers out of configs, ours and MMAction2's, ready to be measured."""
+"""Latency, throughput and peak memory of several models, next to MMAction2's zoo.
+
+Times of a shared machine drift. So the models take turns: every round measures each of
+them for a moment, and what is reported are medians over all rounds, and ratios to a
+baseline of the same round. Peak memory is measured in a process per model and kind.
+"""
 
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import gc
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from mmaction.registry import MODELS
+import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
-from mmengine.utils import get_installed_path
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.flop_counter import FlopCounterMode
 
-from ..apis.config_files import load_config
+from ..models.recognizers import (
+    build_recognizer,
+    count_macs,
+    count_params,
+    fold_batch_norm,
+    logits,
+    settle_batch_norm,
+    view_of,
+)
+from ..space.checks import check_count
+from .clock import DTYPES, Clock, check_measurement, machine_facts
 
 OURS = {
     "PV-NAS-S": "pvnas_mmaction::pvnas/"
@@ -60,243 +78,508 @@ ZOO = {
 }
 DEFAULT = {**OURS, **ZOO}
 
-
-@dataclass(frozen=True)
-class Entry:
-    """A model to measure: the name of its row, and its config."""
-
-    name: str
-    config: str
-
-    @classmethod
-    def parse(cls, text: str) -> Entry:
-        """Read ``NAME``, ``CONFIG`` or ``NAME=CONFIG``.
-
-        ``NAME`` alone is one of :data:`DEFAULT`; a config is a path or
-        ``package::path``, and gives its file name to a row without a name.
-        """
-        name, separator, config = text.partition("=")
-        if separator:
-            return cls(name, config)
-        if text in DEFAULT:
-            return cls(text, DEFAULT[text])
-        return cls(Path(text.rpartition("::")[2]).stem, text)
+Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class View:
-    """What a recognizer takes at once: one clip, cropped once.
+class Settings:
+    """How to measure.
 
     Args:
-        frames: Frames of the clip (a 2D recognizer takes them as so many images).
-        height: Height in pixels.
-        width: Width in pixels.
-        is_2d: Whether frames are laid out as images, (N, T, C, H, W).
-    """
-
-    frames: int
-    height: int
-    width: int
-    is_2d: bool
-
-    def __str__(self) -> str:
-        return f"{self.frames}x{self.height}x{self.width}"
-
-    def resized(self, frames: int | None = None, crop: int | None = None) -> View:
-        """The view with another number of frames, or another square crop."""
-        return replace(
-            self,
-            frames=frames or self.frames,
-            height=crop or self.height,
-            width=crop or self.width,
-        )
-
-    def random_input(
-        self,
-        batch_size: int,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        channels_last: bool = False,
-    ) -> Tensor:
-        """Normally distributed input, the same for every model of a view.
-
-        Returns:
-            (N, 1, 3, T, H, W), or (N, T, 3, H, W) for a 2D recognizer.
-        """
-        generator = torch.Generator().manual_seed(0)
-        size = (batch_size, 1, self.frames, self.height, self.width, 3)
-        x = torch.randn(size, generator=generator).permute(0, 1, 5, 2, 3, 4)
-        if self.is_2d:
-            x = x[:, 0].transpose(1, 2)
-        if not channels_last:
-            x = x.contiguous()
-        return x.to(device=device, dtype=dtype)
-
-
-def read_config(name: str) -> Config:
-    """Read a config by its path or as ``package::path``.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``. Default ``"cpu"``.
+        threads: Threads of PyTorch's operators; None leaves them as they are.
+        dtype: ``float32``, ``bfloat16`` or ``float16``: weights and input of inference;
+            a training step runs under autocast. Default ``float32``.
+        channels_last: Convert weights and input to channels-last layout. Default False:
+            models run as MMAction2 runs them (ours choose their layout themselves).
+        compile: Run models through ``torch.compile``. Default False.
+        deploy: Fold batch normalisation of models with ``switch_to_deploy`` before
+            inference. Default True.
+        batch_sizes: Views per forward; ratios are of the first. Default (1,).
+        train_batch_size: Views per training step; 0 leaves it out. Default 1.
+        rounds: Rounds over all models. Default 5.
+        iters: Runs of a model in a round, at most. Default 10.
+        seconds: Time for one model in a round, after which no further run starts; two
+            are made in any case, of which the first does not count. Default 2.
+        memory: Whether to measure peak memory. Default True.
+        frames: Frames for every model, instead of what its config says.
+        crop: Height and width for every model, instead of what its config says.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It does not parse.
+        ValueError: A setting that can't be used.
     """
-    package, separator, path = name.partition("::")
-    if separator:
-        name = str(Path(get_installed_path(package)) / ".mim" / "configs" / path)
-    return load_config(name)
 
-
-def view_of(config: Config) -> View:
-    """One view of a config's test (else of its validation), what the zoo states FLOPs
-    for. Some test with larger crops than they train with.
-
-    Raises:
-        ValueError: The pipeline does not say the number of frames or the size.
-    """
-    pipeline = _pipeline_of(config)
+    device: str = "cpu"
+    threads: int | None = None
+    dtype: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    deploy: bool = True
+    batch_sizes: tuple[int, ...] = (1,)
+    train_batch_size: int = 1
+    rounds: int = 5
+    iters: int = 10
+    seconds: float = 2.0
+    memory: bool = True
     frames: int | None = None
-    size: tuple[int, int] | None = None
-    input_format = None
-    for transform in pipeline:
-        kind = transform["type"]
-        if "clip_len" in transform:
-            frames = transform["clip_len"]
-            clips = transform.get("num_clips", 1)
-        elif kind in ("CenterCrop", "ThreeCrop", "TenCrop"):
-            size = _pair(transform["crop_size"])
-        elif kind == "Resize" and not transform.get("keep_ratio", True):
-            size = _pair(transform["scale"])[::-1]
-        elif kind == "FormatShape":
-            input_format = transform["input_format"]
-    if frames is None or size is None or input_format not in ("NCHW", "NCTHW"):
-        raise ValueError(
-            f"pipeline: found clip_len {frames}, crop {size} and format "
-            f"{input_format!r}, expected all three (formats NCHW or NCTHW)"
+    crop: int | None = None
+
+    def __post_init__(self) -> None:
+        names = ("rounds", "iters", "threads", "frames", "crop")
+        counts = {name: getattr(self, name) for name in names}
+        counts |= {"batch_sizes": min(self.batch_sizes)}
+        check_measurement(self.device, self.dtype, counts)
+        check_count("train_batch_size", self.train_batch_size, 0)
+
+
+class Subject:
+    """A model made ready for one kind of run.
+
+    Args:
+        config: Config of the model.
+        settings: How to measure.
+        training: Whether it is for training steps or for inference.
+        model: The recognizer. Default None: built out of the config.
+
+    Attributes:
+        folded: Whether batch normalisation was folded.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        settings: Settings,
+        training: bool,
+        model: nn.Module | None = None,
+    ) -> None:
+        self.settings, self.training = settings, training
+        self.view = view_of(config)
+        size = settings.crop
+        self.view = replace(
+            self.view,
+            frames=settings.frames or self.view.frames,
+            height=size or self.view.height,
+            width=size or self.view.width,
         )
-    is_2d = input_format == "NCHW"
-    return View(frames * clips if is_2d else frames, *size, is_2d)
+        self.model = (build_recognizer(config) if model is None else model).eval()
+        self.folded = False
+        self._inputs: dict[int, Tensor] = {}
+
+    def prepare(self) -> None:
+        """Fold, convert and move the model as the settings say."""
+        settings, model = self.settings, self.model.train(self.training) or self.model
+        self.folded = settings.deploy and not self.training and fold_batch_norm(model)
+        if settings.channels_last:
+            formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+            for weight in (p for p in model.parameters() if p.dim() in formats):
+                layout = formats[weight.dim()]
+                weight.data = weight.data.contiguous(memory_format=layout)
+        # A training step runs under autocast.
+        self._dtype = torch.float32 if self.training else DTYPES[settings.dtype]
+        model.to(device=settings.device, dtype=self._dtype)
+        self._forward: Callable[[Tensor], Tensor] = lambda x: logits(model, x)
+        if settings.compile:
+            self._forward = torch.compile(self._forward)
+
+    def run(self, batch_size: int) -> None:
+        """One forward, or one forward and backward."""
+        settings = self.settings
+        if batch_size not in self._inputs:
+            self._inputs[batch_size] = self.view.random_input(
+                batch_size, settings.device, self._dtype, settings.channels_last
+            )
+        x = self._inputs[batch_size]
+        if not self.training:
+            with torch.inference_mode():
+                self._forward(x)
+            return
+        dtype = DTYPES[settings.dtype]
+        plain = dtype is torch.float32
+        with nullcontext() if plain else torch.autocast(x.device.type, dtype):
+            scores = self._forward(x)
+        target = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+        F.cross_entropy(scores.float(), target).backward()
+        self.model.zero_grad(set_to_none=True)
+
+    def time_round(self, batch_size: int) -> list[float]:
+        """Milliseconds of the runs of one round; the first one, for which caches hold
+        another model, is thrown away."""
+        settings, clock = self.settings, Clock(self.settings.device)
+        start = time.perf_counter()
+        times: list[float] = []
+        while len(times) < settings.iters + 1:
+            clock.mark()
+            self.run(batch_size)
+            clock.mark()
+            times += clock.intervals()
+            if len(times) > 1 and time.perf_counter() - start >= settings.seconds:
+                break
+        return times[1:]
 
 
-def _pipeline_of(config: Config) -> Sequence[Mapping[str, Any]]:
-    """What the loaders use; a variable of a base may say something else."""
-    for split in ("test", "val"):
-        loader = config.get(f"{split}_dataloader") or {}
-        pipeline = loader.get("dataset", {}).get("pipeline")
-        pipeline = pipeline or config.get(f"{split}_pipeline")
-        if pipeline:
-            return pipeline
-    raise ValueError(
-        "found neither test_pipeline nor val_pipeline in the config, and no loader "
-        "with a pipeline; expected one of them"
-    )
+@dataclass
+class Job:
+    """A kind of run of one model, until it fails.
+
+    Args:
+        result: Where an error goes.
+        subject: The model made ready.
+        timing: ``batch_size``, and ``rounds_ms`` with the times of every round.
+        works: False from the first error on.
+    """
+
+    result: Result
+    subject: Subject
+    timing: dict[str, Any]
+    works: bool = True
+
+    def attempt(self, warm_up: bool = False) -> None:
+        """Time one round, or run once."""
+        size = self.timing["batch_size"]
+        kind = "training step" if self.subject.training else "inference"
+        self.works = False
+        with _recorded(self.result, f"{kind}, batch size {size}"):
+            if warm_up:
+                self.subject.run(size)
+            else:
+                self.timing["rounds_ms"].append(self.subject.time_round(size))
+            self.works = True
 
 
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def number_of_steps(num_models: int, settings: Settings) -> int:
+    """How often :func:`measure` calls ``advance``, if every model works."""
+    kinds = len(settings.batch_sizes) + bool(settings.train_batch_size)
+    memory = (1 + bool(settings.train_batch_size)) * settings.memory
+    return num_models * (1 + settings.rounds * kinds + memory)
 
 
-def without_pretrained(model: Any) -> Any:
-    """A copy of model config data that names no checkpoint."""
-    if isinstance(model, Mapping):
-        values = {
-            key: None
-            if key == "pretrained" or _is_pretrained(value)
-            else without_pretrained(value)
-            for key, value in model.items()
-        }
-        return {**values, "pretrained2d": False} if "pretrained2d" in values else values
-    if isinstance(model, (list, tuple)):
-        kept = (value for value in model if not _is_pretrained(value))
-        return type(model)(without_pretrained(value) for value in kept)
-    return copy.deepcopy(model)
+def measure(
+    models: Mapping[str, str],
+    load: Callable[[str], Config],
+    settings: Settings,
+    advance: Callable[[str], None] = lambda name: None,
+) -> list[Result]:
+    """Measure models in turn.
+
+    Args:
+        models: Name and config of each. One that fails has its reason in ``errors``;
+            the others, and its other kinds of run, go on.
+        load: Reads a config.
+        settings: How to measure.
+        advance: Called with a model's name before each step, see
+            :func:`number_of_steps`. Default: nothing.
+
+    Returns:
+        Plain data for each model: times in milliseconds, memory in MiB, ``macs`` of one
+        view. :func:`add_figures` adds medians and ratios.
+    """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    results: list[Result] = []
+    configs: dict[str, Config] = {}
+    jobs: list[Job] = []
+    for name, path in models.items():
+        advance(name)
+        result: Result = dict(name=name, config=path, view=None, macs=None, params=None)
+        result |= dict(batch_norm_folded=False, inference=[], training=None)
+        result |= dict(inference_memory_mib=None, training_memory_mib=None, errors=[])
+        results.append(result)
+        with _recorded(result, "build"):
+            configs[name] = load(path)
+            jobs += _set_up(result, configs[name], settings)
+    for _ in range(settings.rounds):
+        for job in jobs:
+            if job.works:
+                advance(job.result["name"])
+                job.attempt()
+    timed = [(job.result, job.subject.training, job.timing) for job in jobs]
+    jobs.clear()
+    gc.collect()
+    for result, training, timing in timed:
+        first = training or timing["batch_size"] == settings.batch_sizes[0]
+        if settings.memory and first and timing["rounds_ms"]:
+            name = result["name"]
+            advance(name)
+            kind = "training" if training else "inference"
+            with _recorded(result, f"memory of {kind}"):
+                result[f"{kind}_memory_mib"] = peak_memory(
+                    configs[name], settings, training
+                )
+    return results
 
 
-def _is_pretrained(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.get("type") == "Pretrained"
-
-
-def build_recognizer(config: Config) -> nn.Module:
-    """The recognizer of a config, with random weights; nothing is downloaded."""
-    init_default_scope(config.get("default_scope", "mmaction"))
-    with _quiet():
-        model = MODELS.build(without_pretrained(config.model))
-        for module in model.modules():
-            if getattr(module, "pretrained2d", False):
-                module.pretrained2d = False
-        model.init_weights()
-    return model
+def _set_up(result: Result, config: Config, settings: Settings) -> list[Job]:
+    """Build a model, count its cost, and warm it up for every kind of run."""
+    subject = Subject(config, settings, training=False)
+    model, x = subject.model, subject.view.random_input(1)
+    result |= dict(view=asdict(subject.view), params=count_params(model))
+    settle_batch_norm(model, x)
+    result["macs"] = count_macs(model, x)
+    subjects = [(subject, settings.batch_sizes)]
+    if settings.train_batch_size:
+        trained = Subject(config, settings, training=True, model=copy.deepcopy(model))
+        subjects.append((trained, (settings.train_batch_size,)))
+    jobs = []
+    for one, batch_sizes in subjects:
+        kind = "training" if one.training else "inference"
+        with _recorded(result, f"build for {kind}"):
+            one.prepare()
+            for batch_size in batch_sizes:
+                job = Job(result, one, dict(batch_size=batch_size, rounds_ms=[]))
+                job.attempt(warm_up=True)
+                jobs.append(job)
+                if one.training:
+                    result["training"] = job.timing
+                else:
+                    result["inference"].append(job.timing)
+    result["batch_norm_folded"] = subject.folded
+    return jobs
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Only errors in the log: mmengine notes every parameter that is initialised."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _recorded(result: Result, what: str) -> Iterator[None]:
+    """Turn an exception into a line of the result's errors."""
     try:
         yield
-    finally:
-        logger.setLevel(level)
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        result["errors"].append(f"{what}: {text[:300]}")
 
 
-def logits(model: nn.Module, x: Tensor) -> Tensor:
-    """Class scores before softmax: backbone, neck and head."""
-    return model(x, mode="tensor", stage="head")
+def peak_memory(config: Config, settings: Settings, training: bool) -> float:
+    """Peak memory of one run in a process of its own, weights and input included.
 
+    On CPU the growth of the resident set over that of a process that has built nothing;
+    on a GPU the most that PyTorch's allocator held.
 
-@torch.no_grad()
-def settle_batch_norm(model: nn.Module, x: Tensor) -> None:
-    """Set running statistics to those of one batch.
+    Args:
+        config: Which model.
+        settings: How to measure.
+        training: A training step, without the optimiser's own memory, or inference.
 
-    With statistics of 0 and 1, activations of an untrained network may grow without
-    bound or shrink to denormal numbers, which a CPU handles slowly.
+    Returns:
+        MiB.
     """
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 1.0
-    model.train()
-    logits(model, x)
-    model.eval()
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_peak_memory_here, config, settings, training).result()
 
 
-@torch.no_grad()
-def count_macs(model: nn.Module, x: Tensor) -> int:
-    """Multiply-accumulates of a forward: convolutions, fully connected layers and the
-    products of attention, counted as PyTorch runs them one by one."""
-    counter = FlopCounterMode(display=False)
-    # The counter passes over most kernels that do a whole attention at once.
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+def _peak_memory_here(config: Config, settings: Settings, training: bool) -> float:
+    torch.set_num_threads(settings.threads or torch.get_num_threads())
+    before = memory_bytes(settings.device)
+    subject = Subject(config, settings, training)
+    subject.prepare()
+    gc.collect()
+    reset_peak(settings.device)
+    size = settings.train_batch_size if training else settings.batch_sizes[0]
+    subject.run(size)
+    return (memory_bytes(settings.device, peak=True) - before) / 2**20
+
+
+def memory_bytes(device: str, peak: bool = False) -> int:
+    """Bytes in use now, or at the most so far: on the GPU, or of this process."""
+    if device.startswith("cuda"):
+        found = torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated
+        return found(device)
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reset_peak(device: str) -> None:
+    """Forget the peak so far, where the system lets a process do so."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+        return
     try:
-        with sdpa_kernel(SDPBackend.MATH), counter:
-            logits(model, x)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-    return counter.get_total_flops() // 2
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
 
 
-def count_params(model: nn.Module) -> int:
-    """Number of learnable parameters."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+def add_figures(
+    results: Sequence[Result], settings: Settings, baseline: str | None, command: str
+) -> dict[str, Any]:
+    """All that is known, with medians and ratios, as plain data for a file.
+
+    Args:
+        results: What :func:`measure` gave; changed in place.
+        settings: How they were measured.
+        baseline: Name of the model that others are compared with. None: the first of
+            the zoo that was measured in full (of all, if only ours were, or none was).
+        command: For the record.
+    """
+    measured = [r for r in results if any(t["rounds_ms"] for t in _timings(r))]
+    whole = [result for result in measured if not result["errors"]]
+    foreign = [result for result in whole if result["name"] in ZOO]
+    if baseline is not None:
+        measured = [result for result in measured if result["name"] == baseline]
+        whole = foreign = []
+    base = next(iter(foreign or whole or measured), None)
+    references = {} if base is None else _medians(base)
+    for result in results:
+        result["inference"] = [t for t in result["inference"] if t["rounds_ms"]]
+        if result["training"] and not result["training"]["rounds_ms"]:
+            result["training"] = None
+        for timing in _timings(result):
+            times = [ms for row in timing["rounds_ms"] for ms in row]
+            median, views = float(np.median(times)), timing["batch_size"]
+            gmacs = views * (result["macs"] or 0) / 1e9
+            p90 = float(np.percentile(times, 90, method="inverted_cdf"))
+            timing |= dict(median_ms=median, p90_ms=p90)
+            timing["views_per_second"] = 1000 * views / median
+            timing["ms_per_gmac"] = median / gmacs if gmacs else None
+            key = (timing is result["training"], views)
+            own, other = _medians(result)[key], references.get(key)
+            pairs = zip(own, other or [], strict=False)  # one may have failed later
+            ratios = [first / second for first, second in pairs]
+            timing["ratio"] = float(np.median(ratios)) if ratios else None
+    return dict(
+        command=command,
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        machine=dict(
+            machine_facts(settings.device),
+            threads=torch.get_num_threads(),
+            clock=Clock(settings.device).kind,
+            mmengine=version("mmengine"),
+            mmaction2=version("mmaction2"),
+        ),
+        settings=asdict(settings),
+        baseline=base and base["name"],
+        results=list(results),
+    )
 
 
-def fold_batch_norm(model: nn.Module) -> bool:
-    """Fold batch normalisation where the backbone knows how; whether it does."""
-    switch = getattr(model.backbone, "switch_to_deploy", None)
-    if switch is None:
-        return False
-    switch()
-    return True
+def _timings(result: Result) -> list[dict[str, Any]]:
+    training = result["training"]
+    return [*result["inference"], *([training] if training else [])]
 
 
-def to_channels_last(model: nn.Module) -> None:
-    """Lay the weights of 2D and 3D convolutions out as channels-last."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in model.parameters():
-        if parameter.dim() in formats:
-            parameter.data = parameter.data.contiguous(
-                memory_format=formats[parameter.dim()]
-            )
+def _medians(result: Result) -> dict[tuple[bool, int], list[float]]:
+    """Median of every round, by kind of run and batch size."""
+    return {
+        (timing is result["training"], timing["batch_size"]): [
+            float(np.median(row)) for row in timing["rounds_ms"]
+        ]
+        for timing in _timings(result)
+    }
+
+
+def to_markdown(data: dict[str, Any]) -> str:
+    """The table, with the setting above it and failed models below."""
+    settings, found = data["settings"], data["machine"]
+    sizes, train = settings["batch_sizes"], settings["train_batch_size"]
+    columns = {"model": "{name}", "view": "{frames}x{height}x{width}"}
+    columns |= {"GMACs": "{gmacs:.2f}", "params (M)": "{mparams:.2f}"}
+    for n in sizes:
+        columns[f"ms b{n} (p90)"] = f"{{b{n}_median_ms:.1f}} ({{b{n}_p90_ms:.1f}})"
+        columns[f"views/s b{n}"] = f"{{b{n}_views_per_second:.1f}}"
+    columns[f"ms/GMAC b{sizes[0]}"] = f"{{b{sizes[0]}_ms_per_gmac:.1f}}"
+    columns[f"x {data['baseline'] or 'baseline'}"] = f"{{b{sizes[0]}_ratio:.2f}}"
+    if train:
+        columns[f"train ms b{train} (p90)"] = "{t_median_ms:.1f} ({t_p90_ms:.1f})"
+        columns |= {"train ms/GMAC": "{t_ms_per_gmac:.1f}", "train x": "{t_ratio:.2f}"}
+    if settings["memory"]:
+        columns[f"MiB b{sizes[0]}"] = "{inference_memory_mib:.0f}"
+        columns |= {"train MiB": "{training_memory_mib:.0f}"} if train else {}
+    rows = [list(columns), ["---"] + ["---:"] * (len(columns) - 1)]
+    for result in data["results"]:
+        values = _values(result)
+        rows.append([_cell(template, values) for template in columns.values()])
+    packages = ("torch", "mmengine", "mmaction2")
+    cast = "" if settings["dtype"] == "float32" else " (training steps: autocast)"
+    lines = [
+        f"`{data['command']}`, {data['date'][:10]}",
+        "",
+        f"{found.get('gpu') or found['processor']}, {found['threads']} CPU threads, "
+        f"{found['clock']}; {', '.join(f'{name} {found[name]}' for name in packages)}; "
+        f"{settings['dtype']}{cast}; channels-last conversion "
+        f"{_on(settings['channels_last'])}, torch.compile {_on(settings['compile'])}.",
+        "",
+        "One view is frames x height x width, one crop. MACs are those of "
+        "convolutions, fully connected layers and attention products. Times are "
+        f"medians over {settings['rounds']} rounds in which the models take turns; a "
+        "training step is forward and backward. Weights are random. Models marked * "
+        "run inference with batch normalisation folded into their convolutions.",
+        "",
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+    failed = [
+        f"- {result['name']}: {error}"
+        for result in data["results"]
+        for error in result["errors"]
+    ]
+    if failed:
+        lines += ["", "Not measured, or not in full:", "", *failed]
+    return "\n".join(lines) + "\n"
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def _values(result: Result) -> dict[str, Any]:
+    """What is known of a model, by the names that the table's columns use."""
+    values = {**result, **(result["view"] or {})}
+    values["name"] += " *" if result["batch_norm_folded"] else ""
+    for key, name, unit in (("macs", "gmacs", 1e9), ("params", "mparams", 1e6)):
+        values[name] = result[key] and result[key] / unit
+    for timing in _timings(result):
+        training = timing is result["training"]
+        prefix = "t" if training else f"b{timing['batch_size']}"
+        values |= {f"{prefix}_{key}": value for key, value in timing.items()}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _cell(template: str, values: dict[str, Any]) -> str:
+    try:
+        return template.format(**values)
+    except KeyError:  # not measured
+        return ""
+
+
+def save_plot(data: dict[str, Any], path: Path) -> None:
+    """Cost against latency, at the first batch size, both axes logarithmic."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xscale="log", yscale="log")
+    for result in data["results"]:
+        if not result["inference"] or not result["macs"]:
+            continue
+        point = (result["macs"] / 1e9, result["inference"][0]["median_ms"])
+        ours = result["batch_norm_folded"] or result["name"] in OURS
+        axes.plot(*point, "o" if ours else "s", color="C3" if ours else "C0")
+        axes.annotate(
+            result["name"], point, xytext=(5, 3), textcoords="offset points", fontsize=8
+        )
+    for axis in (axes.xaxis, axes.yaxis):  # 2e-02: powers of ten are too wide
+        axis.set_major_formatter(LogFormatter())
+        axis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
+    axes.set_xlabel("GMACs per view")
+    axes.set_ylabel(f"ms, batch size {data['settings']['batch_sizes'][0]}")
+    machine = data["machine"]
+    device = machine.get("gpu") or (
+        f"{machine['processor']}, {machine['threads']} threads"
+    )
+    axes.set_title(f"{device}, {data['settings']['dtype']}", fontsize=9)
+    axes.grid(True, which="both", alpha=0.2)
+    figure.savefig(path, dpi=150)
+
+
+def save(data: dict[str, Any], folder: Path) -> list[Path]:
+    """Write ``benchmark.md``, ``benchmark.json`` and ``benchmark.png``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"benchmark.{ending}" for ending in ("md", "json", "png")]
+    files[0].write_text(to_markdown(data), encoding="utf-8")
+    files[1].write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    save_plot(data, files[2])
+    return files

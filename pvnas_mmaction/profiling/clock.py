@@ -9,9 +9,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..space.checks import check_count, wrong
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 class Clock:
@@ -76,26 +85,40 @@ def check_device(name: str) -> torch.device:
         ValueError: It is neither ``cpu`` nor ``cuda``, or there is no such GPU.
     """
     kind, _, index = name.partition(":")
-    expected = "expected cpu or cuda, or cuda:1 for the second GPU"
-    if kind not in ("cpu", "cuda"):
-        raise ValueError(f"device: found {name!r}, {expected}")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device: found {name!r}, {expected}") from error
+    except RuntimeError:
+        device = torch.device("meta")
+    if kind not in ("cpu", "cuda") or device.type == "meta":
+        raise wrong("device", "cpu, cuda, or cuda:1 for the second GPU", repr(name))
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device: found {name!r}, but this machine has no GPU that PyTorch can "
-            "use; expected cpu"
-        )
+        raise wrong("device", "cpu", repr(name), "PyTorch finds no GPU on this machine")
     # The index out of the name: a device keeps no more than eight bits of it.
     if device.type == "cuda" and index and int(index) >= torch.cuda.device_count():
         last = torch.cuda.device_count() - 1
-        raise ValueError(
-            f"device: found {name!r}, expected cuda:{last} at most, the last GPU of "
-            "this machine that PyTorch can use"
+        raise wrong(
+            "device", f"cuda:{last} at most, the last GPU of this machine", repr(name)
         )
     return device
+
+
+def check_measurement(device: str, dtype: str, counts: dict[str, int | None]) -> None:
+    """Check settings that every measurement has.
+
+    Args:
+        device: See :func:`check_device`.
+        dtype: A name of :data:`DTYPES`.
+        counts: Whole numbers from 1 up by their name; None is left out.
+
+    Raises:
+        ValueError: One is out of range; names it.
+    """
+    check_device(device)
+    if dtype not in DTYPES:
+        raise wrong("dtype", f"one of {', '.join(DTYPES)}", repr(dtype))
+    for name, value in counts.items():
+        if value is not None:
+            check_count(name, value, 1)
 
 
 def machine_facts(device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -114,11 +137,9 @@ def machine_facts(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def _processor_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

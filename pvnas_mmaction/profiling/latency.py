@@ -11,12 +11,11 @@ strides and input size share their readings.
 Readings are skewed: now and then one is much longer. A sum of medians is therefore
 shorter than the median of a sum, by some percent on an idle machine and up to a fifth
 on a busy one. :func:`calibrate` scales a table to the times of whole networks; it is
-then to be compared with the times of others.
+then compared with the times of others.
 """
 
 from __future__ import annotations
 
-import math
 import random
 import statistics
 from collections import defaultdict
@@ -24,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from mmaction.models.heads import I3DHead
 from torch import Tensor, nn
@@ -34,16 +34,11 @@ from ..models.supernet import PVNASSupernet
 from ..space.cost import check_input_shape, layer_shapes
 from ..space.latency_table import LatencyTable
 from ..space.search_space import SearchSpace
-from .timing import Clock, check_device, machine_facts, thread_count
-
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+from .clock import DTYPES, Clock, check_measurement, machine_facts, thread_count
 
 T = TypeVar("T")
 Track = Callable[[Sequence[T]], Iterable[T]]
+Stage = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -73,15 +68,9 @@ class MeasureConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(
-                f"dtype: found {self.dtype!r}, expected one of {', '.join(DTYPES)}"
-            )
-        for name in ("threads", "batch_size", "rounds"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: found {value}, expected 1 or more")
-        check_device(self.device)
+        names = ("threads", "batch_size", "rounds")
+        counts = {name: getattr(self, name) for name in names}
+        check_measurement(self.device, self.dtype, counts)
 
     def setting(self) -> dict[str, Any]:
         """These fields, the clock, and the machine and versions they hold for."""
@@ -92,6 +81,32 @@ class MeasureConfig:
                 clock=Clock(self.device).kind,
                 machine=machine_facts(self.device),
             )
+
+
+def to_stage(module: nn.Module, config: MeasureConfig) -> Stage:
+    """What is timed in a module's place: the one step at which another backend than
+    PyTorch's eager mode would come in.
+
+    Args:
+        module: Takes and gives a tensor.
+        config: How to measure.
+    """
+    module.eval()
+    if config.fold_bn:
+        for part in module.modules():
+            if isinstance(part, ConvNormAct):
+                part.switch_to_deploy()
+    return module.to(config.device, DTYPES[config.dtype])
+
+
+def time_stages(x: Tensor, stages: Sequence[Stage], clock: Clock) -> list[float]:
+    """Milliseconds of each of several stages, each of which takes what the one before
+    it gives."""
+    clock.mark()
+    for stage in stages:
+        x = stage(x)
+        clock.mark()
+    return clock.intervals()
 
 
 def covering_networks(
@@ -130,48 +145,42 @@ def measure_table(
         track: Wrapped around the sequence of runs, to show progress. Default: nothing.
     """
     shape = check_input_shape(space.skeleton, input_shape)
-    supernet = _prepare(PVNASSupernet(space.to_config()), config)
-    head = _prepare(_head(space, num_classes), config)
-    x = _input(shape, config)
-    clock = Clock(config.device)
+    supernet = PVNASSupernet(space.to_config())
+    stem = to_stage(supernet.stem, config)
+    ops = [[to_stage(op, config) for op in layer.ops] for layer in supernet.layers]
+    head = to_stage(nn.Sequential(supernet.head, _head(space, num_classes)), config)
     generator = random.Random(config.seed)
     counts = [len(candidates) for candidates in space.candidates]
-    # The first round warms up: kernels are compiled and memory is claimed.
-    rounds = [list(covering_networks(counts, generator)) for _ in range(config.rounds)]
-    warm_up = list(covering_networks(counts, generator))
-    runs = [*warm_up, *(network for networks in rounds for network in networks)]
+    # One round more than is counted warms up: kernels are compiled and memory claimed.
+    rounds = [covering_networks(counts, generator) for _ in range(config.rounds + 1)]
+    runs = [network for networks in rounds for network in networks]
     shapes = layer_shapes(space.skeleton, shape)
     keys = [
         [
             (block, layer.in_channels, layer.out_channels, layer.stride, shapes[i])
-            for block in candidates
+            for block in space.candidates[i]
         ]
-        for i, (layer, candidates) in enumerate(
-            zip(space.layers, space.candidates, strict=True)
-        )
+        for i, layer in enumerate(space.layers)
     ]
+    x = random_views(shape, config).contiguous(memory_format=torch.channels_last_3d)
+    clock = Clock(config.device)
     readings: dict[Any, list[float]] = defaultdict(list)
     with torch.inference_mode(), thread_count(config.threads):
         for number, network in enumerate(track(runs)):
-            times = _time_layers(supernet, head, x, network, clock)
-            if number < len(warm_up):
+            chosen = [row[index] for row, index in zip(ops, network, strict=True)]
+            times = time_stages(x, [stem, *chosen, head], clock)
+            if number < max(counts):
                 continue
-            readings["stem"].append(times[0])
-            readings["head"].append(times[-1])
-            for row, index, milliseconds in zip(
-                keys, network, times[1:-1], strict=True
-            ):
-                readings[row[index]].append(milliseconds)
-    medians = {
-        key: statistics.median(values) / config.batch_size
-        for key, values in readings.items()
-    }
+            places = [row[index] for row, index in zip(keys, network, strict=True)]
+            for key, ms in zip(["stem", *places, "head"], times, strict=True):
+                readings[key].append(ms / config.batch_size)
+    medians = {key: statistics.median(values) for key, values in readings.items()}
     return LatencyTable(
         space=space.to_config(),
         input_shape=list(shape),
         fixed_ms=medians["stem"] + medians["head"],
         layer_ms=[[medians[key] for key in row] for row in keys],
-        setting=config.setting(),
+        setting=dict(config.setting(), num_classes=num_classes),
     )
 
 
@@ -195,14 +204,35 @@ def measure_networks(
         config: How to measure.
         track: Wrapped around the sequence of runs, to show progress. Default: nothing.
     """
-    modules = [
-        nn.Sequential(
-            _prepare(PVNASNet(space.genotype(indices)), config),
-            _prepare(_head(space, num_classes), config),
-        )
-        for indices in networks
-    ]
-    return time_interleaved(modules, _input(input_shape, config), config, track)
+    stages = []
+    for indices in networks:
+        backbone = PVNASNet(space.genotype(indices))
+        whole = nn.Sequential(backbone, _head(space, num_classes))
+        stages.append(to_stage(whole, config))
+    return time_in_turn(stages, random_views(input_shape, config), config, track)
+
+
+def time_in_turn(
+    stages: Sequence[Stage], x: Tensor, config: MeasureConfig, track: Track = iter
+) -> list[float]:
+    """Median milliseconds per view of each stage, run in turn on one input.
+
+    Args:
+        stages: What is timed.
+        x: (N, C, T, H, W), what each of them takes.
+        config: How to measure; the first of ``rounds + 1`` rounds warms up.
+        track: Wrapped around the sequence of runs, to show progress. Default: nothing.
+    """
+    clock = Clock(config.device)
+    generator = random.Random(config.seed)
+    order = []
+    for _ in range(config.rounds + 1):
+        order += generator.sample(range(len(stages)), len(stages))
+    readings: list[list[float]] = [[] for _ in stages]
+    with torch.inference_mode(), thread_count(config.threads):
+        for index in track(order):
+            readings[index] += time_stages(x, [stages[index]], clock)
+    return [statistics.median(times[1:]) / len(x) for times in readings]
 
 
 def compare(
@@ -268,20 +298,15 @@ def calibrate(table: LatencyTable, rows: Sequence[dict[str, Any]]) -> LatencyTab
         A table whose ``setting["calibration"]`` holds ``scale``, ``offset_ms`` and
         ``networks``, the rows.
     """
-    # scale * u + offset * v should be 1
-    u = [row["predicted_ms"] / row["measured_ms"] for row in rows]
-    v = [1 / row["measured_ms"] for row in rows]
-    uu, uv, vv = (
-        math.fsum(x * y for x, y in zip(a, b, strict=True))
-        for a, b in ((u, u), (u, v), (v, v))
-    )
-    determinant = uu * vv - uv * uv
-    scale, offset = math.fsum(u) / uu, 0.0
-    if determinant > 1e-9 * uu * vv:
-        slope = (vv * math.fsum(u) - uv * math.fsum(v)) / determinant
-        shift = (uu * math.fsum(v) - uv * math.fsum(u)) / determinant
-        if slope > 0 and slope * table.fixed_ms + shift >= 0:
-            scale, offset = slope, shift
+    predicted = np.array([row["predicted_ms"] for row in rows])
+    measured = np.array([row["measured_ms"] for row in rows])
+    # scale * predicted / measured + offset / measured should be 1.
+    terms = np.stack([predicted / measured, 1 / measured], axis=1)
+    ones = np.ones(len(rows))
+    (scale, offset), _, rank, _ = np.linalg.lstsq(terms, ones, rcond=1e-9)
+    if rank < 2 or scale <= 0 or scale * table.fixed_ms + offset < 0:
+        (scale,), offset = np.linalg.lstsq(terms[:, :1], ones)[0], 0.0
+    scale, offset = float(scale), float(offset)
     calibration = dict(scale=scale, offset_ms=offset, networks=list(rows))
     return replace(
         table,
@@ -298,78 +323,22 @@ def prediction_errors(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         ``median_error``, ``p90_error`` and ``max_error`` of the absolute error, and
         ``median_bias``, the median with its sign. All are shares.
     """
-    errors = [row["predicted_ms"] / row["measured_ms"] - 1 for row in rows]
-    absolute = sorted(abs(error) for error in errors)
+    errors = np.array([row["predicted_ms"] / row["measured_ms"] - 1 for row in rows])
+    p90 = np.percentile(abs(errors), 90, method="inverted_cdf")
     return dict(
-        median_error=statistics.median(absolute),
-        p90_error=absolute[-(-9 * len(absolute) // 10) - 1],
-        max_error=absolute[-1],
-        median_bias=statistics.median(errors),
+        median_error=float(np.median(abs(errors))),
+        p90_error=float(p90),
+        max_error=float(abs(errors).max()),
+        median_bias=float(np.median(errors)),
     )
 
 
-def time_interleaved(
-    networks: Sequence[nn.Module],
-    x: Tensor,
-    config: MeasureConfig,
-    track: Track = iter,
-) -> list[float]:
-    """Median milliseconds per view of a forward of each network, run in turn.
-
-    Args:
-        networks: Modules in evaluation mode.
-        x: (N, C, T, H, W), what each of them takes.
-        config: How to measure; the first of ``rounds + 1`` rounds warms up.
-        track: Wrapped around the sequence of runs, to show progress. Default: nothing.
-    """
-    clock = Clock(config.device)
-    generator = random.Random(config.seed)
-    order = []
-    for _ in range(config.rounds + 1):
-        order += generator.sample(range(len(networks)), len(networks))
-    readings: list[list[float]] = [[] for _ in networks]
-    with torch.inference_mode(), thread_count(config.threads):
-        for index in track(order):
-            clock.mark()
-            networks[index](x)
-            clock.mark()
-            readings[index] += clock.intervals()
-    return [statistics.median(times[1:]) / len(x) for times in readings]
-
-
-def _time_layers(
-    supernet: PVNASSupernet,
-    head: nn.Module,
-    x: Tensor,
-    network: Sequence[int],
-    clock: Clock,
-) -> list[float]:
-    """Milliseconds of the stem, of each layer, and of last convolution with head."""
-    clock.mark()
-    x = supernet.stem(x.contiguous(memory_format=torch.channels_last_3d))
-    clock.mark()
-    for layer, index in zip(supernet.layers, network, strict=True):
-        x = layer.ops[index](x)
-        clock.mark()
-    head(supernet.head(x))
-    clock.mark()
-    return clock.intervals()
+def random_views(shape: Sequence[int], config: MeasureConfig) -> Tensor:
+    """Normally distributed views of (C, T, H, W), as many as a forward takes."""
+    generator = torch.Generator().manual_seed(config.seed)
+    x = torch.randn(config.batch_size, *shape, generator=generator)
+    return x.to(config.device, DTYPES[config.dtype])
 
 
 def _head(space: SearchSpace, num_classes: int) -> nn.Module:
     return I3DHead(num_classes=num_classes, in_channels=space.skeleton.out_channels)
-
-
-def _prepare(module: nn.Module, config: MeasureConfig) -> nn.Module:
-    module.eval()
-    if config.fold_bn:
-        for part in module.modules():
-            if isinstance(part, ConvNormAct):
-                part.switch_to_deploy()
-    return module.to(config.device, DTYPES[config.dtype])
-
-
-def _input(shape: Sequence[int], config: MeasureConfig) -> Tensor:
-    generator = torch.Generator().manual_seed(config.seed)
-    x = torch.randn(config.batch_size, *shape, generator=generator)
-    return x.to(config.device, DTYPES[config.dtype])

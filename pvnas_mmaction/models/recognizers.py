@@ -1,0 +1,208 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Recognizers out of configs, ours and MMAction2's: built, run, counted."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmaction.registry import MODELS
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..space.checks import wrong
+
+
+@dataclass(frozen=True)
+class View:
+    """What a recognizer takes at once: one clip, cropped once.
+
+    Args:
+        frames: Frames of the clip (a 2D recognizer takes them as so many images).
+        height: Height in pixels.
+        width: Width in pixels.
+        is_2d: Whether frames are laid out as images, (N, T, C, H, W).
+    """
+
+    frames: int
+    height: int
+    width: int
+    is_2d: bool
+
+    def __str__(self) -> str:
+        return f"{self.frames}x{self.height}x{self.width}"
+
+    def random_input(
+        self,
+        batch_size: int,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+    ) -> Tensor:
+        """Normally distributed input, the same for every model of a view.
+
+        Returns:
+            (N, 1, 3, T, H, W), or (N, T, 3, H, W) for a 2D recognizer.
+        """
+        generator = torch.Generator().manual_seed(0)
+        size = (batch_size, 1, self.frames, self.height, self.width, 3)
+        x = torch.randn(size, generator=generator).permute(0, 1, 5, 2, 3, 4)
+        if self.is_2d:
+            x = x[:, 0].transpose(1, 2)
+        if not channels_last:
+            x = x.contiguous()
+        return x.to(device=device, dtype=dtype)
+
+
+def view_of(config: Config) -> View:
+    """One view of a config's test (else of its validation), what the zoo states FLOPs
+    for. Some test with larger crops than they train with.
+
+    Raises:
+        ValueError: The pipeline does not say the number of frames or the size.
+    """
+    pipeline = _pipeline_of(config)
+    frames: int | None = None
+    size: tuple[int, int] | None = None
+    input_format = None
+    for transform in pipeline:
+        kind = transform["type"]
+        if "clip_len" in transform:
+            frames = transform["clip_len"]
+            clips = transform.get("num_clips", 1)
+        elif kind in ("CenterCrop", "ThreeCrop", "TenCrop"):
+            size = _pair(transform["crop_size"])
+        elif kind == "Resize" and not transform.get("keep_ratio", True):
+            size = _pair(transform["scale"])[::-1]
+        elif kind == "FormatShape":
+            input_format = transform["input_format"]
+    if frames is None or size is None or input_format not in ("NCHW", "NCTHW"):
+        raise wrong(
+            "pipeline",
+            "clip_len, a crop, and the format NCHW or NCTHW",
+            f"clip_len {frames}, crop {size} and format {input_format!r}",
+        )
+    is_2d = input_format == "NCHW"
+    return View(frames * clips if is_2d else frames, *size, is_2d)
+
+
+def _pipeline_of(config: Config) -> Sequence[Mapping[str, Any]]:
+    """What the loaders use; a variable of a base may say something else."""
+    for split in ("test", "val"):
+        loader = config.get(f"{split}_dataloader") or {}
+        pipeline = loader.get("dataset", {}).get("pipeline")
+        pipeline = pipeline or config.get(f"{split}_pipeline")
+        if pipeline:
+            return pipeline
+    raise wrong("config", "a loader with a pipeline, to test or to validate", "none")
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def without_pretrained(model: Any) -> Any:
+    """A copy of model config data that names no checkpoint."""
+    if isinstance(model, Mapping):
+        values = {
+            key: None
+            if key == "pretrained" or _is_pretrained(value)
+            else without_pretrained(value)
+            for key, value in model.items()
+        }
+        return {**values, "pretrained2d": False} if "pretrained2d" in values else values
+    if isinstance(model, (list, tuple)):
+        kept = (value for value in model if not _is_pretrained(value))
+        return type(model)(without_pretrained(value) for value in kept)
+    return copy.deepcopy(model)
+
+
+def _is_pretrained(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.get("type") == "Pretrained"
+
+
+def build_recognizer(config: Config) -> nn.Module:
+    """The recognizer of a config, with random weights; nothing is downloaded."""
+    init_default_scope(config.get("default_scope", "mmaction"))
+    with _quiet():
+        model = MODELS.build(without_pretrained(config.model))
+        for module in model.modules():
+            if getattr(module, "pretrained2d", False):
+                module.pretrained2d = False
+        model.init_weights()
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Only errors in the log: mmengine notes every parameter that is initialised."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def logits(model: nn.Module, x: Tensor) -> Tensor:
+    """Class scores before softmax: backbone, neck and head."""
+    return model(x, mode="tensor", stage="head")
+
+
+@torch.no_grad()
+def settle_batch_norm(model: nn.Module, x: Tensor) -> None:
+    """Set running statistics to those of one batch.
+
+    With statistics of 0 and 1, activations of an untrained network may grow without
+    bound or shrink to denormal numbers, which a CPU handles slowly.
+    """
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0
+    model.train()
+    logits(model, x)
+    model.eval()
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module, x: Tensor) -> int:
+    """Multiply-accumulates of a forward: convolutions, fully connected layers and the
+    products of attention, counted as PyTorch runs them one by one."""
+    counter = FlopCounterMode(display=False)
+    # The counter passes over most kernels that do a whole attention at once.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), counter:
+            logits(model, x)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return counter.get_total_flops() // 2
+
+
+def count_params(model: nn.Module) -> int:
+    """Number of learnable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def fold_batch_norm(model: nn.Module) -> bool:
+    """Fold batch normalisation where the backbone knows how; whether it does."""
+    switch = getattr(model.backbone, "switch_to_deploy", None)
+    if switch is None:
+        return False
+    switch()
+    return True
