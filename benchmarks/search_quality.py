@@ -2,18 +2,17 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Judge the search by the ground truth table, next to alternatives at equal compute.
 
-    python benchmarks/search_quality.py --seeds 0 1 2 3 4 \
-        --workers 2 --out benchmarks/results/search_quality.json
+    python benchmarks/search_quality.py --seeds 0 1 2 3 4 --workers 2 --out FILE.json
 
 Each run is one line of WORK_DIR/searches.jsonl; the command goes on from there when it
-is started again. Then results are judged and written as JSON, and beside it as a table
-in Markdown and as plots. Compute is counted in clips seen forward and backward: those
-of weights steps, of alpha steps and of stand-alone trainings alike.
+is started again. Compute is counted in clips seen forward and backward: those of
+weights steps, of alpha steps and of stand-alone trainings alike.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -28,11 +27,12 @@ from mmengine.config import Config, DictAction
 from benchmarks.clips import ClipSource, MotionClips, read_manifest
 from benchmarks.ground_truth import DEFAULT, GroundTruth, load
 from benchmarks.ground_truth.table import shuffled_indices
-from benchmarks.jobs import JobLog, provenance, run_jobs
+from benchmarks.jobs import JobLog, missing, provenance, run_jobs
 from benchmarks.memory_search import MemorySearch
-from benchmarks.search_report import judge_all, write_report
+from benchmarks.search_report import judge_all, markdown
 from pvnas_mmaction.apis.cli import run
 from pvnas_mmaction.profiling.clock import check_device
+from pvnas_mmaction.space.genotype import write_atomically
 from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -262,7 +262,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--workers", type=int, default=1, help="processes of one thread each")
     add("--device", default="cpu", help="cpu or cuda")
     add("--work-dir", type=Path, default=ROOT / "work_dirs" / "search_quality")
-    add("--out", type=Path, help="default: WORK_DIR/search_quality.json")
+    add("--out", type=Path, required=True)
     return parser.parse_args(argv)
 
 
@@ -281,19 +281,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         device=args.device,
     )
     log = JobLog(args.work_dir, LOG, loader.settings())
-    done = {(record["variant"], record["seed"]) for record in log.records}
     # Seed by seed, so that an unfinished table still compares like with like.
     wanted = [(variant, seed) for seed in args.seeds for variant in args.variants]
+
+    def key(job: tuple | dict[str, Any]) -> tuple[str, int]:
+        return job if isinstance(job, tuple) else (job["variant"], job["seed"])
+
     loader()  # decodes the clips before any process wants them
-    run_jobs(
-        [job for job in wanted if job not in done],
-        work,
-        loader,
-        log,
-        args.workers,
-        "Searches",
-    )
-    by_job = {(record["variant"], record["seed"]): record for record in log.records}
+    run_jobs(missing(wanted, log, key), work, loader, log, args.workers)
+    by_job = {key(record): record for record in log.records}
     names = [name for name in VARIANTS if name in args.variants]
     records = [by_job[name, seed] for name in names for seed in args.seeds]
     result = dict(
@@ -301,8 +297,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings=loader.settings(),
         **judge_all(records, table, args.baseline_seeds),
     )
-    out = args.out or args.work_dir / "search_quality.json"
-    print(write_report(result, table, out))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(args.out, json.dumps(result, indent=1) + "\n")
+    print(markdown(result))
 
 
 if __name__ == "__main__":

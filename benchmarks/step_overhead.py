@@ -131,7 +131,7 @@ class _Functions(TorchFunctionMode):
 
 
 class _Operators(TorchDispatchMode):
-    """Follows tensors through operators, and counts those that give the host a value."""
+    """Follows tensors through operators; counts those that give the host a value."""
 
     def __init__(self, reads: HostReads) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The pages of results: links that lead somewhere, tables as the files have them."""
+"""The page of results: links that lead somewhere, tables as the files have them."""
 
 from __future__ import annotations
 
@@ -8,52 +8,53 @@ import re
 from pathlib import Path
 
 import pytest
-from benchmarks.archive_ensemble import markdown
 
-PAGES = ("results.md", "experiments.md")
+from benchmarks import real_table, search_report
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links(page, project_root):
-    path = project_root / "docs" / page
-    links = re.findall(r"\]\(([^)\s]+)\)", path.read_text())
+@pytest.fixture
+def page(project_root) -> Path:
+    return project_root / "docs" / "results.md"
+
+
+def test_links(page):
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
     assert links
     for link in links:
-        if link.startswith("https://"):
-            continue
         name, _, heading = link.partition("#")
-        target = (path.parent / name).resolve() if name else path
-        assert target.exists(), link
-        if heading:
-            assert heading in _anchors(target), link
+        if name:
+            assert (page.parent / name).exists(), link
+        else:
+            assert heading in anchors, link
 
 
-def _anchors(path: Path) -> set[str]:
-    """Headings of a page as GitHub names them in links."""
-    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
-    kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
-    return {heading.replace(" ", "-") for heading in kept}
+def rows_of_files(folder: Path) -> set[str]:
+    """Every row that a file of results has to show, against any of its own networks."""
+    result = json.loads((folder / "search_quality.json").read_text())
+    lines = {*search_report.markdown(result).splitlines()}
+    for path in folder.glob("real_clips_*.json"):
+        result = json.loads(path.read_text())
+        names = [row["name"] for row in result["rows"]]
+        chance = [name for name in names if "random" in name]
+        for against in ([], names[:1], chance):
+            lines |= {*real_table.markdown(result, against).splitlines()}
+    return lines
 
 
-@pytest.mark.parametrize(
-    ("page", "name"),
-    [
-        ("results.md", "search_quality"),
-        ("results.md", "archive_ensemble"),
-        ("experiments.md", "search_quality_four_shapes"),
-        ("experiments.md", "search_quality_six_shapes"),
-        ("experiments.md", "search_quality_fast_turns"),
-    ],
-)
-def test_tables_are_those_of_the_files(page, name, project_root):
-    shown = (project_root / "docs" / page).read_text().splitlines()
-    written = project_root / "benchmarks" / "results" / f"{name}.md"
-    rows = [line for line in written.read_text().splitlines() if line.startswith("|")]
-    assert len(rows) > 5
-    assert [row for row in rows if row not in shown] == []
+@pytest.mark.parametrize("heading", ["2. Search", "3. Real clips"])
+def test_tables_are_those_of_the_files(page, heading, project_root):
+    known = rows_of_files(project_root / "benchmarks" / "results")
+    section = page.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(rows) > 10
+    assert [row for row in rows if row not in known] == []
 
 
-def test_ensembles_are_those_of_the_json(project_root):
-    path = project_root / "benchmarks" / "results" / "archive_ensemble.json"
-    result = json.loads(path.read_text())
-    assert path.with_suffix(".md").read_text() == markdown(result) + "\n"
+def test_every_result_is_cited(page, project_root):
+    folder = project_root / "benchmarks" / "results"
+    texts = [page, *project_root.glob("configs/pvnas/*.md")]
+    text = "".join(path.read_text() for path in texts)
+    for path in folder.iterdir():
+        assert path.name in text, path.name

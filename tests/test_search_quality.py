@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import searching
 import torch
 from mmengine.config import Config
 
-from benchmarks import baselines, search_quality
+from benchmarks import search_quality
 from benchmarks.baselines import (
     Oracle,
     affordable,
@@ -29,8 +28,8 @@ from benchmarks.ground_truth.recipe import Recipe
 from benchmarks.ground_truth.table import Network, all_indices
 from benchmarks.ground_truth.train import write_table
 from benchmarks.memory_search import MemorySearch
-from benchmarks.search_quality import CONFIG, VARIANTS, Loader, run_search
-from benchmarks.search_report import judge, judge_all, markdown, requirements
+from benchmarks.search_quality import CONFIG, Loader, run_search
+from benchmarks.search_report import judge, judge_all, markdown
 from pvnas_mmaction.search.schedule import LRDiversityConfig, LRDiversitySchedule
 from pvnas_mmaction.search.selection import Selection
 from pvnas_mmaction.space.cost import network_cost
@@ -80,22 +79,6 @@ def oracle(table, seed=0, max_macs=None) -> Oracle:
 
 
 # -- baselines ----------------------------------------------------------------
-
-
-def test_the_oldest_of_a_population_dies(table, monkeypatch):
-    parents, mutations = [], baselines.mutations
-
-    def seen(parent, space):
-        parents.append(parent)
-        return mutations(parent, space)
-
-    monkeypatch.setattr(baselines, "mutations", seen)
-    trainer = oracle(table)
-    regularised_evolution(trainer, 40, population=4, tournament=2)
-    trained = list(trainer.trained)
-    assert len(parents) == 36
-    for number, parent in enumerate(parents):
-        assert parent in trained[number : number + 4]
 
 
 def test_compute_is_rounded_in_favour_of_baselines(table):
@@ -201,50 +184,6 @@ def test_regret_under_a_budget(table):
     assert not judge(dict(run, macs=budget + 1), table)["feasible"]
 
 
-def test_regret_by_the_main_seeds_alone(table):
-    """A third seed of the best network takes it down, in the refined table alone."""
-    best = table.best()
-    networks = [
-        replace(n, accuracies=(*n.accuracies, 0.0 if n is best else None))
-        for n in table.values()
-    ]
-    refined = GroundTruth(table.settings, [0, 1, 2], networks)
-    run = a_run(table, 7)
-    expected = judge(run, table)["regret"]
-    judged = judge(run, refined)
-    assert judged["unrefined_regret"] == expected
-    second = table.ranked()[1].accuracy
-    assert judged["regret"] == pytest.approx(expected - 100 * (best.accuracy - second))
-    result = judge_all([run], refined, baseline_seeds=2)
-    assert "| by seeds [0, 1] alone |" in markdown(result)
-    assert f"| {judged['regret']:.2f} | {expected:.2f} |" in markdown(result)
-
-
-def test_regret_where_the_archive_is_trained(table):
-    ranked = table.ranked()
-    members = [ranked[8], ranked[40], ranked[5], ranked[6]]
-    best = ranked[0].accuracy
-    expected = 0.0
-    for seed, number in ((0, 8), (1, 5)):
-        winner = max(members, key=lambda n: n.accuracies[seed])
-        assert winner is ranked[number]
-        # The training that chose it has no say in what it is worth.
-        expected += 100 * (best - winner.accuracies[1 - seed]) / 2
-    archive = [dict(indices=list(n.indices), accuracy=0.5, macs=1) for n in members]
-    run = dict(a_run(table, 41), archive=archive)
-    judged = judge(run, table)
-    assert judged["archive_regret"] == pytest.approx(expected)
-    # Far better than the one found.
-    assert judged["archive_regret"] < judged["regret"] / 2
-    alone = a_run(table, 41)
-    assert judge(alone, table)["archive_regret"] == judge(alone, table)["regret"]
-    assert judge(dict(alone, archive=[]), table)["archive_regret"] is None
-    budget = max(n.macs for n in members)
-    best = max(n.accuracy for n in table.values() if n.macs <= budget)
-    under = judge(dict(run, max_macs=budget), table)["archive_regret"]
-    assert under == pytest.approx(expected - 100 * (ranked[0].accuracy - best))
-
-
 def test_tau_counts_pairs(table):
     generator = np.random.default_rng(1)
     sample = [list(i) for i in list(table)[::9]]
@@ -265,9 +204,7 @@ def test_network_that_a_partial_table_lacks(table):
     judged = judge(run, partial)
     assert judged["regret"] is None and judged["rank"] is None
     result = judge_all([run, a_run(partial, 3, seed=1)], partial, baseline_seeds=3)
-    assert result["rows"]["diversity"]["not_in_table"] == 1
     assert result["rows"]["diversity"]["rank"]["mean"] == 3
-    assert "a PARTIAL table" in markdown(result)
 
 
 def test_summary_of_runs(table):
@@ -285,61 +222,12 @@ def test_summary_of_runs(table):
     for name in ("random", "evolution"):
         for kind, trainings in (("", 7), (", all compute", 11)):
             baseline = result["rows"][f"{name}{kind}"]
-            assert baseline["trainings"] == trainings
             assert baseline["clips"]["mean"] == trainings * VIEWS
-    assert "the complete table" in markdown(result)
-
-
-def test_requirements_need_both_sides(table):
-    def row(regret, hamming):
-        return dict(
-            regret=dict(mean=regret), mean_pairwise_hamming=dict(mean=hamming), runs=5
-        )
-
-    rows = dict(diversity=row(0.9, 0.5), cyclic=row(0.8, 0.5), random=row(2.0, 0))
-    met = {item["name"]: item["met"] for item in requirements(rows)}
-    assert met == {
-        "mean regret, points": True,
-        "mean regret, points, against half of random search's": True,
-        "regret against mode cyclic": False,
-        "mean_pairwise_hamming against mode cyclic": False,
-    }
+    cells = f"| diversity | 3 | {np.mean(regrets):.2f} ± {error:.2f} |"
+    assert cells in markdown(result)
 
 
 # -- searches -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_variant_changes_what_it_says(name):
-    base = Config.fromfile(CONFIG)
-    before = copy.deepcopy(base.to_dict())
-    cfg = search_quality.variant_config(base, name, median_macs=123)
-    assert base.to_dict() == before
-    (hook,) = (h for h in before["custom_hooks"] if h["type"] == "LRDiversityHook")
-    loop = before["train_cfg"]
-    assert hook.get("mode", "diversity") == "diversity"
-    assert loop["num_ranked"] > 1 and loop["largest_every"] > 0
-    loop["cost"] = None
-    if name in search_quality.MODES:
-        hook["mode"] = name
-    elif name == "gumbel_st":
-        loop["relaxations"] = dict(warmup="gumbel_st", alphas="gumbel_st")
-    elif name == "softmax":
-        loop["relaxations"] = dict(warmup="gumbel_st", alphas="softmax")
-    elif name == "no_largest":
-        loop["largest_every"] = 0
-    elif name == "no_ranking":
-        loop["num_ranked"] = 1
-    elif name == "budget":
-        loop["cost"] = dict(kind="flops", budget=123)
-    else:
-        assert name == "darts"
-        hook |= dict(mode="cosine", warmup=0.0)
-        kinds = ("warmup", "weights", "alphas")
-        loop["relaxations"] = dict.fromkeys(kinds, "softmax")
-        # All candidates in every step, also in the warm-up.
-        loop |= dict(max_epochs=3, num_ranked=1, largest_every=0)
-    assert cfg.to_dict() == before
 
 
 def test_darts_sees_as_many_clips_as_the_default():
@@ -430,12 +318,13 @@ def test_short_search(motion_clips, table_file, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Selection, "finish_search", finish_seen)
     arguments = ["--data", motion_clips, "--table", table_file, "--work-dir", tmp_path]
     arguments += ["--variants", "diversity", "budget", "--seeds", 0, "--ranked", 5]
-    arguments += ["--baseline-seeds", 4, "--cfg-options"]
+    out = tmp_path / "search_quality.json"
+    arguments += ["--baseline-seeds", 4, "--out", out, "--cfg-options"]
     arguments += [f"{key}={value}" for key, value in OPTIONS.items()]
     arguments = list(map(str, arguments))
     search_quality.main(arguments)
     printed = capsys.readouterr().out
-    result = json.loads((tmp_path / "search_quality.json").read_text())
+    result = json.loads(out.read_text())
     assert list(result["rows"]) == [
         "diversity", "budget",
         "random", "random, all compute", "evolution", "evolution, all compute",
@@ -457,16 +346,13 @@ def test_short_search(motion_clips, table_file, tmp_path, capsys, monkeypatch):
         # clips.
         evaluations = 3 * 8 + 2 + lacking
         assert run["forward_clips"] == evaluations * (2 * 8 * 4 + 16)
-        assert run["archive_size"] == run["distinct"] == 3
+        assert run["distinct"] == 3
         assert len(run["inherited"]) == 5
         assert 0 <= run["mean_pairwise_hamming"] <= 1
         assert run["wall_s"] > 0
     assert result["runs"][1]["feasible"]
     assert result["runs"][1]["max_macs"] == table.median_macs()
-    assert (tmp_path / "search_quality.md").read_text() == printed
-    for plot in ("regret", "ranking"):
-        content = (tmp_path / f"search_quality_{plot}.png").read_bytes()
-        assert content.startswith(b"\x89PNG")
+    assert printed == markdown(result) + "\n"
     # A second call finds both searches done.
     log = tmp_path / "searches.jsonl"
     before = log.read_bytes()

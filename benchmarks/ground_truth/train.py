@@ -44,7 +44,7 @@ from benchmarks.ground_truth.table import (
 )
 from benchmarks.jobs import JobLog, provenance, run_jobs
 from pvnas_mmaction.apis.cli import run
-from pvnas_mmaction.profiling.timing import check_device
+from pvnas_mmaction.profiling.clock import check_device
 from pvnas_mmaction.space.cost import network_cost
 from pvnas_mmaction.space.genotype import write_atomically
 from pvnas_mmaction.space.search_space import SearchSpace
@@ -148,7 +148,7 @@ def train_table(
         if (blocks, seed) not in done and (chosen is None or blocks in chosen):
             jobs.append((indices, seed))
     now = jobs[:limit]
-    run_jobs(now, work, loader, log, workers, "Trainings")
+    run_jobs(now, work, loader, log, workers)
     return len(jobs) - len(now)
 
 
