@@ -47,7 +47,11 @@ from pvnas_mmaction.models.recognizers import (
 )
 from pvnas_mmaction.profiling.zoo import ZOO
 from pvnas_mmaction.space.cost import network_cost
-from pvnas_mmaction.space.genotype import load_genotype, write_atomically
+from pvnas_mmaction.space.genotype import (
+    load_genotype,
+    parse_genotype,
+    write_atomically,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "pvnas"
@@ -166,7 +170,7 @@ class Study:
         cfg = load_config(str(self.train_config))
         if isinstance(spec, dict):
             cfg.model.backbone.genotype = spec
-            cfg.model.cls_head.in_channels = spec["skeleton"]["head_channels"]
+            cfg.model.cls_head.in_channels = parse_genotype(spec).skeleton.out_channels
             return cfg
         zoo = load_config(ZOO[spec])
         head, cfg.model = cfg.model.cls_head, without_pretrained(zoo.model)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.clips import read_manifest
@@ -32,7 +33,7 @@ def settings_of(clips: Path) -> dict:
     return dict(
         space=SearchSpace.from_config(SPACE).to_config(),
         clips=read_manifest(clips),
-        recipe=dict(size=16, clip_len=RECIPE.clip_len),
+        recipe=asdict(RECIPE),
         val_clips=16,
         views_per_training=RECIPE.views,
     )

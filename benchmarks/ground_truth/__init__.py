@@ -13,6 +13,8 @@ import json
 import lzma
 from pathlib import Path
 
+from pvnas_mmaction.space.checks import wrong
+
 from .table import GroundTruth, Network
 
 __all__ = ["GroundTruth", "Network", "load"]
@@ -42,8 +44,7 @@ def load(path: str | Path | None = None) -> GroundTruth:
         What the clips were rendered with: the file ``manifest.json`` of their folder.
     ``settings.recipe``
         How every network was trained; the fields of
-        :class:`benchmarks.ground_truth.recipe.Recipe`. Where ``cooldown`` or
-        ``sign_weight`` are not there they were 0 and 1.
+        :class:`benchmarks.ground_truth.recipe.Recipe`.
     ``settings.val_clips``
         Number of validation clips: accuracies are multiples of one over it.
     ``settings.views_per_training``
@@ -75,8 +76,7 @@ def load(path: str | Path | None = None) -> GroundTruth:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is malformed: names file, place, what was found and what
-            was expected.
+        ValueError: The file is no table.
 
     Example:
         >>> table = load()  # doctest: +SKIP
@@ -94,8 +94,5 @@ def load(path: str | Path | None = None) -> GroundTruth:
     try:
         data = json.loads(lzma.decompress(path.read_bytes()))
     except (lzma.LZMAError, ValueError) as error:
-        raise ValueError(
-            f"{path}: found no JSON compressed with xz, expected what train.py pack "
-            f"writes ({error})"
-        ) from error
+        raise wrong(str(path), "JSON compressed with xz", str(error)) from error
     return GroundTruth.from_data(data, where=str(path))

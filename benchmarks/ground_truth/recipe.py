@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,10 +18,8 @@ from pvnas_mmaction.models.blocks import init_weights
 from pvnas_mmaction.models.pvnas_net import PVNASNet
 from pvnas_mmaction.models.time_reversal import with_reversals
 from pvnas_mmaction.search.randomness import derived_seed
+from pvnas_mmaction.space.checks import check_count, wrong
 from pvnas_mmaction.space.search_space import SearchSpace
-
-# Fields that recipes got later, at the values that tables without them stand for.
-LATER = dict(cooldown=0.0, sign_weight=1.0)
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,7 @@ class Recipe:
         weight_decay: Decoupled, on every weight, of both. Default 0.01.
         warmup: Share of the steps in which the learning rate rises. Default 0.1.
         cooldown: Share of the steps, at the end, in which it falls in a straight line
-            from its peak to 0; between the two it stays there. With 0 it falls from
-            the end of the warm-up on, as half a cosine. Default 0.5.
+            from its peak to 0; between the two it stays there. Default 0.5.
         sign_weight: Of the sign of a motion in the loss, against its axis; see
             :func:`weighted_cross_entropy`; 1 is plain cross-entropy. Default 2.
         muon: Whether Muon trains what mixes channels; else AdamW does, at ``lr``.
@@ -66,8 +62,7 @@ class Recipe:
         reversals: Whether a step holds every clip's reversal too. Default True.
 
     Raises:
-        ValueError: Fewer clips than one batch, shares of steps that overlap, or a
-            weight that is not positive.
+        ValueError: Fewer clips than one batch, or shares of steps that overlap.
     """
 
     size: int = 20
@@ -88,19 +83,12 @@ class Recipe:
     reversals: bool = True
 
     def __post_init__(self) -> None:
-        if self.train_clips < self.batch_size:
-            raise ValueError(
-                f"train_clips: found {self.train_clips}, expected {self.batch_size} or "
-                "more, one batch"
-            )
-        if self.warmup < 0 or self.cooldown < 0 or self.warmup + self.cooldown > 1:
-            raise ValueError(
-                f"warmup, cooldown: found {self.warmup} and {self.cooldown}, expected "
-                "shares of the steps, 0 or more and 1 or less together"
-            )
-        if not self.sign_weight > 0:
-            raise ValueError(
-                f"sign_weight: found {self.sign_weight}, expected a number above 0"
+        check_count("train_clips", self.train_clips, self.batch_size)
+        if self.warmup < 0 or self.cooldown <= 0 or self.warmup + self.cooldown > 1:
+            raise wrong(
+                "warmup, cooldown",
+                "shares of the steps, 1 or less together",
+                f"{self.warmup} and {self.cooldown}",
             )
 
     @property
@@ -119,16 +107,7 @@ class Recipe:
         rising = self.warmup * self.steps
         if step < rising:
             return (step + 1) / (rising + 1)
-        if self.cooldown:
-            return min(1.0, (self.steps - step) / (self.cooldown * self.steps))
-        progress = (step - rising) / (self.steps - rising)
-        return (1 + math.cos(math.pi * progress)) / 2
-
-    def to_settings(self) -> dict[str, Any]:
-        """All fields, as a table keeps them; without those of ``LATER`` that say what
-        trainings did before there was such a field."""
-        fields = asdict(self)
-        return {k: v for k, v in fields.items() if k not in LATER or v != LATER[k]}
+        return min(1.0, (self.steps - step) / (self.cooldown * self.steps))
 
 
 def weighted_cross_entropy(
@@ -153,8 +132,6 @@ def weighted_cross_entropy(
         The mean over N, a scalar.
     """
     loss = nn.functional.cross_entropy(logits, labels)
-    if sign_weight == 1:
-        return loss
     opposites = torch.tensor(OPPOSITES, device=labels.device)[labels]
     own, other = (logits.gather(1, y[:, None]) for y in (labels, opposites))
     return loss + (sign_weight - 1) * nn.functional.softplus(other - own).mean()

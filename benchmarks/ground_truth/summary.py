@@ -66,37 +66,9 @@ def _deviation(groups: Iterable[Sequence[float]]) -> float:
     return math.sqrt(statistics.fmean(variances)) if variances else math.nan
 
 
-def regret_of_one_training(table: GroundTruth) -> dict[int, float]:
-    """What noise costs: for each main seed, train every network once with it, take the
-    best, and see by the mean over the others how much better their best is, a share.
-
-    Only networks with all main seeds count; empty with fewer than two or none such.
-    """
-    seeds = table.main_seeds
-    rows: list[dict[int, float]] = []
-    for network in table.values():
-        by_seed = {seed: network.accuracies[i] for seed, i in seeds.items()}
-        trained = {seed: a for seed, a in by_seed.items() if a is not None}
-        if len(trained) == len(seeds):
-            rows.append(trained)
-    if len(seeds) < 2 or not rows:
-        return {}
-
-    def others(row: dict[int, float], seed: int) -> float:
-        return statistics.fmean(a for other, a in row.items() if other != seed)
-
-    found = {}
-    for seed in seeds:
-        chosen = max(rows, key=lambda row: row[seed])
-        best = max(others(row, seed) for row in rows)
-        found[seed] = best - others(chosen, seed)
-    return found
-
-
 def summarise(table: GroundTruth) -> str:
-    """Number of networks, best, median, their gap, the seeds' correlation and what the
-    noise of one training costs, with whether the table is informative enough to judge a
-    search by."""
+    """Number of networks, best, median, their gap and the seeds' correlation, with
+    whether the table is informative enough to judge a search by."""
     accuracies = [network.accuracy for network in table.values()]
     best, median = table.best(), statistics.median(accuracies)
     gap = best.accuracy - median
@@ -123,11 +95,6 @@ def summarise(table: GroundTruth) -> str:
             f"Spearman      {value:.4f} between seeds {a} and {b}; "
             f"{_verdict(value >= MIN_CORRELATION)} at least {MIN_CORRELATION}"
         )
-    for seed, value in regret_of_one_training(table).items():
-        lines.append(
-            f"noise         the best by seed {seed} is {value:.4f} below the best by "
-            "the others"
-        )
     lines += _by_first_layer(table)
     still = [n.accuracy for n in table.values() if num_temporal(n) == 0]
     if still:
@@ -138,37 +105,6 @@ def summarise(table: GroundTruth) -> str:
     lines += _by_class(table)
     lines += _by_pair(table)
     return "\n".join(lines)
-
-
-def compare(table: GroundTruth, other: GroundTruth) -> str:
-    """How two tables agree, by the networks that are in both: their mean accuracy in
-    each, how many are better in the first, and the rank correlation of their means.
-
-    Args:
-        table: The first.
-        other: The second.
-
-    Raises:
-        ValueError: They have fewer than three networks in common.
-    """
-    theirs = {network.blocks: network.accuracy for network in other.values()}
-    pairs = [
-        (network.accuracy, theirs[network.blocks])
-        for network in table.values()
-        if network.blocks in theirs
-    ]
-    if len(pairs) < 3:
-        raise ValueError(
-            f"found {len(pairs)} networks in both tables, expected three or more"
-        )
-    first, second = zip(*pairs, strict=True)
-    better = sum(a > b for a, b in pairs)
-    return (
-        f"in both       {len(pairs)} networks: mean {statistics.fmean(first):.4f}, "
-        f"there {statistics.fmean(second):.4f}; {better} are better here, "
-        f"{sum(a < b for a, b in pairs)} there; Spearman of the means "
-        f"{float(spearmanr(first, second).statistic):.4f}"
-    )
 
 
 def _by_first_layer(table: GroundTruth) -> list[str]:

@@ -3,25 +3,19 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import random
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Any
 
+from pvnas_mmaction.space.checks import wrong
 from pvnas_mmaction.space.cost import network_cost
 from pvnas_mmaction.space.search_space import SearchSpace
 
 FORMAT_VERSION = 2
-_KEYS = {"format_version", "settings", "made", "seeds", "networks"}
-_SETTINGS = {"space", "clips", "recipe", "val_clips", "views_per_training"}
-
 Indices = tuple[int, ...]
-
-
-ORDER_SEED = 0
 
 
 def all_indices(space: SearchSpace) -> list[Indices]:
@@ -32,7 +26,7 @@ def all_indices(space: SearchSpace) -> list[Indices]:
 def shuffled_indices(space: SearchSpace) -> list[Indices]:
     """Every network of a space, in the one random order in which they are trained."""
     networks = all_indices(space)
-    random.Random(ORDER_SEED).shuffle(networks)
+    random.Random(0).shuffle(networks)
     return networks
 
 
@@ -106,33 +100,27 @@ class GroundTruth(Mapping[Indices, Network]):
             where: Name of the file, for errors.
 
         Raises:
-            ValueError: Says the place, what was found and what was expected.
+            ValueError: It is of another format, or of another space than it says.
         """
-        _check_keys(where, "top level", data, _KEYS)
-        if data["format_version"] != FORMAT_VERSION:
-            _fail(where, "format_version", data["format_version"], str(FORMAT_VERSION))
-        settings, seeds = data["settings"], data["seeds"]
-        _check_keys(where, "settings", settings, _SETTINGS)
-        if not _is_count(settings["views_per_training"]):
-            found = settings["views_per_training"]
-            _fail(where, "settings.views_per_training", found, "an integer above 0")
-        if not isinstance(seeds, list) or not all(type(s) is int for s in seeds):
-            _fail(where, "seeds", seeds, "a list of integers")
-        if not isinstance(data["networks"], dict) or not data["networks"]:
-            _fail(where, "networks", data["networks"], "an object with one or more")
-        clips = settings["clips"]
-        if not isinstance(clips, dict) or not isinstance(clips.get("classes"), list):
-            _fail(where, "settings.clips", clips, "an object with a list `classes`")
-        num_classes = len(clips["classes"])
-        try:
-            space = SearchSpace.from_config(settings["space"])
-        except ValueError as error:
-            raise ValueError(f"{where}: settings.space: {error}") from error
-        networks = [
-            _read_network(where, space, len(seeds), num_classes, key, row)
-            for key, row in data["networks"].items()
-        ]
-        return cls(settings, seeds, networks, data["made"])
+        if data.get("format_version") != FORMAT_VERSION:
+            found = repr(data.get("format_version"))
+            raise wrong(f"{where}: format_version", str(FORMAT_VERSION), found)
+        space = SearchSpace.from_config(data["settings"]["space"])
+        networks = []
+        for key, row in data["networks"].items():
+            blocks = tuple(key.split())
+            recalls = tuple(value and tuple(value) for value in row["recalls"])
+            networks.append(
+                Network(
+                    space.indices_of_blocks(blocks),
+                    blocks,
+                    tuple(row["accuracies"]),
+                    row["macs"],
+                    row["params"],
+                    recalls,
+                )
+            )
+        return cls(data["settings"], data["seeds"], networks, data["made"])
 
     def to_data(self) -> dict[str, Any]:
         """Plain data, fit for JSON, that :meth:`from_data` reads."""
@@ -163,10 +151,11 @@ class GroundTruth(Mapping[Indices, Network]):
             ValueError: They are others; says how these were rendered.
         """
         if manifest != self.settings["clips"]:
-            raise ValueError(
-                f"{where}/manifest.json: found other clips than the table is about; "
-                "render them with what the table's settings.clips says: "
-                f"{self.settings['clips']}"
+            raise wrong(
+                f"{where}/manifest.json",
+                "the clips that the table is about",
+                "others",
+                f"render them with its settings.clips: {self.settings['clips']}",
             )
 
     def __getitem__(self, indices: Sequence[int]) -> Network:
@@ -189,24 +178,6 @@ class GroundTruth(Mapping[Indices, Network]):
             if 2 * sum(n.accuracies[position] is not None for n in self.values())
             >= len(self)
         }
-
-    @functools.cached_property
-    def unrefined(self) -> GroundTruth:
-        """The table by its main seeds alone: every network is known equally well."""
-        positions = self.main_seeds
-        networks = [
-            replace(
-                network,
-                accuracies=tuple(network.accuracies[i] for i in positions.values()),
-                recalls=tuple(network.recalls[i] for i in positions.values())
-                if network.recalls
-                else (),
-            )
-            for network in self.values()
-        ]
-        # A network that no main seed trained is not in it.
-        trained = [network for network in networks if network.trained]
-        return GroundTruth(self.settings, list(positions), trained, self.made)
 
     @property
     def is_complete(self) -> bool:
@@ -240,10 +211,8 @@ class GroundTruth(Mapping[Indices, Network]):
         ranked = self.ranked(max_macs)
         if not ranked:
             cheapest = min(network.macs for network in self.values())
-            raise ValueError(
-                f"max_macs: found {max_macs}, expected {cheapest} or more, the cost of "
-                "the cheapest network of the table"
-            )
+            expected = f"{cheapest} or more, the cost of the cheapest network"
+            raise wrong("max_macs", expected, str(max_macs))
         return ranked[0]
 
     def regret(
@@ -276,80 +245,3 @@ class GroundTruth(Mapping[Indices, Network]):
             ).macs
             for indices in all_indices(self.space)
         )
-
-
-def _read_network(
-    where: str,
-    space: SearchSpace,
-    num_seeds: int,
-    num_classes: int,
-    key: str,
-    row: Any,
-) -> Network:
-    place = f"networks[{key!r}]"
-    blocks = tuple(key.split())
-    if len(blocks) != len(space.candidates):
-        expected = f"{len(space.candidates)} block specs"
-        _fail(where, place, f"{len(blocks)} block specs", expected)
-    for layer, (block, offered) in enumerate(
-        zip(blocks, space.candidates, strict=True)
-    ):
-        if block not in offered:
-            _fail(where, f"{place}, layer {layer}", block, f"one of {list(offered)}")
-    _check_keys(where, place, row, {"accuracies", "recalls", "macs", "params"})
-    accuracies = row["accuracies"]
-    if not isinstance(accuracies, list) or len(accuracies) != num_seeds:
-        _fail(where, f"{place}.accuracies", accuracies, f"{num_seeds}, one per seed")
-    for value in accuracies:
-        if value is not None and not (_is_number(value) and 0 <= value <= 1):
-            _fail(where, f"{place}.accuracies", value, "a number in [0, 1] or null")
-    if all(value is None for value in accuracies):
-        _fail(where, f"{place}.accuracies", accuracies, "at least one number")
-    recalls = row["recalls"]
-    if not isinstance(recalls, list) or len(recalls) not in (0, num_seeds):
-        expected = f"{num_seeds}, one per seed, or none"
-        _fail(where, f"{place}.recalls", recalls, expected)
-    for value in recalls:
-        if value is not None and not (
-            isinstance(value, list)
-            and len(value) == num_classes
-            and all(_is_number(share) and 0 <= share <= 1 for share in value)
-        ):
-            expected = f"{num_classes} numbers in [0, 1], one per class, or null"
-            _fail(where, f"{place}.recalls", value, expected)
-    for name in ("macs", "params"):
-        if not _is_count(row[name]):
-            _fail(where, f"{place}.{name}", row[name], "an integer above 0")
-    indices = tuple(
-        offered.index(block)
-        for block, offered in zip(blocks, space.candidates, strict=True)
-    )
-    return Network(
-        indices,
-        blocks,
-        tuple(accuracies),
-        row["macs"],
-        row["params"],
-        tuple(None if value is None else tuple(value) for value in recalls),
-    )
-
-
-def _check_keys(where: str, place: str, data: Any, expected: set[str]) -> None:
-    found = sorted(data) if isinstance(data, dict) else data
-    if not isinstance(data, dict) or set(data) != expected:
-        _fail(where, place, found, f"an object with the keys {sorted(expected)}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
-
-
-def _fail(where: str, place: str, found: Any, expected: str) -> NoReturn:
-    text = repr(found)
-    if len(text) > 80:
-        text = f"{text[:77]}..."
-    raise ValueError(f"{where}: {place}: found {text}, expected {expected}")

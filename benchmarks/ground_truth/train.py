@@ -11,8 +11,7 @@ is started again; what a table of the same settings holds is not trained again, 
 one may be extended by seeds: for all networks, or for the best of them (`--seeds 2 3
 --best 32`). `pack` writes what is there as one compressed file, a random sample of the
 space where it is not complete. `summary` says how informative a table is;
-with `--plot` it draws accuracy against cost, with `--against` it also says how another
-one ranks the same networks.
+with `--plot` it draws accuracy against cost.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ from mmengine.config import Config
 from benchmarks.clips import MotionClips, read_manifest
 from benchmarks.ground_truth import DEFAULT, load
 from benchmarks.ground_truth.recipe import Recipe, train_network
-from benchmarks.ground_truth.summary import compare, draw, summarise
+from benchmarks.ground_truth.summary import draw, summarise
 from benchmarks.ground_truth.table import (
     GroundTruth,
     Indices,
     Network,
-    all_indices,
     shuffled_indices,
 )
-from benchmarks.jobs import JobLog, provenance, run_jobs
+from benchmarks.jobs import JobLog, missing, provenance, run_jobs
 from pvnas_mmaction.apis.cli import run
 from pvnas_mmaction.profiling.clock import check_device
+from pvnas_mmaction.space.checks import wrong
 from pvnas_mmaction.space.cost import network_cost
 from pvnas_mmaction.space.genotype import write_atomically
 from pvnas_mmaction.space.search_space import SearchSpace
@@ -53,7 +52,6 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 TINY = ROOT / "configs" / "pvnas" / "_base_" / "spaces" / "tiny.py"
 LOG = "trainings"
 MADE = "made.json"
-MAX_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -96,19 +94,11 @@ def work(state: State, job: tuple[Indices, int]) -> dict[str, Any]:
     return dict(blocks=" ".join(blocks), seed=seed, **result)
 
 
-def list_jobs(
-    space: SearchSpace, seeds: Sequence[int], shuffled: bool = True
-) -> list[tuple[Indices, int]]:
+def list_jobs(space: SearchSpace, seeds: Sequence[int]) -> list[tuple[Indices, int]]:
     """All trainings: each network with all of its seeds, one network after the other.
-
-    Args:
-        space: The search space.
-        seeds: Of the trainings.
-        shuffled: Whether networks are shuffled (always alike), so that those trained
-            so far are a random sample of the space. Default True.
-    """
-    networks = shuffled_indices(space) if shuffled else all_indices(space)
-    return [(indices, seed) for indices in networks for seed in seeds]
+    Networks are shuffled (always alike), so that those trained so far are a random
+    sample of the space."""
+    return [(indices, seed) for indices in shuffled_indices(space) for seed in seeds]
 
 
 def train_table(
@@ -117,7 +107,6 @@ def train_table(
     seeds: Sequence[int],
     workers: int = 1,
     limit: int | None = None,
-    shuffled: bool = True,
     num_best: int | None = None,
 ) -> int:
     """Run the trainings that are missing.
@@ -128,7 +117,6 @@ def train_table(
         seeds: Of the trainings.
         workers: Processes, each with one thread. Default 1.
         limit: At most so many trainings now. Default None: all.
-        shuffled: See :func:`list_jobs`. Default True.
         num_best: Only the networks that are this many best by other seeds than those
             to train now: the best of many noisy means is a lucky one, and more seeds
             tell which of them are good. Default None: all.
@@ -140,13 +128,18 @@ def train_table(
         ValueError: There are fewer networks with other seeds than ``num_best``.
     """
     space = SearchSpace.from_config(loader.space)
-    done = {(record["blocks"], record["seed"]) for record in log.records}
     chosen = None if num_best is None else best_networks(log, seeds, num_best)
-    jobs = []
-    for indices, seed in list_jobs(space, seeds, shuffled):
-        blocks = " ".join(space.genotype(indices).blocks)
-        if (blocks, seed) not in done and (chosen is None or blocks in chosen):
-            jobs.append((indices, seed))
+
+    def key(job: tuple[Indices, int] | dict[str, Any]) -> tuple[str, int]:
+        if isinstance(job, dict):
+            return job["blocks"], job["seed"]
+        return " ".join(space.genotype(job[0]).blocks), job[1]
+
+    jobs = [
+        job
+        for job in missing(list_jobs(space, seeds), log, key)
+        if chosen is None or key(job)[0] in chosen
+    ]
     now = jobs[:limit]
     run_jobs(now, work, loader, log, workers)
     return len(jobs) - len(now)
@@ -163,10 +156,8 @@ def best_networks(log: JobLog, seeds: Sequence[int], count: int) -> set[str]:
         if record["seed"] not in seeds:
             accuracies.setdefault(record["blocks"], []).append(record["accuracy"])
     if not 1 <= count <= len(accuracies):
-        raise ValueError(
-            f"best: found {count}, expected 1 to {len(accuracies)}, the number of "
-            f"networks that were trained with other seeds than {list(seeds)}"
-        )
+        expected = f"1 to {len(accuracies)}, the networks trained with other seeds"
+        raise wrong("best", expected, str(count))
     means = {blocks: statistics.fmean(found) for blocks, found in accuracies.items()}
     return set(sorted(means, key=lambda blocks: (-means[blocks], blocks))[:count])
 
@@ -176,7 +167,6 @@ def take_over(log: JobLog, table: GroundTruth) -> int:
     where the table was made with other settings."""
     if json.loads(json.dumps(table.settings)) != log.settings:
         return 0
-    done = {(record["blocks"], record["seed"]) for record in log.records}
     found = [
         dict(
             blocks=" ".join(network.blocks),
@@ -190,7 +180,7 @@ def take_over(log: JobLog, table: GroundTruth) -> int:
         )
         if accuracy is not None
     ]
-    new = [record for record in found if (record["blocks"], record["seed"]) not in done]
+    new = missing(found, log, lambda record: (record["blocks"], record["seed"]))
     for record in new:
         log.append(record)
     return len(new)
@@ -203,7 +193,7 @@ def make_table(log: JobLog, made: dict[str, Any] | None = None) -> GroundTruth:
         ValueError: There are none.
     """
     if not log.records:
-        raise ValueError(f"{log.path}: found no training, expected one or more")
+        raise wrong(str(log.path), "a training or more", "none")
     settings = log.settings
     space = SearchSpace.from_config(settings["space"])
     seeds = sorted({record["seed"] for record in log.records})
@@ -234,21 +224,20 @@ def write_table(table: GroundTruth, path: Path) -> int:
     """Write a table as one compressed file; gives its size in bytes.
 
     Raises:
-        ValueError: It would be larger than 1 MiB, or a table is there that it would
-            not extend: one of other settings, or with trainings that it lacks.
+        ValueError: A table is there that it would not extend: one of other settings,
+            or with trainings that it lacks.
     """
     if path.exists():
         there = load(path)
         lost = _trainings(there) - _trainings(table)
         if json.loads(json.dumps(table.settings)) != there.settings or lost:
-            raise ValueError(
-                f"{path.name}: found a table of other settings, or with trainings that "
-                f"this one lacks ({len(lost)}), expected none or one to extend; give "
-                "another --out"
+            raise wrong(
+                path.name,
+                "no table, or one to extend",
+                f"one of other settings, or with {len(lost)} trainings that this lacks",
+                "give another --out",
             )
     data = lzma.compress(json.dumps(table.to_data()).encode(), preset=9)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"{path}: found {len(data)} bytes, expected 1 MiB at most")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return len(data)
@@ -281,7 +270,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--device", default="cpu", help="cpu or cuda")
     add("--best", type=int, help="only the so many best networks by other seeds")
     add("--limit", type=int, help="at most so many trainings now")
-    add("--order", choices=("shuffled", "listed"), default="shuffled")
     add("--table", type=Path, default=DEFAULT, help="to extend, where it exists")
     for name, value in asdict(Recipe()).items():
         kind = (
@@ -298,7 +286,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     summary = commands.add_parser("summary", help="describe a table, and plot it")
     summary.add_argument("--table", type=Path, default=DEFAULT)
     summary.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it")
-    summary.add_argument("--against", type=Path, help="another table to compare with")
     return parser.parse_args(argv)
 
 
@@ -313,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = dict(
             space=SearchSpace.from_config(space).to_config(),
             clips=read_manifest(args.data),
-            recipe=recipe.to_settings(),
+            recipe=asdict(recipe),
             val_clips=len(state.val),
             views_per_training=recipe.views,
         )
@@ -323,10 +310,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{taken} trainings taken over from {args.table.name}")
         made = provenance("benchmarks/ground_truth/train.py", args.device)
         write_atomically(args.work_dir / MADE, json.dumps(made) + "\n")
-        shuffled = args.order == "shuffled"
-        left = train_table(
-            loader, log, args.seeds, args.workers, args.limit, shuffled, args.best
-        )
+        left = train_table(loader, log, args.seeds, args.workers, args.limit, args.best)
         print(f"{len(log.records)} trainings in {log.path.name}, {left} left")
     elif args.command == "pack":
         made = json.loads((args.work_dir / MADE).read_text())
@@ -336,8 +320,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         table = load(args.table)
         print(summarise(table))
-        if args.against:
-            print(compare(table, load(args.against)))
         if args.plot:
             draw(table, args.plot)
             print(f"wrote {args.plot.name}")
