@@ -42,6 +42,7 @@ from pvnas_mmaction.models.recognizers import (
     build_recognizer,
     count_macs,
     count_params,
+    forget_pretrained,
     view_of,
     without_pretrained,
 )
@@ -131,6 +132,7 @@ class Study:
                 loader.dataset.num_classes = self.num_classes
             cfg.work_dir = folder
             runner = Runner.from_cfg(cfg)
+            forget_pretrained(runner.model)
             runner.train()
         return runner
 

@@ -375,7 +375,7 @@ def test_seed_decides(motion_clips, table_file):
 
 
 def test_table_about_other_clips(motion_clips, table):
-    with pytest.raises(ValueError, match="found other clips than the table is about"):
+    with pytest.raises(ValueError, match="expected the clips that the table is about"):
         Loader(table, motion_clips)
 
 

@@ -127,6 +127,13 @@ def without_pretrained(model: Any) -> Any:
     return copy.deepcopy(model)
 
 
+def forget_pretrained(model: nn.Module) -> None:
+    """Let a built model start at random, whatever its config left unsaid."""
+    for module in model.modules():
+        if getattr(module, "pretrained2d", False):
+            module.pretrained2d = False
+
+
 def _is_pretrained(value: Any) -> bool:
     return isinstance(value, Mapping) and value.get("type") == "Pretrained"
 
@@ -136,9 +143,7 @@ def build_recognizer(config: Config) -> nn.Module:
     init_default_scope(config.get("default_scope", "mmaction"))
     with _quiet():
         model = MODELS.build(without_pretrained(config.model))
-        for module in model.modules():
-            if getattr(module, "pretrained2d", False):
-                module.pretrained2d = False
+        forget_pretrained(model)
         model.init_weights()
     return model
 
