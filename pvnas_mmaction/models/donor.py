@@ -25,7 +25,10 @@ from ..space.checks import wrong
 
 Block = dict[str, Tensor]
 
-Names = tuple[str, str]  # of a convolution and its batch normalisation
+# Names of a convolution and of its batch normalisation.
+Names = tuple[str, str]
+_LITE = dict(spatial=("_depthwise_conv", "_bn1"), project=("_project_conv", "_bn2"))
+_FIRST, _SECOND, _THIRD = ((f"{i}.conv", f"{i}.bn") for i in range(3))
 
 
 class Naming(NamedTuple):
@@ -33,9 +36,8 @@ class Naming(NamedTuple):
 
     Args:
         stem: The first convolution.
-        blocks: Regular expression for what a block's modules start with, with groups
-            for the numbers that say its order -> names of its roles. The first that
-            matches counts.
+        blocks: Regular expression for what the names of a block start with, with groups
+            for the numbers that say its order -> its roles. The first match counts.
         head: The last convolution, if there is one.
     """
 
@@ -48,14 +50,8 @@ NAMINGS = {
     "efficientnet_lite_pytorch": Naming(
         stem=("_conv_stem", "_bn0"),
         blocks={
-            r"_blocks\.(0)\.": dict(
-                spatial=("_depthwise_conv", "_bn1"), project=("_project_conv", "_bn2")
-            ),
-            r"_blocks\.(\d+)\.": dict(
-                expand=("_expand_conv", "_bn0"),
-                spatial=("_depthwise_conv", "_bn1"),
-                project=("_project_conv", "_bn2"),
-            ),
+            r"_blocks\.(0)\.": _LITE,
+            r"_blocks\.(\d+)\.": dict(expand=("_expand_conv", "_bn0"), **_LITE),
         },
         head=("_conv_head", "_bn1"),
     ),
@@ -88,13 +84,9 @@ NAMINGS = {
     "mmaction_mobilenet_v2": Naming(
         stem=("conv1.conv", "conv1.bn"),
         blocks={
-            r"layer(1)\.(\d+)\.conv\.": dict(
-                spatial=("0.conv", "0.bn"), project=("1.conv", "1.bn")
-            ),
+            r"layer(1)\.(\d+)\.conv\.": dict(spatial=_FIRST, project=_SECOND),
             r"layer(\d)\.(\d+)\.conv\.": dict(
-                expand=("0.conv", "0.bn"),
-                spatial=("1.conv", "1.bn"),
-                project=("2.conv", "2.bn"),
+                expand=_FIRST, spatial=_SECOND, project=_THIRD
             ),
         },
         head=("conv2.conv", "conv2.bn"),
@@ -149,24 +141,18 @@ class Donor:
     head: Block
 
 
-def is_residual(block: Block) -> bool:
+def is_residual(block: Mapping[str, object]) -> bool:
     """Whether a block is ResNet's bottleneck, not MobileNetV2's inverted one."""
     return "reduce.conv.weight" in block
 
 
-def in_channels(block: Block) -> int:
-    """Input width of a donor's block."""
-    if is_residual(block):
-        return block["reduce.conv.weight"].shape[1]
-    if "expand.conv.weight" in block:
-        return block["expand.conv.weight"].shape[1]
-    return block["spatial.conv.weight"].shape[0]
-
-
-def out_channels(block: Block) -> int:
-    """Output width of a donor's block."""
-    last = "expand" if is_residual(block) else "project"
-    return block[f"{last}.conv.weight"].shape[0]
+def channels(block: Block) -> tuple[int, int]:
+    """Input and output width of a donor's block."""
+    roles = ("reduce", "expand") if is_residual(block) else ("expand", "project")
+    first, last = (block.get(f"{role}.conv.weight") for role in roles)
+    # An inverted bottleneck that does not expand starts depthwise.
+    c_in = len(block["spatial.conv.weight"]) if first is None else first.shape[1]
+    return c_in, len(last)
 
 
 def read_donor(state: Mapping[str, Tensor], naming: str = "auto") -> Donor:
@@ -181,17 +167,14 @@ def read_donor(state: Mapping[str, Tensor], naming: str = "auto") -> Donor:
         ValueError: There is no such naming; or keys of the checkpoint are unknown or
             missing in each of them (or in the given one): says which.
     """
-    if naming != "auto" and naming not in NAMINGS:
+    names = list(NAMINGS) if naming == "auto" else [naming]
+    if names[0] not in NAMINGS:
         raise wrong("naming", f"'auto' or one of {', '.join(NAMINGS)}", repr(naming))
     prefix = "backbone."
-    if any(key.startswith(prefix) for key in state):
-        state = {
-            key.removeprefix(prefix): value
-            for key, value in state.items()
-            if key.startswith(prefix)
-        }
-    names = list(NAMINGS) if naming == "auto" else [naming]
-    tried = [_read(state, name) for name in names]
+    inner = {
+        k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
+    }
+    tried = [_read(inner or state, name) for name in names]
     donor, unknown, missing = min(tried, key=lambda read: len(read[1]) + len(read[2]))
     if unknown or missing:
         misfits = [

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import gt
 from typing import TypeVar
 
@@ -45,19 +45,9 @@ from torch import Tensor, nn
 
 from ..space.checks import wrong
 from ..space.genotype import Skeleton
-from .donor import (
-    Block,
-    Donor,
-    in_channels,
-    is_residual,
-    load_state,
-    out_channels,
-    read_donor,
-)
+from .donor import Block, Donor, channels, is_residual, load_state, read_donor
 
 _ENTRY = re.compile(r"(stem|head|layers\.\d+)\.(?:ops\.(\d+)\.)?(.+)")
-# What a spatial convolution of the donor gives to, with its batch norm.
-_SOURCE = re.compile(r"^(temporal|joint)\.")
 T = TypeVar("T")
 
 
@@ -74,17 +64,6 @@ def shape_kernel(weight: Tensor, shape: Sequence[int]) -> Tensor:
     # A negative margin crops.
     result[:, :, frames // 2] = F.pad(weight[:out, :width], (margin,) * 4)
     return result
-
-
-def temporal_identity(shape: Sequence[int]) -> Tensor:
-    """Weights of a depthwise temporal convolution that changes nothing.
-
-    Args:
-        shape: (C, 1, Kt, 1, 1).
-    """
-    weight = torch.zeros(tuple(shape))
-    weight[:, :, shape[2] // 2] = 1
-    return weight
 
 
 def rank_channels(block: Block) -> Block:
@@ -118,47 +97,48 @@ def shape_block(block: Block, shapes: Mapping[str, Sequence[int]]) -> Block:
             shape.
 
     Returns:
-        Nothing for a candidate with a convolution that the donor lacks (of another
+        Nothing for a candidate with other convolutions than the donor (of another
         family) or with more channels; all but squeeze-and-excitation otherwise.
     """
     result = {}
+    if ("expand.conv.weight" in block) != ("expand.conv.weight" in shapes):
+        return {}
     for name, shape in shapes.items():
         if name.startswith("se.") or name.endswith("num_batches_tracked"):
             continue
-        source = block.get(_SOURCE.sub("spatial.", name))
-        if name == "temporal.conv.weight":
-            result[name] = temporal_identity(shape)
-        elif source is None or any(map(gt, shape[:2], source.shape)):
+        source = _source(block, name)
+        if source is None or any(map(gt, shape[:2], source.shape)):
             return {}
-        elif len(shape) == 5:
-            result[name] = shape_kernel(source, shape)
-        else:
-            result[name] = source[: shape[0]]
+        is_kernel = len(shape) == 5
+        result[name] = shape_kernel(source, shape) if is_kernel else source[: shape[0]]
     return result
+
+
+def _source(block: Block, name: str) -> Tensor | None:
+    """What a parameter is made from: a spatial convolution gives to a joint one, and
+    its batch norm to a temporal one, which is an identity."""
+    if name == "temporal.conv.weight":
+        return torch.ones(len(block["spatial.bn.bias"]), 1, 1, 1)
+    return block.get(re.sub("^(temporal|joint)", "spatial", name))
 
 
 def _status(name: str, shape: Sequence[int], block: Block, result: Block) -> str:
     """How a convolution was inherited."""
     if name not in result:
         return "random"
-    source = block[_SOURCE.sub("spatial.", name)].shape
-    if name.startswith("temporal."):
-        return "exact" if shape[0] == source[0] else "reshaped"
-    return "exact" if (*shape[:2], *shape[3:]) == tuple(source) else "reshaped"
+    same = (*shape[:2], *shape[3:]) == tuple(_source(block, name).shape)
+    return "exact" if same else "reshaped"
 
 
-def by_stage(
-    items: Iterable[T], channels: Callable[[T], tuple[int, int]]
-) -> list[list[T]]:
+def by_stage(items: Sequence[T], widths: Sequence[tuple[int, int]]) -> list[list[T]]:
     """Blocks or layers by stage: runs of one output width.
 
     Args:
         items: In order.
-        channels: Input and output width of one.
+        widths: Input and output width of each.
     """
     stages: list[list[T]] = []
-    for item in items:
-        c_in, c_out = channels(item)
+    for item, (c_in, c_out) in zip(items, widths, strict=True):
         if not stages or c_in != c_out:
             stages.append([])
         stages[-1].append(item)
@@ -171,11 +151,12 @@ def match_layers(donor: Donor, skeleton: Skeleton) -> list[tuple[Block, bool]]:
     Raises:
         ValueError: The widths of stem, stages or head differ.
     """
-    found = by_stage(donor.layers, lambda x: (in_channels(x), out_channels(x)))
-    stages = by_stage(skeleton.layers, lambda x: (x.in_channels, x.out_channels))
+    layers = skeleton.layers
+    stages = by_stage(layers, [(x.in_channels, x.out_channels) for x in layers])
+    found = by_stage(donor.layers, [*map(channels, donor.layers)])
     has = [len(donor.stem["spatial.bn.bias"])]
-    has += [out_channels(blocks[0]) for blocks in found]
-    needs = [skeleton.stem.channels, *(layers[0].out_channels for layers in stages)]
+    has += [channels(blocks[0])[1] for blocks in found]
+    needs = [skeleton.stem.channels, *(stage[0].out_channels for stage in stages)]
     if skeleton.head_channels is not None:
         has.append(len(donor.head.get("project.bn.bias", ())))
         needs.append(skeleton.head_channels)
@@ -188,8 +169,8 @@ def match_layers(donor: Donor, skeleton: Skeleton) -> list[tuple[Block, bool]]:
         )
     return [
         (blocks[min(i, len(blocks) - 1)], i >= len(blocks))
-        for blocks, layers in zip(found, stages, strict=True)
-        for i in range(len(layers))
+        for blocks, stage in zip(found, stages, strict=True)
+        for i in range(len(stage))
     ]
 
 
@@ -224,7 +205,7 @@ def inherit(
         wanted = {name: tuple(shapes[key]) for name, key in keys.items()}
         result = shape_block(block, wanted)
         if extra:
-            last = "expand" if is_residual(block) else "project"
+            last = "expand" if is_residual(wanted) else "project"
             for name in (f"{last}.bn.weight", f"{last}.bn.bias"):
                 result[name] = torch.zeros(wanted[name])
         for name, shape in wanted.items():
@@ -262,19 +243,14 @@ class InheritFrom:
         weights, table = inherit(shapes, module.skeleton, donor)
         for key, value in weights.items():
             state[key].copy_(value)
+        kinds = ("exact", "reshaped", "random")
+        rows = [
+            f"{part:<10}" + "%9d" * 3 % tuple(n[k] for k in kinds)
+            for part, n in table.items()
+        ]
         print_log(
-            f"Weights inherited from {self.checkpoint} ({donor.naming}), in "
-            f"convolutions:\n{format_table(table)}",
+            f"Convolutions inherited from {self.checkpoint} ({donor.naming}):\n"
+            f"{'part':<10}" + "%9s" * 3 % kinds + "\n" + "\n".join(rows),
             logger="current",
         )
         update_init_info(module, init_info=f"InheritFrom {self.checkpoint}")
-
-
-def format_table(table: Mapping[str, Mapping[str, int]]) -> str:
-    """The second result of :func:`inherit` as text."""
-    rows = [f"{'part':<10} {'exact':>6} {'reshaped':>9} {'random':>7}"]
-    rows += [
-        f"{place:<10} {count['exact']:>6} {count['reshaped']:>9} {count['random']:>7}"
-        for place, count in table.items()
-    ]
-    return "\n".join(rows)
