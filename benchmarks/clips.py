@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
-import decord
 import numpy as np
 import torch
 from torch import Tensor
+
+from pvnas_mmaction.datasets import VideoFrames
 
 # As in configs/pvnas/_base_/models.
 MEAN = (123.675, 116.28, 103.53)
@@ -218,10 +219,8 @@ def decode(path: str | Path, positions: Sequence[int] | None = None) -> np.ndarr
         path: The video.
         positions: Which frames. Default None: all.
     """
-    reader = decord.VideoReader(str(path), num_threads=1)
-    if positions is None:
-        positions = range(len(reader))
-    return reader.get_batch(list(positions)).asnumpy()
+    video = VideoFrames(str(path))
+    return np.stack(video.read(range(len(video)) if positions is None else positions))
 
 
 def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:

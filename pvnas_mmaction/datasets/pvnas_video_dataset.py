@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,54 +15,59 @@ from mmaction.datasets.transforms import CenterCrop
 from mmaction.registry import DATASETS
 from mmengine.logging import print_log
 
-from .video_list import ListFormat, find_missing, read_video_list
+from ..space.checks import wrong
+from .load_video import with_exact_frames
+from .video_list import find_faults, read_video_list, resolve
 
 
-class _SharedCounts:
-    """A number per clip that processes, and deep copies of a data set, share."""
+class _SharedTable:
+    """Two numbers per clip that processes, and deep copies of a data set, share: how
+    often it could not be read, and its ``VideoFrames.length`` (0: unknown)."""
 
     def __init__(self, length: int) -> None:
-        self.tensor = torch.zeros(length, dtype=torch.int32).share_memory_()
+        self.tensor = torch.zeros(2, length, dtype=torch.int32).share_memory_()
 
-    def __deepcopy__(self, memo: dict) -> _SharedCounts:
+    def __deepcopy__(self, memo: dict) -> _SharedTable:
         return self
-
-
-def _field(test_mode: bool) -> str:
-    return f"{'val/test' if test_mode else 'train'}_dataloader.dataset"
 
 
 @DATASETS.register_module()
 class PVNASVideoDataset(VideoDataset):
     """Videos with class ids, from a list of ``path class_id`` lines.
 
-    It reads what :class:`mmaction.datasets.VideoDataset` reads, and differs where
-    something is wrong. The list is checked when it is loaded. In training, a video
-    that cannot be read is logged once, counted in :attr:`failures` (which all workers
-    of a loader share; :class:`SkippedClipsHook` reports it) and replaced by another
-    one, chosen by (index, attempt) alone. In validation and testing it is an error,
-    since an accuracy over fewer clips is another number.
+    It reads the lists that :class:`mmaction.datasets.VideoDataset` reads, and differs
+    where something is wrong. The list is checked when it is loaded: all videos have to
+    be there, and the first frame of each is read (in a list of over 4000, of an even
+    sample). In training, a video that cannot be read is logged once, counted in
+    :attr:`failures` (which all workers of a loader share; :class:`SkippedClipsHook`
+    reports it) and replaced by another one, chosen by (index, attempt) alone. In
+    validation and testing it is an error, since an accuracy over fewer clips is another
+    number.
 
     A video cannot be read when the pipeline fails before it has ``imgs``. A failure of
-    a later transform is a fault of the config, and is raised as it is. (A few broken
-    container headers make decord end the whole process; no Python code can catch that.)
+    a later transform is a fault of the config, and is raised as it is.
 
     Args:
         ann_file: The list, see :func:`read_video_list`.
-        pipeline: Transforms.
+        pipeline: Transforms. MMAction2's video readers in it are replaced by
+            :class:`PVNASVideoInit` and :class:`PVNASVideoDecode`, whose frames are the
+            ones that a player shows.
         data_prefix: ``dict(video=FOLDER)`` that the paths are relative to. Default:
             the current folder.
         num_classes: Number of classes; class ids are in [0, num_classes). Default
             None: they are not checked against an upper bound.
         test_mode: Whether a bad video is an error. Default False.
         max_refetch: How many replacements are tried for one clip. Default 20.
+        backend: What reads videos first: ``"auto"`` (default), ``"pyav"`` or
+            ``"opencv"``. None: the pipeline as it is, and no video is opened at the
+            start.
         **kwargs: As for ``VideoDataset``.
 
     Raises:
         FileNotFoundError: There is no such list.
         ValueError: The list is empty, a line of it is malformed, a class id is outside
-            the range, the videos are not there, ``data_prefix`` is no dict, or
-            ``multi_class`` lacks ``num_classes``.
+            the range, videos are not there or cannot be read, ``data_prefix`` is no
+            dict, or ``multi_class`` lacks ``num_classes``.
     """
 
     def __init__(
@@ -73,102 +78,115 @@ class PVNASVideoDataset(VideoDataset):
         num_classes: int | None = None,
         test_mode: bool = False,
         max_refetch: int = 20,
+        backend: str | None = "auto",
         **kwargs: Any,
     ) -> None:
-        self._counts = _SharedCounts(0)
+        self._table = _SharedTable(0)
         self._parts: list[np.ndarray] = []
-        if isinstance(data_prefix, str):
-            raise ValueError(
-                f"{_field(test_mode)}.data_prefix: found {data_prefix!r}, expected "
-                f"dict(video={data_prefix!r})"
-            )
+        self._backend = backend
+        self._field = f"{'val/test' if test_mode else 'train'}_dataloader.dataset"
+        if backend is not None:
+            pipeline = with_exact_frames(pipeline, backend)
         super().__init__(
-            ann_file,
+            # The command line makes a number of a name of digits.
+            str(ann_file),
             pipeline,
-            data_prefix=dict(video="") if data_prefix is None else data_prefix,
+            data_prefix=dict(video=_folder(data_prefix, self._field)),
             num_classes=num_classes,
             test_mode=test_mode,
             max_refetch=max_refetch,
             **kwargs,
         )
 
-    def load_data_list(self) -> list[dict]:
-        """Read and check the list; one dict with filename and label per line."""
-        field = _field(self.test_mode)
+    def read_clips(self) -> list[dict]:
+        """Read the list; one dict with filename and label per line."""
         if self.multi_class and self.num_classes is None:
-            raise ValueError(
-                f"{field}.num_classes: found None, expected the number of "
-                "classes, which multi_class needs"
+            raise wrong(
+                f"{self._field}.num_classes",
+                "the number of classes, which multi_class needs",
+                "None",
             )
-        form = ListFormat(
-            field=field,
-            delimiter=self.delimiter,
-            multi_class=self.multi_class,
-            num_classes=self.num_classes,
+        clips = read_video_list(
+            self.ann_file,
+            self._field,
+            self.delimiter,
+            self.multi_class,
+            self.num_classes,
         )
-        data_list = [
+        return [
             dict(
-                filename=os.path.join(self.data_prefix["video"] or "", path),
+                filename=os.path.join(self.data_prefix["video"], path),
                 label=class_ids if self.multi_class else class_ids[0],
             )
-            for path, class_ids in read_video_list(self.ann_file, form)
+            for path, class_ids in clips
         ]
-        self._check_videos([data["filename"] for data in data_list], form.field)
+
+    def load_data_list(self) -> list[dict]:
+        """Read and check the list."""
+        data_list = self.read_clips()
+        self._check_videos([data["filename"] for data in data_list])
         self._check_repeats(data_list)
-        self._counts = _SharedCounts(len(data_list))
+        self._check_classes(data_list)
+        self._table = _SharedTable(len(data_list))
         return data_list
 
-    def _check_videos(self, paths: list[str], field: str) -> None:
-        missing, looked_for = find_missing(paths)
-        if not missing:
+    def _check_videos(self, paths: list[str]) -> None:
+        faults = find_faults(paths, self.ann_file, self._backend is not None)
+        if not faults:
             return
-        found = (
-            f"{self.ann_file}: {len(missing)} of {looked_for} videos looked for are "
-            f"missing, the first: {missing[0]}"
+        some = "; ".join(f"{path} ({why})" for path, why in [*faults.items()][:3])
+        error = wrong(
+            f"{self.ann_file} in {self._field}",
+            "every video" if self.test_mode else "videos",
+            f"{len(faults)} of {len(set(paths))} that cannot be read: {some}",
+            f"set {self._field}.data_prefix=dict(video=FOLDER) to the folder that the "
+            f"list's paths start from; it is {self.data_prefix['video']!r}"
+            if len(faults) == len(set(paths))
+            else "supply them, or take their lines out of the list"
+            if self.test_mode
+            else "they will be skipped",
         )
-        if len(missing) == looked_for:
-            raise ValueError(
-                f"data_prefix: {found}. Set {field}.data_prefix=dict(video=FOLDER) to "
-                "the folder that the paths of the list are relative to; it is "
-                f"{self.data_prefix['video']!r}."
-            )
-        if self.test_mode:
-            raise ValueError(
-                f"{found}. Validation and testing need every video: supply it, or "
-                "take its line out of the list."
-            )
-        print_log(f"{found}. They will be skipped.", "current", logging.WARNING)
+        if self.test_mode or len(faults) == len(set(paths)):
+            raise error
+        _warn(str(error))
 
     def _check_repeats(self, data_list: list[dict]) -> None:
-        """Warn of videos that are listed twice: what trains on one half of a list and
-        is judged on the other may see a clip in both."""
+        """Warn of files that are listed twice: what trains on one half of a list and is
+        judged on the other may see a clip in both."""
         labels: dict[str, list] = {}
-        for data in data_list:
-            labels.setdefault(data["filename"], []).append(data["label"])
-        repeated = {name: found for name, found in labels.items() if len(found) > 1}
-        if not repeated:
+        files = resolve(data["filename"] for data in data_list)
+        for file, data in zip(files, data_list, strict=True):
+            labels.setdefault(file, []).append(data["label"])
+        repeated = [file for file, found in labels.items() if len(found) > 1]
+        mixed = [f for f in repeated if any(c != labels[f][0] for c in labels[f])]
+        if repeated:
+            _warn(
+                f"{self.ann_file} in {self._field}: expected each video once, got "
+                f"{len(repeated)} of {len(labels)} more than once, {len(mixed)} with "
+                "different class ids: "
+                f"{', '.join([*dict.fromkeys(mixed + repeated)][:3])}; take out lines"
+            )
+
+    def _check_classes(self, data_list: list[dict]) -> None:
+        if self.multi_class or self.num_classes is None or self.test_mode:
             return
-        differ = [
-            n for n, found in repeated.items() if any(c != found[0] for c in found)
-        ]
-        text = f"{self.ann_file}: {len(repeated)} video(s) are listed more than once"
-        if differ:
-            text += f", {len(differ)} of them with different class ids"
-        print_log(
-            f"{text}, the first: {next(iter(differ or repeated))}",
-            "current",
-            logging.WARNING,
-        )
+        lacking = set(range(self.num_classes)) - {data["label"] for data in data_list}
+        if lacking:
+            _warn(
+                f"{self._field}.num_classes: expected clips of all {self.num_classes} "
+                f"classes in {self.ann_file}, got none of {len(lacking)} of them, such "
+                f"as class id {min(lacking)}; set it to the number of classes there are"
+            )
 
     def _copy_without_annotation(self, memo: dict | None = None) -> PVNASVideoDataset:
         other = super()._copy_without_annotation({} if memo is None else memo)
-        other._counts = _SharedCounts(len(self.failures))
+        other._table = _SharedTable(len(self.failures))
         return other
 
     @property
     def failures(self) -> torch.Tensor:
         """How often each clip could not be read, (len(self),) or longer, int32."""
-        return self._counts.tensor
+        return self._table.tensor[0]
 
     def keep_apart(self, parts: Sequence[Sequence[int]]) -> None:
         """Replace a bad video only by one of its own part.
@@ -203,15 +221,16 @@ class PVNASVideoDataset(VideoDataset):
                 return data
         bad = int((self.failures > 0).sum())
         raise OSError(
-            f"{self.ann_file}: {self.max_refetch + 1} clips in a row gave nothing to "
-            f"train on ({bad} of {len(self)} videos could not be read so far; see the "
-            "warnings above). Check data_prefix and the videos, or raise max_refetch."
+            f"{self.ann_file}: expected clips to train on, got none in "
+            f"{self.max_refetch + 1} tries ({bad} of {len(self)} videos could not be "
+            "read so far, see the warnings above); replace them, or raise max_refetch"
         )
 
     def prepare_data(self, idx: int) -> Any:
         """The clip ``idx`` after the pipeline, or None for a bad video in training."""
         data = self.get_data_info(idx)
         path = data["filename"]
+        data["video_length"] = int(self._table.tensor[1, idx])
         has_images = False
         for number, transform in enumerate(self.pipeline.transforms):
             self._check_crop(number, transform, data.get("img_shape"))
@@ -222,19 +241,19 @@ class PVNASVideoDataset(VideoDataset):
             except Exception as error:
                 if has_images:
                     raise
-                text = " ".join(str(error).split())[:200]
-                reason = f"{type(error).__name__}: {text}"
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 if self.test_mode:
                     raise OSError(
-                        f"{path}: this video cannot be read ({reason}). Validation and "
-                        f"testing need every video of {self.ann_file}: replace it, or "
-                        "take its line out of the list."
+                        f"{path}: expected a video, got {reason}; replace it, or take "
+                        f"its line out of {self.ann_file}"
                     ) from error
                 self._count_failure(idx, path, reason)
                 return None
             if data is None:
                 return None
             has_images = has_images or "imgs" in data
+            if "video_length" in data:
+                self._table.tensor[1, idx] = data["video_length"]
         return data
 
     def _check_crop(
@@ -245,17 +264,38 @@ class PVNASVideoDataset(VideoDataset):
             return
         (height, width), (crop_width, crop_height) = shape, transform.crop_size
         if crop_height > height or crop_width > width:
-            raise ValueError(
-                f"{_field(self.test_mode)}.pipeline.{number}.crop_size: found "
-                f"{crop_height}x{crop_width}, expected no more than the frames' "
-                f"{height}x{width}; raise the Resize before it"
+            raise wrong(
+                f"{self._field}.pipeline.{number}.crop_size",
+                f"no more than the frames' {height}x{width}",
+                f"{crop_height}x{crop_width}",
+                "raise the Resize before it",
             )
 
     def _count_failure(self, idx: int, path: str, reason: str) -> None:
         self.failures[idx] += 1
         if self.failures[idx] == 1:
-            print_log(
-                f"{path}: this video cannot be read and is skipped ({reason})",
-                "current",
-                logging.WARNING,
-            )
+            _warn(f"{path}: expected a video, got {reason}; it is skipped")
+
+
+def _warn(text: str) -> None:
+    print_log(text, "current", logging.WARNING)
+
+
+def _folder(data_prefix: object, field: str) -> str:
+    """The folder that a list's paths start from."""
+    if data_prefix is None:
+        return ""
+    if not isinstance(data_prefix, Mapping):
+        raise wrong(
+            f"{field}.data_prefix", f"dict(video={data_prefix!r})", repr(data_prefix)
+        )
+    folder = data_prefix.get("video")
+    # The command line makes a number of 2024, and the same number of 02024.
+    if isinstance(folder, int | float) and not os.path.isdir(str(folder)):
+        raise wrong(
+            f"{field}.data_prefix.video",
+            "a folder",
+            f"the number {folder}",
+            f"write ./{folder} for a folder of that name",
+        )
+    return str(folder or "")

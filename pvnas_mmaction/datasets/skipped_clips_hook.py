@@ -1,24 +1,29 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Report, at the end of each epoch, the videos that could not be read."""
+"""Report clips that stand in two lists, and the videos that could not be read."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import combinations
+
 import torch
-from mmaction.registry import HOOKS
-from mmengine.dist import all_reduce
+from mmaction.registry import DATASETS, HOOKS
+from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from .pvnas_video_dataset import PVNASVideoDataset
+from .video_list import resolve
 
 
 @HOOKS.register_module()
 class SkippedClipsHook(Hook):
-    """Log how many clips were skipped, and which videos they are.
+    """Log which clips two lists share, and how many clips were skipped.
 
-    It looks for every :class:`PVNASVideoDataset` behind the training loader, also in
-    wrappers (``.dataset`` or ``.datasets``), and sums over the processes of a
-    distributed run. An epoch without skipped clips logs nothing.
+    Before a run it compares the lists of the training, validation and test loader; two
+    loaders of one list are not compared. After each epoch it sums the skipped clips
+    over the processes of a distributed run; an epoch without them logs nothing. It
+    finds every :class:`PVNASVideoDataset`, also in wrappers.
 
     Args:
         max_paths: How many paths a report holds at most. Default 20.
@@ -29,6 +34,28 @@ class SkippedClipsHook(Hook):
     def __init__(self, max_paths: int = 20) -> None:
         self.max_paths = max_paths
         self._reported: dict[int, torch.Tensor] = {}
+
+    def before_run(self, runner: Runner) -> None:
+        """Warn of files that stand in two lists."""
+        if not is_main_process():
+            return
+        found = {}
+        for part in ("train", "val", "test"):
+            loader = getattr(runner, f"_{part}_dataloader", None)
+            datasets = _find(_child(loader, "dataset"))
+            paths = [c["filename"] for d in datasets for c in d.read_clips()]
+            found[part] = {str(d.ann_file) for d in datasets}, set(resolve(paths))
+        for (one, (lists, files)), (other, (others, others_files)) in combinations(
+            found.items(), 2
+        ):
+            shared = sorted(files & others_files)
+            if not shared or lists == others:
+                continue
+            runner.logger.warning(
+                f"{other}_dataloader: expected other clips than in {one}_dataloader, "
+                f"got {len(shared)} of {len(others_files)} that are in both: "
+                f"{_shorten(shared, 3)}; take them out of one list"
+            )
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Report what is new since the last report."""
@@ -42,17 +69,29 @@ class SkippedClipsHook(Hook):
             if not indices:
                 continue
             paths = [dataset.get_data_info(i)["filename"] for i in indices]
-            shown = "".join(f"\n  {path}" for path in paths[: self.max_paths])
-            if len(paths) > self.max_paths:
-                shown += f"\n  and {len(paths) - self.max_paths} more"
             runner.logger.warning(
                 f"Epoch {runner.epoch + 1}: clips skipped: {int(new.sum())}; videos of "
-                f"{dataset.ann_file} that cannot be read: {len(paths)}{shown}"
+                f"{dataset.ann_file} that cannot be read: {len(paths)}: "
+                f"{_shorten(paths, self.max_paths)}"
             )
+
+
+def _shorten(paths: list[str], most: int) -> str:
+    more = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return ", ".join(paths[:most]) + more
+
+
+def _child(parent: object, name: str) -> object:
+    """A part of a config, or of what was built from one; None if it has none."""
+    if isinstance(parent, Mapping):
+        return parent.get(name)
+    return getattr(parent, name, None)
 
 
 def _find(dataset: object) -> list[PVNASVideoDataset]:
     if isinstance(dataset, PVNASVideoDataset):
         return [dataset]
-    inner = getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]
+    if _child(dataset, "type") in ("PVNASVideoDataset", PVNASVideoDataset):
+        return [DATASETS.build({**dataset, "lazy_init": True})]  # type: ignore[dict-item]
+    inner = _child(dataset, "datasets") or [_child(dataset, "dataset")]
     return [found for item in inner if item is not None for found in _find(item)]

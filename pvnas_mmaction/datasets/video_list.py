@@ -5,36 +5,38 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
+import numpy as np
 from mmengine.fileio import exists, get_text
+from mmengine.logging import print_log
 
-MAX_FILES_CHECKED = 1000
+from ..space.checks import wrong
+from .video_frames import VideoFrames
 
-
-@dataclass(frozen=True)
-class ListFormat:
-    """How to read a list, and what to name in a message.
-
-    Args:
-        field: Config field of the data set, e.g. ``train_dataloader.dataset``.
-        delimiter: What separates path and class id.
-        multi_class: Whether a line may hold several class ids.
-        num_classes: Class ids are in [0, num_classes). None: any is right.
-    """
-
-    field: str
-    delimiter: str = " "
-    multi_class: bool = False
-    num_classes: int | None = None
+# Of a longer list, an even sample of so many videos is opened at the start.
+MAX_OPENED = 4000
+SECONDS_PER_REPORT = 15
 
 
-def read_video_list(path: str, form: ListFormat) -> list[tuple[str, list[int]]]:
+def read_video_list(
+    path: str,
+    field: str,
+    delimiter: str = " ",
+    multi_class: bool = False,
+    num_classes: int | None = None,
+) -> list[tuple[str, list[int]]]:
     """Read a list.
 
     Args:
         path: The list, UTF-8 text. Blank lines don't count.
-        form: How to read it.
+        field: Config field of the data set, such as ``train_dataloader.dataset``.
+        delimiter: What separates path and class id. Default: a space.
+        multi_class: Whether a line may hold several class ids. Default False.
+        num_classes: Class ids are in [0, num_classes). Default None: any is right.
 
     Returns:
         Path as it is written and class ids, per line. A path may hold the delimiter:
@@ -43,74 +45,117 @@ def read_video_list(path: str, form: ListFormat) -> list[tuple[str, list[int]]]:
 
     Raises:
         FileNotFoundError: There is no such list.
-        ValueError: It is empty or no text, or a line is malformed; names file, line,
-            what was found and expected.
+        ValueError: It is empty or no text, or a line is malformed.
     """
+    wanted = f"a list of lines 'path{delimiter}class_id'"
     if not exists(path):
         raise FileNotFoundError(
-            f"ann_file: no such file: {path} (looked for {os.path.abspath(path)}). "
-            f"Set {form.field}.ann_file to a list of 'path class_id' lines."
+            f"{field}.ann_file: expected {wanted}, got {path!r}, which does not exist "
+            f"(looked for {os.path.abspath(path)})"
         )
     try:
         text = get_text(path, encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"ann_file: {path}: expected UTF-8 text with lines 'path class_id', "
-            f"found something else ({error})"
-        ) from None
+        raise wrong(f"{field}.ann_file", wanted, f"{path}: {error}") from None
     # str.splitlines would also break a name at, say, a Unicode line separator.
-    lines = re.split(r"\r\n|\n|\r", text)
-    clips = [
-        _parse(line.strip(), form, f"{path}:{number}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-    if not clips:
-        raise ValueError(
-            f"ann_file: {path} is empty, expected lines 'path class_id'. "
-            f"Set {form.field}.ann_file to another list, or fill this one."
+    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text)]
+    clips = []
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        name, *labels = (
+            line.split(delimiter) if multi_class else line.rsplit(delimiter, 1)
         )
+        place = f"{path}:{number}"
+        if not name.strip() or not labels or not all(map(_is_integer, labels)):
+            raise wrong(place, f"'path{delimiter}class_id'", repr(line))
+        class_ids = [int(label) for label in labels]
+        last = max(class_ids)
+        if min(class_ids) < 0 or (num_classes is not None and last >= num_classes):
+            raise wrong(
+                place,
+                f"class ids from 0 to num_classes - 1 ({num_classes} classes)",
+                f"{class_ids}",
+                "correct the line, or set num_classes, of data set and cls_head, to "
+                f"{last + 1} or more (NUM_CLASSES, where the config reads it from the "
+                "environment)",
+            )
+        clips.append((name.strip(), class_ids))
+    if not clips:
+        raise wrong(f"{field}.ann_file", wanted, f"{path}, which is empty")
     return clips
 
 
-def _parse(line: str, form: ListFormat, place: str) -> tuple[str, list[int]]:
-    if form.multi_class:
-        path, *labels = line.split(form.delimiter)
-    else:
-        path, *labels = line.rsplit(form.delimiter, 1)
-    path = path.strip()
-    try:
-        class_ids = [int(label) for label in labels]
-    except ValueError:
-        class_ids = []
-    if not path or not class_ids:
-        raise ValueError(
-            f"{place}: expected 'path{form.delimiter}class_id', found {line!r}"
-        )
-    for class_id in class_ids:
-        if class_id < 0:
-            raise ValueError(f"{place}: found class id {class_id}, expected >= 0")
-        if form.num_classes is not None and class_id >= form.num_classes:
-            raise ValueError(
-                f"{place}: found class id {class_id}, expected one in "
-                f"[0, {form.num_classes}): ids count from 0. Mend the line, or set "
-                f"num_classes, of the data set and of cls_head, to at least "
-                f"{class_id + 1} (NUM_CLASSES, where the config reads it from the "
-                "environment)."
-            )
-    return path, class_ids
+def _is_integer(text: str) -> bool:
+    return re.fullmatch(r"\s*[+-]?\d+\s*", text) is not None
 
 
-def find_missing(paths: list[str]) -> tuple[list[str], int]:
-    """Look for video files: for all, or for an even sample of a long list.
+def video_file(path: str) -> str:
+    """The path, with ``.mp4`` where it has no ending, as MMAction2 has it."""
+    return path if os.path.splitext(path)[1] or os.path.isfile(path) else path + ".mp4"
+
+
+def resolve(paths: Iterable[str]) -> list[str]:
+    """Absolute paths without links and dots: the same for the same file."""
+    real_folder = cache(os.path.realpath)
+    return [
+        os.path.realpath(path)
+        if os.path.islink(path)
+        else os.path.join(real_folder(os.path.dirname(path)), os.path.basename(path))
+        for path in map(video_file, paths)
+    ]
+
+
+def find_faults(paths: Sequence[str], name: str, open_files: bool) -> dict[str, str]:
+    """Look for all videos, and open them: a long list's first, last and an even sample.
 
     Args:
-        paths: Video files. One without an ending stands for ``.mp4``, as it does for
-            MMAction2's readers.
+        paths: Video files.
+        name: What to call the list in the log.
+        open_files: Whether to read the first frame of those on disk as well.
 
     Returns:
-        Those that do not exist, and how many were looked for.
+        What is wrong with each one that is missing or holds no frame.
     """
-    step = -(-len(paths) // MAX_FILES_CHECKED)
-    sample = [p if os.path.splitext(p)[1] else p + ".mp4" for p in paths[::step]]
-    return [path for path in sample if not exists(path)], len(sample)
+    files = list(dict.fromkeys(map(video_file, paths)))
+    faults = _apply(_why_missing, files, f"{name}: looked for")
+    present = [path for path in files if path not in faults and os.path.exists(path)]
+    if open_files and present:
+        places = np.linspace(0, len(present) - 1, min(len(present), MAX_OPENED))
+        sample = [present[i] for i in places.astype(int)]
+        faults |= _apply(_why_unreadable, sample, f"{name}: opened")
+    return faults
+
+
+def _apply(check: Callable[[str], str], files: list[str], text: str) -> dict[str, str]:
+    """What a check says of files, in threads, as disks are slow; logs long runs."""
+    faults, last = {}, time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        for number, (file, fault) in enumerate(
+            zip(files, pool.map(check, files), strict=True), 1
+        ):
+            if fault:
+                faults[file] = fault
+            if time.monotonic() - last > SECONDS_PER_REPORT:
+                last = time.monotonic()
+                print_log(f"{text} {number} of {len(files)} videos", "current")
+    return faults
+
+
+def _why_missing(path: str) -> str:
+    return "" if os.path.isfile(path) or exists(path) else "no such file"
+
+
+def _why_unreadable(path: str) -> str:
+    state = os.stat(path)
+    return _why(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _why(path: str, size: int, modified: int) -> str:
+    """Why not even the first frame can be read; once for a file as it is."""
+    try:
+        VideoFrames(path, length=-1).read([0])
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""

@@ -8,9 +8,9 @@ num_classes = {{"$NUM_CLASSES:2"}}
 # Uniform sampling of 8 frames (u8) at 112x112. Set flip_ratio to 0 where a mirror turns
 # one class into another.
 train_pipeline = [
-    dict(type="DecordInit", io_backend="disk"),
+    dict(type="PVNASVideoInit"),
     dict(type="UniformSample", clip_len=8),
-    dict(type="DecordDecode"),
+    dict(type="PVNASVideoDecode"),
     dict(type="Resize", scale=(-1, 128)),
     dict(type="RandomResizedCrop", area_range=(0.4, 1.0)),
     dict(type="Resize", scale=(112, 112), keep_ratio=False),
@@ -19,9 +19,9 @@ train_pipeline = [
     dict(type="PackActionInputs"),
 ]
 val_pipeline = [
-    dict(type="DecordInit", io_backend="disk"),
+    dict(type="PVNASVideoInit"),
     dict(type="UniformSample", clip_len=8, test_mode=True),
-    dict(type="DecordDecode"),
+    dict(type="PVNASVideoDecode"),
     dict(type="Resize", scale=(-1, 128)),
     dict(type="CenterCrop", crop_size=112),
     dict(type="FormatShape", input_format="NCTHW"),

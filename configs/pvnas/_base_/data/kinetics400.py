@@ -8,9 +8,9 @@ ann_file_val = "data/kinetics400/kinetics400_val_list_videos.txt"
 num_classes = 400
 
 train_pipeline = [
-    dict(type="DecordInit", io_backend="disk"),
+    dict(type="PVNASVideoInit"),
     dict(type="SampleFrames", clip_len=8, frame_interval=8, num_clips=1),
-    dict(type="DecordDecode"),
+    dict(type="PVNASVideoDecode"),
     dict(type="Resize", scale=(-1, 256)),
     dict(type="RandomResizedCrop"),
     dict(type="Resize", scale=(224, 224), keep_ratio=False),
@@ -19,22 +19,22 @@ train_pipeline = [
     dict(type="PackActionInputs"),
 ]
 val_pipeline = [
-    dict(type="DecordInit", io_backend="disk"),
+    dict(type="PVNASVideoInit"),
     dict(
         type="SampleFrames", clip_len=8, frame_interval=8, num_clips=1, test_mode=True
     ),
-    dict(type="DecordDecode"),
+    dict(type="PVNASVideoDecode"),
     dict(type="Resize", scale=(-1, 256)),
     dict(type="CenterCrop", crop_size=224),
     dict(type="FormatShape", input_format="NCTHW"),
     dict(type="PackActionInputs"),
 ]
 test_pipeline = [
-    dict(type="DecordInit", io_backend="disk"),
+    dict(type="PVNASVideoInit"),
     dict(
         type="SampleFrames", clip_len=8, frame_interval=8, num_clips=10, test_mode=True
     ),
-    dict(type="DecordDecode"),
+    dict(type="PVNASVideoDecode"),
     dict(type="Resize", scale=(-1, 224)),
     dict(type="ThreeCrop", crop_size=224),
     dict(type="FormatShape", input_format="NCTHW"),

@@ -8,22 +8,21 @@ data_root = "data/motion_clips"
 num_classes = 8
 # The class of each class played backwards, for TimeReversalBlending.
 opposites = [1, 0, 3, 2, 5, 4, 7, 6]
-file_client_args = dict(io_backend="disk")
 
 train_pipeline = [
-    dict(type="DecordInit", **file_client_args),
+    dict(type="PVNASVideoInit"),
     dict(type="SampleFrames", clip_len=8, frame_interval=1, num_clips=1),
-    dict(type="DecordDecode"),
+    dict(type="PVNASVideoDecode"),
     dict(type="Resize", scale=(32, 32), keep_ratio=False),
     dict(type="FormatShape", input_format="NCTHW"),
     dict(type="PackActionInputs"),
 ]
 val_pipeline = [
-    dict(type="DecordInit", **file_client_args),
+    dict(type="PVNASVideoInit"),
     dict(
         type="SampleFrames", clip_len=8, frame_interval=1, num_clips=1, test_mode=True
     ),
-    dict(type="DecordDecode"),
+    dict(type="PVNASVideoDecode"),
     dict(type="Resize", scale=(32, 32), keep_ratio=False),
     dict(type="FormatShape", input_format="NCTHW"),
     dict(type="PackActionInputs"),

@@ -10,9 +10,9 @@ num_classes = 174
 # A mirrored "from left to right" is the class "from right to left".
 sthv2_flip_label_map = {86: 87, 87: 86, 93: 94, 94: 93, 166: 167, 167: 166}
 train_pipeline = [
-    dict(type="DecordInit", io_backend="disk"),
+    dict(type="PVNASVideoInit"),
     dict(type="UniformSample", clip_len=8),
-    dict(type="DecordDecode"),
+    dict(type="PVNASVideoDecode"),
     dict(type="Resize", scale=(-1, 256)),
     dict(type="RandomResizedCrop"),
     dict(type="Resize", scale=(224, 224), keep_ratio=False),
@@ -21,18 +21,18 @@ train_pipeline = [
     dict(type="PackActionInputs"),
 ]
 val_pipeline = [
-    dict(type="DecordInit", io_backend="disk"),
+    dict(type="PVNASVideoInit"),
     dict(type="UniformSample", clip_len=8, test_mode=True),
-    dict(type="DecordDecode"),
+    dict(type="PVNASVideoDecode"),
     dict(type="Resize", scale=(-1, 256)),
     dict(type="CenterCrop", crop_size=224),
     dict(type="FormatShape", input_format="NCTHW"),
     dict(type="PackActionInputs"),
 ]
 test_pipeline = [
-    dict(type="DecordInit", io_backend="disk"),
+    dict(type="PVNASVideoInit"),
     dict(type="UniformSample", clip_len=8, num_clips=2, test_mode=True),
-    dict(type="DecordDecode"),
+    dict(type="PVNASVideoDecode"),
     dict(type="Resize", scale=(-1, 224)),
     dict(type="ThreeCrop", crop_size=224),
     dict(type="FormatShape", input_format="NCTHW"),

@@ -1,0 +1,271 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The frames of a video as a player shows them.
+
+What a container says of its frames is often wrong: a cut without re-encoding holds
+frames that are not presented, a packet may hold no picture or two, and the count in a
+header is an estimate. So the frames of a file are counted once, by decoding it whole.
+Where that shows that every packet is one frame, in the order of the time stamps, later
+reads jump to the key frame before what they need; otherwise they start at the first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import dropwhile
+from typing import Any, BinaryIO
+
+import av
+import cv2
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.frame import PictureType
+from av.video.stream import VideoStream
+from mmengine.logging import print_log
+
+BACKENDS = ("auto", "pyav", "opencv")
+# Frames of the counting pass are kept up to this size: most clips are decoded once.
+KEEP_BYTES = 2**28
+# A seek costs about as much as decoding this many small frames.
+SEEK_GAIN = 16
+
+
+class VideoFrames:
+    """Frames of a video by number, in the order of presentation.
+
+    Frame i is the i-th one that ``ffmpeg`` shows: edit lists and rotation are applied,
+    and packets that cannot be decoded are left out. A backend that fails is followed by
+    the next one. All read forwards to the end of the file, so that none can hang.
+
+    Args:
+        file: Path of a video, or a stream of its bytes (which PyAV alone reads).
+        length: :attr:`length` of an earlier reader of the same file: spares the count.
+            Default 0: unknown.
+        backend: Which one of :data:`BACKENDS` reads first. Default ``"auto"``: PyAV.
+        num_threads: Decoding threads of PyAV. Default 1.
+
+    Raises:
+        OSError: There is no such file.
+        ValueError: No backend reads a single frame; gives the reason of each.
+    """
+
+    def __init__(
+        self,
+        file: str | BinaryIO,
+        length: int = 0,
+        backend: str = "auto",
+        num_threads: int = 1,
+    ) -> None:
+        if isinstance(file, str) and not os.path.isfile(file):
+            raise FileNotFoundError("no file")
+        readers = dict(pyav=_PyAVReader(file, num_threads), opencv=_OpenCVReader(file))
+        self._readers = sorted(readers.items(), key=lambda item: item[0] != backend)
+        self.length: int = length or self._first(lambda reader: reader.count())
+        """Number of frames; negative where each read has to start at the first one."""
+
+    def __len__(self) -> int:
+        return abs(self.length)
+
+    @property
+    def fps(self) -> float:
+        """Mean frames per second by the container; 0 where it names none."""
+        return self._first(lambda reader: reader.fps())
+
+    def read(self, indices: Sequence[int]) -> list[np.ndarray]:
+        """Frames (H, W, 3), uint8, red first, in the order that is asked for."""
+        numbers = sorted({int(i) for i in indices})
+        if numbers[0] < 0 or numbers[-1] >= len(self):
+            raise IndexError(f"frames {numbers}: there are {len(self)} only")
+        found = self._first(lambda reader: reader.read(numbers, self.length > 0))
+        return [found[int(i)] for i in indices]
+
+    def _first(self, ask: Callable[[Any], Any]) -> Any:
+        """The answer of the first backend that has one."""
+        reasons = []
+        for name, reader in self._readers:
+            try:
+                return ask(reader)
+            except (av.FFmpegError, cv2.error, ValueError) as error:
+                text = getattr(error, "strerror", None) or str(error)
+                reasons.append(f"{name}: {' '.join(text.split())[:120]}")
+        raise ValueError("; ".join(reasons))
+
+
+class _PyAVReader:
+    def __init__(self, file: str | BinaryIO, num_threads: int) -> None:
+        self._file, self._num_threads = file, num_threads
+        self._kept: list[av.VideoFrame] = []
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+        if not isinstance(self._file, str):
+            self._file.seek(0)
+        with av.open(self._file, metadata_errors="replace") as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise ValueError("no video stream")
+            stream.codec_context.thread_count = self._num_threads
+            yield container, stream
+
+    def fps(self) -> float:
+        with self._open() as (_, stream):
+            return float(stream.average_rate or 0)
+
+    def count(self) -> int:
+        packets: list[tuple[int | None, bool]] = []
+        times, intra, size = [], set(), 0
+        with self._open() as (container, stream):
+            for frame in _decode(container, stream, packets):
+                times.append(frame.pts)
+                if frame.key_frame and frame.pict_type == PictureType.I:
+                    intra.add(frame.pts)
+                size += sum(plane.buffer_size for plane in frame.planes)
+                if size <= KEEP_BYTES:
+                    self._kept.append(frame)
+        if size > KEEP_BYTES:
+            self._kept = []
+        by_time = {time for time, _ in packets}
+        can_seek = (
+            None not in by_time
+            and len(by_time) == len(packets)
+            and sorted(by_time) == times
+            and all(time in intra for time, is_key in packets if is_key)
+        )
+        return len(times) if can_seek else -len(times)
+
+    def read(self, numbers: list[int], can_seek: bool) -> dict[int, np.ndarray]:
+        found: dict[int, av.VideoFrame] = {}
+        if self._kept:
+            found = {i: self._kept[i] for i in numbers}
+        elif can_seek:
+            with self._open() as (container, stream), suppress(ValueError):
+                found = _seek(container, stream, numbers)
+        if len(found) < len(numbers):
+            with self._open() as (container, stream):
+                frames = _decode(container, stream)
+                numbered = zip(range(numbers[-1] + 1), frames, strict=False)
+                found = {i: frame for i, frame in numbered if i in numbers}
+        first = found[numbers[0]]
+        return {i: _to_array(f, first.width, first.height) for i, f in found.items()}
+
+
+class _OpenCVReader:
+    def __init__(self, file: str | BinaryIO) -> None:
+        self._file = file
+
+    def _frames(self) -> Iterator[cv2.VideoCapture]:
+        """The opened file at each of its frames."""
+        if not isinstance(self._file, str):
+            raise ValueError("reads files only")
+        capture = cv2.VideoCapture(self._file)
+        while capture.grab():
+            yield capture
+
+    def fps(self) -> float:
+        return cv2.VideoCapture(self._file).get(cv2.CAP_PROP_FPS)
+
+    def count(self) -> int:
+        length = sum(1 for _ in self._frames())
+        if length == 0:
+            raise ValueError("no frames")
+        return -length
+
+    def read(self, numbers: list[int], can_seek: bool) -> dict[int, np.ndarray]:
+        numbered = zip(range(numbers[-1] + 1), self._frames(), strict=False)
+        images = {i: at.retrieve()[1] for i, at in numbered if i in numbers}
+        if len(images) < len(numbers):
+            raise ValueError("no frames")
+        return {i: cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB) for i, bgr in images.items()}
+
+
+def _decode(
+    container: InputContainer,
+    stream: VideoStream,
+    packets: list[tuple[int | None, bool]] | None = None,
+) -> Iterator[av.VideoFrame]:
+    """Frames in the order of presentation; passes over faults, as ``ffmpeg`` does.
+
+    Args:
+        container: The opened file.
+        stream: Its video stream.
+        packets: Takes time and key-frame flag of each packet; no time for one that is
+            not presented. With it, faults are logged.
+
+    Raises:
+        ValueError: There was no frame; gives the first fault.
+    """
+    faults: list[av.FFmpegError] = []
+    num_frames = 0
+    for packet in _demux(container, stream, faults):
+        if packets is not None and packet and packet.size:
+            time = None if packet.is_discard else packet.pts
+            packets.append((time, packet.is_keyframe))
+        try:
+            frames = stream.decode(packet)
+        except av.FFmpegError as error:
+            faults.append(error)
+            continue
+        num_frames += len(frames)
+        yield from frames
+    if num_frames == 0:
+        raise ValueError(faults[0].strerror if faults else "no frames")
+    if faults and packets is not None:
+        print_log(
+            f"{container.name}: expected a whole video, got {num_frames} frames and a "
+            f"fault ({faults[0].strerror}); these frames are used",
+            "current",
+            logging.WARNING,
+        )
+
+
+def _demux(
+    container: InputContainer, stream: VideoStream, faults: list[av.FFmpegError]
+) -> Iterator[av.Packet | None]:
+    """Packets to the end or to a fault of the file; None empties the decoder."""
+    try:
+        yield from container.demux(stream)
+    except av.FFmpegError as error:
+        faults.append(error)
+        yield None
+
+
+def _seek(
+    container: InputContainer, stream: VideoStream, numbers: list[int]
+) -> dict[int, av.VideoFrame]:
+    """Frames read from the key frames before them; not all where a seek goes astray."""
+    packets = sorted((p.pts, p.is_keyframe) for p in container.demux(stream) if p.size)
+    keys = [i for i, (_, is_key) in enumerate(packets) if is_key]
+    groups: list[tuple[int, list[int]]] = []
+    for number in numbers:
+        start = max((key for key in keys if key <= number), default=0)
+        if groups and start - groups[-1][1][-1] <= SEEK_GAIN:
+            groups[-1][1].append(number)
+        else:
+            groups.append((start, [number]))
+    found: dict[int, av.VideoFrame] = {}
+    for start, wanted in groups:
+        begin = packets[start][0]
+        container.seek(begin, stream=stream)
+        frames = dropwhile(lambda f: f.pts < begin, _decode(container, stream))  # noqa: B023
+        for i, frame in zip(range(start, wanted[-1] + 1), frames, strict=False):
+            if frame.pts != packets[i][0]:
+                return {}
+            if i in wanted:
+                found[i] = frame
+    return found
+
+
+def _to_array(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+    """The upright RGB picture, of the size that a video starts with."""
+    image = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    if matrix is None:
+        return image
+    # Where the picture's axes, right and down, point on the display.
+    a, b, c, d = np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist()
+    if abs(b) > abs(a):
+        image, a, d = image.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
