@@ -8,6 +8,7 @@ needs nothing here.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 
 import torch
@@ -153,7 +154,11 @@ def build_head(skeleton: Skeleton) -> Block:
 
 def init_weights(module: nn.Module) -> None:
     """He-normal convolutions (fan out; He et al., 2015), fully connected layers at a
-    standard deviation of 0.01, batch normalisation at 1 and 0."""
+    standard deviation of 0.01, batch normalisation at 1 and 0.
+
+    The second convolution of a pair that shares one normalisation keeps the scale of
+    its input (fan in): behind two small ones epsilon would outweigh the variance.
+    """
     for part in module.modules():
         if isinstance(part, nn.Conv3d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
@@ -163,3 +168,8 @@ def init_weights(module: nn.Module) -> None:
         elif isinstance(part, nn.modules.batchnorm._BatchNorm):
             nn.init.ones_(part.weight)
             nn.init.zeros_(part.bias)
+    for block in (part for part in module.modules() if isinstance(part, Block)):
+        for before, part in itertools.pairwise(block.layout.parts):
+            if isinstance(before, data.Conv) and not before.norm:
+                weight = block.get_submodule(part.role).conv.weight
+                nn.init.kaiming_normal_(weight, nonlinearity="linear")
