@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Every family against hand-built references, at odd sizes, and folded."""
+"""Blocks against plain modules and numbers by hand, at odd sizes, and folded."""
 
 from __future__ import annotations
 
@@ -8,20 +8,36 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import LAYERS, layer_id, make_layer, specs_of
 
+from pvnas_mmaction.models import PVNASNet, blocks
 from pvnas_mmaction.models.blocks import (
-    OPS,
-    ConvBN,
+    Block,
+    ConvNormAct,
     SqueezeExcitation,
+    TemporalShift,
     build_block,
     build_head,
     build_stem,
     init_weights,
-    temporal_shift,
 )
-from pvnas_mmaction.space.genotype import FAMILIES, Layer
+from pvnas_mmaction.space import layout as data
+from pvnas_mmaction.space.cost import Cost, block_cost, network_cost
+from pvnas_mmaction.space.genotype import Skeleton, Stage, Stem
+from pvnas_mmaction.space.layout import (
+    FAMILIES,
+    BlockSpec,
+    Conv,
+    Layer,
+    Layout,
+    Style,
+    family,
+    layout,
+    out_shape,
+)
+from pvnas_mmaction.space.search_space import SearchSpace
 
 
 def randomize(module: nn.Module) -> nn.Module:
@@ -55,11 +71,12 @@ def conv(
     kernel: tuple[int, int, int] = (1, 1, 1),
     stride: tuple[int, int, int] = (1, 1, 1),
     groups: int = 1,
+    eps: float = 1e-5,
 ) -> list[nn.Module]:
     padding = tuple((size - 1) // 2 for size in kernel)
     return [
         nn.Conv3d(inside, outside, kernel, stride, padding, groups=groups, bias=False),
-        nn.BatchNorm3d(outside),
+        nn.BatchNorm3d(outside, eps),
     ]
 
 
@@ -74,13 +91,11 @@ def test_shift_by_explicit_indexing(channels: int, frames: int) -> None:
         earlier = x[:, part : 2 * part, t - 1] if t else 0.0
         expected[:, :part, t] = later
         expected[:, part : 2 * part, t] = earlier
-    torch.testing.assert_close(temporal_shift(x), expected, rtol=0, atol=0)
+    torch.testing.assert_close(TemporalShift(8)(x), expected, rtol=0, atol=0)
 
 
 def test_squeeze_and_excitation_by_hand() -> None:
-    se = randomize(SqueezeExcitation(40))
-    # A quarter of 40 is 10, of which 8 is the nearest multiple of 8.
-    assert se.reduce.weight.shape == (8, 40)
+    se = randomize(SqueezeExcitation(data.SqueezeExcitation(40, 8)))
     x = clip(40)
     mean = torch.einsum("ncthw->nc", x) / (5 * 17 * 9)
     inside = (mean @ se.reduce.weight.T + se.reduce.bias).clamp_min(0)
@@ -89,27 +104,17 @@ def test_squeeze_and_excitation_by_hand() -> None:
 
 
 RELU = nn.ReLU()
-STRIDED = make_layer(16, 24, 2, 2)
-# Expected part between input and residual, in the order of the block's weights. 2.25
-# times 16 channels, 36, is rounded up to 40.
+# Parts on the residual branch, in the order of the block's weights. 2.25 times 16
+# channels, 36, is rounded up to 40. The two convolutions of a separable pair share one
+# normalisation. The last four change the width and both strides.
 CHAINS = {
     "mb_t3_k5_e2.25": [
         *(*conv(16, 40), RELU),
-        *(*conv(40, 40, (1, 5, 5), groups=40), RELU),
+        conv(40, 40, (1, 5, 5), groups=40)[0],
         *(*conv(40, 40, (3, 1, 1), groups=40), RELU),
         *conv(40, 16),
     ],
     "mb_t1_k3_e1": [*conv(16, 16, (1, 3, 3), groups=16), RELU, *conv(16, 16)],
-    "mb_t3_k3_e1_se": [
-        *(*conv(16, 16, (1, 3, 3), groups=16), RELU),
-        *(*conv(16, 16, (3, 1, 1), groups=16), RELU),
-        *(SqueezeExcitation(16), *conv(16, 16)),
-    ],
-    "mb3d_t5_k3_e2.25": [
-        *(*conv(16, 40), RELU),
-        *(*conv(40, 40, (5, 3, 3), groups=40), RELU),
-        *conv(40, 16),
-    ],
     "ts_t3_k3_e2.25": [
         *(*conv(16, 40), RELU),
         *(*conv(40, 40, (1, 3, 3), groups=40), RELU),
@@ -120,69 +125,63 @@ CHAINS = {
         *(*conv(8, 8, (1, 5, 5)), RELU),
         *conv(8, 16),
     ],
-}
-STRIDED_CHAINS = {
-    "mb_t3_k3_e1": [
-        *(*conv(16, 16, (1, 3, 3), (1, 2, 2), groups=16), RELU),
-        *(*conv(16, 16, (3, 1, 1), (2, 1, 1), groups=16), RELU),
-        *conv(16, 24),
+    "rs_t3_k3_e0.5": [
+        *(*conv(16, 8), RELU),
+        *(*conv(8, 8, (1, 3, 3)), RELU),
+        *conv(8, 16),
     ],
-    "mb_t1_k3_e1": [
-        *(*conv(16, 16, (1, 3, 3), (2, 2, 2), groups=16), RELU),
+    "mb_t3_k3_e1": [
+        conv(16, 16, (1, 3, 3), (1, 2, 2), groups=16)[0],
+        *(*conv(16, 16, (3, 1, 1), (2, 1, 1), groups=16), RELU),
         *conv(16, 24),
     ],
     "mb3d_t3_k3_e1": [
         *(*conv(16, 16, (3, 3, 3), (2, 2, 2), groups=16), RELU),
         *conv(16, 24),
     ],
-    "ts_t3_k3_e1": [
-        *(*conv(16, 16, (1, 3, 3), (2, 2, 2), groups=16), RELU),
-        *conv(16, 24),
-    ],
-    "rb_t3_k3_e1": [
+    "rb_t3_k3_e1_se": [
         *(*conv(16, 24, (3, 1, 1), (2, 1, 1)), RELU),
+        *(*conv(24, 24, (1, 3, 3), (1, 2, 2)), RELU),
+        *(SqueezeExcitation(data.SqueezeExcitation(24, 8)), *conv(24, 24)),
+    ],
+    "rs_t3_k3_e1": [
+        *(*conv(16, 24, stride=(2, 1, 1)), RELU),
         *(*conv(24, 24, (1, 3, 3), (1, 2, 2)), RELU),
         *conv(24, 24),
     ],
 }
+STRIDED = list(CHAINS)[5:]
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(
-    ("layer", "text", "chain"),
-    [
-        *((make_layer(), text, chain) for text, chain in CHAINS.items()),
-        *((STRIDED, text, chain) for text, chain in STRIDED_CHAINS.items()),
-    ],
-    ids=[*CHAINS, *(f"{text}-strided" for text in STRIDED_CHAINS)],
-)
-def test_block_against_plain_modules(
-    layer: Layer, text: str, chain: list[nn.Module], training: bool
-) -> None:
+@pytest.mark.parametrize("text", CHAINS)
+def test_block_against_plain_modules(text: str, training: bool) -> None:
+    layer = make_layer(16, 24, 2, 2) if text in STRIDED else make_layer()
     block = randomize(build_block(text, layer)).train(training)
-    reference = nn.Sequential(*copy.deepcopy(chain)).train(training)
-    copy_weights(block.layers, reference)
+    parts = [p for name, p in block.named_children() if name not in ("shortcut", "act")]
+    reference = nn.Sequential(*copy.deepcopy(CHAINS[text])).train(training)
+    copy_weights(nn.Sequential(*parts), reference)
     x = clip(16)
-    if text.startswith("ts"):
-        shifted = x.clone()
+    shifted = x.clone()
+    if text[1] == "s":
         shifted[:, :2, :-1], shifted[:, :2, -1] = x[:, :2, 1:], 0
         shifted[:, 2:4, 1:], shifted[:, 2:4, 0] = x[:, 2:4, :-1], 0
-        expected = reference(shifted)
-    else:
-        expected = reference(x)
+    expected = reference(shifted)
     if layer.keeps_shape:
         expected = expected + x
-    if text.startswith("rb") and not layer.keeps_shape:
+    elif text.startswith("r"):
         shortcut = nn.Sequential(*conv(16, 24, stride=(2, 2, 2))).train(training)
         copy_weights(block.shortcut, shortcut)
         expected = expected + shortcut(x)
-    if text.startswith("rb"):
+    if text.startswith("r"):
         expected = expected.clamp_min(0)
+    before = x.clone()
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(x, before), "activations work in place, but not on the input"
 
 
-def test_every_family_has_a_class() -> None:
-    assert list(OPS) == ["skip", *FAMILIES]
+def test_every_family_is_compared() -> None:
+    assert {text.partition("_")[0] for text in CHAINS} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=layer_id)
@@ -194,14 +193,15 @@ def test_every_family_at_odd_sizes(family: str, layer: Layer) -> None:
         block = randomize(build_block(text, layer))
         x = clip(layer.in_channels).requires_grad_()
         y = block(x)
-        assert y.shape == (2, layer.out_channels, *layer.out_shape((5, 17, 9))), text
+        assert y.shape == (2, layer.out_channels, *out_shape(layer, (5, 17, 9))), text
+        assert block.layout.out_shape((5, 17, 9)) == y.shape[2:]
         y.square().mean().backward()
         for value in (x, *block.parameters()):
             assert value.grad is not None and value.grad.isfinite().all(), text
         with torch.no_grad():
             expected = block.eval()(x)
             for part in block.modules():
-                if isinstance(part, ConvBN):
+                if isinstance(part, ConvNormAct):
                     part.switch_to_deploy()
             assert not any(isinstance(m, nn.BatchNorm3d) for m in block.modules())
             torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
@@ -209,14 +209,15 @@ def test_every_family_at_odd_sizes(family: str, layer: Layer) -> None:
 
 def test_synchronised_batch_normalisation_is_folded_too() -> None:
     """As MMEngine's sync_bn leaves it."""
-    conv = nn.SyncBatchNorm.convert_sync_batchnorm(randomize(ConvBN(3, 4)))
-    assert isinstance(conv.bn, nn.SyncBatchNorm)
+    plain = ConvNormAct(data.Conv("expand", 3, 4), Style())
+    folded = nn.SyncBatchNorm.convert_sync_batchnorm(randomize(plain))
+    assert isinstance(folded.bn, nn.SyncBatchNorm)
     x = clip(3)
     with torch.no_grad():
-        expected = conv.eval()(x)
-        conv.switch_to_deploy()
-        assert isinstance(conv.bn, nn.Identity)
-        torch.testing.assert_close(conv(x), expected, rtol=1e-5, atol=1e-5)
+        expected = folded.eval()(x)
+        folded.switch_to_deploy()
+        assert list(folded.state_dict()) == ["conv.weight", "conv.bias"]
+        torch.testing.assert_close(folded(x), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -231,37 +232,148 @@ def test_only_temporal_blocks_mix_frames(family: str) -> None:
         assert bool(x.grad[:, :, 1].any()) == ("_t1_" not in text), text
 
 
+def skeleton(**options) -> Skeleton:
+    settings = dict(stem=Stem(8), head_channels=16, stages=(Stage(8, 1),)) | options
+    return Skeleton(**settings)
+
+
 def test_stem_and_head() -> None:
-    x = clip(3)
-    for part, reference in (
-        (build_stem(3, 8), nn.Sequential(*conv(3, 8, (1, 3, 3), (1, 2, 2)), RELU)),
-        (build_head(3, 8), nn.Sequential(*conv(3, 8), RELU)),
+    parts = [*conv(3, 8, (1, 3, 3), (1, 2, 2)), RELU]
+    for built, reference in (
+        (build_stem(skeleton()), parts),
+        (build_head(skeleton()), [*conv(8, 16), RELU]),
+        (
+            build_stem(skeleton(stem=Stem(8, kernel=7, pool=3), bn_eps=0.1)),
+            [
+                *(*conv(3, 8, (1, 7, 7), (1, 2, 2), eps=0.1), RELU),
+                nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+            ],
+        ),
     ):
-        copy_weights(randomize(part), reference)
-        torch.testing.assert_close(part(x), reference(x), rtol=1e-4, atol=1e-4)
+        expected = nn.Sequential(*reference)
+        copy_weights(randomize(built), expected)
+        x = clip(8 if "project" in dict(built.named_children()) else 3)
+        torch.testing.assert_close(built(x), expected(x), rtol=1e-4, atol=1e-4)
+    x = clip(8)
+    assert build_head(skeleton(head_channels=None))(x) is x
 
 
-def test_skip_is_the_identity_and_only_where_the_shape_is_kept() -> None:
+ACTIVATIONS = dict(
+    relu=lambda x: x.clamp_min(0),
+    relu6=lambda x: x.clamp(0, 6),
+    silu=lambda x: x * torch.sigmoid(x),
+    hard_swish=lambda x: x * (x + 3).clamp(0, 6) / 6,
+)
+
+
+def test_every_activation() -> None:
+    names = set(data.ACTIVATIONS)
+    assert names == set(ACTIVATIONS) == set(blocks.ACTIVATIONS)
+    x = 9 * clip(8)
+    for name, function in ACTIVATIONS.items():
+        head = randomize(build_head(skeleton(activation=name)))
+        before = F.conv3d(x, head.project.conv.weight)
+        expected = function(copy.deepcopy(head.project.bn)(before))
+        torch.testing.assert_close(head(x), expected, rtol=1e-4, atol=1e-4)
+        layer = Layer(0, 0, 8, 8, 1, 1, Style(name))
+        block = randomize(build_block("rb_t1_k3_e1", layer)).eval()
+        inner = block.reduce(x).detach()
+        assert inner.min() >= 0 or name in ("silu", "hard_swish")
+        inside = block.expand(block.spatial(inner))
+        torch.testing.assert_close(block(x), function(inside + x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 16), (16, 9), (17, 9)])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_padding_as_tensorflow_pads(kernel: int, size: tuple[int, int]) -> None:
+    """Output i reads from i * 2 - before on, with (n - 1) * 2 + kernel - size zeros in
+    total for n = ceil(size / 2) outputs, the smaller half of them before."""
+    part = data.Conv("spatial", 4, 4, (1, kernel, kernel), (1, 2, 2), 4)
+    module = randomize(ConvNormAct(part, Style(padding="tf_same")))
+    x = torch.randn(1, 4, 3, *size, generator=torch.Generator().manual_seed(0))
+    outs = [-(-n // 2) for n in size]
+    totals = [(m - 1) * 2 + kernel - n for m, n in zip(outs, size, strict=True)]
+    (top, bottom), (left, right) = ((n // 2, n - n // 2) for n in totals)
+    padded = F.pad(x, (left, right, top, bottom))
+    expected = torch.zeros(1, 4, 3, *outs)
+    for i in range(outs[0]):
+        for j in range(outs[1]):
+            patch = padded[..., 2 * i : 2 * i + kernel, 2 * j : 2 * j + kernel]
+            weight = module.conv.weight[None, :, 0]
+            expected[..., i, j] = (patch * weight).sum(dim=(-1, -2))
+    torch.testing.assert_close(module.conv(x), expected, rtol=1e-5, atol=1e-5)
+    same = ConvNormAct(data.Conv("spatial", 4, 4, (3, 3, 3)), Style(padding="tf_same"))
+    assert same.conv.padding == (1, 1, 1), "without a stride it is the symmetric one"
+
+
+def test_skip_is_the_identity() -> None:
     x = clip(16)
     assert build_block("skip", make_layer())(x) is x
-    for layer in LAYERS[1:]:
-        with pytest.raises(ValueError, match="layer 0: found 'skip' where the shape"):
-            build_block("skip", layer)
-
-
-def test_wrong_spec_names_the_layer() -> None:
-    with pytest.raises(ValueError, match="layer 0: found 'mb_t2_k3_e1', expected t"):
-        build_block("mb_t2_k3_e1", make_layer())
 
 
 def test_init_weights() -> None:
     torch.manual_seed(0)
-    module = nn.Sequential(ConvBN(64, 128, (1, 3, 3)), SqueezeExcitation(256))
-    randomize(module)
-    init_weights(module)
-    (conv_bn, se) = module
-    # He et al.: variance 2 over the fan out, 128 * 3 * 3.
-    assert conv_bn.conv.weight.var().item() == pytest.approx(2 / 1152, rel=0.05)
-    assert se.reduce.weight.std().item() == pytest.approx(0.01, rel=0.05)
-    assert not se.reduce.bias.any() and not conv_bn.bn.bias.any()
-    assert (conv_bn.bn.weight == 1).all()
+    block = randomize(build_block("mb_t3_k3_e1_se", make_layer(1024, 1024)))
+    init_weights(block)
+    # He et al.: variance 2 over the fan out, 1024 * 9; behind it 1 over the fan in, 3.
+    assert block.spatial.conv.weight.var().item() == pytest.approx(2 / 9216, rel=0.05)
+    assert block.temporal.conv.weight.var().item() == pytest.approx(1 / 3, rel=0.05)
+    assert block.project.conv.weight.var().item() == pytest.approx(2 / 1024, rel=0.05)
+    assert block.se.reduce.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert not block.se.reduce.bias.any() and not block.temporal.bn.bias.any()
+    assert (block.temporal.bn.weight == 1).all()
+    assert isinstance(block, Block)
+
+
+def test_wrong_spec_names_the_layer() -> None:
+    with pytest.raises(
+        ValueError, match=r"layer 0: expected t odd .*got 'mb_t2_k3_e1'"
+    ):
+        layout("mb_t2_k3_e1", make_layer())
+    with pytest.raises(AssertionError, match="skip at layer 0, which changes shape"):
+        layout("skip", make_layer(16, 24))
+
+
+def test_a_new_family_is_one_function_and_one_line(monkeypatch) -> None:
+    """In the grammar, the space, the cost, the module, the network and its export."""
+    monkeypatch.setattr("pvnas_mmaction.space.layout.FAMILIES", dict(FAMILIES))
+
+    @family("full", temporal_kernels=(3, 5), expand_ratios=(1, 1))
+    def full(spec: BlockSpec, layer: Layer) -> Layout:
+        """One full 3D convolution."""
+        kt, ks = spec.temporal_kernel, spec.spatial_kernel
+        widths = (layer.in_channels, layer.out_channels)
+        return Layout((Conv("joint", *widths, (kt, ks, ks), layer.stride),))
+
+    with pytest.raises(ValueError, match="expected t odd and from 3 to 5 for full"):
+        BlockSpec.parse("full_t7_k3_e1")
+    space = SearchSpace.from_config(
+        dict(
+            name="toy",
+            stem=dict(channels=8),
+            head_channels=None,
+            stages=[
+                dict(out_channels=16, num_layers=2, candidates=["full_t{3,5}_k3_e1"])
+            ],
+        )
+    )
+    assert space.candidates == (("full_t3_k3_e1", "full_t5_k3_e1"),) * 2
+    weights = 8 * 16 * 3 * 9
+    assert block_cost("full_t3_k3_e1", space.layers[0], (4, 5, 6)) == Cost(
+        weights * 4 * 5 * 6, weights + 32
+    )
+    block = build_block("full_t3_k3_e1", space.layers[0]).eval()
+    assert next(iter(block.state_dict())) == "joint.conv.weight"
+    x = torch.randn(2, 8, 4, 5, 6)
+    reference = nn.functional.conv3d(x, block.joint.conv.weight, padding=1)
+    torch.testing.assert_close(
+        block(x), (reference / (1 + 1e-5) ** 0.5).relu(), rtol=1e-4, atol=1e-4
+    )
+    genotype = space.genotype((0, 1))
+    net = PVNASNet(genotype).eval()
+    clip = torch.randn(1, 3, 4, 12, 12)
+    exported = torch.export.export(net, (clip,))
+    torch.testing.assert_close(exported.module()(clip), net(clip))
+    params = sum(value.numel() for value in net.parameters())
+    cost = network_cost(genotype.skeleton, genotype.blocks, (3, 4, 12, 12), 0)
+    assert cost.params == params

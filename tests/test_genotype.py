@@ -17,17 +17,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pvnas_mmaction.space.genotype import (
-    FAMILIES,
-    PROVENANCE_KEYS,
-    BlockSpec,
+    PROVENANCE,
     Genotype,
     Skeleton,
     Stage,
+    Stem,
     load_genotype,
     parse_genotype,
-    round_channels,
     save_genotype,
 )
+from pvnas_mmaction.space.layout import ACTIVATIONS, FAMILIES, PADDINGS, BlockSpec
 
 KERNELS = (1, 3, 5, 7, 9, 11)
 
@@ -35,25 +34,24 @@ KERNELS = (1, 3, 5, 7, 9, 11)
 @st.composite
 def specs(draw: st.DrawFn) -> BlockSpec:
     """Any valid block spec but skip. Ratios have up to two decimals."""
-    family = draw(st.sampled_from(FAMILIES))
-    temporal = {"ts": (3,), "mb3d": KERNELS[1:]}.get(family, KERNELS)
-    low, high = (1, 100) if family == "rb" else (100, 1600)
+    name = draw(st.sampled_from(sorted(FAMILIES)))
+    (least, most), (low, high) = FAMILIES[name][1:]
     return BlockSpec(
-        family,
-        draw(st.sampled_from(temporal)),
+        name,
+        draw(st.sampled_from([k for k in KERNELS if least <= k <= most])),
         draw(st.sampled_from(KERNELS)),
-        draw(st.integers(low, high)) / 100,
+        draw(st.integers(round(100 * low), round(100 * high))) / 100,
         draw(st.booleans()),
     )
 
 
-PROVENANCE_VALUES = {
-    str: st.text(max_size=20),
-    int: st.integers(),
-    float: st.floats(allow_nan=False, allow_infinity=False),
-    type(None): st.none(),
-    list: st.lists(st.integers(1, 512), min_size=4, max_size=4),
-}
+VALUES = [
+    ("a", st.text(max_size=20)),
+    (1, st.integers()),
+    (0.5, st.floats(allow_nan=False, allow_infinity=False)),
+    (None, st.none()),
+    ([1, 2, 3, 4], st.lists(st.integers(1, 512), min_size=4, max_size=4)),
+]
 
 
 @st.composite
@@ -62,9 +60,14 @@ def genotypes(draw: st.DrawFn) -> Genotype:
     widths, strides = st.integers(1, 600), st.sampled_from((1, 2))
     stage = st.builds(Stage, widths, st.integers(1, 3), strides, strides)
     skeleton = Skeleton(
-        draw(widths),
-        draw(widths),
+        Stem(
+            draw(widths), draw(st.sampled_from((1, 3, 7))), draw(st.none() | st.just(3))
+        ),
+        draw(st.none() | widths),
         tuple(draw(st.lists(stage, min_size=1, max_size=3))),
+        draw(st.sampled_from(ACTIVATIONS)),
+        draw(st.sampled_from((1e-5, 1e-3, 1))),
+        draw(st.sampled_from(PADDINGS)),
         draw(st.integers(1, 4)),
     )
     blocks = tuple(
@@ -72,8 +75,8 @@ def genotypes(draw: st.DrawFn) -> Genotype:
         for layer in skeleton.layers
     )
     optional = {
-        key: st.one_of(*(PROVENANCE_VALUES[kind] for kind in kinds))
-        for key, kinds in PROVENANCE_KEYS.items()
+        key: st.one_of(*(values for example, values in VALUES if holds(example)))
+        for key, (_, holds) in PROVENANCE.items()
     }
     provenance = draw(st.fixed_dictionaries({}, optional=optional))
     return Genotype(draw(st.text(min_size=1)), skeleton, blocks, provenance)
@@ -91,18 +94,6 @@ def test_spec_reads_each_part() -> None:
     assert spec.is_temporal and not spec.is_skip
     assert not BlockSpec.parse("mb_t1_k3_e4").is_temporal
     assert BlockSpec.parse("skip").is_skip and str(BlockSpec.parse("skip")) == "skip"
-
-
-@pytest.mark.parametrize(
-    ("spec", "hidden"),
-    # 2.25 * 24 = 54 -> 56; half goes up: 60 -> 64; never below 8; E = 1 keeps 20;
-    # rb counts from the output width: 0.25 * 40 = 10 -> 8.
-    [("mb_t3_k5_e2.25", 56), ("ts_t3_k3_e2.5", 64), ("rb_t1_k3_e0.25", 8)],
-)
-def test_hidden_channels(spec: str, hidden: int) -> None:
-    assert BlockSpec.parse(spec).hidden_channels(24, 40) == hidden
-    assert BlockSpec.parse("mb_t1_k3_e1").hidden_channels(20, 40) == 20
-    assert [round_channels(c) for c in (0.1, 11.9, 12, 20)] == [8, 8, 16, 24]
 
 
 @settings(deadline=None, max_examples=40)
@@ -128,7 +119,7 @@ def test_file_round_trip(genotype: Genotype, tmp_path: Path) -> None:
 def content() -> dict[str, Any]:
     """A genotype of two stages: layers 0 and 2 change the shape, layer 1 keeps it."""
     return {
-        "format_version": 1,
+        "format_version": 2,
         "space": "toy",
         "skeleton": {
             "in_channels": 3,
@@ -152,168 +143,87 @@ def test_layers_of_the_skeleton() -> None:
         (16, 24, (2, 1, 1)),
     ]
     assert [layer.keeps_shape for layer in layers] == [False, True, False]
-    assert layers[0].out_shape((5, 17, 9)) == (5, 9, 5)
-    assert layers[2].out_shape((5, 17, 9)) == (3, 17, 9)
 
 
 # Path of keys into `content()`, new value, and the message after the file's name.
 # A value of DELETE takes the key away.
 DELETE = object()
-STAGE_KEYS = "out_channels, num_layers, spatial_stride, temporal_stride"
+STAGE = ("skeleton", "stages")
+AS_WELL = "expected the key {!r} as well, got ["
+# fmt: off
 PLACES: list[tuple[tuple[str | int, ...], Any, str]] = [
-    (
-        ("extra",),
-        1,
-        "genotype, unknown key: found 'extra', expected a key out of format_version, "
-        "space, skeleton, blocks, provenance",
-    ),
-    (
-        ("skeleton", "extra"),
-        1,
-        "skeleton, unknown key: found 'extra', expected a key out of stem_channels, "
-        "head_channels, stages, in_channels",
-    ),
-    (
-        ("skeleton", "stages", 1, "extra"),
-        1,
-        "skeleton.stages[1], unknown key: found 'extra', expected a key out of "
-        + STAGE_KEYS,
-    ),
-    (
-        ("provenance", "extra"),
-        1,
-        "provenance, unknown key: found 'extra', expected a key out of data, config",
-    ),
-    (("blocks",), DELETE, "expected the key 'blocks' as well"),
-    (("format_version",), DELETE, "expected the key 'format_version' as well"),
-    (("skeleton", "head_channels"), DELETE, "expected the key 'head_channels' as well"),
-    (
-        ("skeleton", "stages", 0, "num_layers"),
-        DELETE,
-        "skeleton.stages[0]: found ['out_channels', 'spatial_stride'], expected the "
-        "key 'num_layers' as well",
-    ),
-    (
-        ("format_version",),
-        2,
-        "format_version: found 2, expected at most 1; update pvnas_mmaction to read it",
-    ),
-    (("format_version",), "1", "format_version: found '1', expected a whole number"),
-    (("format_version",), True, "format_version: found True, expected a whole number"),
-    (("space",), 7, "space: found 7, expected the name of a search space"),
-    (("space",), "", "space: found '', expected the name of a search space"),
-    (("skeleton",), [], "skeleton: found [], expected a mapping with the keys stem_"),
-    (
-        ("skeleton", "stem_channels"),
-        0,
-        "skeleton.stem_channels: found 0, expected a whole number from 1 up",
-    ),
-    (
-        ("skeleton", "head_channels"),
-        64.0,
-        "skeleton.head_channels: found 64.0, expected a whole number from 1 up",
-    ),
-    (
-        ("skeleton", "in_channels"),
-        "3",
-        "skeleton.in_channels: found '3', expected a whole number from 1 up",
-    ),
-    (
-        ("skeleton", "stages"),
-        [],
-        "skeleton.stages: found [], expected a list of at least one stage",
-    ),
-    (
-        ("skeleton", "stages", 0),
-        16,
-        "skeleton.stages[0]: found 16, expected a mapping with the keys " + STAGE_KEYS,
-    ),
-    (
-        ("skeleton", "stages", 0, "out_channels"),
-        True,
-        "skeleton.stages[0].out_channels: found True, expected a whole number from 1",
-    ),
-    (
-        ("skeleton", "stages", 0, "num_layers"),
-        -1,
-        "skeleton.stages[0].num_layers: found -1, expected a whole number from 1 up",
-    ),
-    (
-        ("skeleton", "stages", 1, "temporal_stride"),
-        3,
-        "skeleton.stages[1].temporal_stride: found 3, expected 1 or 2",
-    ),
-    (
-        ("skeleton", "stages", 0, "spatial_stride"),
-        True,
-        "skeleton.stages[0].spatial_stride: found True, expected 1 or 2",
-    ),
-    (("blocks",), "skip", "blocks: found 'skip', expected a list of block specs"),
-    (
-        ("blocks",),
-        ["mb_t3_k3_e2", "skip"],
-        "number of blocks: found 2, expected 3, one for each layer of the skeleton",
-    ),
-    (
-        ("blocks", 0),
-        "skip",
-        "blocks[0]: found 'skip', expected an operation: this layer goes from 16 to 16 "
-        "channels with stride (1, 2, 2)",
-    ),
-    (("blocks", 1), None, "blocks[1]: found None, expected a block spec as text"),
-    (
-        ("provenance",),
-        "me",
-        "provenance: found 'me', expected a mapping with the keys data, config",
-    ),
-    (("provenance", "macs"), 1.5, "provenance.macs: found 1.5, expected int"),
-    (("provenance", "seed"), False, "provenance.seed: found False, expected int"),
-    (("provenance", "date"), 2020, "provenance.date: found 2020, expected str"),
-    (
-        ("provenance", "accuracy"),
-        "0.9",
-        "provenance.accuracy: found '0.9', expected int or float or NoneType",
-    ),
-    (
-        ("provenance", "latency_ms"),
-        math.inf,
-        "provenance.latency_ms: found inf, expected a finite number",
-    ),
-    (
-        ("provenance", "input_shape"),
-        [8, 32, 32],
-        "provenance.input_shape: found [8, 32, 32], expected [C, T, H, W], four",
-    ),
+    (("extra",), 1, ", unknown key: expected one of format_version, space, skeleton"),
+    (("skeleton", "extra"), 1, ": skeleton, unknown key: expected one of stem, head_"),
+    ((*STAGE, 1, "extra"), 1, ": skeleton.stages[1], unknown key: expected one of out"),
+    (("provenance", "extra"), 1, ": provenance, unknown key: expected one of data, co"),
+    (("blocks",), DELETE, ": " + AS_WELL.format("blocks")),
+    (("format_version",), DELETE, ": " + AS_WELL.format("format_version")),
+    (("skeleton", "head_channels"), DELETE, AS_WELL.format("head_channels")),
+    ((*STAGE, 0, "num_layers"), DELETE, "stages[0]: " + AS_WELL.format("num_layers")),
+    (("skeleton", "stem", "channels"), DELETE, "stem: " + AS_WELL.format("channels")),
+    (("format_version",), "1", ": format_version: expected 2, got '1'"),
+    (("space",), 7, ": space: expected a name, got 7"),
+    (("space",), "", ": space: expected a name, got ''"),
+    (("skeleton",), [], ": skeleton: expected a mapping, got []"),
+    (("skeleton", "stem"), 16, ": skeleton.stem: expected a mapping, got 16"),
+    (("skeleton", "stem", "channels"), 0, "stem.channels: expected a whole number fro"),
+    (("skeleton", "stem", "kernel"), 4, "stem.kernel: expected an odd number from 1 u"),
+    (("skeleton", "stem", "pool"), 2, "stem.pool: expected an odd number from 1 up, o"),
+    (("skeleton", "head_channels"), 64.0, "head_channels: expected a whole number fro"),
+    (("skeleton", "activation"), "gelu", "activation: expected relu or relu6 or silu"),
+    (("skeleton", "bn_eps"), 0, "skeleton.bn_eps: expected a number above 0, got 0"),
+    (("skeleton", "padding"), "same", "padding: expected symmetric or tf_same, got "),
+    (("skeleton", "in_channels"), "3", "in_channels: expected a whole number from 1 u"),
+    (STAGE, [], "skeleton.stages: expected a list of at least one stage, got []"),
+    ((*STAGE, 0), 16, "stages[0]: expected a mapping with the keys out_channels, num_"),
+    ((*STAGE, 0, "out_channels"), True, "out_channels: expected a whole number from 1"),
+    ((*STAGE, 0, "num_layers"), -1, "stages[0].num_layers: expected a whole number fr"),
+    ((*STAGE, 1, "temporal_stride"), 3, "[1].temporal_stride: expected 1 or 2, got 3"),
+    ((*STAGE, 0, "spatial_stride"), True, "spatial_stride: expected 1 or 2, got True"),
+    (("blocks",), "skip", ": blocks: expected a list of block specs, got 'skip'"),
+    (("blocks",), ["skip"], ": number of blocks: expected 3, one for each layer of th"),
+    (("blocks", 0), "skip", "[0]: expected an operation: 16 to 16 channels, stride (1"),
+    (("provenance",), "me", ": provenance: expected a mapping, got 'me'"),
+    (("provenance", "macs"), 1.5, "provenance.macs: expected a whole number, got 1.5"),
+    (("provenance", "seed"), False, ".seed: expected a whole number, got False"),
+    (("provenance", "date"), 2020, "provenance.date: expected text, got 2020"),
+    (("provenance", "accuracy"), "0.9", ".accuracy: expected a number, or none, got"),
+    (("provenance", "latency_ms"), math.inf, ".latency_ms: expected a number, got inf"),
+    (("provenance", "input_shape"), [8, 32, 32], ".input_shape: expected [C, T, H, W]"),
 ]
-NORMAL_FORM = "found {!r}, expected its normal form {!r}"
-GRAMMAR = "found {!r}, expected 'skip' or FAMILY_t<Kt>_k<Ks>_e<E>[_se]"
+# fmt: on
+GRAMMAR = "expected 'skip' or FAMILY_t<Kt>_k<Ks>_e<E>[_se], e.g."
 SPECS = [
-    ("mb_t3_k3_e4.0", NORMAL_FORM.format("mb_t3_k3_e4.0", "mb_t3_k3_e4")),
-    ("mb_t03_k3_e4", NORMAL_FORM.format("mb_t03_k3_e4", "mb_t3_k3_e4")),
-    ("mb_t3_k٣_e4", NORMAL_FORM.format("mb_t3_k٣_e4", "mb_t3_k3_e4")),
-    ("conv_t3_k3_e4", "found 'conv_t3_k3_e4', expected a family out of mb, mb3d, ts"),
-    ("mb_t2_k3_e4", "found 'mb_t2_k3_e4', expected t odd and from 1 to 11"),
-    ("mb_t3_k4_e4", "found 'mb_t3_k4_e4', expected k odd and from 1 to 11"),
-    ("mb_t13_k3_e4", "found 'mb_t13_k3_e4', expected t odd and from 1 to 11"),
-    ("mb3d_t1_k3_e4", "found 'mb3d_t1_k3_e4', expected t of 3 or more for mb3d"),
-    ("ts_t5_k3_e4", "found 'ts_t5_k3_e4', expected t3 for ts, the reach of its shift"),
-    ("rb_t3_k3_e2", "found 'rb_t3_k3_e2', expected e above 0 and at most 1 for rb"),
-    ("rb_t3_k3_e0", "found 'rb_t3_k3_e0', expected e above 0 and at most 1 for rb"),
-    ("mb_t3_k3_e0.5", "found 'mb_t3_k3_e0.5', expected e from 1 to 16 for mb"),
-    ("mb_t3_k3_e17", "found 'mb_t3_k3_e17', expected e from 1 to 16 for mb"),
-    ("mb_k3_t3_e4", GRAMMAR.format("mb_k3_t3_e4")),
-    ("mb_t3_k3_e4_cbam", GRAMMAR.format("mb_t3_k3_e4_cbam")),
-    ("mb_t3_k3_e4\n", GRAMMAR.format("mb_t3_k3_e4\n")),
-    ("mb_t3_k3_e-4", GRAMMAR.format("mb_t3_k3_e-4")),
-    ("skip_se", GRAMMAR.format("skip_se")),
-    ("", GRAMMAR.format("")),
+    ("mb_t3_k3_e4.0", "expected its normal form 'mb_t3_k3_e4'"),
+    ("mb_t03_k3_e4", "expected its normal form 'mb_t3_k3_e4'"),
+    ("mb_t3_k٣_e4", "expected its normal form 'mb_t3_k3_e4'"),
+    ("conv_t3_k3_e4", "expected a family out of mb, mb3d, ts, rb, rs"),
+    ("mb_t2_k3_e4", "expected t odd and from 1 to 11 for mb"),
+    ("mb_t3_k4_e4", "expected k odd and from 1 to 11 for mb"),
+    ("mb_t13_k3_e4", "expected t odd and from 1 to 11 for mb"),
+    ("mb3d_t1_k3_e4", "expected t odd and from 3 to 11 for mb3d"),
+    ("ts_t5_k3_e4", "expected t odd and from 3 to 3 for ts"),
+    ("rb_t3_k3_e2", "expected e from 0.01 to 1 for rb"),
+    ("rs_t1_k3_e1", "expected t odd and from 3 to 3 for rs"),
+    ("mb_t3_k3_e0.5", "expected e from 1 to 16 for mb"),
+    ("mb_t3_k3_e17", "expected e from 1 to 16 for mb"),
+    *((text, GRAMMAR) for text in ("mb_k3_t3_e4", "mb_t3_k3_e4_cbam", "mb_t3_k3_e4\n")),
+    *((text, GRAMMAR) for text in ("mb_t3_k3_e-4", "skip_se", "", None, 3)),
 ]
-PLACES += [(("blocks", 1), text, f"blocks[1]: {message}") for text, message in SPECS]
+PLACES += [(("blocks", 1), text, f": blocks[1]: {message}") for text, message in SPECS]
 
 
-def test_a_later_version_is_named_whatever_keys_it_has() -> None:
-    data = content() | dict(format_version=2, ema_decay=0.9)
-    with pytest.raises(ValueError, match="at most 1; update pvnas_mmaction to read it"):
+@pytest.mark.parametrize(
+    ("version", "hint"),
+    [
+        (1, "blocks and skeletons were others then: search again"),
+        (3, "update pvnas_mmaction to read it"),
+    ],
+)
+def test_another_version_is_named_whatever_keys_it_has(version, hint) -> None:
+    data = content() | dict(format_version=version, ema_decay=0.9)
+    message = f"genotype: format_version: expected 2, got {version}; {hint}"
+    with pytest.raises(ValueError, match=re.escape(message)):
         parse_genotype(data)
 
 
@@ -332,32 +242,20 @@ def test_malformed_content(
         inner[last] = value
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(data))
-    with pytest.raises(ValueError, match="^" + re.escape(f"{path}: ")) as info:
+    with pytest.raises(ValueError, match="^" + re.escape(str(path))) as info:
         load_genotype(path)
     assert message in str(info.value)
 
 
 TEXT = json.dumps(content(), indent=1).encode()
 FILES: list[tuple[bytes, str]] = [
-    (b"", "line 1, column 1: found '', expected JSON (Expecting value)"),
-    (TEXT[:-1], "expected JSON (Expecting ',' delimiter)"),
-    (
-        TEXT.replace(b'"toy",', b'"toy"'),
-        """line 4, column 2: found '"skeleton": {\\n  "in_', expected JSON""",
-    ),
-    (b"[1, 2]", "genotype: found [1, 2], expected a mapping with the keys format_"),
-    (b"12", "genotype: found 12, expected a mapping with the keys format_version"),
-    (
-        TEXT.replace(b'"space"', b'"space": "a", "space"'),
-        "duplicate key: found 'space', expected each key once",
-    ),
-    (
-        TEXT.replace(b'"out_channels": 24', b'"out_channels": 24, "out_channels": 8'),
-        "duplicate key: found 'out_channels', expected each key once",
-    ),
-    (TEXT.replace(b"toy", b"t\xffy"), ": found 255, expected UTF-8 text"),
-    (TEXT.replace(b"null", b"NaN"), "provenance.accuracy: found nan, expected a fin"),
-    (b"\x80\x04K\x01.", "byte 0: found 128, expected UTF-8 text"),  # a pickle
+    (b"", "got Expecting value: line 1 column 1"),
+    (TEXT[:-1], "got Expecting ',' delimiter"),
+    (TEXT.replace(b'"toy",', b'"toy"'), "delimiter: line 4 column 2"),
+    (b"[1, 2]", "expected a mapping with the keys format_version, space, skeleton,"),
+    (TEXT.replace(b"toy", b"t\xffy"), "can't decode byte 0xff in position"),
+    (TEXT.replace(b"null", b"NaN"), "provenance.accuracy: expected a number, or none"),
+    (b"\x80\x04K\x01.", "can't decode byte 0x80 in position 0"),  # a pickle
 ]
 
 
@@ -365,7 +263,7 @@ FILES: list[tuple[bytes, str]] = [
 def test_malformed_file(text: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     path.write_bytes(text)
-    with pytest.raises(ValueError, match="^" + re.escape(f"{path}: ")) as info:
+    with pytest.raises(ValueError, match="^" + re.escape(str(path))) as info:
         load_genotype(path)
     assert message in str(info.value)
 
@@ -376,14 +274,11 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
             load_genotype(path)
 
 
-def test_what_a_file_can_not_hold_is_no_genotype() -> None:
+def test_what_a_file_can_not_hold_is_not_written() -> None:
     good = parse_genotype(content())
-    with pytest.raises(ValueError, match=r"provenance.input_shape: found \(3, 8"):
-        Genotype(
-            good.space, good.skeleton, good.blocks, {"input_shape": (3, 8, 32, 32)}
-        )
-    with pytest.raises(ValueError, match="number of blocks: found 1, expected 3"):
-        Genotype(good.space, good.skeleton, good.blocks[:1])
+    where = dict(input_shape=(3, 8, 32, 32))
+    with pytest.raises(ValueError, match=r"provenance.input_shape: expected .*\(3, 8"):
+        Genotype(good.space, good.skeleton, good.blocks, where).to_json()
 
 
 def test_crash_while_writing_leaves_the_old_file(
@@ -411,7 +306,7 @@ def test_crash_while_writing_leaves_the_old_file(
 
 def test_reads_genotypes_and_spaces_without_torch() -> None:
     """As on a machine that has neither torch nor MMAction2."""
-    names = ["genotype", "search_space", "cost", "diversity", "derive"]
+    names = ["space.latency_table", "space.cost", "search.diversity", "search.derive"]
     code = (
         "import sys\n"
         "absent = ('torch', 'mmengine', 'mmcv', 'mmaction')\n"

@@ -16,49 +16,66 @@ from mmengine.config import Config
 
 from pvnas_mmaction.models import PVNASSupernet
 from pvnas_mmaction.space.genotype import Genotype, parse_genotype
-from pvnas_mmaction.space.search_space import SearchSpace
+from pvnas_mmaction.space.search_space import SearchSpace, expand_braces
 
 SPACES = Path(__file__).parent.parent / "configs" / "pvnas" / "_base_" / "spaces"
 FILES = sorted(SPACES.glob("*.py"))
+THREE = ["mb_t1_k3_e2", "skip", "ts_t3_k3_e2"]
 
 
 def toy() -> dict[str, Any]:
     """Layers 0 and 3 change the shape, 1 and 2 keep it: 2 * 3 * 3 * 1 networks."""
+    first = dict(out_channels=16, num_layers=3, spatial_stride=2, candidates=THREE)
+    last = ["rb_t3_k3_e0.5", "skip"]
+    second = dict(out_channels=24, num_layers=1, temporal_stride=2, candidates=last)
     return dict(
-        name="toy",
-        stem=dict(channels=16),
-        head_channels=32,
-        stages=[
-            dict(
-                out_channels=16,
-                num_layers=3,
-                spatial_stride=2,
-                candidates=["mb_t1_k3_e2", "skip", "ts_t3_k3_e2"],
-            ),
-            dict(
-                out_channels=24,
-                num_layers=1,
-                temporal_stride=2,
-                candidates=["rb_t3_k3_e0.5", "skip"],
-            ),
-        ],
+        name="toy", stem=dict(channels=16), head_channels=32, stages=[first, second]
     )
+
+
+def with_stage(number: int, **changes: Any) -> dict[str, Any]:
+    space = toy()
+    space["stages"][number].update(changes)
+    return space
+
+
+def without(key: str) -> dict[str, Any]:
+    return {name: value for name, value in toy().items() if name != key}
 
 
 def test_candidates_and_size_of_a_space() -> None:
     space = SearchSpace.from_config(toy())
-    three = ("mb_t1_k3_e2", "skip", "ts_t3_k3_e2")
-    assert space.candidates == (
-        ("mb_t1_k3_e2", "ts_t3_k3_e2"),
-        three,
-        three,
-        ("rb_t3_k3_e0.5",),
-    )
+    first, last = ("mb_t1_k3_e2", "ts_t3_k3_e2"), ("rb_t3_k3_e0.5",)
+    assert space.candidates == (first, tuple(THREE), tuple(THREE), last)
     networks = list(itertools.product(*space.candidates))
     assert space.size == len(networks) == 18
     choices = itertools.product(range(2), range(3), range(3), range(1))
-    genotypes = [space.genotype(indices) for indices in choices]
-    assert [genotype.blocks for genotype in genotypes] == networks
+    assert [space.genotype(indices).blocks for indices in choices] == networks
+
+
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [
+        ("mb_t1_k3_e2", ["mb_t1_k3_e2"]),
+        ("a{1,2.5}", ["a1", "a2.5"]),
+        ("{a,b}_{1,2}c", ["a_1c", "a_2c", "b_1c", "b_2c"]),
+        ("a{,_se}", ["a", "a_se"]),
+        ("a,{b},c", ["a,b,c"]),
+    ],
+)
+def test_braces(text: str, expanded: list[str]) -> None:
+    assert expand_braces(text) == expanded
+
+
+def test_each_layer_may_have_its_own_candidates() -> None:
+    lists = [["mb_t1_k3_e{1,2}"], ["skip", "ts_t3_k3_e2"], ["mb_t3_k{3,5}_e2"]]
+    space = SearchSpace.from_config(with_stage(0, candidates=lists))
+    assert space.candidates[:3] == (
+        ("mb_t1_k3_e1", "mb_t1_k3_e2"),
+        ("skip", "ts_t3_k3_e2"),
+        ("mb_t3_k3_e2", "mb_t3_k5_e2"),
+    )
+    assert SearchSpace.from_config(space.to_config()) == space
 
 
 def test_a_config_is_read_and_written() -> None:
@@ -66,16 +83,31 @@ def test_a_config_is_read_and_written() -> None:
     space = SearchSpace.from_config(config)
     assert SearchSpace.from_config(space.to_config()) == space
     assert SearchSpace.from_config(Config(dict(space=config)).space) == space
-    flow = SearchSpace.from_config(dict(config, in_channels=2))
-    assert SearchSpace.from_config(flow.to_config()) == flow != space
     assert config == toy(), "the caller's config must stay as it is"
+    for change in (
+        dict(in_channels=2),
+        dict(head_channels=None),
+        dict(stem=dict(channels=16, kernel=7, pool=3)),
+        dict(activation="silu"),
+        dict(bn_eps=1e-3),
+        dict(padding="tf_same"),
+    ):
+        other = SearchSpace.from_config(dict(config, **change))
+        assert SearchSpace.from_config(other.to_config()) == other != space
+    first = dict(out_channels=16, num_layers=3, spatial_stride=2, temporal_stride=1)
+    second = dict(out_channels=24, num_layers=1, spatial_stride=1, temporal_stride=2)
     assert space.to_config() == dict(
-        config,
-        in_channels=3,
+        name="toy",
+        stem=dict(channels=16, kernel=3, pool=None),
+        head_channels=32,
         stages=[
-            dict(dict(spatial_stride=1, temporal_stride=1), **stage)
-            for stage in config["stages"]
+            dict(first, candidates=[["mb_t1_k3_e2", "ts_t3_k3_e2"], THREE, THREE]),
+            dict(second, candidates=[["rb_t3_k3_e0.5"]]),
         ],
+        activation="relu",
+        bn_eps=1e-5,
+        padding="symmetric",
+        in_channels=3,
     )
 
 
@@ -115,57 +147,33 @@ def test_indices_of_a_genotype_are_its_own(data: st.DataObject, path: Path) -> N
     assert genotype.provenance == {"seed": 1}
 
 
-def with_stage(number: int, **changes: Any) -> dict[str, Any]:
-    space = toy()
-    space["stages"][number].update(changes)
-    return space
-
-
-def without(key: str) -> dict[str, Any]:
-    return {name: value for name, value in toy().items() if name != key}
-
-
+SPEC = "expected 'skip' or FAMILY_t<Kt>_k<Ks>_e<E>[_se]"
+LISTS = "expected a list of block specs, got "
+# fmt: off
 BAD_CONFIGS: list[tuple[Any, str]] = [
-    (["toy"], "space: found ['toy'], expected a dict"),
-    (dict(toy(), depth=3), "space 'toy': unknown key 'depth', expected a key out of"),
-    (without("name"), "space None: the key 'name' is missing"),
-    (without("stages"), "space 'toy': the key 'stages' is missing"),
-    (dict(toy(), name=3), "space: name: found 3, expected text"),
-    (
-        dict(toy(), stem=dict(channels=0)),
-        "space 'toy': stem_channels: found 0, expected a",
-    ),
-    (dict(toy(), head_channels="9"), "head_channels: found '9', expected a whole"),
-    (dict(toy(), in_channels=True), "in_channels: found True, expected a whole number"),
-    (dict(toy(), stages=[]), "stages: found [], expected a list of at least one stage"),
-    (dict(toy(), stages=["a"]), "stages[0]: found 'a', expected a mapping"),
-    (dict(toy(), stages=3), "stages: found 3, expected a list of at least one stage"),
-    (with_stage(1, width=3), "stages[1], unknown key: found 'width', expected a key"),
-    (with_stage(1, num_layers=0), "stages[1].num_layers: found 0, expected a whole"),
-    (with_stage(0, spatial_stride=4), "stages[0].spatial_stride: found 4, expected 1"),
-    (
-        with_stage(0, candidates="skip"),
-        "space 'toy': stages[0].candidates: found 'skip', expected a list of block",
-    ),
-    (
-        with_stage(0, candidates=["mb_t1_k3_e2", "mb_t2_k3_e2"]),
-        "space 'toy': stages[0].candidates[1]: found 'mb_t2_k3_e2', expected t odd",
-    ),
-    (with_stage(1, candidates=[3]), "stages[1].candidates[0]: found 3, expected a"),
-    (
-        with_stage(1, candidates=["rb_t3_k3_e1", "rb_t3_k3_e1"]),
-        "stages[1].candidates: found ['rb_t3_k3_e1', 'rb_t3_k3_e1'], expected each",
-    ),
-    (
-        with_stage(1, candidates=["skip"]),
-        "stages[1].candidates: layer 3 changes its shape and is left without a "
-        "candidate, expected at least one block spec other than 'skip'",
-    ),
-    (
-        with_stage(0, candidates=[], spatial_stride=1),  # its layers keep their shape
-        "stages[0].candidates: found none, expected at least one block spec",
-    ),
+    (["toy"], "space: expected a dict, got ['toy']"),
+    (dict(toy(), depth=3), "space 'toy', unknown key: expected one of stem, head_chan"),
+    (dict(toy(), stem_channels=3), "space 'toy', unknown key: expected one of stem"),
+    (without("name"), "space: name: expected a name, got None"),
+    (without("stem"), "space 'toy': expected the key 'stem' as well"),
+    (without("stages"), "space 'toy': stages: expected a list of at least one stage"),
+    (dict(toy(), name=3), "space: name: expected a name, got 3"),
+    (dict(toy(), stem=dict(channels=0)), "space 'toy': stem.channels: expected a whol"),
+    (dict(toy(), stages=[]), "space 'toy': stages: expected a list of at least one st"),
+    (dict(toy(), stages=["a"]), "stages[0]: expected a stage with the key 'candidates"),
+    (with_stage(1, width=3), "'toy': stages[1], unknown key: expected one of out_chan"),
+    (with_stage(1, num_layers=0), "stages[1].num_layers: expected a whole number from"),
+    (with_stage(0, candidates="skip"), "'toy': stages[0].candidates: " + LISTS + "'sk"),
+    (with_stage(0, candidates=[]), "stages[0].candidates: " + LISTS + "[]"),
+    (with_stage(1, candidates=[3]), "[1].candidates[0]: " + LISTS + "3"),
+    (with_stage(0, candidates=[["skip"]]), "candidates: expected 3 lists, one a layer"),
+    (with_stage(0, candidates=["skip", ["skip"]]), LISTS + "['skip', ['skip']]"),
+    (with_stage(0, candidates=["mb_t{1,2}_k3_e2"]), "candidates: expected t odd and"),
+    (with_stage(0, candidates=["mb_t1_k{3_e2"]), SPEC),
+    (with_stage(0, candidates=["mb_t1_k3_e2", "mb_t{3,1}_k3_e2"]), "each block spec o"),
+    (with_stage(1, candidates=["skip"]), "expected an operation, since layer 3 change"),
 ]
+# fmt: on
 
 
 @pytest.mark.parametrize(("config", "message"), BAD_CONFIGS)
@@ -174,49 +182,19 @@ def test_malformed_config(config: Any, message: str) -> None:
         SearchSpace.from_config(config)
 
 
-def test_missing_candidates() -> None:
-    config = toy()
-    del config["stages"][1]["candidates"]
-    with pytest.raises(ValueError, match=r"stages\[1\].*the key 'candidates' as well"):
-        SearchSpace.from_config(config)
-
-
-def test_indices_of_blocks() -> None:
-    space = SearchSpace.from_config(toy())
-    blocks = space.genotype((0, 1, 1, 0)).blocks
-    assert space.indices_of_blocks(blocks) == (0, 1, 1, 0)
-    with pytest.raises(ValueError, match="found 3, expected 4, one for each layer of"):
-        space.indices_of_blocks(blocks[:3])
-    with pytest.raises(ValueError, match=r"blocks\[2\]: found 'mb', expected a cand"):
-        space.indices_of_blocks((*blocks[:2], "mb", blocks[3]))
-
-
 def test_genotype_of_another_space() -> None:
     space = SearchSpace.from_config(toy())
     skeleton, blocks = space.skeleton, ("mb_t1_k3_e2", "skip", "skip", "rb_t3_k3_e0.5")
     assert space.indices(Genotype("toy", skeleton, blocks)) == (0, 1, 1, 0)
-    with pytest.raises(ValueError, match="space: found 'tiny', expected 'toy'"):
+    with pytest.raises(ValueError, match="space: expected 'toy', got 'tiny'"):
         space.indices(Genotype("tiny", skeleton, blocks))
     wider = SearchSpace.from_config(dict(toy(), head_channels=40)).skeleton
-    with pytest.raises(ValueError, match=r"skeleton: found .*head_channels=40.*=32"):
+    with pytest.raises(ValueError, match=r"skeleton: .*head_channels=32.* got .*=40"):
         space.indices(Genotype("toy", wider, blocks))
-    other = (*blocks[:3], "rb_t1_k3_e0.5")
     message = (
-        "blocks[3]: found 'rb_t1_k3_e0.5', expected a candidate of space 'toy': "
-        "rb_t3_k3_e0.5"
+        "blocks[3]: expected a candidate of space 'toy', rb_t3_k3_e0.5, got 'rb_t1"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        space.indices(Genotype("toy", skeleton, other))
-
-
-@pytest.mark.parametrize(
-    ("indices", "message"),
-    [
-        ((0, 1, 1), "indices: found 3, expected 4, one for each layer of space 'toy'"),
-        ((0, 3, 1, 0), "indices[1]: found 3, expected 0 to 2, a candidate of space"),
-        ((-1, 1, 1, 0), "indices[0]: found -1, expected 0 to 1, a candidate of space"),
-    ],
-)
-def test_indices_without_a_network(indices: tuple[int, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        SearchSpace.from_config(toy()).genotype(indices)
+        space.indices_of_blocks((*blocks[:3], "rb_t1_k3_e0.5"))
+    with pytest.raises(ValueError, match=r"number of blocks: expected 4, .* got 3"):
+        space.indices_of_blocks(blocks[:3])

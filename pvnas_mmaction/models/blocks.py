@@ -12,11 +12,12 @@ import itertools
 from collections import OrderedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..space import layout as data
 from ..space.genotype import Skeleton
-from .lowering import LoweredConv3d
+from .lowering import LoweredConv3d, fold_time, is_exporting, unfold_time
 
 ACTIVATIONS: dict[str, type[nn.Module]] = dict(
     relu=nn.ReLU, relu6=nn.ReLU6, silu=nn.SiLU, hard_swish=nn.Hardswish
@@ -24,12 +25,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = dict(
 
 
 class ConvNormAct(nn.Sequential):
-    """A convolution, then batch normalisation and activation where it has them.
-
-    Args:
-        part: Widths, kernel, stride and groups.
-        style: Activation, epsilon of batch normalisation, and padding.
-    """
+    """A convolution, then batch normalisation and activation where it has them."""
 
     def __init__(self, part: data.Conv, style: data.Style) -> None:
         conv = LoweredConv3d(
@@ -96,6 +92,20 @@ class TemporalShift(nn.Module):
         ).contiguous(memory_format=torch.channels_last_3d)
 
 
+class FrameMaxPool(nn.MaxPool3d):
+    """Maximum over kernel x kernel pixels of each frame; stride 2."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__((1, kernel, kernel), (1, 2, 2), (0, kernel // 2, kernel // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if is_exporting():
+            return super().forward(x)
+        kernel = self.kernel_size[1]
+        y = F.max_pool2d(fold_time(x), kernel, 2, kernel // 2)  # half the time on a CPU
+        return unfold_time(y, x.shape[0])
+
+
 def build_part(part: data.Part, style: data.Style) -> nn.Module:
     """The module of one part of a layout."""
     if isinstance(part, data.Conv):
@@ -104,8 +114,7 @@ def build_part(part: data.Part, style: data.Style) -> nn.Module:
         return SqueezeExcitation(part)
     if isinstance(part, data.Shift):
         return TemporalShift(part.fraction)
-    kernel = (1, part.kernel, part.kernel)
-    return nn.MaxPool3d(kernel, part.stride, (0, part.kernel // 2, part.kernel // 2))
+    return FrameMaxPool(part.kernel)
 
 
 class Block(nn.Module):
@@ -134,11 +143,7 @@ class Block(nn.Module):
 
 
 def build_block(spec: data.BlockSpec | str, layer: data.Layer) -> Block:
-    """The module of a block spec at a layer.
-
-    Raises:
-        ValueError: The text is no block spec.
-    """
+    """The module of a block spec at a layer; a ValueError if it is no block spec."""
     return Block(data.layout(spec, layer))
 
 

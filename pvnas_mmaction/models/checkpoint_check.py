@@ -10,26 +10,24 @@ hides a wrong genotype behind a bad accuracy. So :class:`PVNASNet` and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
+from ..space.checks import wrong
+
 # Counts of batches: MMEngine and old versions of PyTorch do without them.
 _OPTIONAL = "num_batches_tracked"
-_SUPERNET_KEY = re.compile(r"layers\.\d+\.ops\.|alphas\.")
+_SUPERNET_KEY = re.compile(r"layers\.\d+\.ops\.|alphas")
 
 
-def is_supernet_state(names: Mapping[str, object]) -> bool:
+def is_supernet_state(names: Iterable[str]) -> bool:
     """Whether names of parameters, without prefix, are those of a supernet."""
     return any(_SUPERNET_KEY.match(name) for name in names)
 
 
 def check_state(
-    module: nn.Module,
-    state: Mapping[str, Tensor],
-    prefix: str,
-    network: str,
-    mend: str,
+    module: nn.Module, state: Mapping[str, Tensor], prefix: str, network: str, hint: str
 ) -> None:
     """Compare the names and shapes of a state dict with those of a module.
 
@@ -38,11 +36,11 @@ def check_state(
         state: The state dict; only keys that start with ``prefix`` count.
         prefix: Of the module's keys, e.g. ``"backbone."``.
         network: What the module is, for the error message.
-        mend: What to do about another network, for the error message.
+        hint: What to do about another network, for the error message.
 
     Raises:
         ValueError: A parameter is missing, unexpected or of another shape. Says how
-            many of each, and for the first one what was found and expected.
+            many of each, and for the first one what was expected and found.
     """
     found = {
         key[len(prefix) :]: tuple(value.shape)
@@ -54,43 +52,32 @@ def check_state(
         for name, value in module.state_dict().items()
         if not name.endswith(_OPTIONAL)
     }
-    if found == expected:
+    names = [*expected, *(name for name in found if name not in expected)]
+    differing = [name for name in names if expected.get(name) != found.get(name)]
+    if not differing:
         return
     if is_supernet_state(found) and not is_supernet_state(expected):
-        mend = (
-            "This is the checkpoint of a search: derive a network from it with "
+        hint = (
+            "this is the checkpoint of a search: derive a network from it with "
             "tools/derive_genotype.py, which writes its genotype and inherited weights"
         )
     elif is_supernet_state(expected) and not is_supernet_state(found):
-        mend = "This is no checkpoint of a search: give one that a search has written"
+        hint = "this is no checkpoint of a search: give one that a search has written"
     elif any(name.startswith("backbone.") for name in found):
-        mend = (
-            "This is the checkpoint of a whole recognizer: say prefix='backbone.' "
-            "beside the checkpoint in init_cfg"
+        hint = (
+            "this is the checkpoint of a whole recognizer: say prefix='backbone.' "
+            "next to the checkpoint in init_cfg"
         )
-    first = next(_differences(expected, found, prefix))
-    missing = len(expected.keys() - found.keys())
-    unexpected = len(found.keys() - expected.keys())
-    common = expected.keys() & found.keys()
-    reshaped = sum(expected[name] != found[name] for name in common)
-    raise ValueError(
-        f"checkpoint: found another network, expected {network}: {missing} parameters "
-        f"missing, {unexpected} unexpected, {reshaped} of another shape. First: "
-        f"{first}. {mend}."
+    missing, unexpected = (
+        len(a.keys() - b.keys()) for a, b in ((expected, found), (found, expected))
     )
-
-
-def _differences(
-    expected: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, tuple[int, ...]],
-    prefix: str,
-) -> Iterator[str]:
-    """Each difference in words, in the order of the network."""
-    for name, shape in expected.items():
-        if name not in found:
-            yield f"{prefix}{name}: found nothing, expected shape {shape}"
-        elif found[name] != shape:
-            yield f"{prefix}{name}: found shape {found[name]}, expected {shape}"
-    for name, shape in found.items():
-        if name not in expected:
-            yield f"{prefix}{name}: found shape {shape}, expected no such parameter"
+    first = differing[0]
+    raise wrong(
+        "checkpoint",
+        network,
+        f"another network: {missing} parameters missing, {unexpected} unexpected, "
+        f"{len(differing) - missing - unexpected} of another shape, first of them "
+        f"{prefix}{first}: expected {expected.get(first, 'none')}, got "
+        f"{found.get(first, 'none')}",
+        hint,
+    )

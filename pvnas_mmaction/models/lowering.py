@@ -143,14 +143,11 @@ class LoweredConv3d(nn.Conv3d):
     """``nn.Conv3d`` with odd kernel, "same" padding, and a chosen lowering.
 
     Args:
-        in_channels: Input width.
-        out_channels: Output width.
-        kernel_size: (Kt, Kh, Kw), odd.
-        stride: (St, Sh, Sw).
-        groups: Groups; ``in_channels`` of them make it depthwise. Default 1.
-        bias: Whether there is a bias. Default False.
         tf_same: Pad height and width as TensorFlow does: where a stride leaves less
-            than kernel - 1 pixels to pad, the smaller half comes first. Default False.
+            than kernel - 1 pixels to pad, the smaller half comes first. It costs a copy
+            of the input. Default False.
+        in_channels, out_channels, kernel_size, stride, groups, bias: As those of
+            ``nn.Conv3d``, the kernel odd.
 
     Shape: (N, in_channels, T, H, W) -> (N, out_channels, ceil(T/St), ceil(H/Sh),
     ceil(W/Sw)). Parameters are those of ``nn.Conv3d``.

@@ -128,8 +128,8 @@ class PVNASNet(BaseModule):
             self,
             state_dict,
             prefix,
-            network=f"that of the genotype of space {space!r} with blocks {blocks}",
-            mend="Use the genotype that the checkpoint was trained with",
+            network=f"the genotype of space {space!r} with blocks {blocks}",
+            hint="use the genotype that the checkpoint was trained with",
         )
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -83,7 +83,7 @@ class PVNASSupernet(BaseModule):
             state_dict,
             prefix,
             network=f"the supernet of space {self.space.name!r}",
-            mend="Use the space that the checkpoint was trained with",
+            hint="use the space that the checkpoint was trained with",
         )
         super()._load_from_state_dict(state_dict, prefix, *args)
 

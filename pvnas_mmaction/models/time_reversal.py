@@ -16,23 +16,7 @@ from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
 from torch import Tensor
 
-
-def check_opposites(opposites: Sequence[int]) -> list[int]:
-    """The class of each class's reversal, as a list.
-
-    Raises:
-        ValueError: Some class is not the reversal of its own reversal.
-    """
-    found = list(opposites)
-    classes = range(len(found))
-    for index, opposite in enumerate(found):
-        if opposite not in classes or found[opposite] != index:
-            raise ValueError(
-                f"opposites: found {opposite!r} for class {index}, expected a class "
-                f"whose own opposite is {index}; a class that looks the same "
-                "backwards is its own"
-            )
-    return found
+from ..space.checks import wrong
 
 
 def with_reversals(
@@ -47,15 +31,8 @@ def with_reversals(
 
     Returns:
         (2 N, C, T, H, W), in channels-last layout, and (2 N,).
-
-    Raises:
-        ValueError: Clips or labels have another shape.
     """
-    if clips.ndim != 5 or labels.shape != clips.shape[:1]:
-        raise ValueError(
-            f"clips and labels: found shapes {tuple(clips.shape)} and "
-            f"{tuple(labels.shape)}, expected (N, C, T, H, W) and (N,)"
-        )
+    assert clips.ndim == 5 and labels.shape == clips.shape[:1], labels.shape
     both = torch.cat([clips, clips.flip(2)])
     reversed_labels = torch.as_tensor(opposites, device=labels.device)[labels]
     return (
@@ -79,7 +56,16 @@ class TimeReversalBlending:
     """
 
     def __init__(self, opposites: Sequence[int]) -> None:
-        self.opposites = check_opposites(opposites)
+        self.opposites = list(opposites)
+        classes = range(len(self.opposites))
+        for index, opposite in enumerate(self.opposites):
+            if opposite not in classes or self.opposites[opposite] != index:
+                raise wrong(
+                    f"opposites[{index}]",
+                    f"a class whose own opposite is {index}",
+                    repr(opposite),
+                    "a class that looks the same backwards is its own opposite",
+                )
 
     def __call__(
         self, imgs: Tensor, batch_data_samples: list[ActionDataSample]
@@ -91,19 +77,18 @@ class TimeReversalBlending:
                 ``opposites`` lacks, or no single one.
         """
         if imgs.ndim != 6:
-            raise ValueError(
-                f"blending: found a batch of shape {tuple(imgs.shape)}, expected (N, "
-                "clips, C, T, H, W); TimeReversalBlending needs format_shape='NCTHW' "
-                "in the data preprocessor and in FormatShape"
+            raise wrong(
+                "blending: shape of a batch",
+                "(N, clips, C, T, H, W)",
+                str(tuple(imgs.shape)),
+                "set format_shape='NCTHW' in the data preprocessor and in FormatShape",
             )
         backwards = []
         for sample in batch_data_samples:
             label = sample.gt_label
             if label.numel() != 1 or not 0 <= int(label) < len(self.opposites):
-                raise ValueError(
-                    f"opposites: found {len(self.opposites)} classes and a clip of "
-                    f"class {label.tolist()}, expected one entry for every class"
-                )
+                expected = f"an entry for every class, such as {label.tolist()}"
+                raise wrong("opposites", expected, f"{len(self.opposites)} entries")
             reversed_sample = sample.clone()
             opposite = label.new_tensor([self.opposites[int(label)]])
             backwards.append(reversed_sample.set_gt_label(opposite))

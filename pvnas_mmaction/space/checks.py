@@ -1,8 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Settings are what they should be, or one line says what is wrong.
-
-Every message has one order: ``FIELD: expected ..., got ...; what to do``.
-"""
+"""Settings are what they should be, or one line says what is wrong."""
 
 from __future__ import annotations
 
@@ -27,10 +24,15 @@ def wrong(field: str, expected: str, got: str, hint: str = "") -> ValueError:
     return ValueError(f"{text}; {hint}" if hint else text)
 
 
+def inside(where: str, key: str) -> str:
+    """Name of a value for messages: ``FILE: key``, below that ``FILE: key.key``."""
+    return f"{where}.{key}" if ": " in where else f"{where}: {key}"
+
+
 def one_of(*values: object) -> Rule:
     """The rule for a value that is one of a few."""
-    words = " or ".join("none" if v is None else str(v) for v in values)
-    return words, lambda v: any(type(v) is type(a) and v == a for a in values)
+    known = [(type(value), value) for value in values]
+    return " or ".join(map(str, values)), lambda v: (type(v), v) in known
 
 
 def or_none(rule: Rule) -> Rule:
@@ -40,8 +42,7 @@ def or_none(rule: Rule) -> Rule:
 
 def is_number(value: object) -> bool:
     """Whether a value is a finite int or float."""
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and math.isfinite(value)
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore
 
 
 def is_list(value: object) -> bool:
@@ -49,14 +50,22 @@ def is_list(value: object) -> bool:
     return isinstance(value, list | tuple) and len(value) > 0
 
 
-WHOLE: Rule = ("a whole number from 1 up", lambda v: type(v) is int and v >= 1)
-ODD: Rule = ("an odd number from 1 up", lambda v: WHOLE[1](v) and v % 2 == 1)
+TEXT: Rule = ("text", lambda v: isinstance(v, str))
+NAME: Rule = ("a name", lambda v: isinstance(v, str) and v != "")
+INTEGER: Rule = ("a whole number", lambda v: type(v) is int)
+COUNT: Rule = ("a whole number from 1 up", lambda v: type(v) is int and v >= 1)
+ODD: Rule = ("an odd number from 1 up", lambda v: COUNT[1](v) and v % 2 == 1)
+NUMBER: Rule = ("a number", is_number)
 POSITIVE: Rule = ("a number above 0", lambda v: is_number(v) and v > 0)
-TEXT: Rule = ("text", lambda v: isinstance(v, str) and v != "")
+MAPPING: Rule = ("a mapping", lambda v: isinstance(v, Mapping))
 
 
 def read(
-    data: object, rules: Mapping[str, Rule], required: Sequence[str], where: str
+    data: object,
+    rules: Mapping[str, Rule],
+    required: Sequence[str],
+    where: str,
+    hint: str = "",
 ) -> dict[str, Any]:
     """A mapping whose keys and values are checked, as a new dict.
 
@@ -65,25 +74,30 @@ def read(
         rules: What each known key has to be.
         required: Keys that have to be there.
         where: Name of the mapping, for messages.
+        hint: What to do about a wrong one. Default: nothing that is not obvious.
 
     Raises:
         ValueError: It is no mapping, a key is unknown or missing, or a value is wrong.
     """
+    keys = ", ".join(rules)
     if not isinstance(data, Mapping):
-        raise wrong(where, f"a mapping with the keys {', '.join(rules)}", repr(data))
+        raise wrong(where, f"a mapping with the keys {keys}", _short(data), hint)
     for key in data:
         if key not in rules:
-            raise wrong(
-                f"{where}, unknown key", f"a key out of {', '.join(rules)}", repr(key)
-            )
+            raise wrong(f"{where}, unknown key", f"one of {keys}", repr(key), hint)
     for key in required:
         if key not in data:
-            raise wrong(where, f"the key {key!r} as well", repr(sorted(data)))
-    for key, value in data.items():
-        expected, holds = rules[key]
-        if not holds(value):
-            raise wrong(f"{where}.{key}", expected, repr(value))
+            raise wrong(where, f"the key {key!r} as well", _short(sorted(data)), hint)
+    for key, (expected, holds) in rules.items():
+        if key in data and not holds(data[key]):
+            name = inside(where, key)
+            raise wrong(name, expected, _short(data[key]), hint)
     return dict(data)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def check_number(name: str, value: object) -> None:

@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .checks import WHOLE, wrong
+from .checks import COUNT, wrong
 from .genotype import Skeleton
 from .layout import (
     BlockSpec,
@@ -45,8 +45,7 @@ class Cost:
 
 
 def part_cost(part: Part, shape: Triple) -> Cost:
-    """Cost of one part of a block at an input of (T, H, W); shifts and pools have
-    none."""
+    """Cost of one part at an input of (T, H, W); shifts and pools have none."""
     if isinstance(part, Conv):
         weights = part.in_channels * part.out_channels // part.groups
         weights *= math.prod(part.kernel)
@@ -60,9 +59,8 @@ def part_cost(part: Part, shape: Triple) -> Cost:
 
 def layout_cost(block: Layout, shape: Triple) -> Cost:
     """Cost of a block given by its layout, at an input of (T, H, W)."""
-    cost = Cost()
-    if isinstance(block.shortcut, Conv):
-        cost += part_cost(block.shortcut, shape)
+    on_shortcut = isinstance(block.shortcut, Conv)
+    cost = part_cost(block.shortcut, shape) if on_shortcut else Cost()
     for part in block.parts:
         cost += part_cost(part, shape)
         shape = out_shape(part, shape)
@@ -74,30 +72,13 @@ def block_cost(spec: BlockSpec | str, layer: Layer, shape: Triple) -> Cost:
     return layout_cost(layout(spec, layer), shape)
 
 
-def layer_shapes(skeleton: Skeleton, input_shape: Sequence[int]) -> tuple[Triple, ...]:
-    """Input (T, H, W) of every layer, and last the output of the last one.
-
-    Args:
-        skeleton: The network's skeleton.
-        input_shape: (C, T, H, W) of one view.
-
-    Raises:
-        ValueError: The shape is not four whole numbers from 1 up, or its C is not the
-            skeleton's.
-    """
-    _, *size = check_input_shape(skeleton, input_shape)
-    shapes = [skeleton.stem_layout.out_shape((size[0], size[1], size[2]))]
-    for layer in skeleton.layers:
-        shapes.append(out_shape(layer, shapes[-1]))
-    return tuple(shapes)
-
-
 def check_input_shape(
     skeleton: Skeleton, input_shape: Sequence[int]
 ) -> tuple[int, int, int, int]:
-    """``input_shape`` as a tuple (C, T, H, W); a ValueError if it is none."""
+    """``input_shape`` as a tuple (C, T, H, W); a ValueError unless it is four whole
+    numbers from 1 up, the first of them the skeleton's ``in_channels``."""
     shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
-    if len(shape) != 4 or not all(WHOLE[1](size) for size in shape):
+    if len(shape) != 4 or not all(COUNT[1](size) for size in shape):
         expected = "(C, T, H, W), four whole numbers from 1 up"
         raise wrong("input_shape", expected, repr(input_shape))
     if shape[0] != skeleton.in_channels:
@@ -106,17 +87,26 @@ def check_input_shape(
     return shape
 
 
+def layer_shapes(skeleton: Skeleton, input_shape: Sequence[int]) -> tuple[Triple, ...]:
+    """Input (T, H, W) of every layer, and last the output of the last one, for a view
+    of (C, T, H, W)."""
+    _, t, h, w = check_input_shape(skeleton, input_shape)
+    shapes = [skeleton.stem_layout.out_shape((t, h, w))]
+    for layer in skeleton.layers:
+        shapes.append(out_shape(layer, shapes[-1]))
+    return tuple(shapes)
+
+
 def skeleton_cost(
     skeleton: Skeleton, input_shape: Sequence[int], num_classes: int
 ) -> Cost:
     """Cost of what every network of a skeleton shares: stem, last convolution, and
     the fully connected layer of the recognizer's head with its bias."""
-    _, *size = check_input_shape(skeleton, input_shape)
-    stem = layout_cost(skeleton.stem_layout, (size[0], size[1], size[2]))
-    last = layer_shapes(skeleton, input_shape)[-1]
-    width = skeleton.out_channels
-    classifier = Cost(width * num_classes, (width + 1) * num_classes)
-    return stem + layout_cost(skeleton.head_layout, last) + classifier
+    _, t, h, w = check_input_shape(skeleton, input_shape)
+    last, width = layer_shapes(skeleton, input_shape)[-1], skeleton.out_channels
+    cost = Cost(width * num_classes, (width + 1) * num_classes)
+    cost += layout_cost(skeleton.stem_layout, (t, h, w))
+    return cost + layout_cost(skeleton.head_layout, last)
 
 
 def network_cost(
@@ -125,27 +115,23 @@ def network_cost(
     input_shape: Sequence[int],
     num_classes: int,
 ) -> Cost:
-    """Cost of one network.
-
-    Args:
-        skeleton: Its skeleton.
-        blocks: One block spec per layer.
-        input_shape: (C, T, H, W) of one view.
-        num_classes: Outputs of the head's fully connected layer.
-    """
+    """Cost of one network, with one block spec per layer, for a view of (C, T, H, W)
+    and a head of ``num_classes`` outputs."""
     cost = skeleton_cost(skeleton, input_shape, num_classes)
-    shapes = layer_shapes(skeleton, input_shape)
-    for layer, block in zip(skeleton.layers, blocks, strict=True):
-        cost += block_cost(block, layer, shapes[layer.index])
+    *shapes, _ = layer_shapes(skeleton, input_shape)
+    for layer, block, shape in zip(skeleton.layers, blocks, shapes, strict=True):
+        cost += block_cost(block, layer, shape)
     return cost
 
 
 def layer_costs(space: SearchSpace, input_shape: Sequence[int]) -> list[list[Cost]]:
     """Cost of every candidate of every layer of a space, at (C, T, H, W)."""
-    shapes = layer_shapes(space.skeleton, input_shape)
+    *shapes, _ = layer_shapes(space.skeleton, input_shape)
     return [
-        [block_cost(block, layer, shapes[layer.index]) for block in candidates]
-        for layer, candidates in zip(space.layers, space.candidates, strict=True)
+        [block_cost(text, layer, shape) for text in texts]
+        for layer, texts, shape in zip(
+            space.layers, space.candidates, shapes, strict=True
+        )
     ]
 
 

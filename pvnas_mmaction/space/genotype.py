@@ -12,14 +12,9 @@ file is JSON::
      "blocks": ["mb_t3_k3_e2", "skip"],
      "provenance": {"macs": 1234567, "input_shape": [3, 8, 32, 32]}}
 
-The skeleton of ResNet-50 has no last convolution and a stem with a pool::
-
-    {"stem": {"channels": 64, "kernel": 7, "pool": 3}, "head_channels": null, ...}
-
-that of EfficientNet-Lite0 its own activation, epsilon and padding::
-
-    {"stem": {"channels": 32}, "head_channels": 1280, "activation": "relu6",
-     "bn_eps": 0.001, "padding": "tf_same", ...}
+A skeleton like ResNet-50's has ``"stem": {"channels": 64, "kernel": 7, "pool": 3},
+"head_channels": null``, one like EfficientNet-Lite0's also ``"activation": "relu6",
+"bn_eps": 0.001, "padding": "tf_same"``.
 
 Everything here is inert data: no module is built and only the standard library is
 imported, so that a genotype can be read where torch is not installed.
@@ -30,24 +25,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .checks import (
-    ODD,
-    POSITIVE,
-    TEXT,
-    WHOLE,
-    Rule,
-    is_list,
-    is_number,
-    one_of,
-    or_none,
-    read,
-    wrong,
-)
+from . import checks
+from .checks import inside, read, wrong
 from .layout import (
     ACTIVATIONS,
     PADDINGS,
@@ -61,43 +45,49 @@ from .layout import (
 
 FORMAT_VERSION = 2
 
-STEM_RULES: dict[str, Rule] = dict(channels=WHOLE, kernel=ODD, pool=or_none(ODD))
-STAGE_RULES: dict[str, Rule] = dict(
-    out_channels=WHOLE,
-    num_layers=WHOLE,
-    spatial_stride=one_of(1, 2),
-    temporal_stride=one_of(1, 2),
+_STEM = dict(channels=checks.COUNT, kernel=checks.ODD, pool=checks.or_none(checks.ODD))
+_STAGE = dict(
+    out_channels=checks.COUNT,
+    num_layers=checks.COUNT,
+    spatial_stride=checks.one_of(1, 2),
+    temporal_stride=checks.one_of(1, 2),
 )
-SKELETON_RULES: dict[str, Rule] = dict(
-    stem=("a mapping", lambda v: isinstance(v, Mapping)),
-    head_channels=or_none(WHOLE),
-    stages=("a list of at least one stage", is_list),
-    activation=one_of(*ACTIVATIONS),
-    bn_eps=POSITIVE,
-    padding=one_of(*PADDINGS),
-    in_channels=WHOLE,
+_SKELETON = dict(
+    stem=checks.MAPPING,
+    head_channels=checks.or_none(checks.COUNT),
+    stages=("a list of at least one stage", checks.is_list),
+    activation=checks.one_of(*ACTIVATIONS),
+    bn_eps=checks.POSITIVE,
+    padding=checks.one_of(*PADDINGS),
+    in_channels=checks.COUNT,
 )
-_STRING: Rule = ("text", lambda v: isinstance(v, str))
-_COUNT: Rule = ("a whole number", lambda v: type(v) is int)
-PROVENANCE_RULES: dict[str, Rule] = dict(
-    data=_STRING,
-    config=_STRING,
-    seed=_COUNT,
-    code_version=_STRING,
-    input_shape=(
-        "[C, T, H, W], four whole numbers",
-        lambda v: isinstance(v, list) and [type(size) for size in v] == [int] * 4,
-    ),
-    num_classes=_COUNT,
-    macs=_COUNT,
-    params=_COUNT,
-    latency_ms=("a number", is_number),
-    accuracy=or_none(("a number", is_number)),
-    checkpoint=_STRING,
-    cycle=_COUNT,
-    step=_COUNT,
-    command=_STRING,
-    date=_STRING,
+_SHAPE = (
+    "[C, T, H, W], four whole numbers",
+    lambda v: isinstance(v, list) and [type(size) for size in v] == [int] * 4,
+)
+PROVENANCE = dict(
+    data=checks.TEXT,
+    config=checks.TEXT,
+    seed=checks.INTEGER,
+    code_version=checks.TEXT,
+    input_shape=_SHAPE,
+    num_classes=checks.INTEGER,
+    macs=checks.INTEGER,
+    params=checks.INTEGER,
+    latency_ms=checks.NUMBER,
+    accuracy=checks.or_none(checks.NUMBER),
+    checkpoint=checks.TEXT,
+    cycle=checks.INTEGER,
+    step=checks.INTEGER,
+    command=checks.TEXT,
+    date=checks.TEXT,
+)
+_GENOTYPE = dict(
+    format_version=checks.INTEGER,
+    space=checks.NAME,
+    skeleton=checks.MAPPING,
+    blocks=("a list of block specs", checks.is_list),
+    provenance=checks.MAPPING,
 )
 
 
@@ -114,14 +104,7 @@ class Stem:
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of layers of one width; the strides belong to its first layer.
-
-    Args:
-        out_channels: Width of every layer of the stage.
-        num_layers: Number of layers, at least 1.
-        spatial_stride: 1 or 2, applied to height and width. Default 1.
-        temporal_stride: 1 or 2, applied to time. Default 1.
-    """
+    """A run of layers of one width; the strides, 1 or 2, belong to its first layer."""
 
     out_channels: int
     num_layers: int
@@ -138,10 +121,7 @@ class Skeleton:
         head_channels: Width of a 1x1x1 convolution after the last layer; None for no
             such convolution.
         stages: The layers.
-        activation: A name out of ``layout.ACTIVATIONS``. Default ``"relu"``.
-        bn_eps: Epsilon of batch normalisation. Default 1e-5.
-        padding: ``"symmetric"`` or ``"tf_same"``; see ``layout.Style``. Default
-            ``"symmetric"``.
+        activation, bn_eps, padding: As in ``layout.Style``, with its defaults.
         in_channels: Of the clips. Default 3.
     """
 
@@ -167,35 +147,25 @@ class Skeleton:
         layers: list[Layer] = []
         width = self.stem.channels
         for number, stage in enumerate(self.stages):
-            for position in range(stage.num_layers):
-                first = position == 0
-                layers.append(
-                    Layer(
-                        index=len(layers),
-                        stage=number,
-                        in_channels=width,
-                        out_channels=stage.out_channels,
-                        spatial_stride=stage.spatial_stride if first else 1,
-                        temporal_stride=stage.temporal_stride if first else 1,
-                        style=self.style,
-                    )
-                )
-                width = stage.out_channels
+            strides = (stage.spatial_stride, stage.temporal_stride)
+            for _ in range(stage.num_layers):
+                widths = (width, stage.out_channels)
+                layers.append(Layer(len(layers), number, *widths, *strides, self.style))
+                width, strides = stage.out_channels, (1, 1)
         return tuple(layers)
 
     @property
     def stem_layout(self) -> Layout:
         """The stem as a block: ``spatial`` and, where there is one, ``pool``."""
-        k = self.stem.kernel
-        conv = Conv(
-            "spatial", self.in_channels, self.stem.channels, (1, k, k), (1, 2, 2)
-        )
+        kernel = (1, self.stem.kernel, self.stem.kernel)
+        widths = (self.in_channels, self.stem.channels)
+        conv = Conv("spatial", *widths, kernel, stride=(1, 2, 2))
         pool = () if self.stem.pool is None else (MaxPool(self.stem.pool),)
         return Layout((conv, *pool), style=self.style)
 
     @property
     def head_layout(self) -> Layout:
-        """The last convolution as a block: ``project``, or no part."""
+        """The last convolution as a block: ``project``, or the identity."""
         width = self.stages[-1].out_channels
         if self.head_channels is None:
             return Layout((), style=self.style)
@@ -204,18 +174,8 @@ class Skeleton:
 
 @dataclass(frozen=True)
 class Genotype:
-    """One network.
-
-    Args:
-        space: Name of the search space it belongs to.
-        skeleton: The rest of the network.
-        blocks: One block spec per layer of the skeleton, as text.
-        provenance: Where it came from; keys out of :data:`PROVENANCE_RULES`.
-
-    Raises:
-        ValueError: Wrong number of blocks, a wrong block spec, a skip where the shape
-            changes, or a provenance that a genotype file can't hold.
-    """
+    """One network: the name of its space, the skeleton, one block spec per layer, and
+    where it came from (keys out of :data:`PROVENANCE`)."""
 
     space: str
     skeleton: Skeleton
@@ -223,8 +183,7 @@ class Genotype:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_blocks(self.skeleton, self.blocks, "genotype")
-        read(self.provenance, PROVENANCE_RULES, (), "genotype: provenance")
+        assert len(self.blocks) == len(self.skeleton.layers), self.blocks
 
     @property
     def specs(self) -> tuple[BlockSpec, ...]:
@@ -232,121 +191,72 @@ class Genotype:
 
     def to_json(self) -> str:
         """The genotype file's text."""
-        data = {
-            "format_version": FORMAT_VERSION,
-            "space": self.space,
-            "skeleton": asdict(self.skeleton),
-            "blocks": list(self.blocks),
-            "provenance": self.provenance,
-        }
+        read(self.provenance, PROVENANCE, (), "genotype: provenance")
+        data = {"format_version": FORMAT_VERSION, **asdict(self)}
         return json.dumps(data, indent=2) + "\n"
 
 
-def _check_blocks(skeleton: Skeleton, blocks: Iterable[object], where: str) -> None:
-    blocks = tuple(blocks)
-    layers = skeleton.layers
-    if len(blocks) != len(layers):
-        expected = f"{len(layers)} blocks, one for each layer of the skeleton"
-        raise wrong(f"{where}: blocks", expected, repr(len(blocks)))
-    for layer, block in zip(layers, blocks, strict=True):
-        place = f"{where}: blocks[{layer.index}]"
-        if BlockSpec.parse(block, place).is_skip and not layer.keeps_shape:
-            expected = (
-                f"an operation, since this layer goes from {layer.in_channels} to "
-                f"{layer.out_channels} channels with stride {layer.stride}"
-            )
-            raise wrong(place, expected, repr(block))
-
-
-def parse_genotype(data: str | Mapping[str, Any], where: str = "genotype") -> Genotype:
+def parse_genotype(
+    data: str | bytes | Mapping[str, Any], where: str = "genotype"
+) -> Genotype:
     """Read a genotype from JSON text or from the mapping that text stands for.
 
     Args:
         data: JSON text, or a mapping with the same keys.
-        where: Name of the source, for error messages; usually the file's path. Default
-            ``"genotype"``.
+        where: Name of the source, for error messages. Default ``"genotype"``.
 
     Raises:
         ValueError: Says the source, the place in it, what was expected and what was
             found.
     """
-    content = _read_json(data, where) if isinstance(data, str) else data
-    if isinstance(content, Mapping) and "format_version" in content:
-        # Before the keys, which other versions have others of.
-        version = content["format_version"]
-        if type(version) is not int or version != FORMAT_VERSION:
-            later = type(version) is int and version > FORMAT_VERSION
-            advice = (
-                "update pvnas_mmaction to read it"
-                if later
-                else "blocks and skeletons of version 1 were others, search again"
-            )
-            raise wrong(
-                f"{where}: format_version", str(FORMAT_VERSION), repr(version), advice
-            )
-    rules: dict[str, Rule] = dict(
-        format_version=WHOLE,
-        space=TEXT,
-        skeleton=("a mapping", lambda v: isinstance(v, Mapping)),
-        blocks=("a list of block specs", is_list),
-        provenance=("a mapping", lambda v: isinstance(v, Mapping)),
-    )
-    root = read(content, rules, tuple(rules)[:4], where)
+    try:
+        content = json.loads(data) if isinstance(data, str | bytes) else data
+    except ValueError as error:
+        raise wrong(where, "a genotype as JSON", str(error)) from error
+    version = content.get("format_version") if isinstance(content, Mapping) else None
+    if version not in (None, FORMAT_VERSION):  # before keys, which differ by version
+        hint = "update pvnas_mmaction to read it"
+        if version == 1:
+            hint = "blocks and skeletons were others then: search again"
+        raise wrong(
+            f"{where}: format_version", str(FORMAT_VERSION), repr(version), hint
+        )
+    root = read(content, _GENOTYPE, tuple(_GENOTYPE)[:4], where)
     skeleton = parse_skeleton(root["skeleton"], f"{where}: skeleton")
-    _check_blocks(skeleton, root["blocks"], where)
+    blocks, layers = tuple(root["blocks"]), skeleton.layers
+    if len(blocks) != len(layers):
+        expected = f"{len(layers)}, one for each layer of the skeleton"
+        raise wrong(f"{where}: number of blocks", expected, str(len(blocks)))
+    for layer, block in zip(layers, blocks, strict=True):
+        place = f"{where}: blocks[{layer.index}]"
+        if BlockSpec.parse(block, place).is_skip and not layer.keeps_shape:
+            widths = f"{layer.in_channels} to {layer.out_channels} channels"
+            expected = f"an operation: {widths}, stride {layer.stride}"
+            raise wrong(place, expected, repr(block))
     provenance = root.get("provenance", {})
-    read(provenance, PROVENANCE_RULES, (), f"{where}: provenance")
-    return Genotype(root["space"], skeleton, tuple(root["blocks"]), dict(provenance))
+    read(provenance, PROVENANCE, (), f"{where}: provenance")
+    return Genotype(root["space"], skeleton, blocks, dict(provenance))
 
 
 def parse_skeleton(data: object, where: str = "skeleton") -> Skeleton:
     """Read a skeleton from a mapping; errors as in :func:`parse_genotype`."""
-    root = read(data, SKELETON_RULES, ("stem", "head_channels", "stages"), where)
-    stem = read(root.pop("stem"), STEM_RULES, ("channels",), f"{where}.stem")
+    root = read(data, _SKELETON, ("stem", "head_channels", "stages"), where)
+    stem = read(root.pop("stem"), _STEM, ("channels",), inside(where, "stem"))
+    required = ("out_channels", "num_layers")
     stages = tuple(
-        Stage(
-            **read(stage, STAGE_RULES, tuple(STAGE_RULES)[:2], f"{where}.stages[{i}]")
-        )
+        Stage(**read(stage, _STAGE, required, inside(where, f"stages[{i}]")))
         for i, stage in enumerate(root.pop("stages"))
     )
     return Skeleton(stem=Stem(**stem), stages=stages, **root)
 
 
-def _read_json(text: str, where: str) -> object:
-    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in result:
-                raise wrong(f"{where}: duplicate key", "each key once", repr(key))
-            result[key] = value
-        return result
-
-    try:
-        return json.loads(text, object_pairs_hook=without_duplicates)
-    except json.JSONDecodeError as error:
-        place = f"{where}: line {error.lineno}, column {error.colno}"
-        raise wrong(
-            place, f"JSON ({error.msg})", repr(text[error.pos : error.pos + 20])
-        ) from error
-
-
 def load_genotype(path: str | os.PathLike[str]) -> Genotype:
-    """Read a genotype file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no genotype.
-    """
+    """Read a genotype file; a FileNotFoundError if there is none, a ValueError if it
+    is no genotype."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such genotype file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise wrong(
-            f"{path}: byte {error.start}", "UTF-8 text", repr(error.object[error.start])
-        ) from error
-    return parse_genotype(text, where=str(path))
+    return parse_genotype(path.read_bytes(), where=str(path))
 
 
 def save_genotype(genotype: Genotype, path: str | os.PathLike[str]) -> None:

@@ -11,14 +11,16 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .checks import MAPPING, Rule, is_number, one_of, read, wrong
 from .genotype import write_atomically
 from .search_space import SearchSpace
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+REBUILD = "build the table again with tools/build_latency_table.py"
 
 
 @dataclass(frozen=True)
@@ -67,55 +69,33 @@ def load_latency_table(
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, found {error}") from error
-    version = data.pop("format_version", None) if isinstance(data, dict) else None
-    if version is not None:  # before its keys, which may be others
-        same = version == FORMAT_VERSION
-        _expect(same, path, "format_version", version, FORMAT_VERSION)
-    expected = {f.name for f in fields(LatencyTable)}
-    if version is None or set(data) != expected:
-        found = sorted(data) if isinstance(data, dict) else type(data).__name__
-        raise ValueError(
-            f"{path}: found {found}, expected an object with the keys "
-            f"{sorted({'format_version', *expected})}"
-        )
-    table = LatencyTable(**data)
-    for name in ("space", "setting"):
-        _expect(isinstance(data[name], dict), path, name, data[name], "an object")
-    if table.space != space.to_config():
-        raise ValueError(
-            f"{path}: found a table for space {table.space.get('name')!r} with other "
-            f"stages or candidates, expected the space {space.name!r}; build the table "
-            "anew"
-        )
-    shape = list(input_shape)
-    _expect(table.input_shape == shape, path, "input_shape", table.input_shape, shape)
-    rows = table.layer_ms
-    _expect(isinstance(rows, list), path, "layer_ms", rows, "a list of rows")
-    for layer, row in enumerate(rows):
-        place = f"layer_ms[{layer}]"
-        _expect(isinstance(row, list), path, place, row, "a list of milliseconds")
-    counts = [len(row) for row in rows]
-    if counts != [len(c) for c in space.candidates]:
-        raise ValueError(
-            f"{path}: layer_ms: found rows of {counts} entries, expected one entry for "
-            "each candidate of each layer"
-        )
-    times = {"fixed_ms": table.fixed_ms}
-    for layer, row in enumerate(rows):
-        times.update((f"layer_ms[{layer}][{i}]", ms) for i, ms in enumerate(row))
-    for place, ms in times.items():
-        is_number = isinstance(ms, int | float) and not isinstance(ms, bool)
-        expected = "milliseconds, a finite number of 0 or more"
-        _expect(is_number and 0 <= ms < math.inf, path, place, ms, expected)
-    return table
+        raise wrong(str(path), "a latency table as JSON", str(error)) from error
+    counts = [len(candidates) for candidates in space.candidates]
+    same = f"the space {space.name!r} with the same stages and candidates"
+    rules: dict[str, Rule] = dict(
+        format_version=one_of(FORMAT_VERSION),
+        space=(same, lambda v: v == space.to_config()),
+        input_shape=(str(list(input_shape)), lambda v: v == list(input_shape)),
+        fixed_ms=("milliseconds of 0 or more", _is_time),
+        layer_ms=(
+            f"rows of {counts} milliseconds of 0 or more",
+            lambda v: _is_table(v, counts),
+        ),
+        setting=MAPPING,
+    )
+    data = read(data, rules, tuple(rules), str(path), REBUILD)
+    del data["format_version"]
+    return LatencyTable(**data)
 
 
-def _expect(
-    holds: bool, path: Path, place: str, found: object, expected: object
-) -> None:
-    if not holds:
-        raise ValueError(
-            f"{path}: {place}: found {found!r}, expected {expected}; build the table "
-            "anew"
-        )
+def _is_time(value: object) -> bool:
+    return is_number(value) and value >= 0  # type: ignore[operator]
+
+
+def _is_table(rows: object, counts: list[int]) -> bool:
+    return (
+        isinstance(rows, list)
+        and all(isinstance(row, list) for row in rows)
+        and [len(row) for row in rows] == counts
+        and all(_is_time(ms) for row in rows for ms in row)
+    )

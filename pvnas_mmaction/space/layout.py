@@ -4,15 +4,13 @@
 A *block spec* names one candidate operation::
 
     spec   = "skip" | FAMILY "_t" Kt "_k" Ks "_e" E [ "_se" ]
-    FAMILY = a name out of FAMILIES
-    Kt, Ks = odd integer, 1 to 11: temporal and spatial kernel size, in frames and
-             pixels
-    E      = decimal number without trailing zeros: the width of the block's inside,
-             as a multiple of the input width (rb, rs: of the output width)
+    FAMILY = a name out of FAMILIES; "skip" is the identity
+    Kt, Ks = odd integer, 1 to 11: temporal and spatial kernel size
+    E      = width of the block's inside, as a multiple of the input width (rb, rs: of
+             the output width): a decimal number without trailing zeros
     "_se"  = squeeze-and-excitation in front of the last convolution
 
-``skip`` is the identity. Worked example: ``mb_t3_k5_e2.25_se`` on 24 channels has the
-layout
+Worked example: ``mb_t3_k5_e2.25_se`` on 24 channels has the layout
 
     expand    1x1x1, 24 -> 56 (2.25 * 24 = 54, rounded to a multiple of 8)
     spatial   1x5x5, depthwise, no normalisation and activation of its own
@@ -21,11 +19,9 @@ layout
     project   1x1x1, 56 -> 24, no activation
 
 and the identity as its shortcut. Module, costs, pictures and inherited weights follow
-from the layout. **To add a family**, write one function (spec, layer) -> Layout with
-the line ``@family(...)`` above it. Roles are the names of the parts in a state dict:
-``layers.3.expand.conv.weight``.
-
-Nothing here needs torch.
+from the layout. Roles are the names of the parts in a state dict:
+``layers.3.expand.conv.weight``. **To add a family**, write one function
+(spec, layer) -> Layout with the line ``@family(...)`` above it.
 """
 
 from __future__ import annotations
@@ -47,22 +43,13 @@ PADDINGS = ("symmetric", "tf_same")
 Triple = tuple[int, int, int]
 ONE: Triple = (1, 1, 1)
 
-_SPEC = re.compile(
-    r"(?P<family>[a-z0-9]+)_t(?P<kt>\d+)_k(?P<ks>\d+)_e(?P<e>\d+(\.\d+)?)(?P<se>_se)?"
-)
+_SPEC = re.compile(r"([a-z0-9]+)_t(\d+)_k(\d+)_e(\d+(?:\.\d+)?)(_se)?")
 
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """One candidate operation.
-
-    Args:
-        family: A name out of :data:`FAMILIES`, or ``"skip"``.
-        temporal_kernel: Kt, in frames. Default 1.
-        spatial_kernel: Ks, in pixels. Default 1.
-        expand_ratio: E, width of the inside. Default 1.
-        se: Whether squeeze-and-excitation is used. Default False.
-    """
+    """One candidate operation: family (or ``"skip"``), Kt, Ks, E, and whether it has
+    squeeze-and-excitation."""
 
     family: str
     temporal_kernel: int = 1
@@ -88,28 +75,16 @@ class BlockSpec:
 
     @classmethod
     def parse(cls, text: object, place: str = "block") -> BlockSpec:
-        """Read a block spec.
-
-        Args:
-            text: The spec, e.g. ``"mb_t3_k5_e4_se"``.
-            place: File and place in it, for the error message.
-
-        Raises:
-            ValueError: The text is no block spec.
-        """
+        """Read a block spec, e.g. ``"mb_t3_k5_e4_se"``; a ValueError about ``place``
+        if the text is none."""
         if text == "skip":
             return cls("skip")
         match = _SPEC.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             expected = "'skip' or FAMILY_t<Kt>_k<Ks>_e<E>[_se], e.g. 'mb_t3_k3_e4_se'"
             raise wrong(place, expected, repr(text))
-        spec = cls(
-            family=match["family"],
-            temporal_kernel=int(match["kt"]),
-            spatial_kernel=int(match["ks"]),
-            expand_ratio=float(match["e"]),
-            se=match["se"] is not None,
-        )
+        name, kt, ks, ratio, se = match.groups()
+        spec = cls(name, int(kt), int(ks), float(ratio), se is not None)
         if spec.family not in FAMILIES:
             raise wrong(place, f"a family out of {', '.join(FAMILIES)}", repr(text))
         known = FAMILIES[spec.family]
@@ -137,9 +112,8 @@ class Style:
     Args:
         activation: A name out of :data:`ACTIVATIONS`. Default ``"relu"``.
         bn_eps: Epsilon of batch normalisation. Default 1e-5.
-        padding: ``"symmetric"``, as PyTorch pads, or ``"tf_same"``: with stride 2 and
-            an even size, one pixel less on the left and at the top, as TensorFlow pads
-            and checkpoints trained there expect. Default ``"symmetric"``.
+        padding: ``"symmetric"`` (default), or ``"tf_same"``: as TensorFlow pads, which
+            is one pixel less at the top and left with stride 2 and an even size.
     """
 
     activation: str = "relu"
@@ -149,17 +123,8 @@ class Style:
 
 @dataclass(frozen=True)
 class Layer:
-    """One place for a block, as a skeleton fixes it.
-
-    Args:
-        index: Position in the genotype, from 0.
-        stage: Stage it belongs to, from 0.
-        in_channels: Input width.
-        out_channels: Output width.
-        spatial_stride: Stride over height and width.
-        temporal_stride: Stride over time.
-        style: Of its convolutions.
-    """
+    """One place for a block, as a skeleton fixes it: position and stage, from 0,
+    widths, strides over height and width and over time, and style of convolutions."""
 
     index: int
     stage: int
@@ -181,10 +146,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution, then batch normalisation and activation where there are any.
-
-    "Same" padding: stride s gives ceil(size / s).
-    """
+    """A convolution with "same" padding (stride s gives ceil(size / s)), then batch
+    normalisation and activation where there are any."""
 
     role: str
     in_channels: int
@@ -230,15 +193,8 @@ Part = Conv | SqueezeExcitation | Shift | MaxPool
 
 @dataclass(frozen=True)
 class Layout:
-    """A block: its parts one after the other, and what is added to their output.
-
-    Args:
-        parts: In order; their roles differ. Without any the block is the identity.
-        shortcut: What runs on the input and is added: nothing, the input itself, or a
-            convolution. Default None.
-        act_after: Whether an activation follows the sum. Default False.
-        style: Of its convolutions.
-    """
+    """A block: its parts in order (their roles differ; without any it is the identity),
+    what of the input is added to their output, and whether an activation follows."""
 
     parts: tuple[Part, ...]
     shortcut: Conv | Literal["identity"] | None = None
@@ -276,10 +232,13 @@ def hidden_channels(spec: BlockSpec, channels: int) -> int:
     return channels if ratio == 1 else round_channels(channels * ratio)
 
 
+LayoutFunction = Callable[[BlockSpec, Layer], Layout]
+
+
 class Family(NamedTuple):
     """A kind of block: its layout, and the least and greatest Kt and E it allows."""
 
-    layout: Callable[[BlockSpec, Layer], Layout]
+    layout: LayoutFunction
     temporal_kernels: tuple[int, int]
     expand_ratios: tuple[float, float]
 
@@ -291,10 +250,10 @@ def family(
     name: str,
     temporal_kernels: tuple[int, int] = (1, MAX_KERNEL),
     expand_ratios: tuple[float, float] = (1, 16),
-) -> Callable[[Callable[[BlockSpec, Layer], Layout]], Callable]:
+) -> Callable[[LayoutFunction], LayoutFunction]:
     """Register a layout function as a family of blocks."""
 
-    def register(function: Callable[[BlockSpec, Layer], Layout]) -> Callable:
+    def register(function: LayoutFunction) -> LayoutFunction:
         FAMILIES[name] = Family(function, temporal_kernels, expand_ratios)
         return function
 
@@ -302,11 +261,7 @@ def family(
 
 
 def layout(spec: BlockSpec | str, layer: Layer) -> Layout:
-    """The parts of a block at a layer.
-
-    Raises:
-        ValueError: The text is no block spec.
-    """
+    """The parts of a block at a layer; a ValueError if the text is no block spec."""
     if isinstance(spec, str):
         spec = BlockSpec.parse(spec, f"layer {layer.index}")
     if spec.is_skip:

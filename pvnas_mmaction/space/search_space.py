@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .checks import TEXT, is_list, wrong
+from .checks import NAME, is_list, wrong
 from .genotype import Genotype, Skeleton, parse_skeleton
 from .layout import BlockSpec, Layer
 
@@ -43,13 +43,7 @@ def expand_braces(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A skeleton with candidates.
-
-    Args:
-        name: Name that genotypes of the space carry.
-        skeleton: What every network of the space has in common.
-        candidates: For each layer, the block specs offered to it.
-    """
+    """A skeleton with candidates: for each layer, the block specs offered to it."""
 
     name: str
     skeleton: Skeleton
@@ -68,47 +62,34 @@ class SearchSpace:
             raise wrong("space", "a dict", repr(config))
         data = dict(config)
         name = data.pop("name", None)
-        if not TEXT[1](name):
-            raise wrong("space: name", TEXT[0], repr(name))
+        if not NAME[1](name):
+            raise wrong("space: name", NAME[0], repr(name))
         where = f"space {name!r}"
         stages, offered = [], []
         for i, stage in enumerate(data.get("stages") or ()):
-            if not isinstance(stage, Mapping) or "candidates" not in stage:
-                got = sorted(stage) if isinstance(stage, Mapping) else stage
-                raise wrong(
-                    f"{where}: stages[{i}]",
-                    "a stage with the key 'candidates'",
-                    repr(got),
-                )
-            stages.append({k: v for k, v in stage.items() if k != "candidates"})
-            offered.append(stage["candidates"])
-        data["stages"] = stages
-        skeleton = parse_skeleton(data, where)
-        candidates = []
-        for i, lists in enumerate(offered):
+            read_stage = dict(stage) if isinstance(stage, Mapping) else {}
+            if "candidates" not in read_stage:
+                place = f"{where}: stages[{i}]"
+                raise wrong(place, "a stage with the key 'candidates'", repr(stage))
+            offered.append(read_stage.pop("candidates"))
+            stages.append(read_stage)
+        skeleton = parse_skeleton(dict(data, stages=stages), where)
+        candidates: list[tuple[str, ...]] = []
+        for i, texts in enumerate(offered):
             layers = [layer for layer in skeleton.layers if layer.stage == i]
             place = f"{where}: stages[{i}].candidates"
-            candidates.extend(_layer_candidates(lists, layers, place))
+            candidates.extend(_layer_candidates(texts, layers, place))
         return cls(name, skeleton, tuple(candidates))
 
     def to_config(self) -> dict[str, Any]:
         """Config data that this space can be read from: braces expanded, one list of
         candidates for each layer."""
         config = dict(name=self.name, **asdict(self.skeleton))
-        config["stages"] = [
-            dict(
-                stage,
-                candidates=[
-                    list(candidates)
-                    for layer, candidates in zip(
-                        self.layers, self.candidates, strict=True
-                    )
-                    if layer.stage == number
-                ],
-            )
-            for number, stage in enumerate(config["stages"])
-        ]
-        return config
+        for stage in config["stages"]:
+            stage["candidates"] = []
+        for layer, texts in zip(self.layers, self.candidates, strict=True):
+            config["stages"][layer.stage]["candidates"].append(list(texts))
+        return dict(config, stages=list(config["stages"]))
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -117,7 +98,7 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """Number of choices of one candidate per layer."""
-        return math.prod(len(candidates) for candidates in self.candidates)
+        return math.prod(len(texts) for texts in self.candidates)
 
     def genotype(
         self, indices: Sequence[int], provenance: Mapping[str, Any] | None = None
@@ -125,17 +106,13 @@ class SearchSpace:
         """The genotype that takes candidate ``indices[l]`` at layer l."""
         assert all(i >= 0 for i in indices), indices
         blocks = tuple(
-            offered[int(i)] for offered, i in zip(self.candidates, indices, strict=True)
+            texts[int(i)] for texts, i in zip(self.candidates, indices, strict=True)
         )
         return Genotype(self.name, self.skeleton, blocks, dict(provenance or {}))
 
     def indices(self, genotype: Genotype) -> tuple[int, ...]:
-        """Candidate index of each layer of a genotype.
-
-        Raises:
-            ValueError: The genotype belongs to another space: its name, its skeleton
-                or one of its blocks differs.
-        """
+        """Candidate index of each layer of a genotype; a ValueError if the genotype
+        belongs to another space."""
         if genotype.space != self.name:
             raise wrong("genotype: space", repr(self.name), repr(genotype.space))
         if genotype.skeleton != self.skeleton:
@@ -144,40 +121,27 @@ class SearchSpace:
         return self.indices_of_blocks(genotype.blocks)
 
     def indices_of_blocks(self, blocks: Sequence[str]) -> tuple[int, ...]:
-        """Candidate index of each layer of a network that is given by its blocks.
-
-        Raises:
-            ValueError: Another number of layers, or a block that is no candidate.
-        """
+        """Candidate index of each layer of a network that is given by its blocks; a
+        ValueError if one is no candidate or their number is another."""
         if len(blocks) != len(self.candidates):
             expected = f"{len(self.candidates)}, the layers of space {self.name!r}"
-            raise wrong("genotype: number of blocks", expected, repr(len(blocks)))
-        for i, (block, offered) in enumerate(zip(blocks, self.candidates, strict=True)):
-            if block not in offered:
-                expected = f"a candidate of space {self.name!r}, {' '.join(offered)}"
+            raise wrong("genotype: number of blocks", expected, str(len(blocks)))
+        pairs = list(zip(blocks, self.candidates, strict=True))
+        for i, (block, texts) in enumerate(pairs):
+            if block not in texts:
+                expected = f"a candidate of space {self.name!r}, {' '.join(texts)}"
                 raise wrong(f"genotype: blocks[{i}]", expected, repr(block))
-        return tuple(
-            offered.index(block)
-            for block, offered in zip(blocks, self.candidates, strict=True)
-        )
+        return tuple(texts.index(block) for block, texts in pairs)
 
 
 def _layer_candidates(
     offered: object, layers: Sequence[Layer], place: str
 ) -> list[tuple[str, ...]]:
     """Candidates of each layer of a stage: braces expanded, skip where it may stand."""
-    if not is_list(offered):
-        raise wrong(
-            place,
-            "a list of block specs, or one such list for each layer",
-            repr(offered),
-        )
-    per_layer = all(not isinstance(entry, str) for entry in offered)
+    per_layer = is_list(offered) and not any(isinstance(text, str) for text in offered)
     lists = offered if per_layer else [offered] * len(layers)
     if len(lists) != len(layers):
-        raise wrong(
-            place, f"{len(layers)} lists, one for each layer", f"{len(lists)} lists"
-        )
+        raise wrong(place, f"{len(layers)} lists, one a layer", f"{len(lists)} lists")
     result = []
     for i, (layer, patterns) in enumerate(zip(layers, lists, strict=True)):
         where = f"{place}[{i}]" if per_layer else place
@@ -190,7 +154,7 @@ def _layer_candidates(
             raise wrong(where, "each block spec once", repr(texts))
         kept = tuple(t for t in texts if t != "skip" or layer.keeps_shape)
         if not kept:
-            expected = "an operation, since the first layer changes the shape"
+            expected = f"an operation, since layer {layer.index} changes its shape"
             raise wrong(where, expected, repr(texts))
         result.append(kept)
     return result
