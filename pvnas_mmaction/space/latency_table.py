@@ -70,6 +70,10 @@ def load_latency_table(
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise wrong(str(path), "a latency table as JSON", str(error)) from error
+    version = data.get("format_version") if isinstance(data, dict) else FORMAT_VERSION
+    if version != FORMAT_VERSION:  # before the keys, which may be others
+        place = f"{path}: format_version"
+        raise wrong(place, str(FORMAT_VERSION), repr(version), REBUILD)
     counts = [len(candidates) for candidates in space.candidates]
     same = f"the space {space.name!r} with the same stages and candidates"
     rules: dict[str, Rule] = dict(
