@@ -386,12 +386,12 @@ def test_the_same_seed_gives_the_same_search(tmp_path):
             dict(train_cfg=dict(num_ranked=0)),
             "num_ranked: found 0, expected an integer of 1 or more",
         ),
-        (dict(train_cfg=dict(num_ranked=2.0)), r"num_ranked: found 2\.0, expected"),
+        (dict(train_cfg=dict(num_ranked=2.0)), r"num_ranked: expected .*, got 2\.0"),
         (
             dict(train_cfg=dict(largest_every=-1)),
             "largest_every: found -1, expected an integer of 0 or more",
         ),
-        (dict(train_cfg=dict(largest_every=True)), "largest_every: found True, expect"),
+        (dict(train_cfg=dict(largest_every=True)), "largest_every: expected .*, got True"),
         (
             dict(train_cfg=dict(calibration_batches=0)),
             "calibration_batches: found 0, expected an integer of 1 or more",
