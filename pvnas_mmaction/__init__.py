@@ -2,12 +2,12 @@
 """PV-NAS as an MMAction2 plugin: importing it is all that a config needs.
 
 ``custom_imports = dict(imports=['pvnas_mmaction'], allow_failed_imports=False)``
-mends what the installed MMAction2 lacks (:mod:`pvnas_mmaction.compat`), then
+supplies what the installed MMAction2 lacks (:mod:`pvnas_mmaction.compat`), then
 registers the models, loops, hooks and data sets in ``mmaction.registry``.
 
-Import it before ``mmaction.models``, which fails without the mends. On a machine
-without torch or MMAction2 nothing is registered, so that genotypes, search spaces and
-costs can still be read there.
+Import it before ``mmaction.models``, which fails without those. On a machine without
+torch or MMAction2 nothing is registered, so that genotypes, search spaces and costs
+can still be read there.
 """
 
 from __future__ import annotations

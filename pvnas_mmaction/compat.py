@@ -1,30 +1,31 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What the installed MMAction2, mmengine and torch lack to work together.
 
-Four gaps, each mended only where it is one:
-
 ==========================================  ==========================================
-gap                                         mend
+gap                                         fix
 ==========================================  ==========================================
 the mmaction2 1.2.0 wheel lacks             stand-in module whose DRN class explains
 ``mmaction.models.localizers.drn``          itself when built
 ``mmaction.utils.dependency`` imports       stand-in that is the standard library's
 ``importlib_metadata``                      ``importlib.metadata``
-mmengine imports ``pkg_resources``,         stand-in with the two names that mmengine
-which setuptools 81 and later lack          uses
+mmengine imports ``pkg_resources``,         stand-in with the names that mmengine uses;
+which setuptools 81 and later lack          the warnings of earlier ones, and mmcv-lite's
+                                            of a layer without use here, are not shown
 ``torch.load`` reads weights only, and      the types in question become safe globals;
 mmengine's checkpoints hold more            ``weights_only`` stays as it is
+mmengine resolves ``package::path``         this package is added to its list
+for the packages that it lists
 ==========================================  ==========================================
 
 A stand-in is found by an importer at the very end of ``sys.meta_path``: Python asks
 it only after every other way has failed, so an install without the gap never sees it.
-
-Besides, :func:`allow_package_configs` lets configs say ``pvnas_mmaction::...``.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -33,20 +34,18 @@ from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
 
-_STANDINS = Path(__file__).parent / "_standins"
+_PACKAGE = __name__.partition(".")[0]
+_DRN = "mmaction.models.localizers.drn"
+STANDINS = {
+    _DRN: "__init__.py",
+    f"{_DRN}.drn": "drn.py",
+    "importlib_metadata": "importlib_metadata.py",
+    "pkg_resources": "pkg_resources.py",
+}
 
 
 class StandInFinder(MetaPathFinder):
-    """Finds modules that no other finder found.
-
-    Args:
-        files: File of each module by its full name.
-        packages: Which of these names are packages.
-    """
-
-    def __init__(self, files: dict[str, Path], packages: Sequence[str] = ()) -> None:
-        self.files = dict(files)
-        self.packages = frozenset(packages)
+    """Finds the modules of :data:`STANDINS` where no other finder found one."""
 
     def find_spec(
         self,
@@ -54,44 +53,23 @@ class StandInFinder(MetaPathFinder):
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        """The import protocol: a spec for the modules in ``files``, else None."""
-        if fullname not in self.files:
+        """The import protocol: a spec for a stand-in, else None."""
+        if fullname not in STANDINS:
             return None
+        file = STANDINS[fullname]
         return spec_from_file_location(
             fullname,
-            self.files[fullname],
-            submodule_search_locations=[] if fullname in self.packages else None,
+            Path(__file__).parent / "_standins" / file,
+            submodule_search_locations=[] if file == "__init__.py" else None,
         )
 
 
-def _append_finder(finder: StandInFinder) -> None:
-    """Put ``finder`` last in ``sys.meta_path``, once."""
-    known = (f for f in sys.meta_path if isinstance(f, StandInFinder))
-    if not any(f.files == finder.files for f in known):
-        sys.meta_path.append(finder)
-
-
-def supply_drn() -> None:
-    """Supply ``mmaction.models.localizers.drn`` where the wheel lacks it."""
-    name = "mmaction.models.localizers.drn"
-    _append_finder(
-        StandInFinder(
-            {name: _STANDINS / "__init__.py", f"{name}.drn": _STANDINS / "drn.py"},
-            packages=[name],
-        )
-    )
-
-
-def supply_importlib_metadata() -> None:
-    """Supply ``importlib_metadata`` where that package is not installed."""
-    name = "importlib_metadata"
-    _append_finder(StandInFinder({name: _STANDINS / f"{name}.py"}))
-
-
-def supply_pkg_resources() -> None:
-    """Supply ``pkg_resources`` where setuptools has none."""
-    name = "pkg_resources"
-    _append_finder(StandInFinder({name: _STANDINS / f"{name}.py"}))
+def supply_missing_modules() -> None:
+    """Put a :class:`StandInFinder` last in ``sys.meta_path``, once."""
+    if not any(isinstance(finder, StandInFinder) for finder in sys.meta_path):
+        sys.meta_path.append(StandInFinder())
+    for text in ("pkg_resources is deprecated", "Fail to import ``MultiScaleDeform"):
+        warnings.filterwarnings("ignore", text, UserWarning)
 
 
 def history_buffer_statistic(owner: type, name: str) -> object:
@@ -107,14 +85,14 @@ def history_buffer_statistic(owner: type, name: str) -> object:
 
     if owner is not HistoryBuffer or name not in ("min", "max", "current", "mean"):
         raise UnpicklingError(
-            f"checkpoint: found getattr({owner!r}, {name!r}), expected a statistic of "
-            "mmengine's HistoryBuffer"
+            "checkpoint: expected a statistic of mmengine's HistoryBuffer, got "
+            f"getattr({owner!r}, {name!r})"
         )
     return getattr(owner, name)
 
 
 def checkpoint_globals() -> list[object]:
-    """What a checkpoint of mmengine's ``Runner`` names besides tensors.
+    """What a checkpoint of mmengine's ``Runner`` names in addition to tensors.
 
     Its message hub holds one ``HistoryBuffer`` per logged value: two numpy arrays of
     float64, int64 or bool, and the names of its statistics. The best score may be a
@@ -148,21 +126,37 @@ def allow_checkpoint_types() -> None:
 
 
 def allow_package_configs() -> None:
-    """Let mmengine resolve ``pvnas_mmaction::pvnas/...`` to the shipped configs.
-
-    mmengine resolves this notation for the packages that it lists only.
-    """
+    """Let mmengine resolve ``pvnas_mmaction::pvnas/...`` to the shipped configs."""
     from mmengine.config import utils
 
-    name = __name__.partition(".")[0]
-    utils.MODULE2PACKAGE.setdefault(name, name)
+    utils.MODULE2PACKAGE.setdefault(_PACKAGE, _PACKAGE)
+
+
+def package_file(name: str | os.PathLike[str]) -> Path:
+    """The file that ``package::path`` names among the configs of an installed package,
+    e.g. ``pvnas_mmaction::pvnas/genotypes/pvnas-s.json``. Any other name is a path.
+
+    Raises:
+        FileNotFoundError: There is no such package.
+    """
+    package, separator, path = str(name).partition("::")
+    if not separator:
+        return Path(name)
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(
+            f"{name}: expected an installed package before '::', got {package!r}; "
+            "install it or give the path of a file"
+        )
+    folder = Path(spec.origin).parent
+    shipped = folder / ".mim" / "configs"
+    # A checkout that was not installed has them next to the package.
+    return (shipped if shipped.is_dir() else folder.parent / "configs") / path
 
 
 def apply() -> None:
-    """Apply every mend whose packages are installed. Applying twice is harmless."""
-    supply_drn()
-    supply_importlib_metadata()
-    supply_pkg_resources()
+    """Apply every fix whose packages are installed. Applying twice is harmless."""
+    supply_missing_modules()
     if find_spec("mmengine") is not None and find_spec("torch") is not None:
         allow_checkpoint_types()
         allow_package_configs()

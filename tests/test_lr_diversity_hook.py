@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from searching import QUIET, SPACE, build_search, toy_model
 
-from pvnas_mmaction.apis.model_checks import warn_of_supernet
+from pvnas_mmaction.apis.run_checks import warn_of_supernet
 from pvnas_mmaction.engine.lr_diversity_hook import LRDiversityHook
 from pvnas_mmaction.search.selection import Selection
 

@@ -27,7 +27,7 @@ from searching import (
 )
 from torch import nn
 
-from pvnas_mmaction.apis.model_checks import check_head
+from pvnas_mmaction.apis.run_checks import check_head
 from pvnas_mmaction.engine import search_loop
 from pvnas_mmaction.models.supernet import PVNASSupernet, inherit_weights
 from pvnas_mmaction.search.diversity import diversity, hamming
@@ -391,7 +391,10 @@ def test_the_same_seed_gives_the_same_search(tmp_path):
             dict(train_cfg=dict(largest_every=-1)),
             "largest_every: found -1, expected an integer of 0 or more",
         ),
-        (dict(train_cfg=dict(largest_every=True)), "largest_every: expected .*, got True"),
+        (
+            dict(train_cfg=dict(largest_every=True)),
+            "largest_every: expected .*, got True",
+        ),
         (
             dict(train_cfg=dict(calibration_batches=0)),
             "calibration_batches: found 0, expected an integer of 1 or more",

@@ -19,8 +19,8 @@ from mmengine.config import Config
 from tqdm import tqdm
 
 from pvnas_mmaction.apis import cli
+from pvnas_mmaction.apis.config_checks import check_one_network
 from pvnas_mmaction.apis.config_files import load_config
-from pvnas_mmaction.apis.model_checks import check_one_network
 from pvnas_mmaction.profiling import zoo
 from pvnas_mmaction.profiling.clock import DTYPES
 from pvnas_mmaction.space.checks import wrong

@@ -20,7 +20,7 @@ from pvnas_mmaction.space.genotype import Genotype, load_genotype
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("genotype", type=Path, help="genotype file")
+    parser.add_argument("genotype", help="genotype file, or package::path")
     parser.add_argument(
         "--input-shape",
         nargs=4,
@@ -110,10 +110,12 @@ def main() -> None:
     )
     if args.picture is not None:
         drawing = draw_network(rows)
-        title = f"{args.genotype.name}: {format_count(layers.total(rows)[0])} MACs"
+        title = (
+            f"{Path(args.genotype).name}: {format_count(layers.total(rows)[0])} MACs"
+        )
         picture.save_figure(picture.network_figure([(title, drawing)]), args.picture)
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
-    console.print(str(args.genotype), style="bold", markup=False)
+    console.print(args.genotype, style="bold", markup=False)
     for line in facts(genotype):
         console.print(line, markup=False)
     console.print(layer_table(rows, known[0] if known else None))

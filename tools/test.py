@@ -11,9 +11,9 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pvnas_mmaction.apis import cli
-from pvnas_mmaction.apis.config_checks import check_annotations
+from pvnas_mmaction.apis.config_checks import check_annotations, check_whole
 from pvnas_mmaction.apis.config_files import load_config
-from pvnas_mmaction.apis.model_checks import check_whole, warn_of_supernet
+from pvnas_mmaction.apis.run_checks import warn_of_supernet
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,11 +39,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = cli.merge_test_args(load_config(args.config), args)
     check_whole(cfg, "test")
     check_annotations(cfg, ("test",))
-    runner = cli.build_runner(cfg)
+    runner = cli.build_runner(cfg, tested=True)
     warn_of_supernet(runner)
     runner.test()
 

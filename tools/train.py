@@ -13,9 +13,8 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pvnas_mmaction.apis import cli
-from pvnas_mmaction.apis.config_checks import check_annotations
+from pvnas_mmaction.apis.config_checks import check_annotations, check_whole
 from pvnas_mmaction.apis.config_files import load_config
-from pvnas_mmaction.apis.model_checks import check_whole
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,7 +55,6 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = cli.merge_train_args(load_config(args.config), args)
     check_whole(cfg, "train")
     check_annotations(cfg, ("train", "val"))
@@ -64,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "the same command with --resume goes on from the last checkpoint")

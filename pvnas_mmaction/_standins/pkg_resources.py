@@ -2,8 +2,7 @@
 """Stands in for ``pkg_resources``, which setuptools dropped after release 80.
 
 mmengine uses it to find the folder of an installed package (``_base_ =
-'mmaction::...'``) and asks for nothing but the names here. Any other name says how
-to get the real module.
+'mmaction::...'``) and asks for nothing but the names here.
 """
 
 from __future__ import annotations
@@ -17,41 +16,19 @@ class DistributionNotFound(Exception):
 
 
 class Distribution:
-    """An installed distribution, as far as mmengine looks at one.
-
-    Args:
-        distribution: What ``importlib.metadata`` knows of it.
-    """
+    """An installed distribution, as far as mmengine looks at one."""
 
     def __init__(self, distribution: metadata.Distribution) -> None:
-        self._distribution = distribution
         self.project_name: str = distribution.metadata["Name"]
-        self.version: str = distribution.version
         self.location = str(distribution.locate_file(""))
+        self.get_metadata = distribution.read_text
 
     def has_metadata(self, name: str) -> bool:
-        """Whether the distribution holds the metadata file ``name``."""
-        return self._distribution.read_text(name) is not None
-
-    def get_metadata(self, name: str) -> str:
-        """The text of the metadata file ``name``.
-
-        Raises:
-            FileNotFoundError: If there is none.
-        """
-        text = self._distribution.read_text(name)
-        if text is None:
-            raise FileNotFoundError(
-                f"{self.project_name} {self.version} has no metadata file {name}"
-            )
-        return text
+        return self.get_metadata(name) is not None
 
 
 def get_distribution(dist: str) -> Distribution:
-    """Find an installed distribution by its name.
-
-    Args:
-        dist: Name of the distribution; case and ``-``, ``_`` do not matter.
+    """Find an installed distribution by its name; case, ``-`` and ``_`` do not matter.
 
     Raises:
         DistributionNotFound: If it is not installed.

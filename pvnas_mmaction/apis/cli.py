@@ -8,68 +8,43 @@ They take the options of MMAction2's own tools, and differ in this:
   ``randomness`` that the config sets instead of being dropped;
 - ``--amp`` works without a GPU (bfloat16) and for the two optimizers of a search;
 - a launcher without a GPU gets a gloo process group;
-- a config may be named ``package::path``;
-- a user's mistake ends in one line on stderr and exit status 2. Set the environment
-  variable ``PVNAS_DEBUG=1`` to get the traceback.
+- a config may be named ``package::path``, and its dump holds the genotype;
+- folder, checkpoint, data and config have to fit (:mod:`.run_checks`);
+- a user's mistake ends in one line on stderr and exit status 2, Ctrl-C in one line and
+  130 (:func:`.errors.run`); the environment variable ``PVNAS_DEBUG=1`` shows more.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shlex
-import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmaction.registry import RUNNERS
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from .. import __version__
 from ..engine.checkpoint_files import check_checkpoint, latest_checkpoint
 from ..engine.optim import is_bfloat16
+from ..engine.run_file import start_facts
+from ..space.checks import wrong
 from .config_checks import check_num_classes
-from .config_files import merge_options
-from .errors import error_line, is_user_error
-from .launchers import LAUNCHERS, end_distributed, start_distributed
-from .model_checks import ResumeCheckHook, check_head
+from .config_files import KeyValueAction, make_portable, merge_options
+from .errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, run
+from .launchers import LAUNCHERS, start_distributed
+from .run_checks import RunCheckHook, check_head, check_work_dir
 
-EXIT_USER_ERROR = 2
+__all__ = ["EXIT_INTERRUPTED", "EXIT_USER_ERROR", "KeyValueAction", "run"]
 
-
-class KeyValueAction(DictAction):
-    """``DictAction`` that complains in one line and leaves the spaces of a text."""
-
-    @staticmethod
-    def _parse_iterable(val: str) -> Any:
-        text = val.strip("'\"").strip()
-        if "," in text or text[:1] + text[-1:] in ("()", "[]"):
-            return DictAction._parse_iterable(text)
-        return DictAction._parse_int_float_bool(text)
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        for value in values or ():
-            if "=" not in value:
-                parser.error(f"{option_string}: expected key=value, found {value!r}")
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except AssertionError as error:  # of brackets
-            parser.error(f"{option_string}: {error}")
+_WRAPPERS = ("OptimWrapper", "AmpOptimWrapper", "BFloat16OptimWrapper")
+_WRAPPERS += ("CPUAmpOptimWrapper",)
 
 
-def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that training and testing have in common."""
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -78,6 +53,11 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         help="override settings of the config, e.g. train_cfg.max_epochs=5; lists as "
         "key=a,b or key='[a,b]', nested ones as key='[(a,b),(c,d)]', without spaces",
     )
+
+
+def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing have in common."""
+    add_config_options(parser)
     parser.add_argument(
         "--launcher", choices=LAUNCHERS, default="none", help="default: none"
     )
@@ -85,34 +65,25 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
 
 
-def set_work_dir(cfg: Config, work_dir: str | None, config: str) -> None:
-    """Set ``cfg.work_dir``: the option, else the config's, else its file name."""
-    if work_dir is not None:
-        cfg.work_dir = work_dir
+def _merge_shared(cfg: Config, args: argparse.Namespace) -> None:
+    merge_options(cfg, args.cfg_options)
+    cfg.launcher = args.launcher
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
-        cfg.work_dir = os.path.join("work_dirs", Path(config).stem)
-
-
-def make_work_dir(cfg: Config) -> None:
-    """Make the work dir, which mmengine would do with an error that names no option.
-
-    Raises:
-        ValueError: It cannot be made, or nothing can be written there.
-    """
-    make_out_folder(cfg.work_dir, "--work-dir")
+        cfg.work_dir = os.path.join("work_dirs", Path(args.config).stem)
 
 
 def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
     """Merge the options of ``tools/train.py`` into ``cfg``, in place.
 
     Raises:
-        ValueError: If an option does not fit the config, or the checkpoint to start
-            from is not whole.
-        FileNotFoundError: If that checkpoint does not exist.
+        ValueError: An option does not fit the config, the work dir holds the
+            checkpoints of another run, or the checkpoint to start from is not whole.
+        FileNotFoundError: That checkpoint does not exist.
     """
-    merge_options(cfg, args.cfg_options)
-    cfg.launcher = args.launcher
-    set_work_dir(cfg, args.work_dir, args.config)
+    _merge_shared(cfg, args)
     if args.no_validate:
         cfg.val_cfg = None
         cfg.val_dataloader = None
@@ -120,17 +91,19 @@ def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
     if args.amp:
         enable_amp(cfg)
     if args.auto_scale_lr:
-        auto_scale_lr = cfg.get("auto_scale_lr") or {}
-        if not auto_scale_lr.get("base_batch_size"):
-            raise ValueError(
-                "--auto-scale-lr: found no auto_scale_lr.base_batch_size in the "
-                "config, expected the batch size that its learning rates are meant "
-                "for. Add --cfg-options auto_scale_lr.base_batch_size=N"
+        if not (cfg.get("auto_scale_lr") or {}).get("base_batch_size"):
+            raise wrong(
+                "--auto-scale-lr",
+                "auto_scale_lr.base_batch_size in the config, the batch size that its "
+                "learning rates are meant for",
+                "none",
+                "add --cfg-options auto_scale_lr.base_batch_size=N",
             )
         cfg.auto_scale_lr.enable = True
+    found = None
     if args.resume == "auto":
         found = latest_checkpoint(cfg.work_dir)
-        # Killed before its first checkpoint: anew, from the same weights.
+        # Killed before its first checkpoint: from the start, with the same weights.
         cfg.resume = found is not None or not cfg.get("load_from")
         cfg.load_from = found or cfg.get("load_from")
     elif args.resume is not None:
@@ -139,6 +112,7 @@ def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
         cfg.load_from = args.resume
     if cfg.get("load_from") and not cfg.get("resume"):
         check_checkpoint(cfg.load_from, "load_from")
+    check_work_dir(cfg, resumed=found is not None)
     randomness = dict(cfg.get("randomness") or {"seed": None})
     if args.seed is not None:
         randomness["seed"] = args.seed
@@ -157,22 +131,12 @@ def enable_amp(cfg: Config) -> None:
     its own (a search) gets the type at its top, for the constructor to hand on.
 
     Raises:
-        ValueError: If the config has no wrapper, or chooses one of its own.
+        ValueError: The config has no wrapper, or chooses one of its own.
     """
     wrapper = cfg.get("optim_wrapper")
-    if wrapper is None:
-        raise ValueError("--amp: found no optim_wrapper in the config, expected one")
-    plain = (
-        "OptimWrapper",
-        "AmpOptimWrapper",
-        "BFloat16OptimWrapper",
-        "CPUAmpOptimWrapper",
-    )
-    found = wrapper.get("type", "OptimWrapper")
-    if found not in plain:
-        raise ValueError(
-            f"--amp: found optim_wrapper.type={found!r}, expected one of {plain}"
-        )
+    if wrapper is None or wrapper.get("type", _WRAPPERS[0]) not in _WRAPPERS:
+        found = "none" if wrapper is None else repr(wrapper.type)
+        raise wrong("--amp", f"an optim_wrapper.type of {_WRAPPERS}", found)
     if torch.cuda.is_available() or "constructor" in wrapper:
         alone = "constructor" not in wrapper and is_bfloat16(wrapper.get("dtype"))
         wrapper.type = "BFloat16OptimWrapper" if alone else "AmpOptimWrapper"
@@ -187,49 +151,51 @@ def merge_test_args(cfg: Config, args: argparse.Namespace) -> Config:
     """Merge the options of ``tools/test.py`` into ``cfg``, in place.
 
     Raises:
-        ValueError: If an option does not fit the config, or the file to dump to is
-            no pickle.
-        FileNotFoundError: If the checkpoint does not exist.
+        ValueError: An option does not fit the config, or the file to dump to is no
+            pickle.
+        FileNotFoundError: The checkpoint does not exist.
     """
-    merge_options(cfg, args.cfg_options)
-    cfg.launcher = args.launcher
-    set_work_dir(cfg, args.work_dir, args.config)
+    _merge_shared(cfg, args)
     check_checkpoint(args.checkpoint, "checkpoint")
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.show or args.show_dir is not None:
-        preprocessor = (cfg.get("model") or {}).get("data_preprocessor") or {}
-        if preprocessor.get("format_shape") == "NCTHW":
-            raise ValueError(
-                "--show, --show-dir: found model.data_preprocessor.format_shape="
-                "'NCTHW', expected another layout: MMAction2's VisualizationHook can't "
-                "draw such clips; --dump writes the predictions"
-            )
-        hooks = cfg.get("default_hooks") or {}
-        if not hooks.get("visualization"):
-            raise ValueError(
-                "--show, --show-dir: found no default_hooks.visualization in the "
-                "config, expected dict(type='VisualizationHook')"
-            )
-        hooks.visualization.update(
-            enable=True,
-            show=args.show,
-            wait_time=args.wait_time,
-            out_dir=args.show_dir,
-            interval=args.interval,
-        )
+        _show(cfg, args)
     if args.dump is not None:
         if not args.dump.endswith((".pkl", ".pickle")):
-            raise ValueError(f"--dump: found {args.dump!r}, expected FILE.pkl")
+            raise wrong("--dump", "FILE.pkl", repr(args.dump))
         check_out_file(args.dump, "--dump")
-        if cfg.get("test_evaluator") is None:
-            raise ValueError("--dump: found no test_evaluator in the config")
-        evaluators = cfg.test_evaluator
+        evaluators = cfg.get("test_evaluator")
+        if evaluators is None:
+            raise wrong("--dump", "a test_evaluator in the config", "none")
         if not isinstance(evaluators, (list, tuple)):
             evaluators = [evaluators]
         dump = dict(type="DumpResults", out_file_path=args.dump)
         cfg.test_evaluator = [*evaluators, dump]
     return cfg
+
+
+def _show(cfg: Config, args: argparse.Namespace) -> None:
+    preprocessor = (cfg.get("model") or {}).get("data_preprocessor") or {}
+    if preprocessor.get("format_shape") == "NCTHW":
+        raise wrong(
+            "--show, --show-dir",
+            "another model.data_preprocessor.format_shape, as MMAction2's "
+            "VisualizationHook can't draw such clips",
+            "'NCTHW'",
+            "--dump writes the predictions",
+        )
+    hooks = cfg.get("default_hooks") or {}
+    if not hooks.get("visualization"):
+        expected = "default_hooks.visualization=dict(type='VisualizationHook')"
+        raise wrong("--show, --show-dir", expected, "none")
+    hooks.visualization.update(
+        enable=True,
+        show=args.show,
+        wait_time=args.wait_time,
+        out_dir=args.show_dir,
+        interval=args.interval,
+    )
 
 
 def check_out_file(path: str | os.PathLike[str], option: str = "--out") -> None:
@@ -241,9 +207,7 @@ def check_out_file(path: str | os.PathLike[str], option: str = "--out") -> None:
         ValueError: It is a folder, or its folder can't be made.
     """
     if Path(path).is_dir() or str(path).endswith(os.sep):
-        raise ValueError(
-            f"{option}: found the folder {path}, expected the name of a file"
-        )
+        raise wrong(option, "the name of a file", f"the folder {path}")
     make_out_folder(Path(path).parent, option)
 
 
@@ -259,42 +223,33 @@ def make_out_folder(path: str | os.PathLike[str], option: str = "--out") -> None
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise ValueError(
-            f"{option}: found {path}, expected a folder that can be written to "
-            f"({error.strerror}). Give another one"
+        found = f"{path} ({error.strerror})"
+        raise wrong(
+            option, "a folder that can be written to", found, "give another one"
         ) from error
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, tested: bool = False) -> Runner:
     """Build the runner that a config describes.
+
+    Args:
+        cfg: The config, options merged.
+        tested: Whether it is going to test, not to train.
 
     Raises:
         ValueError: The parts of its model do not fit, or its work dir cannot be written
             to.
     """
     check_num_classes(cfg)
+    make_portable(cfg)
+    cfg.started_with = start_facts()  # for the report
+    if tested:  # the folder's dump is the training's: the test's gets another name
+        cfg.experiment_name = Path(cfg.filename).stem
+        object.__setattr__(cfg, "_filename", None)
     start_distributed(cfg)
     if is_main_process():
-        make_work_dir(cfg)
+        make_out_folder(cfg.work_dir, "--work-dir")
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     check_head(runner.model)
-    if cfg.get("resume"):
-        runner.register_hook(ResumeCheckHook())
-    # The report reads both back.
-    runner.logger.info(f"Command: {shlex.join(sys.argv)}")
-    runner.logger.info(f"Version: pvnas_mmaction {__version__}")
+    runner.register_hook(RunCheckHook(resumed=bool(cfg.get("resume")), tested=tested))
     return runner
-
-
-def run(main: Callable[[], None]) -> None:
-    """Run a tool; a user's mistake becomes one line on stderr and exit status 2."""
-    try:
-        main()
-    except Exception as error:
-        if os.environ.get("PVNAS_DEBUG") or not is_user_error(error):
-            raise
-        print(f"error: {error_line(error)}", file=sys.stderr)
-        print("(PVNAS_DEBUG=1 shows where it was raised)", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
-    finally:
-        end_distributed()

@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Whether the data of a config are there, and its head has a score for each class."""
+"""Whether a config is whole, its lists are there, and its parts agree."""
 
 from __future__ import annotations
 
@@ -9,8 +9,40 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..space.checks import wrong
+
 # Where the lists of configs/pvnas/_base_/data/custom.py are unless others are named.
 CUSTOM_DATA = "data/custom/"
+
+
+def check_whole(cfg: Config, split: str | None = None) -> None:
+    """Check that a config has a model and the loader that is going to be used.
+
+    Args:
+        cfg: The config.
+        split: "train" or "test". Default None: the model alone counts.
+
+    Raises:
+        ValueError: One is missing.
+    """
+    hint = "inherit a whole config, not a part alone"
+    if cfg.get("model") is None:
+        raise wrong(f"config {cfg.filename}", "a model", "none", hint)
+    if split and (cfg.get(f"{split}_dataloader") or {}).get("dataset") is None:
+        loader = f"a {split}_dataloader with a dataset"
+        raise wrong(f"config {cfg.filename}", loader, "none", hint)
+
+
+def check_one_network(cfg: Config) -> None:
+    """Check that a config is about one network, not about a space of them.
+
+    Raises:
+        ValueError: Its backbone is a supernet.
+    """
+    found = (cfg.model.get("backbone") or {}).get("type")
+    if found == "PVNASSupernet":
+        hint = "take the config that retrains the genotype"
+        raise wrong("model.backbone.type", "one network", repr(found), hint)
 
 
 def check_annotations(cfg: Config, splits: tuple[str, ...]) -> None:
@@ -21,77 +53,75 @@ def check_annotations(cfg: Config, splits: tuple[str, ...]) -> None:
         splits: Which of "train", "val" and "test" are going to be read.
 
     Raises:
-        FileNotFoundError: If an annotation file does not exist.
-        ValueError: If one holds no line.
+        ValueError: An annotation file does not exist, or holds no line.
     """
     for split in splits:
-        loader = cfg.get(f"{split}_dataloader")
-        if loader is None or loader.get("dataset") is None:
-            continue
-        for field, dataset in _leaf_datasets(
-            loader["dataset"], f"{split}_dataloader.dataset"
-        ):
-            name = dataset.get("ann_file")
-            if not isinstance(name, str) or not name or "://" in name:
+        for field, dataset in leaf_datasets(cfg, split):
+            path = list_file(dataset)
+            if path is None:
                 continue
-            path = Path(dataset.get("data_root") or "", name)
+            expected = "one video and its class id per line"
             if not path.is_file():
-                text = (
-                    f"{field}.ann_file: found no file {path}, expected an annotation "
-                    "list with one video and its class id per line"
-                )
-                variable = f"ann_file_{'train' if split == 'train' else 'val'}"
-                if name.startswith(CUSTOM_DATA):
-                    text += (
-                        f". Name yours in the config, or as the environment variable "
-                        f"{variable.upper()}, with DATA_PREFIX and NUM_CLASSES"
-                    )
-                elif cfg.get(variable) not in (None, name):
-                    text += (
-                        f". {variable}={cfg[variable]!r} is not passed on to a data "
-                        f"set that a config inherits: set {field}.ann_file"
-                    )
-                raise FileNotFoundError(text)
-            if not _has_content(path):
-                raise ValueError(
-                    f"{field}.ann_file: found no line in {path}, expected one video "
-                    "and its class id per line"
-                )
+                hint = _hint_of_list(cfg, split, field, dataset["ann_file"])
+                found = f"{path}, which is no file"
+                raise wrong(f"{field}.ann_file", expected, found, hint)
+            if not path.read_bytes().strip():
+                raise wrong(f"{field}.ann_file", expected, f"no line in {path}")
+
+
+def _hint_of_list(cfg: Config, split: str, field: str, name: str) -> str:
+    variable = f"ann_file_{'train' if split == 'train' else 'val'}"
+    if name.startswith(CUSTOM_DATA):
+        return (
+            "name yours in the config, or as the environment variable "
+            f"{variable.upper()}, with DATA_PREFIX and NUM_CLASSES"
+        )
+    if cfg.get(variable) not in (None, name):
+        return (
+            f"{variable}={cfg[variable]!r} is not passed on to a data set that a "
+            f"config inherits: set {field}.ann_file"
+        )
+    return ""
 
 
 def check_num_classes(cfg: Config) -> None:
-    """Check that the head has a score for every class of the data sets.
+    """Check that head and data sets say the same number of classes.
 
     Raises:
-        ValueError: If it has fewer.
+        ValueError: They do not.
     """
-    expected = (cfg.model.get("cls_head") or {}).get("num_classes")
+    found = (cfg.model.get("cls_head") or {}).get("num_classes")
     for split in ("train", "val", "test"):
-        loader = cfg.get(f"{split}_dataloader")
-        if expected is None or loader is None or loader.get("dataset") is None:
-            continue
-        for field, dataset in _leaf_datasets(
-            loader["dataset"], f"{split}_dataloader.dataset"
-        ):
-            found = dataset.get("num_classes")
-            if found is not None and found > expected:
-                raise ValueError(
-                    f"model.cls_head.num_classes: found {expected}, expected {found}, "
-                    f"as {field}.num_classes says"
+        for field, dataset in leaf_datasets(cfg, split):
+            expected = dataset.get("num_classes")
+            if None not in (found, expected) and found != expected:
+                raise wrong(
+                    "model.cls_head.num_classes",
+                    f"{expected}, as {field}.num_classes",
+                    str(found),
                 )
 
 
-def _leaf_datasets(cfg: Any, field: str) -> Iterator[tuple[str, Any]]:
-    """The data sets of a config with their fields, wrappers unwrapped."""
-    if cfg.get("dataset") is not None:
-        yield from _leaf_datasets(cfg["dataset"], f"{field}.dataset")
-    elif cfg.get("datasets") is not None:
-        for index, inner in enumerate(cfg["datasets"]):
-            yield from _leaf_datasets(inner, f"{field}.datasets[{index}]")
-    else:
-        yield field, cfg
+def leaf_datasets(cfg: Config, split: str) -> Iterator[tuple[str, Any]]:
+    """The data sets of a split with their fields, wrappers unwrapped."""
+
+    def leaves(field: str, dataset: Any) -> Iterator[tuple[str, Any]]:
+        if dataset.get("dataset") is not None:
+            yield from leaves(f"{field}.dataset", dataset["dataset"])
+        elif dataset.get("datasets") is not None:
+            for index, inner in enumerate(dataset["datasets"]):
+                yield from leaves(f"{field}.datasets[{index}]", inner)
+        else:
+            yield field, dataset
+
+    dataset = (cfg.get(f"{split}_dataloader") or {}).get("dataset")
+    if dataset is not None:
+        yield from leaves(f"{split}_dataloader.dataset", dataset)
 
 
-def _has_content(path: Path) -> bool:
-    with path.open("rb") as file:
-        return any(line.strip() for line in file)
+def list_file(dataset: Any) -> Path | None:
+    """The annotation file of a data set, None where that is no path."""
+    name = dataset.get("ann_file")
+    if not isinstance(name, str) or not name or "://" in name:
+        return None
+    return Path(dataset.get("data_root") or "", name)

@@ -1,16 +1,46 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Config files as the tools read them."""
+"""Config files as the tools read them, and as runs write them."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import argparse
+import json
+import os
 from typing import Any
 
-from mmengine.config import Config
-from mmengine.hub import get_config
+from mmengine.config import Config, ConfigDict, DictAction
 
+from ..compat import package_file
+from ..models.pvnas_net import resolve_genotype
+from ..space.checks import wrong
 from ..space.search_space import SearchSpace
 from .errors import error_line
+
+
+class KeyValueAction(DictAction):
+    """``DictAction`` that complains in one line and leaves the spaces of a text."""
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        text = val.strip("'\"").strip()
+        if "," in text or text[:1] + text[-1:] in ("()", "[]"):
+            return DictAction._parse_iterable(text)
+        return DictAction._parse_int_float_bool(text)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        for value in values or ():
+            if "=" not in value:
+                parser.error(f"{option_string}: expected key=value, got {value!r}")
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except AssertionError as error:  # of brackets
+            parser.error(f"{option_string}: {error}")
 
 
 def load_config(name: str) -> Config:
@@ -21,15 +51,14 @@ def load_config(name: str) -> Config:
             (``pvnas_mmaction::pvnas/...``, ``mmaction::recognition/...``).
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it does not parse, or fails when it is executed.
+        FileNotFoundError: There is no such file or package.
+        ValueError: It does not parse, or fails when it is executed.
     """
+    path = package_file(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"config: expected a file, got {name}, which is none")
     try:
-        if "::" in name:
-            return get_config(name)
-        if not Path(name).is_file():
-            raise FileNotFoundError(f"config: found no file {name}")
-        return Config.fromfile(name)
+        return Config.fromfile(path)
     except (OSError, ImportError, ValueError):
         raise
     except Exception as error:  # a config is a program
@@ -50,9 +79,11 @@ def read_space(cfg: Config, name: str) -> SearchSpace:
     backbone = (cfg.get("model") or {}).get("backbone") or {}
     space = backbone.get("space") or cfg.get("space")
     if space is None:
-        raise ValueError(
-            f"config {name}: found neither model.backbone.space nor space, expected a "
-            "search config or one of configs/pvnas/_base_/spaces/"
+        raise wrong(
+            f"config {name}",
+            "model.backbone.space or space",
+            "neither",
+            "give a search config or one of configs/pvnas/_base_/spaces/",
         )
     return SearchSpace.from_config(space)
 
@@ -67,3 +98,32 @@ def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:
         cfg.merge_from_dict(options or {})
     except (KeyError, TypeError) as error:
         raise ValueError(f"--cfg-options: {error_line(error)}") from error
+
+
+def make_portable(cfg: Config) -> None:
+    """Make a config mean the same wherever its dump is copied to, in place.
+
+    A genotype's file becomes its content: a later search in that folder changes the
+    file. ``test_pipeline``, which ``mmaction.apis.inference_recognizer`` reads, becomes
+    that of the loader, which options may have changed.
+
+    Raises:
+        FileNotFoundError: There is no such genotype file.
+        ValueError: It is no genotype.
+    """
+    _inline_genotypes(cfg.get("model"))
+    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
+    if dataset.get("pipeline") is not None:
+        cfg.test_pipeline = dataset["pipeline"]
+
+
+def _inline_genotypes(value: Any) -> None:
+    if isinstance(value, list | tuple):
+        for item in value:
+            _inline_genotypes(item)
+    elif isinstance(value, dict):
+        if isinstance(value.get("genotype"), str | os.PathLike):
+            genotype = resolve_genotype(value["genotype"])
+            value["genotype"] = ConfigDict(json.loads(genotype.to_json()))
+        for item in value.values():
+            _inline_genotypes(item)

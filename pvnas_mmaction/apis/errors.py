@@ -1,11 +1,22 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Which exceptions are about what a user gave, and what to say of them."""
+"""How a tool ends: which errors are the user's, and what is said and written then."""
 
 from __future__ import annotations
 
+import logging
+import os
 import pickle
 import re
+import sys
+import traceback
+from collections.abc import Callable
 
+from mmengine.logging import MMLogger
+
+from .launchers import end_distributed
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 _WRONG_SETTING = re.compile(
     r"\w+\.__init__\(\) (got an unexpected keyword argument|missing \d+ required)"
 )
@@ -40,3 +51,48 @@ def error_line(error: BaseException) -> str:
     if "Original Traceback" in text:
         return re.sub(r"^[\w.]+: ", "", lines[-1])
     return " ".join(lines)
+
+
+def log_traceback() -> None:
+    """Write the traceback of the current exception to the log file of the run, if one
+    has been started."""
+    for handler in MMLogger.get_current_instance().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.stream.write(traceback.format_exc())
+            handler.flush()
+
+
+def run(main: Callable[[], None], interrupted: str = "") -> None:
+    """Run a tool.
+
+    A user's mistake becomes one line on stderr and exit status 2, Ctrl-C one line and
+    130. The traceback goes to the log file of a run that was started.
+
+    Args:
+        main: The tool.
+        interrupted: What to say after Ctrl-C in addition. Default: nothing.
+    """
+    try:
+        main()
+    except (Exception, KeyboardInterrupt) as error:
+        if _is_interrupt(error):
+            print(
+                "\ninterrupted" + (interrupted and f": {interrupted}"), file=sys.stderr
+            )
+            sys.exit(EXIT_INTERRUPTED)
+        log_traceback()
+        if os.environ.get("PVNAS_DEBUG") or not is_user_error(error):
+            raise
+        print(f"error: {error_line(error)}", file=sys.stderr)
+        print("(PVNAS_DEBUG=1 shows where it was raised)", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    finally:
+        end_distributed()
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is where an exception comes from. MMEngine turns it into a
+    SyntaxError while it formats the config for a checkpoint."""
+    return error is not None and (
+        isinstance(error, KeyboardInterrupt) or _is_interrupt(error.__context__)
+    )

@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import load_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch import Tensor, nn
 
+from ..engine.checkpoint_files import check_checkpoint
 from ..models.pvnas_net import PVNASNet
 from ..models.recognizers import (
     build_recognizer,
@@ -23,8 +25,10 @@ from ..models.recognizers import (
     logits,
     settle_batch_norm,
 )
+from ..report.predictions import class_names
+from ..space.checks import wrong
 from ..space.cost import check_input_shape
-from .model_checks import check_head
+from .run_checks import check_head, check_record, check_weights
 
 DEFAULT_OPSET = 18
 INPUT, OUTPUT = "clips", "logits"
@@ -68,17 +72,32 @@ def load_classifier(
         clips = torch.randn((2, *input_shape), generator=generator)
         settle_batch_norm(recognizer, clips.unsqueeze(1))
     else:
-        try:
-            load_checkpoint(recognizer, checkpoint, map_location="cpu", strict=True)
-        except RuntimeError as error:
-            if "do not match exactly" not in str(error):
-                raise
-            text = " ".join(str(error).split())[:300]
-            raise ValueError(
-                f"checkpoint {checkpoint}: found other weights than those of the "
-                f"config's network, expected the config it was trained with: {text}"
-            ) from error
+        check_checkpoint(checkpoint, "checkpoint")
+        found = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
+        check_record(found, config, checkpoint)
+        check_weights(recognizer, found.get("state_dict", found), checkpoint)
+        load_state_dict(recognizer, found.get("state_dict", found), strict=True)
     return Classifier(recognizer).eval()
+
+
+def model_facts(config: Config, input_shape: Sequence[int]) -> dict[str, str]:
+    """What one has to know to use an exported model, as texts.
+
+    Returns:
+        ``classes`` (a JSON list of names, or of class ids where ``classes.txt`` does
+        not lie next to the test list), ``frames``, ``height``, ``width``, and ``mean``
+        and ``std`` (JSON lists by channel, RGB, of pixels from 0 to 255).
+    """
+    number = config.model.cls_head.num_classes
+    names = class_names(config.to_dict()) or [str(index) for index in range(number)]
+    if len(names) != number:
+        expected = f"{number} lines, as model.cls_head.num_classes"
+        raise wrong("classes.txt next to the list", expected, str(len(names)))
+    preprocessor = config.model.get("data_preprocessor") or {}
+    _, frames, height, width = input_shape
+    facts = dict(classes=list(names), frames=frames, height=height, width=width)
+    facts |= {"mean": preprocessor.get("mean"), "std": preprocessor.get("std")}
+    return {key: json.dumps(value) for key, value in facts.items()}
 
 
 def export_onnx(
@@ -86,6 +105,7 @@ def export_onnx(
     path: str | os.PathLike[str],
     input_shape: Sequence[int],
     opset: int = DEFAULT_OPSET,
+    facts: Mapping[str, str] | None = None,
 ) -> None:
     """Write a classifier as ONNX, with batch normalisation folded.
 
@@ -97,6 +117,7 @@ def export_onnx(
         path: The file to write.
         input_shape: (C, T, H, W).
         opset: Version of ONNX's operators. Default 18.
+        facts: Metadata of the file, see :func:`model_facts`. Default: none.
 
     Raises:
         ValueError: The exporter cannot write that version.
@@ -118,10 +139,9 @@ def export_onnx(
     # Where it cannot convert, the exporter writes the version that it works with.
     written = program.model.opset_imports[""]
     if written != opset:
-        raise ValueError(
-            f"opset: found {opset}, expected one that the exporter can write for this "
-            f"network, such as {written}"
-        )
+        expected = f"one that the exporter can write for this network, as {written}"
+        raise wrong("--opset", expected, str(opset))
+    program.model.metadata_props.update(facts or {})
     program.save(str(path), external_data=False)
 
 

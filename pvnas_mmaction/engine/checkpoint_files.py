@@ -11,6 +11,8 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 
+from ..space.checks import wrong
+
 _PERIODIC = re.compile(r"(epoch|iter)_\d+\.pth")
 
 
@@ -24,20 +26,25 @@ def check_checkpoint(path: str, option: str) -> None:
     if re.match(r"\w{2,}:", path) is not None:
         return
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{option}: found no file {path}")
+        raise FileNotFoundError(
+            f"{option}: expected a checkpoint, got {path}, which is no file"
+        )
     with open(path, "rb") as file:
         start = file.read(2)
     # torch writes zip archives, whose directory comes last; before 1.6 plain pickles
     if not start or (start == b"PK" and not zipfile.is_zipfile(path)):
-        raise ValueError(
-            f"{option}: found a truncated file {path}, expected a whole checkpoint. "
-            "Take an earlier one, or copy it again"
-        )
+        hint = "take an earlier one, or copy it again"
+        raise wrong(option, "a whole checkpoint", f"{path}, whose end is missing", hint)
     if start != b"PK" and not start.startswith(pickle.PROTO):
-        raise ValueError(
-            f"{option}: found another kind of file, {path}, expected a checkpoint as "
-            "torch.save writes it"
-        )
+        raise wrong(option, "a checkpoint as torch.save writes it", path)
+
+
+def saved_checkpoints(work_dir: str | os.PathLike[str]) -> list[Path]:
+    """What MMEngine has saved every so often in a work dir, newest first."""
+    files = [
+        file for file in Path(work_dir).glob("*.pth") if _PERIODIC.fullmatch(file.name)
+    ]
+    return sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True)
 
 
 def latest_checkpoint(
@@ -64,10 +71,7 @@ def latest_checkpoint(
     if not pointer.is_file():
         return None
     named = pointer.read_text(encoding="utf-8").strip()
-    saved = [
-        file for file in Path(work_dir).iterdir() if _PERIODIC.fullmatch(file.name)
-    ]
-    saved.sort(key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    saved = saved_checkpoints(work_dir)
     # Its folder may have been copied since it was written.
     here = [str(file) for file in saved if file.name == Path(named).name]
     errors: list[OSError | ValueError] = []
@@ -86,6 +90,6 @@ def latest_checkpoint(
     if errors:
         raise errors[0]
     raise FileNotFoundError(
-        f"{option}: found an empty file {pointer} and no checkpoint beside it, "
-        "expected one. Start anew"
+        f"{option}: expected a checkpoint, got none but an empty file {pointer}; start "
+        "again in another folder"
     )

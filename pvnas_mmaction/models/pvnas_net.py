@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from mmaction.registry import MODELS
 from mmengine.model import BaseModule
-from mmengine.utils import get_installed_path
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -36,21 +35,11 @@ def resolve_genotype(genotype: str | Mapping[str, Any] | Genotype) -> Genotype:
         return genotype
     if isinstance(genotype, Mapping):
         return parse_genotype(genotype, where="genotype")
-    if not isinstance(genotype, (str, Path)):
+    if not isinstance(genotype, (str, os.PathLike)):
         raise ValueError(
             f"genotype: found {genotype!r}, expected the path of a genotype file, or "
             "its content as a dict"
         )
-    package, separator, path = str(genotype).partition("::")
-    if separator:
-        try:
-            folder = get_installed_path(package)
-        except Exception as error:  # of a kind that depends on the name
-            raise FileNotFoundError(
-                f"genotype: found {genotype!r}, expected the name of an installed "
-                f"package before '::'; install {package!r} or give the path of a file"
-            ) from error
-        genotype = Path(folder) / ".mim" / "configs" / path
     return load_genotype(genotype)
 
 

@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..compat import package_file
 from . import checks
 from .checks import inside, read, wrong
 from .layout import (
@@ -251,9 +252,9 @@ def parse_skeleton(data: object, where: str = "skeleton") -> Skeleton:
 
 
 def load_genotype(path: str | os.PathLike[str]) -> Genotype:
-    """Read a genotype file; a FileNotFoundError if there is none, a ValueError if it
-    is no genotype."""
-    path = Path(path)
+    """Read a genotype file, or ``package::path``; a FileNotFoundError if there is none,
+    a ValueError if it is no genotype."""
+    path = package_file(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such genotype file")
     return parse_genotype(path.read_bytes(), where=str(path))

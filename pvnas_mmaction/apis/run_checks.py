@@ -1,0 +1,304 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Whether folder, checkpoint, data and config of a run belong together.
+
+Every checkpoint gets a record of the run that writes it: its network, its data and how
+it trains. What loads a checkpoint compares that with its own config. MMEngine would
+keep the random weights of what does not fit, and let the checkpoint's optimizer,
+schedule and seed win over the config's without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from ..engine.checkpoint_files import saved_checkpoints
+from ..engine.optim import unwrap
+from ..models.pvnas_net import PVNASNet
+from ..models.supernet import PVNASSupernet
+from ..search.randomness import seeded
+from ..space.checks import wrong
+from .config_checks import leaf_datasets, list_file
+
+RECORD_KEY = "pvnas_run"
+# Settings that change no result of a network that is there, by their names.
+_NO_NETWORK = {"init_cfg", "pretrained", "norm_eval", "frozen_stages", "with_cp"}
+_NO_NETWORK |= {"provenance", "_scope_", "tau"}
+# Where the data lie and the precision may change within a run.
+_NO_TRAINING = {"init_cfg", "pretrained", "provenance", "_scope_", "ann_file"}
+_NO_TRAINING |= {"data_prefix", "data_root", "loss_scale", "dtype"}
+
+
+def check_work_dir(cfg: Config, resumed: bool) -> None:
+    """Check that a training overwrites no checkpoints of another one.
+
+    Args:
+        cfg: The config, options merged.
+        resumed: Whether it goes on from the latest checkpoint of the folder.
+
+    Raises:
+        ValueError: The folder has checkpoints, and the training does not go on from one
+            of them.
+    """
+    saved = saved_checkpoints(cfg.work_dir)
+    here = Path(cfg.work_dir).resolve()
+    if cfg.get("resume") and Path(cfg.load_from or here).resolve().parent == here:
+        resumed = True
+    if saved and not resumed:
+        raise wrong(
+            "--work-dir",
+            "a folder without checkpoints of another run",
+            str(saved[0]),
+            "go on with that run by --resume, or name another folder",
+        )
+
+
+def run_record(cfg: Config, seed: int | None) -> dict[str, Any]:
+    """What is compared when a checkpoint of this run is loaded, as data."""
+    model = cfg.get("model") or {}
+    preprocessor = model.get("data_preprocessor") or {}
+    names = ("mean", "std", "format_shape", "to_rgb")
+    loader = cfg.get("train_dataloader") or {}
+    wrapper = dict(cfg.get("optim_wrapper") or {})
+    wrapper.pop("type", None)
+    record = dict(
+        network=dict(
+            backbone=model.get("backbone"),
+            data_preprocessor={k: preprocessor[k] for k in names if k in preprocessor},
+        ),
+        training=dict(
+            model=model,
+            optim_wrapper=wrapper,
+            train_dataloader={k: loader.get(k) for k in ("batch_size", "dataset")},
+        ),
+        lists={
+            field: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            for split in ("train", "val")
+            for field, dataset in leaf_datasets(cfg, split)
+            if (path := list_file(dataset)) is not None and path.is_file()
+        },
+        seed=seed,
+    )
+    return json.loads(json.dumps(record, default=str))  # tuples as lists
+
+
+def check_record(found: Mapping, cfg: Config, path: str, resumed: bool = False) -> None:
+    """Compare the record in a checkpoint with a config.
+
+    Args:
+        found: The checkpoint; one without a record passes.
+        cfg: The config that is going to load it.
+        path: Name of the checkpoint, for the message.
+        resumed: Whether its training goes on. Default: the network alone counts.
+
+    Raises:
+        ValueError: They differ; names the first field.
+    """
+    if RECORD_KEY not in found:
+        return
+    theirs = json.loads(found[RECORD_KEY])
+    ours = run_record(cfg, (cfg.get("randomness") or {}).get("seed"))
+    pairs = list(_differences(theirs["network"], ours["network"], "model", _NO_NETWORK))
+    hint = "take the config that it was written with"
+    if resumed:
+        pairs += _differences(theirs["training"], ours["training"], "", _NO_TRAINING)
+        for field, digest in ours["lists"].items():
+            if theirs["lists"].get(field, digest) != digest:
+                pairs.append((f"{field}.ann_file", "the lines", "others"))
+        if None not in (ours["seed"], theirs["seed"]):
+            pairs += _differences(
+                theirs["seed"], ours["seed"], "randomness.seed", set()
+            )
+        hint += ", or start a new training from its weights: load_from=CHECKPOINT"
+    for field, expected, got in pairs:
+        raise wrong(field, f"{expected}, as in the run of {path}", got, hint)
+
+
+def _differences(
+    theirs: Any, ours: Any, field: str, ignored: set[str]
+) -> Iterator[tuple[str, str, str]]:
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in {**theirs, **ours}:
+            if key not in ignored:
+                inner = f"{field}.{key}".lstrip(".")
+                yield from _differences(theirs.get(key), ours.get(key), inner, ignored)
+    elif (
+        isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours)
+    ):
+        for index, pair in enumerate(zip(theirs, ours, strict=True)):
+            yield from _differences(*pair, f"{field}[{index}]", ignored)
+    elif theirs != ours:
+        yield field, repr(theirs), repr(ours)
+
+
+def check_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
+    """Check that a checkpoint has every weight of a model, and no other.
+
+    Backbones of this package look at theirs when they are loaded.
+
+    Raises:
+        ValueError: One is missing, unknown, or of another shape; names the first.
+    """
+    own = isinstance(backbone_of(model), PVNASNet | PVNASSupernet)
+    found, expected = (
+        {
+            name: tuple(value.shape)
+            for name, value in weights
+            if not (name.endswith("num_batches_tracked"))
+            and not (own and name.startswith("backbone."))
+        }
+        for weights in (
+            ((key.removeprefix("module."), value) for key, value in state.items()),
+            model.state_dict().items(),
+        )
+    )
+    for name in {**expected, **found}:
+        if found.get(name) != expected.get(name):
+            shapes = (
+                f"shape {names[name]}" if name in names else "no such weight"
+                for names in (expected, found)
+            )
+            hint = "take the config that it was written with"
+            raise wrong(f"{path}, {name}", *shapes, hint)
+
+
+class RunCheckHook(Hook):
+    """Records a run in its checkpoints, and checks what is loaded and the first clips.
+
+    Args:
+        resumed: Whether a checkpoint is loaded to go on with its training.
+        tested: Whether it is loaded to be tested. Where neither, only the network that
+            it was written for has to fit, and a head may be another.
+    """
+
+    def __init__(self, resumed: bool, tested: bool) -> None:
+        self.resumed, self.tested = resumed, tested
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        record = run_record(runner.cfg, runner.seed)
+        checkpoint[RECORD_KEY] = json.dumps(record)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Check record and weights, before anything is copied."""
+        path = str(runner.cfg.get("load_from") or "checkpoint")
+        check_record(checkpoint, runner.cfg, path, self.resumed)
+        if self.resumed or self.tested:
+            state = checkpoint.get("state_dict", checkpoint)
+            check_weights(unwrap(runner.model), state, path)
+        if self.resumed:
+            check_length(runner, checkpoint["meta"].get("epoch", 0))
+
+    def before_train(self, runner: Runner) -> None:
+        if isinstance(backbone_of(runner.model), PVNASSupernet):
+            return  # a search looks at its own data
+        check_first_clip(runner, "train")
+        if runner.val_loop is not None:
+            check_first_clip(runner, "val")
+
+    def before_test(self, runner: Runner) -> None:
+        check_first_clip(runner, "test")
+
+
+def backbone_of(model: nn.Module) -> nn.Module | None:
+    """The backbone of a recognizer, wrapped or not."""
+    return getattr(unwrap(model), "backbone", None)
+
+
+def check_length(runner: Runner, done: int) -> None:
+    """Check that a resumed training does not end before the epochs that it has done.
+
+    Raises:
+        ValueError: It does.
+    """
+    epochs = runner.max_epochs
+    if runner.cfg.train_cfg.get("by_epoch") is False or done < epochs:
+        return
+    if done > epochs:
+        expected = f"{done} or more, the epochs that {runner.cfg.load_from} has done"
+        raise wrong("train_cfg.max_epochs", expected, str(epochs))
+    runner.logger.info(f"Nothing left to do: {done} of {epochs} epochs are done")
+
+
+def check_first_clip(runner: Runner, split: str) -> None:
+    """Compare the first clip and all labels of a data set with the model.
+
+    Args:
+        runner: The runner.
+        split: "train", "val" or "test".
+
+    Raises:
+        ValueError: The clip has other channels than the network or the means take, or a
+            class has no score.
+    """
+    model, backbone = unwrap(runner.model), backbone_of(runner.model)
+    dataset = getattr(runner, f"{split}_loop").dataloader.dataset
+    field = f"{split}_dataloader.dataset"
+    with seeded(0):
+        clip = dataset[0]["inputs"]
+    classes = getattr(getattr(model, "cls_head", None), "num_classes", None)
+    for index in range(len(dataset) if classes else 0):
+        label = dataset.get_data_info(index).get("label", 0)
+        if np.max(label) >= classes:
+            expected = f"class ids below {classes}, as model.cls_head.num_classes"
+            raise wrong(f"{field}.ann_file", expected, f"{label} in entry {index}")
+    if not (isinstance(backbone, PVNASNet) and isinstance(clip, Tensor)):
+        return
+    genotype, shape = backbone.genotype, tuple(clip.shape[1:])
+    if len(shape) != 4 or shape[0] != genotype.skeleton.in_channels:
+        expected = f"clips (C, T, H, W) of {genotype.skeleton.in_channels} channels"
+        raise wrong(
+            f"{field}.pipeline", f"{expected}, as model.backbone.genotype", str(shape)
+        )
+    mean = getattr(model.data_preprocessor, "mean", None)
+    if mean is not None and mean.numel() not in (1, shape[0]):
+        expected = f"{shape[0]} numbers, as {field}.pipeline gives channels"
+        raise wrong("model.data_preprocessor.mean", expected, str(mean.numel()))
+    stated = genotype.provenance.get("input_shape")
+    if stated is not None and tuple(stated) != shape:
+        runner.logger.warning(
+            f"{field}.pipeline gives clips {shape}, model.backbone.genotype was found "
+            f"for {tuple(stated)}: the costs and budgets that it states do not hold"
+        )
+
+
+def warn_of_supernet(runner: Runner) -> None:
+    """Say what the accuracy of a search's checkpoint is the accuracy of."""
+    if isinstance(backbone_of(runner.model), PVNASSupernet):
+        runner.logger.warning(
+            "The supernet is tested as its most probable network, with the batch "
+            "normalisation of all networks that were sampled. "
+            "tools/derive_genotype.py --rank-on judges networks as the search does"
+        )
+
+
+def check_head(model: nn.Module) -> None:
+    """Check that a head takes as many channels as the network before it gives.
+
+    Raises:
+        ValueError: It takes another number.
+    """
+    model = unwrap(model)
+    if getattr(model, "neck", None) is not None:
+        return  # what the head takes is the neck's
+    backbone = getattr(model, "backbone", None)
+    if isinstance(backbone, PVNASNet):
+        skeleton, last = backbone.genotype.skeleton, backbone.out_indices[-1]
+        if len(backbone.out_indices) > 1 or last < len(skeleton.stages):
+            return  # a neck or a head of another kind takes the stages' outputs
+    elif isinstance(backbone, PVNASSupernet):
+        skeleton = backbone.space.skeleton
+    else:
+        return
+    found = getattr(model.cls_head, "in_channels", skeleton.out_channels)
+    if found != skeleton.out_channels:
+        expected = f"{skeleton.out_channels}, the output width of the backbone"
+        raise wrong("model.cls_head.in_channels", expected, str(found))
