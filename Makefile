@@ -5,15 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test lint format clean
+.PHONY: help venv demo test test-all lint format clean
 
 help:
-	@echo "make demo    search, derive, retrain and test a network on rendered clips"
-	@echo "make test    run the tests"
-	@echo "make lint    ruff, codespell and mypy, changing nothing"
-	@echo "make format  let ruff format and mend what it can"
-	@echo "make venv    only make $(VENV) and install requirements.txt"
-	@echo "make clean   remove $(VENV) and caches"
+	@echo "make demo      search, derive, retrain and test a network on rendered clips"
+	@echo "make test      run the tests that take less than 5 minutes together"
+	@echo "make test-all  run all tests"
+	@echo "make lint      ruff, codespell and mypy, changing nothing"
+	@echo "make format    let ruff format and fix what it can"
+	@echo "make venv      only make $(VENV) and install requirements.txt"
+	@echo "make clean     remove $(VENV) and caches"
 
 venv: $(STAMP)
 
@@ -25,6 +26,9 @@ demo: $(STAMP)
 	$(BIN)/python tools/demo.py
 
 test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(STAMP)

@@ -9,8 +9,8 @@ the mmaction2 1.2.0 wheel lacks             stand-in module whose DRN class expl
 ``mmaction.utils.dependency`` imports       stand-in that is the standard library's
 ``importlib_metadata``                      ``importlib.metadata``
 mmengine imports ``pkg_resources``,         stand-in with the names that mmengine uses;
-which setuptools 81 and later lack          the warnings of earlier ones, and mmcv-lite's
-                                            of a layer without use here, are not shown
+which setuptools 81 and later lack and      that warning, and mmcv-lite's of a layer
+earlier ones warn of                        that it lacks, are not shown
 ``torch.load`` reads weights only, and      the types in question become safe globals;
 mmengine's checkpoints hold more            ``weights_only`` stays as it is
 mmengine resolves ``package::path``         this package is added to its list

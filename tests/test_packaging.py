@@ -1,10 +1,13 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""What pyproject.toml asks for is what the package and its tools import."""
+"""What pyproject.toml asks for is what the package and its tools import, and
+scripts/bootstrap takes the Pythons that it names."""
 
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(
     {*(ROOT / "pvnas_mmaction").rglob("*.py"), *(ROOT / "tools").glob("*.py")}
 )
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
 # Of the extras: the check of an export, and the pictures of a page.
 OPTIONAL = {"onnxruntime", "selenium"}
 
@@ -27,12 +31,9 @@ def name_of(requirement: str) -> str:
 
 def required() -> set[str]:
     """Distributions that an install without extras brings."""
-    text = (ROOT / "pyproject.toml").read_text()
-    block = re.search(r"^dependencies = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
-    todo = [
-        name_of(line) for line in re.findall(r'^ +"(.*)",$', block[1], re.MULTILINE)
-    ]
-    found: set[str] = set()
+    block = re.search(r"^dependencies = \[\n(.*?)^\]", PYPROJECT, re.M | re.S)
+    lines = re.findall(r'^ +"(.*)",$', block[1], re.MULTILINE)
+    todo, found = [name_of(line) for line in lines], set()
     while todo:
         name = todo.pop()
         if name in found:
@@ -46,24 +47,47 @@ def required() -> set[str]:
     return found
 
 
-def imports(path: Path) -> set[str]:
-    """Top-level names of the modules that a file imports."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names.update(alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.add(node.module.partition(".")[0])
-    return names
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_an_install_brings_what_a_file_imports(path: Path) -> None:
+def test_an_install_brings_what_files_import() -> None:
     brought, owners = required(), metadata.packages_distributions()
-    names = imports(path) - set(sys.stdlib_module_names) - OPTIONAL
-    missing = {
-        name
-        for name in names - {"pvnas_mmaction"}
-        if not brought & {name_of(owner) for owner in owners.get(name, [])}
-    }
+    known = {*sys.stdlib_module_names, *OPTIONAL, "pvnas_mmaction"}
+    missing = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in getattr(node, "names", [])]
+            if isinstance(node, ast.ImportFrom):
+                names = [] if node.level else [node.module]
+            elif not isinstance(node, ast.Import):
+                continue
+            for name in {name.partition(".")[0] for name in names} - known:
+                if not brought & {name_of(owner) for owner in owners.get(name, [])}:
+                    missing.add((str(path.relative_to(ROOT)), name))
     assert missing == set()
+
+
+@pytest.mark.parametrize("minor", [9, 10, 11, 12, 13, 14])
+def test_bootstrap_takes_the_pythons_of_the_classifiers(minor, tmp_path) -> None:
+    """With an interpreter that says it is 3.MINOR and makes no environment. What is not
+    supported gets no line that would install the same again."""
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!/bin/sh\n[ \"$1\" = --version ] && echo 'Python 3.{minor}.0' && exit\n"
+        '[ "$1" = -c ] || { echo "MADE $*"; exit 3; }\n'
+        f"exec {sys.executable} -c 'import sys; sys.version_info = (3, {minor}, 0); "
+        'del sys.argv[0]; exec(sys.argv[0])\' "$2" "$3"\n'
+    )
+    python.chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "scripts" / "bootstrap"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHON": str(python), "VENV": str(tmp_path / "venv")},
+    )
+    if f'"Programming Language :: Python :: 3.{minor}"' in PYPROJECT:
+        assert done.returncode == 3
+        assert f"MADE -m venv --clear {tmp_path / 'venv'}" in done.stdout
+    else:
+        assert done.returncode == 1
+        assert f"Missing: CPython 3.10 to 3.13 ({python}: Python 3.{minor}.0)" in (
+            done.stderr
+        )
+        assert "apt-get" not in done.stderr

@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The tools under test: where they are, and how to load and to start one."""
+"""The tools under test: where they are, and how to load, call and start one."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import mmaction
+import pytest
+
+from pvnas_mmaction.apis import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / "tools"
+CONFIGS = ROOT / "configs" / "pvnas"
 UPSTREAM_TOOLS = Path(mmaction.__file__).parent / ".mim" / "tools"
 SEARCH, RETRAIN = (
-    next((ROOT / "configs/pvnas").glob(f"pvnas-tiny_{kind}_*_motion-clips.py")).name
+    next(CONFIGS.glob(f"pvnas-tiny_{kind}_*_motion-clips.py")).name
     for kind in ("search", "retrain")
 )
 
@@ -29,8 +34,40 @@ def load_tool(name: str) -> ModuleType:
     return module
 
 
+@pytest.fixture
+def call_tool(monkeypatch, capsys) -> Callable[..., str]:
+    """Call a tool in this process; the line of its error, empty where it ended well."""
+
+    def call(tool: str, *argv: object) -> str:
+        monkeypatch.setattr(sys, "argv", [tool, *map(str, argv)])
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        capsys.readouterr()
+        try:
+            cli.run(load_tool(tool).main)
+        except SystemExit as error:
+            assert error.code == cli.EXIT_USER_ERROR
+            *_, line, hint = capsys.readouterr().err.splitlines()
+            assert hint == "(PVNAS_DEBUG=1 shows where it was raised)"
+            assert line.startswith("error: ")
+            return line.removeprefix("error: ")
+        return ""
+
+    return call
+
+
+def data_options(clips: Path, **lists: Path) -> list[str]:
+    """``--cfg-options`` that read rendered clips in this process, in small batches."""
+    options = []
+    for split, name in (("train", "train"), ("val", "val"), ("test", "val")):
+        loader = f"{split}_dataloader"
+        options += [f"{loader}.dataset.ann_file={lists.get(split, clips / name)}.txt"]
+        options += [f"{loader}.dataset.data_prefix.video={clips}"]
+        options += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
+    return options
+
+
 def run_process(
-    *command: str, ok: bool = True, cwd: Path | None = None
+    *command: object, ok: bool = True, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [str(part) for part in command],

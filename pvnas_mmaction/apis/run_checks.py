@@ -30,6 +30,7 @@ from ..space.checks import wrong
 from .config_checks import leaf_datasets, list_file
 
 RECORD_KEY = "pvnas_run"
+_SUPERNET = PVNASSupernet.__name__
 # Settings that change no result of a network that is there, by their names.
 _NO_NETWORK = {"init_cfg", "pretrained", "norm_eval", "frozen_stages", "with_cp"}
 _NO_NETWORK |= {"provenance", "_scope_", "tau"}
@@ -107,7 +108,11 @@ def check_record(found: Mapping, cfg: Config, path: str, resumed: bool = False) 
         return
     theirs = json.loads(found[RECORD_KEY])
     ours = run_record(cfg, (cfg.get("randomness") or {}).get("seed"))
-    pairs = list(_differences(theirs["network"], ours["network"], "model", _NO_NETWORK))
+    networks = [record["network"] for record in (theirs, ours)]
+    pairs: list[tuple[str, str, str]] = []
+    # A search and a network: what loads the weights says what to do.
+    if len({network["backbone"]["type"] == _SUPERNET for network in networks}) == 1:
+        pairs += _differences(*networks, "model", _NO_NETWORK)
     hint = "take the config that it was written with"
     if resumed:
         pairs += _differences(theirs["training"], ours["training"], "", _NO_TRAINING)

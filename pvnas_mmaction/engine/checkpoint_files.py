@@ -53,8 +53,9 @@ def latest_checkpoint(
     """The latest whole checkpoint that MMEngine has saved in a work dir.
 
     It is the one that the file ``last_checkpoint`` names, that in this folder where it
-    was copied or moved. A kill while a checkpoint is saved may leave that file empty:
-    then it is the newest ``epoch_N.pth`` or ``iter_N.pth`` that is whole.
+    was copied or moved. Where that file is missing, or a kill while a checkpoint was
+    saved left it empty, it is the newest ``epoch_N.pth`` or ``iter_N.pth`` that is
+    whole.
 
     Args:
         work_dir: The folder.
@@ -68,10 +69,10 @@ def latest_checkpoint(
         ValueError: None is whole.
     """
     pointer = Path(work_dir, "last_checkpoint")
-    if not pointer.is_file():
-        return None
-    named = pointer.read_text(encoding="utf-8").strip()
     saved = saved_checkpoints(work_dir)
+    if not pointer.is_file() and not saved:
+        return None
+    named = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
     # Its folder may have been copied since it was written.
     here = [str(file) for file in saved if file.name == Path(named).name]
     errors: list[OSError | ValueError] = []

@@ -1,0 +1,297 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Every pair of what a folder or checkpoint holds and what a command asks for: it fits,
+or it is refused before anything runs."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from mmaction.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from tool_processes import CONFIGS, RETRAIN, SEARCH, call_tool, data_options
+
+from pvnas_mmaction.apis.run_checks import check_weights
+from pvnas_mmaction.space.genotype import load_genotype, save_genotype
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+__all__ = ["call_tool"]
+CONFIG = CONFIGS / RETRAIN
+
+
+@pytest.fixture(scope="module")
+def genotypes(tmp_path_factory) -> Path:
+    """Genotypes of the space ``tiny``: two whose weights have the same names and
+    shapes, since a shift has none, and one with other weights."""
+    folder = tmp_path_factory.mktemp("genotypes")
+    found = load_genotype(CONFIGS / "genotypes" / "pvnas-tiny.json")
+    for name, block in (
+        ("shift", "ts_t3"),
+        ("same_shapes", "mb_t1"),
+        ("other", "mb_t3"),
+    ):
+        blocks = (f"{block}_k3_e2",) * len(found.blocks)
+        save_genotype(replace(found, blocks=blocks), folder / f"{name}.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(motion_clips, genotypes, tmp_path_factory) -> Path:
+    """The work dir of a training of the genotype ``shift``, one of two epochs done."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        capture = _NoCapture()
+        call = call_tool.__wrapped__(patch, capture)
+        assert not call("train", *arguments(motion_clips, genotypes, folder))
+    return folder
+
+
+class _NoCapture:
+    def readouterr(self):
+        return self
+
+    err = ""
+
+
+def arguments(clips: Path, genotypes: Path, work_dir: Path, *more: str) -> list:
+    options = [*data_options(clips), f"model.backbone.genotype={genotypes}/shift.json"]
+    options += ["train_cfg.max_epochs=1", "train_dataloader.batch_size=8"]
+    seed = ["--work-dir", work_dir, "--seed", "0"]
+    return [CONFIG, *seed, "--cfg-options", *options, *more]
+
+
+@pytest.fixture
+def work_dir(finished, tmp_path) -> Path:
+    """A copy of ``finished``."""
+    return shutil.copytree(finished, tmp_path / "work")
+
+
+@pytest.fixture
+def lists(motion_clips, tmp_path) -> Path:
+    """The lists of the clips: ``same``, and ``short`` with a line less."""
+    for name in ("train", "val"):
+        text = (motion_clips / f"{name}.txt").read_text()
+        (tmp_path / f"same_{name}.txt").write_text(text)
+        short = text.splitlines(keepends=True)[1:]
+        (tmp_path / f"short_{name}.txt").write_text("".join(short))
+    return tmp_path
+
+
+RESUME = ("--resume",)
+DATA = [f"{split}_dataloader.dataset" for split in ("train", "val", "test")]
+NINE_CLASSES = [f"{field}.num_classes=9" for field in ("model.cls_head", *DATA)]
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (("model.backbone.genotype={genotypes}/same_shapes.json",), "blocks[0]"),
+        (("model.backbone.genotype={genotypes}/other.json",), "blocks[0]"),
+        (("model.data_preprocessor.mean=[1,2,3]",), "model.data_preprocessor.mean[0]"),
+        (("model.cls_head.dropout_ratio=0.9",), "model.cls_head.dropout_ratio"),
+        (NINE_CLASSES, "model.cls_head.num_classes"),
+        (("train_dataloader.dataset.ann_file={lists}/short_train.txt",),
+         "train_dataloader.dataset.ann_file"),
+        (("val_dataloader.dataset.ann_file={lists}/short_val.txt",),
+         "val_dataloader.dataset.ann_file"),
+        (("train_dataloader.dataset.pipeline.1.clip_len=4",),
+         "train_dataloader.dataset.pipeline[1].clip_len"),
+        (("train_dataloader.batch_size=4",), "train_dataloader.batch_size"),
+        (("optim_wrapper.optimizer.lr=0.5",), "optim_wrapper.optimizer.lr"),
+        (("train_cfg.max_epochs=0",), "train_cfg.max_epochs"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)  # fmt: skip
+def test_resume_with_something_else_is_refused(
+    options, field, work_dir, lists, genotypes, motion_clips, call_tool
+):
+    before = (work_dir / "epoch_1.pth").read_bytes()
+    options = [option.format(lists=lists, genotypes=genotypes) for option in options]
+    line = call_tool(
+        "train", *arguments(motion_clips, genotypes, work_dir, *options), *RESUME
+    )
+    assert f"{field}: expected " in line and ", got " in line
+    assert (work_dir / "epoch_1.pth").read_bytes() == before
+
+
+def test_resume_with_another_seed_is_refused(
+    work_dir, genotypes, motion_clips, call_tool
+):
+    argv = arguments(motion_clips, genotypes, work_dir)
+    line = call_tool("train", *argv, *RESUME, "--seed", "1")
+    assert line.startswith("randomness.seed: expected 0, as in the run of ")
+
+
+def test_resume_of_the_same_run_fits(
+    work_dir, lists, genotypes, motion_clips, call_tool
+):
+    """Where lists lie, and what reads and watches, may change; a run that is done is
+    said to be."""
+    argv = arguments(
+        motion_clips, genotypes, work_dir,
+        f"train_dataloader.dataset.ann_file={lists}/same_train.txt",
+        "train_dataloader.num_workers=1", "default_hooks.logger.interval=1",
+    )  # fmt: skip
+    assert not call_tool("train", *argv, "--resume", "--no-validate")
+    log = max(work_dir.glob("*/*.log"), key=lambda path: path.parent.name).read_text()
+    assert "Nothing left to do: 1 of 1 epochs are done" in log
+
+
+@pytest.mark.parametrize("resumed", ["nothing", "elsewhere"])
+def test_a_new_training_overwrites_no_other(
+    resumed, work_dir, finished, genotypes, motion_clips, call_tool
+):
+    argv = arguments(motion_clips, genotypes, work_dir)
+    argv += ["--resume", finished / "epoch_1.pth"] if resumed == "elsewhere" else []
+    assert call_tool("train", *argv) == (
+        "--work-dir: expected a folder without checkpoints of another run, got "
+        f"{work_dir}/epoch_1.pth; go on with that run by --resume, or name another "
+        "folder"
+    )
+
+
+def test_weights_of_another_network_are_no_start(
+    finished, genotypes, motion_clips, tmp_path, call_tool
+):
+    for name, refused in (("same_shapes", True), ("shift", False)):
+        options = [f"model.backbone.genotype={genotypes}/{name}.json"]
+        options += [f"load_from={finished}/epoch_1.pth", "train_cfg.max_epochs=0"]
+        argv = arguments(motion_clips, genotypes, tmp_path / name, *options)
+        line = call_tool("train", *argv)
+        assert ("model.backbone.genotype.blocks[0]: expected 'ts_" in line) == refused
+
+
+# -- tests and exports ------------------------------------------------------------
+
+
+def changed(checkpoint: Path, folder: Path, **weights: torch.Tensor | None) -> Path:
+    """A copy of a checkpoint with other weights, or without some, and no record."""
+    state = torch.load(checkpoint, weights_only=True)["state_dict"] | weights
+    path = folder / "changed.pth"
+    kept = {key: value for key, value in state.items() if value is not None}
+    torch.save(dict(state_dict=kept), path)
+    return path
+
+
+@pytest.mark.parametrize("tool", ["test", "export_onnx"])
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (
+            "genotype",
+            "backbone.genotype.blocks[0]: expected 'ts_t3_k3_e2', as",
+        ),
+        ("mean", "model.data_preprocessor.mean[0]: expected "),
+        (
+            "classes",
+            "fc_cls.weight: expected shape (9, 64), got shape (8, 64)",
+        ),
+        (
+            "no_head",
+            "fc_cls.weight: expected shape (8, 64), got no such weight",
+        ),
+        ("more", "neck.weight: expected no such weight, got shape (1,)"),
+    ],
+    ids=lambda value: value if " " not in value else "",
+)
+def test_a_checkpoint_of_something_else_gives_no_score(
+    tool, what, message, finished, genotypes, motion_clips, tmp_path, call_tool
+):
+    checkpoint, name, options = finished / "epoch_1.pth", "shift", []
+    if what == "genotype":
+        name = "same_shapes"
+    elif what == "mean":
+        options = ["model.data_preprocessor.mean=[1,2,3]"]
+    elif what == "classes":
+        options = [*NINE_CLASSES]
+    elif what == "no_head":
+        head = {"cls_head.fc_cls.weight": None, "cls_head.fc_cls.bias": None}
+        checkpoint = changed(checkpoint, tmp_path, **head)
+    else:
+        checkpoint = changed(checkpoint, tmp_path, **{"neck.weight": torch.ones(1)})
+    options += [f"model.backbone.genotype={genotypes}/{name}.json"]
+    options += data_options(motion_clips)
+    out = ["--out", tmp_path / "m.onnx"] if tool == "export_onnx" else []
+    out = out or ["--work-dir", tmp_path]
+    line = call_tool(tool, CONFIG, checkpoint, *out, "--cfg-options", *options)
+    assert message in line
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_search_and_a_training_do_not_swap_checkpoints(
+    finished, motion_clips, tmp_path, call_tool
+):
+    cfg = Config.fromfile(CONFIGS / SEARCH)
+    init_default_scope("mmaction")
+    supernet = tmp_path / "supernet.pth"
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), supernet)
+    for config, checkpoint, message in (
+        (CONFIG, supernet, "This is the checkpoint of a search"),
+        (CONFIGS / SEARCH, finished / "epoch_1.pth", "no checkpoint of a search"),
+    ):
+        argv = [config, checkpoint, "--work-dir", tmp_path / "work", "--cfg-options"]
+        assert message in call_tool("test", *argv, *data_options(motion_clips))
+
+
+def test_a_test_leaves_the_config_of_the_training(
+    work_dir, lists, genotypes, motion_clips, call_tool
+):
+    """In its folder, on other clips than those it validated on, which is no mistake."""
+    dumped = (work_dir / RETRAIN).read_text()
+    argv = [work_dir / RETRAIN, work_dir / "epoch_1.pth", "--work-dir", work_dir]
+    option = f"test_dataloader.dataset.ann_file={lists}/short_val.txt"
+    assert not call_tool("test", *argv, "--cfg-options", option)
+    assert (work_dir / RETRAIN).read_text() == dumped
+
+
+def test_weights_of_any_model():
+    """The order of names, and what old versions of PyTorch do without, do not count."""
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 3))
+    state = dict(reversed(model.state_dict().items()))
+    del state["0.num_batches_tracked"]
+    check_weights(model, {f"module.{key}": value for key, value in state.items()}, "c")
+    state["1.bias"] = torch.zeros(4)
+    with pytest.raises(ValueError, match=r"c, 1.bias: expected shape \(3,\), got"):
+        check_weights(model, state, "c")
+
+
+# -- the first clip ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("model.data_preprocessor.mean=[1,2]", "model.data_preprocessor.std=[1,1]"),
+         "model.data_preprocessor.mean: expected 3 numbers, as train_dataloader.data"),
+        (("train_dataloader.dataset.type=VideoDataset", "model.cls_head.num_classes=7",
+          *(f"{field}.num_classes=None" for field in DATA)),
+         "train_dataloader.dataset.ann_file: expected class ids below 7, as model."),
+        (("train_dataloader.dataset.num_classes=9",),
+         "model.cls_head.num_classes: expected 9, as train_dataloader.dataset.nu"),
+    ],
+    ids=["means", "labels", "classes"],
+)  # fmt: skip
+def test_data_that_the_model_does_not_take(
+    options, message, genotypes, motion_clips, tmp_path, call_tool
+):
+    argv = arguments(motion_clips, genotypes, tmp_path, *options)
+    assert call_tool("train", *argv).startswith(message)
+
+
+def test_a_budget_of_other_clips_is_said_not_to_hold(
+    motion_clips, genotypes, tmp_path, call_tool
+):
+    found = load_genotype(genotypes / "shift.json")
+    provenance = {**found.provenance, "input_shape": [3, 8, 48, 48]}
+    save_genotype(replace(found, provenance=provenance), tmp_path / "g.json")
+    options = [f"model.backbone.genotype={tmp_path}/g.json", "train_cfg.max_epochs=0"]
+    argv = arguments(motion_clips, genotypes, tmp_path, *options)
+    assert not call_tool("train", *argv)
+    log = next(tmp_path.glob("*/*.log")).read_text()
+    assert (
+        "gives clips (3, 6, 20, 20), model.backbone.genotype was found for (3, 8" in log
+    )
