@@ -99,6 +99,7 @@ REGISTERED = {
         "SkippedClipsHook",
     },
     "LOOPS": {"SearchLoop"},
+    "TRANSFORMS": {"PVNASVideoInit", "PVNASVideoDecode"},
     "OPTIMIZERS": {"MuonAdamW"},
     "OPTIM_WRAPPERS": {"BFloat16OptimWrapper", "CPUAmpOptimWrapper"},
     "OPTIM_WRAPPER_CONSTRUCTORS": {"SearchOptimWrapperConstructor"},

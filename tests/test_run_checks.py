@@ -230,8 +230,8 @@ def test_a_search_and_a_training_do_not_swap_checkpoints(
     supernet = tmp_path / "supernet.pth"
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), supernet)
     for config, checkpoint, message in (
-        (CONFIG, supernet, "This is the checkpoint of a search"),
-        (CONFIGS / SEARCH, finished / "epoch_1.pth", "no checkpoint of a search"),
+        (CONFIG, supernet, "derive a network from it with tools/derive_genotype.py"),
+        (CONFIGS / SEARCH, finished / "epoch_1.pth", "checkpoint of a search"),
     ):
         argv = [config, checkpoint, "--work-dir", tmp_path / "work", "--cfg-options"]
         assert message in call_tool("test", *argv, *data_options(motion_clips))
