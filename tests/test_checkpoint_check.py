@@ -10,17 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from mmaction.structures import ActionDataSample
-from mmengine.hooks import EMAHook
 from mmengine.model import ExponentialMovingAverage
-from mmengine.runner import Runner, load_checkpoint
+from mmengine.runner import load_checkpoint
 from torch import nn
-from toys import (
-    build_recognizer,
-    one_genotype_per_family,
-    recognizer,
-    space_of_all_families,
-)
+from toys import build_recognizer, one_genotype_per_family, space_of_all_families
 
 from pvnas_mmaction.models import PVNASNet, PVNASSupernet
 
@@ -139,54 +132,3 @@ def test_a_folded_network_loads_its_own_checkpoint() -> None:
     assert same(*nets)
     with pytest.raises(ValueError, match=r"stem\.spatial\.conv\.bias: .* got none"):
         nets[1].load_state_dict(training_state, strict=False)
-
-
-class Clips(torch.utils.data.Dataset):
-    """Four random clips."""
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        clip = torch.randn(
-            1, 3, 3, 9, 9, generator=torch.Generator().manual_seed(index)
-        )
-        return dict(inputs=clip, data_samples=ActionDataSample().set_gt_label(index))
-
-
-def make_runner(work_dir: Path, genotype: str, **options: Any) -> Runner:
-    return Runner(
-        model=recognizer(dict(NET, genotype=GENOTYPES[genotype])),
-        work_dir=str(work_dir),
-        train_dataloader=dict(
-            dataset=Clips(),
-            batch_size=2,
-            sampler=dict(type="DefaultSampler", shuffle=False),
-            collate_fn=dict(type="pseudo_collate"),
-        ),
-        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=1),
-        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
-        custom_hooks=[dict(type="EMAHook", momentum=0.5, update_buffers=True)],
-        default_scope="mmaction",
-        log_level="ERROR",
-        experiment_name=f"{work_dir.name}-{genotype}-{len(options)}",
-        **options,
-    )
-
-
-def test_runner_resumes_and_loads(tmp_path: Path) -> None:
-    def averaged(runner: Runner) -> nn.Module:
-        (hook,) = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
-        return hook.ema_model
-
-    first = make_runner(tmp_path, "mb")
-    first.train()
-    assert not same(averaged(first).module, first.model)
-    # One epoch of one is done: resuming restores and trains no more.
-    resumed = make_runner(tmp_path, "mb", resume=True)
-    resumed.train()
-    assert same(resumed.model, first.model)
-    assert same(averaged(resumed), averaged(first))
-    other = make_runner(tmp_path, "rb", load_from=str(tmp_path / "epoch_1.pth"))
-    with pytest.raises(ValueError, match=r"checkpoint: .* got another network"):
-        other.train()

@@ -76,7 +76,7 @@ def test_outputs_of_the_stages(skeleton: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("out_indices", [(), (3,), (-1,), (0, 3)])
 def test_wrong_out_indices(out_indices: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"out_indices: found .*, expected .* 0 to 2"):
+    with pytest.raises(ValueError, match=r"out_indices: expected indices from 0 to 2"):
         PVNASNet(CONTENT, out_indices=out_indices)
 
 
@@ -170,37 +170,10 @@ def test_export_with_any_batch(content: dict[str, Any]) -> None:
             torch.testing.assert_close(exported.module()(clip(size)), expected)
 
 
-def test_folded_for_inference() -> None:
-    net = make_net().eval()
-    with torch.no_grad():
-        expected = net(clip())
-        net.switch_to_deploy()
-        torch.testing.assert_close(net(clip()), expected, rtol=1e-4, atol=1e-5)
-    assert not any(isinstance(module, _BatchNorm) for module in net.modules())
-
-
 def test_compiles_as_one_graph() -> None:
     net = make_net().eval()
     compiled = torch.compile(net, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(clip()), net(clip()))
-
-
-def test_pretrained_takes_the_backbone_of_a_checkpoint(tmp_path: Path) -> None:
-    backbone = dict(type="PVNASNet", genotype=CONTENT)
-    trained = build_recognizer(backbone, num_classes=3)
-    trained.init_weights()
-    path = tmp_path / "epoch_1.pth"
-    torch.save(dict(state_dict=trained.state_dict()), path)
-    model = build_recognizer(dict(backbone, pretrained=str(path)), num_classes=9)
-    model.init_weights()
-    expected = trained.backbone.state_dict()
-    for name, value in model.backbone.state_dict().items():
-        assert torch.equal(value, expected[name])
-    model.backbone.init_weights()  # a second time: nothing happens
-    for name, value in model.backbone.state_dict().items():
-        assert torch.equal(value, expected[name])
-    with pytest.raises(ValueError, match="pretrained and init_cfg: found both"):
-        PVNASNet(CONTENT, pretrained=str(path), init_cfg=dict(type="Kaiming"))
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.json")), ids=lambda p: p.stem)
@@ -210,10 +183,9 @@ def test_shipped_genotype(path: Path) -> None:
     with torch.device("meta"):
         PVNASNet(str(path))
     stated = genotype.provenance
-    cost = network_cost(
-        genotype.skeleton,
-        genotype.blocks,
-        stated["input_shape"],
-        stated["num_classes"],
-    )
+    if "macs" not in stated:
+        assert not path.stem.startswith("pvnas"), "what a search found states its cost"
+        return
+    shape, num_classes = stated["input_shape"], stated["num_classes"]
+    cost = network_cost(genotype.skeleton, genotype.blocks, shape, num_classes)
     assert (cost.macs, cost.params) == (stated["macs"], stated["params"])

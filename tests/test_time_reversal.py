@@ -36,14 +36,6 @@ def test_reversals_come_after_the_clips() -> None:
     assert both.is_contiguous(memory_format=torch.channels_last_3d)
 
 
-def test_twice_reversed_is_the_clip_itself() -> None:
-    x, labels = clips(), torch.tensor([0, 2, 1])
-    once, once_labels = with_reversals(x, labels, SWAP)
-    twice, twice_labels = with_reversals(once[3:], once_labels[3:], SWAP)
-    assert torch.equal(twice[3:], x)
-    assert torch.equal(twice_labels[3:], labels)
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_preprocessor_doubles_training_batches_alone(training: bool) -> None:
     settings = dict(

@@ -13,6 +13,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..space.checks import wrong
 from ..space.genotype import Genotype, load_genotype, parse_genotype
 from .blocks import ConvNormAct, build_block, build_head, build_stem, init_weights
 from .checkpoint_check import check_state
@@ -55,10 +56,6 @@ class PVNASNet(BaseModule):
             tuple. Default None: the last convolution alone.
         norm_eval: Whether batch normalisation keeps to its running statistics in
             training. Default False.
-        pretrained: Checkpoint of a recognizer around this network (a path or URL), as
-            the tools write it; its backbone is taken. Short for
-            ``init_cfg=dict(type="Pretrained", checkpoint=..., prefix="backbone.")``.
-            Default None.
         init_cfg: As in MMEngine's ``BaseModule``. Default None.
 
     Raises:
@@ -72,15 +69,8 @@ class PVNASNet(BaseModule):
         genotype: str | Mapping[str, Any],
         out_indices: Sequence[int] | None = None,
         norm_eval: bool = False,
-        pretrained: str | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
-        if pretrained is not None:
-            if init_cfg is not None:
-                raise ValueError("pretrained and init_cfg: found both, expected one")
-            init_cfg = dict(
-                type="Pretrained", checkpoint=pretrained, prefix="backbone."
-            )
         super().__init__(init_cfg=init_cfg)
         self.genotype = resolve_genotype(genotype)
         self.norm_eval = norm_eval
@@ -88,10 +78,8 @@ class PVNASNet(BaseModule):
         num_stages = len(skeleton.stages)
         indices = (num_stages,) if out_indices is None else tuple(out_indices)
         if not indices or any(not 0 <= index <= num_stages for index in indices):
-            raise ValueError(
-                f"out_indices: found {out_indices!r}, expected indices from 0 to "
-                f"{num_stages} ({num_stages} stages, then the last convolution)"
-            )
+            expected = f"indices from 0 to {num_stages}, the output behind all stages"
+            raise wrong("out_indices", expected, repr(out_indices))
         self.out_indices = indices
         self.stem = build_stem(skeleton)
         self.layers = nn.ModuleList(
@@ -99,9 +87,7 @@ class PVNASNet(BaseModule):
             for spec, layer in zip(self.genotype.specs, skeleton.layers, strict=True)
         )
         self.head = build_head(skeleton)
-        # Output index of the stage that ends with a layer.
-        layers = skeleton.layers
-        self._stage_ends = {layer.stage: layer.index for layer in layers}
+        self._stages = [layer.stage for layer in skeleton.layers]
 
     def init_weights(self) -> None:
         """Initialise the weights, then follow ``init_cfg``; once, as in MMEngine."""
@@ -126,13 +112,10 @@ class PVNASNet(BaseModule):
         """(N, C, T, H, W) -> (N, head_channels, T', H', W'), or a tuple of outputs."""
         x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))
         outputs: dict[int, Tensor] = {}
-        for index, layer in enumerate(self.layers):
-            x = layer(x)
-            for stage, end in self._stage_ends.items():
-                if end == index:
-                    outputs[stage] = x
-        if len(self._stage_ends) in self.out_indices:
-            outputs[len(self._stage_ends)] = self.head(x)
+        for stage, layer in zip(self._stages, self.layers, strict=True):
+            x = outputs[stage] = layer(x)  # that of a stage's last layer stays
+        if len(outputs) in self.out_indices:
+            outputs[len(outputs)] = self.head(x)
         chosen = tuple(outputs[index] for index in self.out_indices)
         return chosen[0] if len(chosen) == 1 else chosen
 
