@@ -59,8 +59,9 @@ def part_cost(part: Part, shape: Triple) -> Cost:
 
 def layout_cost(block: Layout, shape: Triple) -> Cost:
     """Cost of a block given by its layout, at an input of (T, H, W)."""
-    on_shortcut = isinstance(block.shortcut, Conv)
-    cost = part_cost(block.shortcut, shape) if on_shortcut else Cost()
+    cost = Cost()
+    if isinstance(block.shortcut, Conv):
+        cost = part_cost(block.shortcut, shape)
     for part in block.parts:
         cost += part_cost(part, shape)
         shape = out_shape(part, shape)

@@ -135,7 +135,7 @@ class SearchSpace:
 
 
 def _layer_candidates(
-    offered: object, layers: Sequence[Layer], place: str
+    offered: Any, layers: Sequence[Layer], place: str
 ) -> list[tuple[str, ...]]:
     """Candidates of each layer of a stage: braces expanded, skip where it may stand."""
     per_layer = is_list(offered) and not any(isinstance(text, str) for text in offered)
