@@ -33,7 +33,11 @@ from pvnas_mmaction.search import diversity
 from pvnas_mmaction.search.archive import Archive, ArchiveEntry
 from pvnas_mmaction.search.penalty import CostPenalty, build_budget
 from pvnas_mmaction.search.randomness import Stream, derived_seed, seed_all
-from pvnas_mmaction.search.schedule import LRDiversityConfig, LRDiversitySchedule
+from pvnas_mmaction.search.schedule import (
+    LRDiversityConfig,
+    LRDiversitySchedule,
+    num_epochs,
+)
 from pvnas_mmaction.search.selection import Selection, costliest
 from pvnas_mmaction.search.steps import (
     alpha_step,
@@ -88,6 +92,7 @@ class MemorySearch:
             num_ranked=1,
             largest_every=0,
             alpha_weight=0.0,
+            min_steps=0,
         )
         self.settings.update(cfg.train_cfg.to_dict())
         check_count("largest_every", self.settings["largest_every"], 0)
@@ -154,12 +159,17 @@ class MemorySearch:
                 f"custom_hooks: found {len(hooks)} LRDiversityHook, expected one"
             )
         hooks[0].pop("type")
-        steps = self.settings["max_epochs"] * self.weights_batches.batches_per_epoch
+        per_epoch = self.weights_batches.batches_per_epoch
+        epochs = num_epochs(
+            self.settings["max_epochs"], self.settings["min_steps"], per_epoch
+        )
         return LRDiversitySchedule(
             LRDiversityConfig(
-                total_steps=steps,
+                total_steps=epochs * per_epoch,
                 weights_lr=self.optimizers["weights"].optimizer.defaults["lr"],
                 alphas_lr=self.optimizers["alphas"].optimizer.defaults["lr"],
+                num_candidates=tuple(map(len, self.space.candidates)),
+                tau=self.supernet.tau,
                 **hooks[0],
             )
         )

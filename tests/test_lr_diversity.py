@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The schedule: whole curves by hand, feedback on a synthetic search, resume."""
+"""The schedule: whole curves by hand, feedback on simulated alphas, resume."""
 
 from __future__ import annotations
 
@@ -12,15 +12,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmengine.config import Config
 
 from pvnas_mmaction.search import schedule as lr_diversity
-from pvnas_mmaction.search.diversity import shrink_to_diversity
+from pvnas_mmaction.search.diversity import diversity as diversity_of
+from pvnas_mmaction.search.diversity import shrink_to_diversity, softmax
 from pvnas_mmaction.search.schedule import (
+    AUTO,
+    MISSED_PLAN,
     MODES,
     LRDiversityConfig,
     LRDiversitySchedule,
+    logit_lead,
+    num_epochs,
+)
+from pvnas_mmaction.space.search_space import SearchSpace
+
+CONFIGS = sorted(
+    (Path(__file__).resolve().parent.parent / "configs/pvnas").glob("*_search_*.py")
 )
 
 # Twelve steps in two cycles: u is 0, 1/6, ... 5/6, and the alphas rest for u < 1/3.
@@ -31,14 +43,17 @@ SHORT = dict(
     weights_lr_floor=0.1,
     alphas_lr=0.02,
     warmup=1 / 3,
+    settle=0.0,
     diversity_start=0.9,
     diversity_end=0.1,
 )
 R3, R2 = math.sqrt(3) / 2, math.sqrt(2) / 2
 # 0.04 + 0.36 * (1 + c) / 2 for the cosines c of 0, 30, 60, ... 150 degrees
 WEIGHTS_6 = [0.4, 0.22 + 0.18 * R3, 0.31, 0.22, 0.13, 0.22 - 0.18 * R3]
-# 0.1 + 0.8 * (1 + c) / 2 for 0, 45, 90 and 135 degrees, after two steps of warm-up
-PLAN_6 = [0.9, 0.9, 0.9, 0.5 + 0.4 * R2, 0.5, 0.5 - 0.4 * R2]
+# 0.1 + (start - 0.1) * (1 + c) / 2 for 0, 45, 90 and 135 degrees, after the warm-up:
+# the first cycle starts at 1, the second at 0.9.
+FIRST_6 = [1, 1, 1, 0.55 + 0.45 * R2, 0.55, 0.55 - 0.45 * R2]
+SECOND_6 = [0.9, 0.9, 0.9, 0.5 + 0.4 * R2, 0.5, 0.5 - 0.4 * R2]
 
 
 def schedule(mode="diversity", **changes) -> LRDiversitySchedule:
@@ -54,34 +69,42 @@ def test_curves_of_the_modes_with_restarts(mode):
     plan = schedule(mode)
     assert curve(plan.weights_lr) == pytest.approx(WEIGHTS_6 * 2)
     assert curve(plan.alphas_lr) == [0, 0, 0.02, 0.02, 0.02, 0.02] * 2
-    assert curve(plan.planned_diversity) == pytest.approx(PLAN_6 * 2)
+    assert curve(plan.planned_diversity) == pytest.approx(FIRST_6 + SECOND_6)
     assert curve(plan.position) == pytest.approx([i / 6 for i in range(6)] * 2)
     assert curve(plan.cycle_of) == [0] * 6 + [1] * 6
     assert curve(plan.is_cycle_end) == ([False] * 5 + [True]) * 2
     assert curve(plan.is_warmup) == ([True] * 2 + [False] * 4) * 2
     assert plan.has_restarts
-    assert plan.num_cycles == 2
 
 
-def test_curves_of_the_cosine_mode():
-    plan = schedule("cosine")
+@pytest.mark.parametrize("mode", ["constant", "cosine"])
+def test_curves_of_the_modes_without_restarts(mode):
+    plan = schedule(mode)
     degrees = [15 * i for i in range(12)]
-    expected = [0.22 + 0.18 * math.cos(math.radians(d)) for d in degrees]
-    assert curve(plan.weights_lr) == pytest.approx(expected)
+    cosine = [0.22 + 0.18 * math.cos(math.radians(d)) for d in degrees]
+    constant = [0.4] * 12
+    assert curve(plan.weights_lr) == pytest.approx(
+        cosine if mode == "cosine" else constant
+    )
     assert curve(plan.alphas_lr) == [0] * 4 + [0.02] * 8
     degrees = [0] * 4 + [22.5 * i for i in range(8)]
-    expected = [0.5 + 0.4 * math.cos(math.radians(d)) for d in degrees]
+    expected = [0.55 + 0.45 * math.cos(math.radians(d)) for d in degrees]
     assert curve(plan.planned_diversity) == pytest.approx(expected)
     assert curve(plan.is_cycle_end) == [False] * 11 + [True]
     assert not plan.has_restarts
-    assert plan.num_cycles == 1
+    before = plan.state_dict()
+    assert plan.restart(0.0) == 0.9
+    assert plan.state_dict() == before
 
 
-def test_curves_of_the_constant_mode():
-    plan = schedule("constant")
-    assert curve(plan.weights_lr) == [0.4] * 12
-    assert curve(plan.alphas_lr) == [0] * 4 + [0.02] * 8
-    assert curve(plan.cycle_of) == [0] * 12
+def test_the_plan_settles_before_the_cycle_ends():
+    plan = schedule(total_steps=48, num_cycles=1, settle=0.25)
+    # Of 32 alpha steps from step 16 on, the last quarter starts at step 40.
+    assert plan.planned_diversity(39) > 0.1
+    assert curve(lambda i: plan.planned_diversity(40 + i), 8) == pytest.approx(
+        [0.1] * 8
+    )
+    assert plan.planned_diversity(28) == pytest.approx(0.55)
 
 
 @pytest.mark.parametrize("steps", [60, 300, 6000])
@@ -102,30 +125,32 @@ def test_cycles_share_out_a_remainder():
 
 
 def test_feedback_by_hand():
-    plan = schedule(kappa=0.5, gain_min=0.5, gain_max=1.5)
-    # Step 4: D* = 0.5, D = 0.3, e = 0.2: collapsing too early lowers the gain.
-    assert plan.observe(4, 0.3) == pytest.approx(math.exp(-0.1))
-    assert plan.alphas_lr(4) == pytest.approx(0.02 * math.exp(-0.1))
-    # Then D = 0.9, e = -0.4: lagging raises it.
-    assert plan.observe(4, 0.9) == pytest.approx(math.exp(0.1))
+    plan = schedule(kappa=0.5, damping=1.0, gain_min=0.5, gain_max=1.5)
+    # Step 10: D* = 0.5, D = 0.3, e = 0.2, from 0: collapsing too early lowers the gain.
+    assert plan.observe(10, 0.3) == pytest.approx(math.exp(-0.1 - 0.2))
+    assert plan.alphas_lr(10) == pytest.approx(0.02 * math.exp(-0.3))
+    # The same error again: it has not changed.
+    assert plan.observe(10, 0.3) == pytest.approx(math.exp(-0.4))
+    # Then D = 0.9, e = -0.4: lagging raises it, by more than the bound lets it.
+    assert plan.observe(10, 0.9) == pytest.approx(math.exp(-0.4 + 0.2 + 0.6))
     for _ in range(10):
-        plan.observe(4, 1.0)
+        plan.observe(10, 1.0)
     assert plan.gain == 1.5
     # The bound holds the logarithm itself, so the way back is not delayed.
-    assert plan.observe(4, 0.3) == pytest.approx(1.5 * math.exp(-0.1))
+    assert plan.observe(10, 0.45) == pytest.approx(1.5 * math.exp(-0.025 - 0.55))
     for _ in range(50):
-        plan.observe(4, 0.0)
+        plan.observe(10, 0.0)
     assert plan.gain == 0.5
     assert plan.weights_lr(4) == pytest.approx(WEIGHTS_6[4])
 
 
 def test_no_feedback_in_warmup_nor_in_other_modes():
-    plan = schedule()
-    assert plan.observe(1, 0.2) == 1
+    assert schedule().observe(1, 0.2) == 1
     for mode in ("constant", "cosine", "cyclic"):
         plan = schedule(mode)
         assert plan.observe(11, 0.9) == 1
         assert plan.alphas_lr(11) == 0.02
+        assert plan.missed(11, 0.9) is None
 
 
 def test_restart_far_from_the_archive_changes_nothing_but_the_gain():
@@ -133,10 +158,10 @@ def test_restart_far_from_the_archive_changes_nothing_but_the_gain():
     plan.observe(4, 0.0)
     assert plan.gain < 1
     assert plan.restart(0.2) == 0.9
-    assert plan.gain == 1
+    assert (plan.gain, plan.last_error) == (1, 0)
     assert plan.restart(None) == 0.9
     assert curve(plan.weights_lr) == pytest.approx(WEIGHTS_6 * 2)
-    assert curve(plan.planned_diversity) == pytest.approx(PLAN_6 * 2)
+    assert curve(plan.planned_diversity) == pytest.approx(FIRST_6 + SECOND_6)
 
 
 @pytest.mark.parametrize("mode", ["cyclic", "diversity"])
@@ -157,151 +182,251 @@ def test_restart_near_the_archive_is_more_diverse_and_higher(mode):
     assert plan.weights_lr(6) == pytest.approx(0.8)
 
 
-@pytest.mark.parametrize("mode", ["constant", "cosine"])
-def test_restart_does_nothing_in_modes_without(mode):
-    plan = schedule(mode)
-    before = plan.state_dict()
-    assert plan.restart(0.0) == 0.9
-    assert plan.state_dict() == before
+# -- the rate that a plan needs -------------------------------------------------------
 
 
-class SyntheticSearch:
-    """Alphas under Adam on a noisy policy gradient, as a search without networks.
+@pytest.mark.parametrize("num_candidates", [2, 4, 8, 13])
+@pytest.mark.parametrize("wanted", [0.95, 0.5, 0.1])
+def test_lead_of_one_logit_gives_its_diversity(num_candidates, wanted):
+    alphas = [[logit_lead(wanted, num_candidates)] + [0.0] * (num_candidates - 1)]
+    assert diversity_of(softmax(alphas)) == pytest.approx(wanted)
 
-    Every candidate has a hidden merit; the gradient of the expected merit comes
-    with noise of the same size. Written without the code under test, but for the
-    shrinking at a restart.
+
+def test_automatic_rate_by_hand():
+    plan = schedule(
+        alphas_lr=AUTO,
+        total_steps=600,
+        num_candidates=(4, 1, 8),
+        tau=2.0,
+        accumulated=2,
+    )
+    # 300 steps a cycle, 200 of them of alphas, 100 updates; layers of one do not count.
+    leads = [logit_lead(0.1, k) for k in (4, 8)]
+    factors = [1.2 * 2.0 * (k / 2) ** 0.25 / 100**0.75 for k in (4, 8)]
+    rates = [f * lead for f, lead in zip(factors, leads, strict=True)]
+    assert plan.alphas_lr(299) == pytest.approx(sum(rates) / 2)
+    starts = [logit_lead(0.9, k) for k in (4, 8)]
+    rates = [f * (a - b) for f, a, b in zip(factors, leads, starts, strict=True)]
+    assert plan.alphas_lr(599) == pytest.approx(sum(rates) / 2)
+    fixed = schedule(alphas_lr=AUTO, num_candidates=(1, 1))
+    assert math.isfinite(fixed.alphas_lr(11))
+
+
+def test_epochs_of_a_search_are_no_less_than_its_steps_need():
+    assert num_epochs(40, 400, 7) == 58  # 57 epochs are 399 steps
+    assert num_epochs(40, 400, 10) == num_epochs(40, 0, 1) == 40
+
+
+def test_a_missed_plan_is_named_with_what_to_change():
+    plan = schedule(alphas_lr=AUTO, num_candidates=(4,), settle=0.5)
+    assert plan.missed(11, 0.2) is None
+    assert plan.missed(11, 0.93) == (
+        "LRDiversityHook: expected D = 0.10 at the end of cycle 2, got 0.93: p is "
+        "still undecided; raise train_cfg.min_steps or max_epochs"
+    )
+    early = schedule(settle=0.5, diversity_end=0.5).missed(5, 0.3)
+    assert "cycle 1, got 0.30: p decided too early; set optim_wrapper.alphas" in early
+
+
+class Alphas:
+    """Alphas under Adam on the gradients that ``two_path`` gives, many runs at once.
+
+    Every candidate has a hidden merit, and what a step measures of it comes with noise:
+    ``snr`` is the ratio of the two, 0 noise alone, infinity none. Written without the
+    code under test, but for the shrinking at a restart.
     """
 
-    def __init__(self, seed: int, num_layers=20, num_candidates=6) -> None:
+    def __init__(self, sizes, snrs, seed=0) -> None:
         self.random = np.random.default_rng(seed)
-        shape = (num_layers, num_candidates)
-        self.merit = 0.5 * self.random.standard_normal(shape)
+        shape = (len(snrs), len(sizes), max(sizes))
+        self.sizes = np.array(sizes)
+        self.offered = np.arange(max(sizes)) < self.sizes[:, None]
+        snrs = np.array(snrs, dtype=float)[:, None, None]
+        self.noise = np.where(np.isinf(snrs), 0.0, 1.0)
+        self.merit = np.where(np.isinf(snrs), 1.0, snrs)
+        self.merit = self.merit * self.random.standard_normal(shape)
         self.alphas = np.zeros(shape)
-        self.clear_moments()
+        self.first, self.second = np.zeros(shape), np.zeros(shape)
+        self.count = np.zeros(len(snrs))
 
-    def clear_moments(self) -> None:
-        self.first = np.zeros_like(self.alphas)
-        self.second = np.zeros_like(self.alphas)
-        self.count = 0
+    def diversity(self) -> np.ndarray:
+        logits = np.where(self.offered, self.alphas, -np.inf)
+        power = np.exp(logits - logits.max(-1, keepdims=True))
+        p = power / power.sum(-1, keepdims=True)
+        choice = self.sizes > 1
+        share = (1 - (p**2).sum(-1))[:, choice] / (1 - 1 / self.sizes[choice])
+        return share.mean(-1)
 
-    def probabilities(self) -> np.ndarray:
-        power = np.exp(self.alphas - self.alphas.max(1, keepdims=True))
-        return power / power.sum(1, keepdims=True)
+    def gradient(self, drawn: np.ndarray) -> np.ndarray:
+        """That of minus the merit of what the pair (runs, layers, 2) mixes."""
+        pair = np.take_along_axis(self.alphas, drawn, -1)
+        ahead = 1 / (1 + np.exp(pair[..., 1:] - pair[..., :1]))
+        weights = np.concatenate([ahead, 1 - ahead], -1)
+        seen = np.take_along_axis(self.merit, drawn, -1)
+        seen = seen + self.noise * self.random.standard_normal(drawn.shape)
+        change = -weights * (seen - (weights * seen).sum(-1, keepdims=True))
+        gradient = np.zeros_like(self.alphas)
+        np.put_along_axis(gradient, drawn, change, -1)
+        return gradient
 
-    def diversity(self) -> float:
-        p = self.probabilities()
-        return float(np.mean((1 - (p**2).sum(1)) / (1 - 1 / p.shape[1])))
+    def draw(self) -> np.ndarray:
+        noisy = self.alphas + self.random.gumbel(size=self.alphas.shape)
+        noisy = np.where(self.offered, noisy, -np.inf)
+        return np.argpartition(-noisy, 1, axis=-1)[..., :2]
 
-    def alpha_step(self, lr: float) -> None:
-        p = self.probabilities()
-        gradient = p * (self.merit - (p * self.merit).sum(1, keepdims=True))
-        gradient += 0.5 * p * self.random.standard_normal(p.shape)
+    def step(self, rates: list[float]) -> None:
+        gradient = self.gradient(self.draw())
         self.count += 1
         self.first = 0.5 * self.first + 0.5 * gradient
         self.second = 0.999 * self.second + 0.001 * gradient**2
-        mean = self.first / (1 - 0.5**self.count)
-        scale = np.sqrt(self.second / (1 - 0.999**self.count)) + 1e-8
-        self.alphas += lr * mean / scale
+        count = self.count[:, None, None]
+        scale = np.sqrt(self.second / (1 - 0.999**count)) + 1e-8
+        update = self.first / (1 - 0.5**count) / scale
+        self.alphas = self.alphas - np.array(rates)[:, None, None] * update
 
-    def restart(self, target: float) -> None:
-        factor = shrink_to_diversity(self.alphas.tolist(), target)
-        mean = self.alphas.mean(1, keepdims=True)
-        self.alphas = mean + factor * (self.alphas - mean)
-        self.clear_moments()
+    def restart(self, run: int, target: float) -> None:
+        rows = [
+            row[:size].tolist()
+            for row, size in zip(self.alphas[run], self.sizes, strict=True)
+        ]
+        factor = shrink_to_diversity(rows, target)
+        for row, size in zip(self.alphas[run], self.sizes, strict=True):
+            mean = row[:size].mean()
+            row[:size] = mean + factor * (row[:size] - mean)
+        self.first[run] = self.second[run] = self.count[run] = 0
 
 
-def run_search(plan: LRDiversitySchedule, search: SyntheticSearch, steps) -> list[dict]:
-    """Drive the search by the schedule as the training loop does."""
+def test_the_simulated_alphas_move_as_torch_moves_them():
+    process = Alphas([5, 3], [math.inf], seed=3)
+    alphas = [torch.zeros(5, dtype=torch.double), torch.zeros(3, dtype=torch.double)]
+    optimizer = torch.optim.Adam(
+        [a.requires_grad_() for a in alphas], lr=0.3, betas=(0.5, 0.999)
+    )
+    merit, drawn = torch.from_numpy(process.merit[0]), []
+    process.draw = lambda draw=process.draw: drawn.append(draw()) or drawn[-1]
+    for _ in range(20):
+        process.step([0.3])
+        optimizer.zero_grad()
+        for layer, alpha in enumerate(alphas):
+            pair = torch.from_numpy(drawn[-1][0, layer])
+            weights = torch.softmax(alpha[pair], 0)
+            (-(weights * merit[layer, pair]).sum()).backward()
+        optimizer.step()
+    for layer, alpha in enumerate(alphas):
+        expected = alpha.detach().tolist()
+        assert process.alphas[0, layer, : len(alpha)] == pytest.approx(expected)
+
+
+def run_search(plans, alphas: Alphas, steps) -> list[list[tuple[float, float]]]:
+    """Drive simulated alphas by schedules, one for each run; gives D* and D."""
     history = []
     for step in steps:
-        if not plan.is_warmup(step):
-            search.alpha_step(plan.alphas_lr(step))
-            plan.observe(step, search.diversity())
-        history.append(
-            dict(
-                step=step,
-                alphas_lr=plan.alphas_lr(step),
-                weights_lr=plan.weights_lr(step),
-                planned=plan.planned_diversity(step),
-                diversity=search.diversity(),
-            )
-        )
-        last = step + 1 == plan.config.total_steps
-        if plan.is_cycle_end(step) and not last:
-            search.restart(plan.restart(0.1 if plan.cycle_of(step) else None))
+        if not plans[0].is_warmup(step):
+            alphas.step([plan.alphas_lr(step) for plan in plans])
+        reached = alphas.diversity().tolist()
+        for plan, value in zip(plans, reached, strict=True):
+            plan.observe(step, value)
+        planned = [plan.planned_diversity(step) for plan in plans]
+        history.append(list(zip(planned, reached, strict=True)))
+        if plans[0].is_cycle_end(step) and step + 1 < plans[0].config.total_steps:
+            for run, plan in enumerate(plans):
+                alphas.restart(run, plan.restart(0.1 if run % 2 else None))
     return history
 
 
-def mean_deviation(seed: int, alphas_lr: float, kappa: float) -> float:
+SNRS = [0, 0.05, 0.1, 0.2, 0.5, 1, math.inf] * 3
+
+
+@pytest.mark.parametrize("clips", [50, 200, 2000])
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_searches_keep_their_plan(path, clips):
+    cfg = Config.fromfile(path)
+    ranks = int(re.search(r"_(\d+)xb", path.stem)[1])
+    batch = ranks * cfg.train_dataloader.batch_size
+    per_epoch = max(clips // 2 // batch, 1)
+    loop = cfg.train_cfg
+    epochs = num_epochs(loop.max_epochs, loop.min_steps, per_epoch)
+    hook = next(h for h in cfg.custom_hooks if h["type"] == "LRDiversityHook")
+    sizes = [
+        len(c) for c in SearchSpace.from_config(cfg.model.backbone.space).candidates
+    ]
     config = LRDiversityConfig(
-        total_steps=2400, num_cycles=3, alphas_lr=alphas_lr, kappa=kappa
+        total_steps=epochs * per_epoch,
+        alphas_lr=cfg.optim_wrapper.alphas.optimizer.lr,
+        num_candidates=tuple(sizes),
+        **{key: value for key, value in hook.items() if key != "type"},
     )
-    plan = LRDiversitySchedule(config)
-    history = run_search(plan, SyntheticSearch(seed), range(config.total_steps))
-    return float(
-        np.mean(
-            [
-                abs(entry["diversity"] - entry["planned"])
-                for entry in history
-                if not plan.is_warmup(entry["step"])
+    plans = [LRDiversitySchedule(config) for _ in SNRS]
+    history = run_search(plans, Alphas(sizes, SNRS), range(config.total_steps))
+    for step, values in enumerate(history):
+        if plans[0].is_cycle_end(step):
+            misses = [
+                abs(planned - reached) > MISSED_PLAN for planned, reached in values
             ]
-        )
-    )
+            # Of four layers, one that changes its mind late is a quarter of D.
+            allowed = 1 if len(sizes) <= 4 else 0
+            assert sum(misses) <= allowed, f"step {step}: {values}"
 
 
-@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(
-    ("process", "alphas_lr"), [("collapses too early", 0.12), ("lags behind", 0.006)]
+    ("process", "alphas_lr"), [("collapses too early", 0.3), ("lags behind", 0.01)]
 )
-def test_feedback_halves_the_deviation_from_the_plan(process, alphas_lr, seed):
-    without = mean_deviation(seed, alphas_lr, kappa=0.0)
-    with_feedback = mean_deviation(seed, alphas_lr, LRDiversityConfig(1000).kappa)
-    assert without > 0.1, f"the process {process} needs no feedback"
-    assert with_feedback <= without / 2
+def test_feedback_halves_the_deviation_from_the_plan(process, alphas_lr):
+    def deviation(**changes) -> np.ndarray:
+        config = LRDiversityConfig(2400, num_cycles=3, alphas_lr=alphas_lr, **changes)
+        plans = [LRDiversitySchedule(config) for _ in range(5)]
+        alphas = Alphas([6] * 20, [0.3] * 5)
+        history = np.array(run_search(plans, alphas, range(2400)))
+        moving = [not plans[0].is_warmup(step) for step in range(2400)]
+        return np.abs(history[moving, :, 0] - history[moving, :, 1]).mean(0)
+
+    without = deviation(kappa=0.0, damping=0.0)
+    assert (without > 0.1).all(), f"the process {process} needs no feedback"
+    assert (deviation() <= without / 2).all()
 
 
 def test_restart_brings_the_search_back_to_the_planned_diversity():
-    plan = LRDiversitySchedule(
-        LRDiversityConfig(total_steps=600, num_cycles=3, alphas_lr=0.1)
-    )
-    history = run_search(plan, SyntheticSearch(0), range(600))
+    plan = LRDiversitySchedule(LRDiversityConfig(600, num_cycles=3, alphas_lr=0.1))
+    plan.restart = lambda _, restart=plan.restart: restart(0.1)
+    history = run_search([plan], Alphas([6] * 20, [0.3]), range(600))
     # Nothing moves the alphas in warm-up, so D equals D* until it ends.
-    for cycle, start in [(1, 0.95), (2, 0.975)]:
-        for entry in history[200 * cycle : 200 * cycle + 60]:
-            assert entry["planned"] == pytest.approx(start)
-            assert entry["diversity"] == pytest.approx(start, abs=1e-6)
+    for cycle, start in [(1, 0.975), (2, 0.9875)]:
+        for ((planned, reached),) in history[200 * cycle : 200 * cycle + 60]:
+            assert planned == pytest.approx(start)
+            assert reached == pytest.approx(start, abs=1e-6)
 
 
 @pytest.mark.parametrize("stop", [37, 99, 100, 170, 299])
 def test_a_resumed_run_gives_the_same_curve(stop):
-    config = LRDiversityConfig(total_steps=300, num_cycles=3, alphas_lr=0.1)
-    whole = run_search(LRDiversitySchedule(config), SyntheticSearch(1), range(300))
-
-    plan, search = LRDiversitySchedule(config), SyntheticSearch(1)
-    first = run_search(plan, search, range(stop))
-    state = json.loads(json.dumps(plan.state_dict()))
+    config = LRDiversityConfig(300, num_cycles=3, num_candidates=(6,) * 8)
+    whole = run_search(
+        [LRDiversitySchedule(config)], Alphas([6] * 8, [0.3]), range(300)
+    )
+    plan, alphas = LRDiversitySchedule(config), Alphas([6] * 8, [0.3])
+    first = run_search([plan], alphas, range(stop))
     resumed = LRDiversitySchedule(config)
-    resumed.load_state_dict(state)
-    assert first + run_search(resumed, search, range(stop, 300)) == whole
+    resumed.load_state_dict(json.loads(json.dumps(plan.state_dict())))
+    assert first + run_search([resumed], alphas, range(stop, 300)) == whole
 
 
 @st.composite
 def configs(draw) -> LRDiversityConfig:
     end = draw(st.floats(0, 0.8))
     num_cycles = draw(st.integers(1, 7))
-    warmup = draw(st.floats(0, 0.8))
     return LRDiversityConfig(
         total_steps=num_cycles * 6 + draw(st.integers(0, 40)),
         mode=draw(st.sampled_from(MODES)),
         num_cycles=num_cycles,
         weights_lr=draw(st.floats(1e-4, 10)),
         weights_lr_floor=draw(st.floats(0, 1)),
-        alphas_lr=draw(st.floats(1e-5, 1)),
-        warmup=warmup,
+        alphas_lr=draw(st.one_of(st.just(AUTO), st.floats(1e-5, 1))),
+        num_candidates=tuple(draw(st.lists(st.integers(1, 9), max_size=4))),
+        warmup=draw(st.floats(0, 0.8)),
+        settle=draw(st.floats(0, 0.9)),
         diversity_start=draw(st.floats(end + 0.1, 1)),
         diversity_end=end,
         kappa=draw(st.floats(0, 50)),
+        damping=draw(st.floats(0, 50)),
         gain_min=draw(st.floats(0.01, 1)),
         gain_max=draw(st.floats(1, 20)),
         min_distance=draw(st.floats(0, 1)),
@@ -330,13 +455,13 @@ def test_invariants(config, random):
         start = plan.diversity_start
         assert config.diversity_start / tiny <= start <= 1
         planned = plan.planned_diversity(step)
-        assert config.diversity_end / tiny <= planned <= start * tiny
+        assert config.diversity_end / tiny <= planned
+        assert planned <= (start if cycle else 1) * tiny
         gain = plan.observe(step, random.random())
         assert config.gain_min <= gain <= config.gain_max
-        if plan.is_warmup(step):
-            assert plan.alphas_lr(step) == 0
-        else:
-            assert plan.alphas_lr(step) == config.alphas_lr * gain
+        rate = plan.base_alphas_lr(step) * gain
+        assert plan.alphas_lr(step) == (0 if plan.is_warmup(step) else rate)
+        assert 0 < rate < math.inf
         if plan.is_cycle_end(step) and cycle + 1 < plan.num_cycles:
             assert plan.restart(random.random()) == plan.diversity_start
             resumed = LRDiversitySchedule(config)
@@ -350,29 +475,24 @@ def test_invariants(config, random):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mode": "sgdr"}, r"mode: expected one of \('constant'.*found 'sgdr'"),
-        ({"total_steps": 0}, "total_steps: expected an integer of 1 or more, found 0"),
-        ({"total_steps": 1e3}, "total_steps: expected an integer .* found 1000.0"),
-        ({"num_cycles": True}, "num_cycles: expected an integer .* found True"),
-        ({"weights_lr": 0}, "weights_lr: expected a number above 0, found 0"),
-        ({"weights_lr": "0.1"}, "weights_lr: expected a number above 0, found '0.1'"),
-        ({"weights_lr_floor": 1.5}, r"weights_lr_floor: .* in \[0, 1\], found 1.5"),
-        ({"alphas_lr": -1}, "alphas_lr: expected a number above 0, found -1"),
-        ({"warmup": 1}, r"warmup: expected a number in \[0, 1\), found 1"),
-        ({"diversity_start": 1.1}, r"diversity_start: .* in \[0, 1\], found 1.1"),
-        ({"diversity_end": math.nan}, r"diversity_end: .* in \[0, 1\], found nan"),
+        ({"mode": "sgdr"}, r"mode: expected one of \('constant'.*got 'sgdr'"),
+        ({"num_cycles": True}, "num_cycles: expected an integer from 1, got True"),
+        ({"weights_lr": "0.1"}, "weights_lr: expected a number above 0, got '0.1'"),
+        ({"weights_lr_floor": 1.5}, r"weights_lr_floor: .* in \[0, 1\], got 1.5"),
+        ({"alphas_lr": -1}, "alphas_lr: expected a number above 0, or 'auto', got -1"),
+        ({"alphas_lr": "fast"}, "alphas_lr: expected .*, got 'fast'"),
+        ({"warmup": 1}, r"warmup: expected a number in \[0, 1\), got 1"),
+        ({"diversity_end": math.nan}, r"diversity_end: .* in \[0, 1\], got nan"),
         ({"diversity_end": 0.9}, "diversity_end: expected less than diversity_start"),
-        ({"kappa": -0.1}, "kappa: expected a number of 0 or more, found -0.1"),
-        ({"kappa": math.inf}, "kappa: expected a number of 0 or more, found inf"),
-        ({"gain_min": 0}, r"gain_min: expected a number in \(0, 1\], found 0"),
-        ({"gain_max": 0.9}, "gain_max: expected a number from 1, found 0.9"),
-        ({"min_distance": 2}, r"min_distance: expected a number in \[0, 1\], found 2"),
-        ({"restart_peak_factor": 0.5}, "restart_peak_factor: .* from 1, found 0.5"),
-        ({"restart_diversity_step": -1}, "restart_diversity_step: .* found -1"),
-        ({"peak_cap": 0}, "peak_cap: expected a number from 1, found 0"),
-        ({"num_cycles": 13}, "total_steps: .* in each of 13 cycle.*found 12"),
-        ({"num_cycles": 12}, "total_steps: .*raise train_cfg.max_epochs, or lower"),
+        ({"kappa": math.inf}, "kappa: expected a number from 0, got inf"),
+        ({"gain_min": 0}, r"gain_min: expected a number in \(0, 1\], got 0"),
+        ({"gain_max": 0.9}, "gain_max: expected a number from 1, got 0.9"),
+        (
+            {"num_cycles": 13},
+            "total_steps: .* each of 13 cycle.* got 12; raise train_c",
+        ),
         ({"warmup": 0.9}, "total_steps: expected 20 or more, so that .*max_epochs"),
+        ({"accumulated": 5}, "total_steps: expected 16 or more.*accumulative_counts"),
     ],
 )
 def test_settings_out_of_range_are_named(changes, message):
@@ -380,34 +500,13 @@ def test_settings_out_of_range_are_named(changes, message):
         schedule(**changes)
 
 
-def test_arguments_out_of_range_are_named():
-    plan = schedule()
-    for method in (plan.weights_lr, plan.alphas_lr, plan.planned_diversity):
-        for step in (-1, 12):
-            with pytest.raises(ValueError, match=f"expected 0 to 11, found {step}"):
-                method(step)
-    with pytest.raises(ValueError, match="step: expected 0 to 11, found 12"):
-        schedule("constant").weights_lr(12)
-    for value in (1.1, -0.1, math.nan):
-        with pytest.raises(ValueError, match=r"diversity: expected a number in \[0, 1"):
-            plan.observe(4, value)
-    plan.observe(4, 1 + 1e-6)
-    with pytest.raises(ValueError, match=r"distance: .*\[0, 1\] or None, found 4"):
-        plan.restart(4)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"extra": 1}, r"state: expected the keys .*, found \['diversity_start', 'ext"),
-        ({"log_gain": 9.0}, r"log_gain: expected .*, found 9.0; resume with the"),
-        ({"log_gain": math.nan}, "log_gain: expected a number in .*, found nan"),
-        ({"peak_factor": "1"}, "peak_factor: expected a number in .*, found 1"),
-        ({"diversity_start": 0.5}, r"diversity_start: .* \[0.9, 1\], found 0.5"),
-        ({"total_steps": 18}, "total_steps: expected 12 as in this config, found 18"),
-        ({"mode": "cyclic"}, "mode: expected 'diversity' .* found 'cyclic'; resume"),
-        ({"num_cycles": 5}, "num_cycles: expected 2 .* found 5"),
-        ({"warmup": 0.5}, "warmup: expected .* found 0.5; .* max_epochs, batch_size"),
+        ({"total_steps": 18}, "total_steps: expected 12 as in this config, got .* 18"),
+        ({"mode": "cyclic"}, "mode: expected 'diversity' .* 'cyclic'; resume with"),
+        ({"num_cycles": 5}, "num_cycles: expected 2 .* 5"),
+        ({"warmup": 0.5}, "warmup: expected .* 0.5; .* max_epochs, min_steps, batch"),
     ],
 )
 def test_a_state_of_another_run_is_refused(changes, message):
@@ -425,7 +524,7 @@ def test_the_schedule_is_pure_arithmetic():
             imported.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module)
-    assert imported == {"math", "dataclasses"}
+    assert imported == {"math", "dataclasses", "space.checks"}
 
 
 def test_the_worked_example_of_the_documentation(project_root):
@@ -435,18 +534,16 @@ def test_the_worked_example_of_the_documentation(project_root):
     assert failed == 0
 
 
-@pytest.mark.parametrize("warmup", [0, 1 / 3, 0.5, 0.75, 0.9])
+@pytest.mark.parametrize("warmup", [0.1, 1 / 3, 0.5, 0.75, 0.9])
 @pytest.mark.parametrize("num_cycles", [1, 3])
-def test_the_steps_that_are_asked_for_are_enough(warmup, num_cycles):
-    settings = dict(num_cycles=num_cycles, warmup=warmup)
-    short = num_cycles - 1 or 1
-    for steps in range(short, 40):
-        try:
-            LRDiversityConfig(total_steps=steps, **settings)
-            break
-        except ValueError as error:
-            asked = int(re.search(r"expected (\d+) or more", str(error))[1])
-    else:
-        pytest.fail("no number of steps was enough")
-    if steps > short:
-        assert asked == steps
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_the_steps_that_are_asked_for_are_enough(warmup, num_cycles, accumulated):
+    settings = dict(num_cycles=num_cycles, warmup=warmup, accumulated=accumulated)
+    with pytest.raises(ValueError, match="total_steps") as error:
+        LRDiversityConfig(total_steps=num_cycles * accumulated, **settings)
+    asked = int(re.search(r"expected (\d+) or more", str(error.value))[1])
+    plan = LRDiversitySchedule(LRDiversityConfig(total_steps=asked, **settings))
+    moves = [not plan.is_warmup(step) for step in range(asked // num_cycles)]
+    assert sum(moves) >= accumulated
+    with pytest.raises(ValueError, match="total_steps"):
+        LRDiversityConfig(total_steps=asked - 1, **settings)

@@ -15,9 +15,7 @@ model = dict(
 )
 train_dataloader = dict(batch_size=8)
 train_cfg = dict(max_epochs=4, input_shape=(3, 8, 32, 32))
-optim_wrapper = dict(
-    weights=dict(optimizer=dict(lr=0.01)), alphas=dict(optimizer=dict(lr=0.1))
-)
+optim_wrapper = dict(weights=dict(optimizer=dict(lr=0.01)))
 custom_hooks = [
     dict(type="LRDiversityHook", num_cycles=1),
     dict(type="SearchHistoryHook", interval=10),

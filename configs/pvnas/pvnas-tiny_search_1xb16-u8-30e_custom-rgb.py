@@ -14,5 +14,9 @@ model = dict(
     ),
 )
 train_cfg = dict(
-    max_epochs=30, input_shape=(3, 8, 112, 112), num_ranked=8, largest_every=2
+    max_epochs=30,
+    min_steps=600,
+    input_shape=(3, 8, 112, 112),
+    num_ranked=8,
+    largest_every=2,
 )

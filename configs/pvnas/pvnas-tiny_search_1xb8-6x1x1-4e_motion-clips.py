@@ -19,23 +19,22 @@ model = dict(
 train_dataloader = dict(batch_size=8)
 train_cfg = dict(
     max_epochs=4,
+    min_steps=600,
     input_shape=(3, 6, 20, 20),
     num_ranked=8,
     alpha_weight=1.0,
     largest_every=2,
     relaxations=dict(warmup="gumbel_st"),
 )
-# A short run: a higher rate for the alphas, three cycles, and a plan for D that p can
-# follow in so few steps. A restart keeps some of what was learnt (uniform again, the
-# weights would forget it). A gain above 1 would hurry p, which starts above the plan,
-# before there is a signal. The three genotypes differ in half of their four layers.
+# A short run: three cycles, and a plan for D that p can follow in so few steps. A restart
+# keeps some of what was learnt (uniform again, the weights would forget it). The three
+# genotypes differ in half of their four layers.
 optim_wrapper = dict(
     weights=dict(
         optimizer=dict(
             _delete_=True, type="MuonAdamW", lr=0.006, muon_lr=0.03, weight_decay=0.01
         )
-    ),
-    alphas=dict(optimizer=dict(lr=0.05)),
+    )
 )
 custom_hooks = [
     dict(
@@ -45,7 +44,6 @@ custom_hooks = [
         weights_lr_floor=0.1,
         diversity_start=0.6,
         diversity_end=0.45,
-        gain_max=1.0,
         min_distance=0.5,
         restart_diversity_step=0.25,
         restart_peak_factor=1.0,

@@ -13,8 +13,8 @@ from mmengine.runner import Runner
 
 from ..models.supernet import PVNASSupernet
 from ..search import diversity
-from ..search.schedule import LRDiversityConfig, LRDiversitySchedule
-from .optim import unwrap
+from ..search.schedule import AUTO, LRDiversityConfig, LRDiversitySchedule
+from .optim import built_lr, unwrap
 from .search_loop import SearchLoop
 from .search_state import require_keys
 
@@ -117,11 +117,12 @@ class LRDiversityHook(Hook):
     priority = "NORMAL"
 
     def __init__(self, mode: str = "diversity", **settings) -> None:
-        for key in ("total_steps", "weights_lr", "alphas_lr"):
+        given = ("total_steps", "weights_lr", "alphas_lr")
+        for key in (*given, "num_candidates", "tau", "accumulated"):
             if key in settings:
                 raise ValueError(
                     f"LRDiversityHook: found {key!r}, expected it elsewhere: steps "
-                    "follow from train_cfg.max_epochs, peak rates from optim_wrapper"
+                    "follow from train_cfg, peak rates from optim_wrapper"
                 )
         # Fails now, not after the data has been read, if a setting is wrong.
         LRDiversityConfig(total_steps=10**6, mode=mode, **settings)
@@ -148,32 +149,26 @@ class LRDiversityHook(Hook):
         alphas = runner.optim_wrapper["alphas"].optimizer
         for name, optimizer in (("weights", weights), ("alphas", alphas)):
             rate = optimizer.defaults["lr"]
-            if not rate > 0:
+            if rate != AUTO and not rate > 0:
                 raise ValueError(
                     f"optim_wrapper.{name}.optimizer.lr: found {rate!r}, expected a "
                     "number above 0, the peak of the schedule"
                 )
         # auto_scale_lr has scaled both; the alphas' rate, in one group, tells by how
         # much, and goes back to what it was.
-        scale = alphas.param_groups[0]["lr"] / alphas.defaults["lr"]
+        scale = alphas.param_groups[0]["lr"] / built_lr(alphas)
         peak = weights.defaults["lr"] * scale
         self._multipliers = [group["lr"] / peak for group in weights.param_groups]
         config = LRDiversityConfig(
             total_steps=loop.max_iters,
             weights_lr=peak,
             alphas_lr=alphas.defaults["lr"],
+            num_candidates=tuple(map(len, loop.space.candidates)),
+            tau=loop.supernet.tau,
+            accumulated=runner.optim_wrapper["alphas"]._accumulative_counts,
             **self.settings,
         )
         self.schedule = LRDiversitySchedule(config)
-        fewest = self.schedule.fewest_alpha_steps()
-        accumulated = runner.optim_wrapper["alphas"]._accumulative_counts
-        if accumulated > fewest:
-            raise ValueError(
-                f"optim_wrapper.alphas.accumulative_counts: found {accumulated}, "
-                f"expected {fewest} or less, the alpha steps of the shortest cycle: "
-                "the alphas would never move; raise train_cfg.max_epochs, or lower "
-                "num_cycles or warmup of LRDiversityHook"
-            )
         self._started = time.monotonic()
 
     def before_train(self, runner: Runner) -> None:
@@ -243,6 +238,9 @@ class LRDiversityHook(Hook):
         nearest = loop.selection.most_probable_distance()
         entry = loop.finish_cycle(cycle, schedule.archive_distance)
         self._report(runner, entry, step)
+        missed = schedule.missed(step, entry.diversity)
+        if missed:
+            runner.logger.warning(missed)
         if cycle + 1 == schedule.num_cycles:
             loop.finish_search(schedule.archive_distance)
             return

@@ -21,6 +21,9 @@ from mmengine.optim import (
 )
 from torch import Tensor, nn
 
+from ..search.schedule import AUTO
+from ..space.checks import wrong
+
 
 class _Float32Scores:
     """Gives a head's scores in float32: MMAction2's heads hand them to NumPy, which has
@@ -192,11 +195,11 @@ class SearchOptimWrapperConstructor:
         weights = _WeightsConstructor(self.configs["weights"], paramwise)(model)
         parameters = dict(model.named_parameters())
         alphas_cfg = dict(self.configs["alphas"])
-        optimizer = dict(
-            alphas_cfg.pop("optimizer"), params=[parameters[n] for n in alpha_names]
+        optimizer = build_alphas_optimizer(
+            alphas_cfg.pop("optimizer"), [parameters[n] for n in alpha_names]
         )
         alphas = OPTIM_WRAPPERS.build(
-            dict(alphas_cfg), default_args=dict(optimizer=OPTIMIZERS.build(optimizer))
+            dict(alphas_cfg), default_args=dict(optimizer=optimizer)
         )
         check_partition(
             parameters,
@@ -204,6 +207,38 @@ class SearchOptimWrapperConstructor:
             {"weights": weight_names, "alphas": alpha_names},
         )
         return OptimWrapperDict(weights=weights, alphas=alphas)
+
+
+def build_alphas_optimizer(
+    config: dict, parameters: list[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """The optimiser of the alphas; its ``lr`` may be ``"auto"``, the default.
+
+    Then ``defaults["lr"]`` is that word, for the schedule to read, while the parameter
+    groups have a rate of 1 until the schedule sets one.
+
+    Raises:
+        ValueError: An automatic rate for another optimiser than Adam.
+    """
+    config = {"lr": AUTO, **config, "params": parameters}
+    if config["lr"] != AUTO:
+        return OPTIMIZERS.build(config)
+    optimizer = OPTIMIZERS.build({**config, "lr": 1.0})
+    if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+        raise wrong(
+            "optim_wrapper.alphas.optimizer.lr",
+            f"a number with {config['type']}",
+            repr(AUTO),
+            f"{AUTO!r} counts on the steps of Adam",
+        )
+    optimizer.defaults["lr"] = AUTO
+    return optimizer
+
+
+def built_lr(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate with which an optimiser was built."""
+    rate = optimizer.defaults["lr"]
+    return 1.0 if rate == AUTO else rate
 
 
 def check_partition(

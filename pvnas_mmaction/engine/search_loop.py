@@ -26,7 +26,7 @@ from ..search.distributed import (
 )
 from ..search.penalty import CostPenalty, build_budget, expected_cost
 from ..search.randomness import Stream, derived_seed, seed_all, seeded
-from ..search.schedule import LRDiversitySchedule
+from ..search.schedule import LRDiversitySchedule, num_epochs
 from ..search.selection import Selection, costliest
 from ..search.steps import (
     alpha_step,
@@ -91,7 +91,7 @@ class SearchLoop(EpochBasedTrainLoop):
     Args:
         runner: The runner.
         dataloader: Config of the training loader; its sampler is not used.
-        max_epochs: Passes over the weights half.
+        max_epochs: Passes over the weights half; more if ``min_steps`` needs them.
         input_shape: (C, T, H, W) of a training view, for which costs are computed.
         cost: ``dict(kind=..., budget=...)``, see :func:`build_budget`; further keys are
             those of :class:`CostPenalty`. Default None: no budget.
@@ -111,6 +111,8 @@ class SearchLoop(EpochBasedTrainLoop):
         alpha_weight: What a network's log-probability counts beside its accuracy when
             networks are judged, see :mod:`pvnas_mmaction.search.judging`. Default 0:
             accuracy alone decides.
+        min_steps: Fewest weights steps of the search: where ``max_epochs`` are less,
+            as with few clips, there are more epochs. Default 0.
 
     Raises:
         ValueError: A setting that can't be used; says which and what was expected.
@@ -131,12 +133,22 @@ class SearchLoop(EpochBasedTrainLoop):
         num_ranked: int = 1,
         largest_every: int = 0,
         alpha_weight: float = 0.0,
+        min_steps: int = 0,
     ) -> None:
+        check_count("train_cfg.min_steps", min_steps, 0)
         check_count("largest_every", largest_every, 0)
         check_count("calibration_batches", calibration_batches, 1)
         self.data = SearchData(dataloader, alpha_share)
         self.data.set_up(runner, shared_seed(runner.seed))
-        super().__init__(runner, self.data.weights_loader, max_epochs)
+        loader = self.data.weights_loader
+        epochs = num_epochs(max_epochs, min_steps, len(loader))
+        if epochs > max_epochs:
+            runner.logger.info(
+                f"train_cfg.min_steps: {max_epochs} epochs of {len(loader)} step(s) "
+                f"are less than {min_steps} steps, so the search takes {epochs}; "
+                "train_cfg.min_steps=0 keeps it short"
+            )
+        super().__init__(runner, loader, epochs)
         # Only a cycle's network is validated, never the supernet.
         self.val_begin = self._max_epochs + 1
 
