@@ -143,5 +143,7 @@ def test_diversity_falls_as_the_factor_grows(alphas):
 
 
 def test_alphas_that_diverged_are_named():
-    with pytest.raises(ValueError, match="alphas of layer 0: expected finite .* lower"):
+    with pytest.raises(
+        ValueError, match=r"alphas of layer 0: expected finite .* lower"
+    ):
         softmax([[math.nan, 1.0]])

@@ -296,7 +296,11 @@ def test_same_search_as_the_loop(tmp_path, cost, options):
     assert search.forward_clips == evaluations * (2 * 4 + 16)
 
 
-OPTIONS = {"train_cfg.max_epochs": 2, "train_dataloader.batch_size": 4}
+OPTIONS = {
+    "train_cfg.max_epochs": 2,
+    "train_cfg.min_steps": 0,
+    "train_dataloader.batch_size": 4,
+}
 
 
 @pytest.fixture(scope="module")

@@ -276,6 +276,7 @@ def test_search_runs_with_amp(motion_clips: Path, tmp_path: Path) -> None:
         "--no-validate",
         "--cfg-options",
         "train_cfg.max_epochs=3",
+        "train_cfg.min_steps=0",
     )
     checkpoint = torch.load(tmp_path / "work" / "epoch_3.pth", weights_only=True)
     alphas = [v for k, v in checkpoint["state_dict"].items() if "alphas" in k]
@@ -289,7 +290,7 @@ def test_a_shipped_search_on_two_processes(motion_clips, tmp_path):
         SEARCH,
         motion_clips,
         "train_dataloader.update(batch_size=2)\n"
-        "train_cfg = dict(max_epochs=3, num_ranked=1)\n",
+        "train_cfg = dict(max_epochs=3, min_steps=0, num_ranked=1)\n",
     )
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

@@ -174,6 +174,8 @@ def own_videos(args: argparse.Namespace) -> Setting:
     epochs = args.search_epochs or searched.max_epochs
     search_options = [f"train_cfg.input_shape=(3,{frames},{size},{size})"]
     search_options += [f"train_cfg.max_epochs={epochs}"]
+    if args.search_epochs:
+        search_options += ["train_cfg.min_steps=0"]
     end = args.retrain_epochs or retrained.train_cfg.max_epochs
     # As large a share of the epochs as in the config, and one epoch at least.
     warmup, _ = (scheduler.end for scheduler in retrained.param_scheduler)
