@@ -12,11 +12,28 @@ from tool_processes import ROOT, TOOLS
 
 from pvnas_mmaction.apis.launchers import export_ranks
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-
 ECHO = '#!/bin/sh\nfor a in "$@"; do echo "[$a]"; done\necho "PYTHONPATH=$PYTHONPATH"\n'
-SPACED = "model.name=two words"
+OPTIONS = ["--cfg-options", "model.name=two words", "a=[1, 2]"]
+DIST = dict(NNODES="2", NODE_RANK="1", PORT="12345", MASTER_ADDR="10.0.0.1")
+TORCHRUN = [
+    "-m",
+    "torch.distributed.run",
+    "--nnodes=2",
+    "--node_rank=1",
+    "--master_addr=10.0.0.1",
+    "--master_port=12345",
+    "--nproc_per_node=3",
+]
+SLURM = dict(GPUS="4", GPUS_PER_NODE="2", SRUN_ARGS="--exclusive --mem=1G")
+SRUN = [
+    "--gres=gpu:2",
+    "--ntasks=4",
+    "--ntasks-per-node=2",
+    "--cpus-per-task=5",
+    "--kill-on-bad-exit=1",
+    "--exclusive",
+    "--mem=1G",
+]
 
 
 def echoed(script: str, args: list[str], tmp_path: Path, **env: str) -> list[str]:
@@ -40,66 +57,21 @@ def echoed(script: str, args: list[str], tmp_path: Path, **env: str) -> list[str
 
 
 @pytest.mark.parametrize("tool", ["train", "test"])
-def test_dist_script_passes_every_argument_whole(tool: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", ["dist", "slurm"])
+def test_script_passes_every_argument_whole(launcher, tool, tmp_path) -> None:
     files = ["my config.py"] + ["my checkpoint.pth"] * (tool == "test")
-    args = echoed(
-        f"dist_{tool}.sh",
-        [*files, "3", "--cfg-options", SPACED, "a=[1, 2]"],
-        tmp_path,
-        NNODES="2",
-        NODE_RANK="1",
-        PORT="12345",
-        MASTER_ADDR="10.0.0.1",
-    )
-    assert args == [
-        "-m",
-        "torch.distributed.run",
-        "--nnodes=2",
-        "--node_rank=1",
-        "--master_addr=10.0.0.1",
-        "--master_port=12345",
-        "--nproc_per_node=3",
-        str(TOOLS / f"{tool}.py"),
-        *files,
-        "--launcher",
-        "pytorch",
-        "--cfg-options",
-        SPACED,
-        "a=[1, 2]",
-    ]
-
-
-@pytest.mark.parametrize("tool", ["train", "test"])
-def test_slurm_script_passes_every_argument_whole(tool: str, tmp_path: Path) -> None:
-    files = ["my config.py"] + ["my checkpoint.pth"] * (tool == "test")
-    args = echoed(
-        f"slurm_{tool}.sh",
-        ["part", "my job", *files, "--cfg-options", SPACED],
-        tmp_path,
-        GPUS="4",
-        GPUS_PER_NODE="2",
-        SRUN_ARGS="--exclusive --mem=1G",
-    )
-    assert args == [
-        "-p",
-        "part",
-        "--job-name=my job",
-        "--gres=gpu:2",
-        "--ntasks=4",
-        "--ntasks-per-node=2",
-        "--cpus-per-task=5",
-        "--kill-on-bad-exit=1",
-        "--exclusive",
-        "--mem=1G",
-        str(tmp_path / "echo_python"),
-        "-u",
-        str(TOOLS / f"{tool}.py"),
-        *files,
-        "--launcher",
-        "slurm",
-        "--cfg-options",
-        SPACED,
-    ]
+    script = str(TOOLS / f"{tool}.py")
+    if launcher == "dist":
+        args = echoed(f"dist_{tool}.sh", [*files, "3", *OPTIONS], tmp_path, **DIST)
+        assert args == [*TORCHRUN, script, *files, "--launcher", "pytorch", *OPTIONS]
+    else:
+        argv = ["part", "my job", *files, *OPTIONS]
+        args = echoed(f"slurm_{tool}.sh", argv, tmp_path, **SLURM)
+        started = [str(tmp_path / "echo_python"), "-u", script]
+        assert args == [
+            "-p", "part", "--job-name=my job", *SRUN, *started, *files,
+            "--launcher", "slurm", *OPTIONS,
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("script", sorted(TOOLS.glob("*_t*.sh")), ids=lambda p: p.name)
@@ -123,17 +95,15 @@ def test_script_without_arguments_says_how_to_use_it(script: Path) -> None:
         ),
     ],
 )
-def test_ranks_of_other_launchers(
-    monkeypatch: pytest.MonkeyPatch, launcher: str, env: tuple[str, ...]
-) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "unset")  # restored after the test
+def test_ranks_of_another_launcher(launcher, env, monkeypatch) -> None:
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+    for name in (*names, *env, "MASTER_ADDR"):
+        monkeypatch.setenv(name, "0")  # so that it is put back afterwards
         monkeypatch.delenv(name)
-    with pytest.raises(ValueError, match=f"--launcher {launcher}: found no .*{env[0]}"):
+    match = rf"--launcher {launcher}: expected .*{env[0]}.*MASTER_ADDR, got none"
+    with pytest.raises(ValueError, match=match):
         export_ranks(launcher)
-    for name, value in zip((*env, "MASTER_ADDR"), ("5", "8", "1", "a"), strict=True):
+    for name, value in zip((*env, "MASTER_ADDR"), ("3", "4", "1", "host"), strict=True):
         monkeypatch.setenv(name, value)
     export_ranks(launcher)
-    found = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
-    assert found == ["5", "8", "1"]
-    assert os.environ["MASTER_PORT"] == "29500"
+    assert [os.environ[name] for name in names] == ["3", "4", "1", "29500"]

@@ -1,13 +1,15 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""What a user gets wrong when calling a tool: one line that says what to do."""
+"""What a user gets wrong when calling a tool: one line that names the field, exit
+status 2; and what happens to all other errors, and to Ctrl-C."""
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -15,289 +17,160 @@ import pytest
 import torch
 from mmaction.registry import MODELS
 from mmengine.config import Config
-from tool_processes import RETRAIN, ROOT, SEARCH, load_tool
+from tool_processes import CONFIGS, RETRAIN, ROOT, SEARCH, TOOLS, data_options
+from tool_processes import call_tool as call_tool
 
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_checks import check_annotations
 from pvnas_mmaction.apis.errors import error_line, is_user_error
-from pvnas_mmaction.engine.checkpoint_files import check_checkpoint
+from pvnas_mmaction.apis.run_checks import RunCheckHook
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+CONFIG = str(CONFIGS / RETRAIN)
+CUSTOM = str(next(CONFIGS.glob("pvnas-tiny_retrain_*_custom-rgb.py")))
+LISTS = [f"{s}_dataloader.dataset.ann_file={{dir}}/a.txt" for s in ("train", "val")]
+CHECKPOINT = "{dir}/c.pth"
+EXPORT = f"export_onnx {CONFIG} none --out {{dir}}/m"
+DATA = "train_dataloader.dataset"
+S_GENOTYPE = f"model.backbone.genotype={CONFIGS}/genotypes/mb_t1_compact.json"
 
 
 @pytest.fixture
-def run_tool(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
-    """Run a tool in this process up to its user error; its one line on stderr."""
+def folder(tmp_path: Path) -> Path:
+    """Files of all kinds that commands name wrongly."""
+    texts = {
+        "a.txt": "a.mp4 0\n",
+        "empty.txt": "\n  \n",
+        "syntax.py": "model = dict(\n",
+        "undefined.py": "a = undefined",
+        "attribute.py": "_base_ = ['one.py']\na = _base_.a",
+        "one.py": "x = 1\n",
+        "twice.py": "_base_ = ['one.py', 'two.py']",
+        "two.py": "x = 2\n",
+        "bad.yaml": "a: [1",
+        "part.py": "model = dict(type='Recognizer3D')\n",
+        "text.pth": "version https://git-lfs.github.com/spec/v1\n",
+        "own.py": f"_base_ = {CONFIG!r}\nann_file_train = 'my/train.txt'\n"
+        f"train_dataloader = dict(dataset=dict(ann_file='{tmp_path}/none.txt'))\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    torch.save(dict(state_dict=dict(weight=torch.zeros(100))), tmp_path / "c.pth")
+    whole = (tmp_path / "c.pth").read_bytes()
+    (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.pth").touch()
+    for name in ("half", "none"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "last_checkpoint").write_text(f"{tmp_path}/{name}.pth")
+    return tmp_path
 
-    def call(tool: str, *argv: str) -> str:
-        monkeypatch.setattr(sys, "argv", [tool, *argv])
-        monkeypatch.setenv("LOCAL_RANK", "0")
-        with pytest.raises(SystemExit, match=f"^{cli.EXIT_USER_ERROR}$"):
-            cli.run(load_tool(tool).main)
-        lines = capsys.readouterr().err.splitlines()
-        assert lines[-1] == "(PVNAS_DEBUG=1 shows where it was raised)"
-        assert lines[-2].startswith("error: ")
-        return lines[-2].removeprefix("error: ")
 
-    return call
+CASES = [
+    # configs
+    ("train {dir}/none.py", "config: expected a file, got {dir}/none.py"),
+    ("train nopack::x.py", "nopack::x.py: expected an installed package"),
+    ("train {dir}/syntax.py", "config {dir}/syntax.py: "),
+    ("train {dir}/undefined.py", "config {dir}/undefined.py: NameError: name 'un"),
+    ("train {dir}/attribute.py", "config {dir}/attribute.py: AttributeError: "),
+    ("train {dir}/twice.py", "config {dir}/twice.py: KeyError: Duplicate key"),
+    ("train {dir}/bad.yaml", "config {dir}/bad.yaml: ParserError: "),
+    ("train {dir}/one.py", "config {dir}/one.py: expected a model, got none"),
+    ("test {dir}/one.py {dir}/c.pth", "config {dir}/one.py: expected a model, "),
+    ("export_onnx {dir}/one.py none --out {dir}/m", "config {dir}/one.py: expected a"),
+    ("train {dir}/part.py", "config {dir}/part.py: expected a train_dataloader"),
+    ("test {dir}/part.py {dir}/c.pth", "config {dir}/part.py: expected a test_datal"),
+    (f"train {CONFIG} -o {DATA}.pipeline.30.type=Flip", "--cfg-options: Index 30 ex"),
+    # checkpoints
+    (f"test {CONFIG} {{dir}}/none.pth", "checkpoint: expected a checkpoint, got "),
+    (f"test {CONFIG} {{dir}}/half.pth", "checkpoint: expected a whole checkpoint"),
+    (f"test {CONFIG} {{dir}}/empty.pth", "checkpoint: expected a whole checkpoint"),
+    (f"test {CONFIG} {{dir}}/text.pth", "checkpoint: expected a checkpoint as torch"),
+    (f"export_onnx {CONFIG} {{dir}}/half.pth --out {{dir}}/m", "checkpoint: expected "),
+    (f"train {CONFIG} --resume {{dir}}/half.pth", "--resume: expected a whole check"),
+    (f"train {CONFIG} --resume {{dir}}/none.pth", "--resume: expected a checkpoint, "),
+    (f"train {CONFIG} --work-dir {{dir}}/half --resume", "--resume: expected a whole"),
+    (f"train {CONFIG} --work-dir {{dir}}/none --resume", "--resume: expected a check"),
+    (f"train {CONFIG} -o load_from={{dir}}/empty.pth", "load_from: expected a whole "),
+    (f"train {CONFIG} -o load_from={{dir}}/none.pth", "load_from: expected a checkp"),
+    # lists
+    *((f"train {CONFIG} -o {LISTS[1 - i]} {s}_dataloader.dataset.ann_file={{dir}}/no",
+       f"{s}_dataloader.dataset.ann_file: expected one video and its class id per line")
+      for i, s in enumerate(("train", "val"))),
+    (f"test {CONFIG} {CHECKPOINT} -o test_dataloader.dataset.ann_file={{dir}}/no",
+     "test_dataloader.dataset.ann_file: expected one video"),
+    (f"train {CUSTOM}", "as the environment variable ANN_FILE_TRAIN, with DATA_PREFIX"),
+    (f"test {CUSTOM} {CHECKPOINT}", "as the environment variable ANN_FILE_VAL, with"),
+    ("train {dir}/own.py", "ann_file_train='my/train.txt' is not passed on to a data "),
+    (f"train {CONFIG} -o {DATA}.ann_file={{dir}}/empty.txt", f"{DATA}.ann_file: expected"),
+    # folders
+    ("export_onnx c.py none --out {dir}", "--out: expected the name of a file"),
+    ("report w --out {dir}", "--out: expected the name of a file"),
+    ("build_latency_table c.py --out {dir}", "--out: expected the name of a file"),
+    (f"train {CONFIG} --work-dir {{dir}}/a.txt -o {' '.join(LISTS)}",
+     "--work-dir: expected a folder that can be written to, got {dir}/a.txt (File ex"),
+    (f"train {CONFIG} --work-dir {{dir}}/a.txt/b -o {' '.join(LISTS)}",
+     "--work-dir: expected a folder that can be written to, got {dir}/a.txt/b (Not a"),
+    # models
+    (f"train {CONFIG} --work-dir {{dir}}/w -o {' '.join(LISTS)} "
+     "model.backbone.type=NoSuchNet", "NoSuchNet is not in the mmaction::model regis"),
+    (f"train {CONFIG} --work-dir {{dir}}/w -o {' '.join(LISTS)} {S_GENOTYPE}",
+     "model.cls_head.in_channels: expected 256, the output width of the backbone, got"),
+    (f"train {CONFIGS / SEARCH} --work-dir {{dir}}/w -o {' '.join(LISTS)} "
+     "model.cls_head.in_channels=32", "model.cls_head.in_channels: expected 64, the "),
+    (f"export_onnx {CONFIGS / SEARCH} none --out {{dir}}/m", "model.backbone.type: e"),
+    (f"{EXPORT} --input-shape 3 6 0 32", "--input-shape: expected four whole numbers"),
+    (f"{EXPORT} --input-shape 1 6 32 32", "input_shape"),
+    # options
+    (f"train {CONFIG} --amp -o optim_wrapper.type=ApexOptimWrapper",
+     "--amp: expected an optim_wrapper.type of "),
+    (f"train {CONFIG} --auto-scale-lr", "--auto-scale-lr: expected auto_scale_lr.base"),
+    (f"test {CONFIG} {CHECKPOINT} --dump a.json", "--dump: expected FILE.pkl, got 'a."),
+    (f"test {CONFIG} {CHECKPOINT} --show", "--show, --show-dir: expected another mode"),
+    (f"test {CONFIG} {CHECKPOINT} --show -o model.data_preprocessor.format_shape=NCHW "
+     "default_hooks.visualization=None", "--show, --show-dir: expected default_hooks."),
+    (f"train {CONFIG} --launcher pytorch -o {' '.join(LISTS)}", "--launcher pytorch: "),
+]  # fmt: skip
 
 
-def test_error_no_config(run_tool: Callable, tmp_path: Path) -> None:
-    path = tmp_path / "none.py"
-    assert run_tool("train", str(path)) == f"config: found no file {path}"
-
-
-def test_error_config_that_does_not_parse(run_tool: Callable, tmp_path: Path) -> None:
-    path = tmp_path / "broken.py"
-    path.write_text("model = dict(\n")
-    assert run_tool("train", str(path)).startswith(f"config {path}: ")
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "reason"),
-    [
-        ("a.py", "a = undefined", "NameError: name 'undefined' is not defined"),
-        ("a.py", "_base_ = ['b.py']\na = _base_.a", "AttributeError: "),
-        ("a.py", "_base_ = ['b.py', 'c.py']", "KeyError: Duplicate key is not allowed"),
-        ("a.yaml", "a: [1", "ParserError: "),
-    ],
-)
-def test_error_in_a_config(
-    run_tool: Callable, tmp_path: Path, name: str, text: str, reason: str
+@pytest.mark.parametrize(("command", "message"), CASES, ids=[c[1][:40] for c in CASES])
+def test_one_line_that_names_the_field(
+    command, message, folder, call_tool, monkeypatch
 ) -> None:
-    for other in ("b.py", "c.py"):
-        (tmp_path / other).write_text("x = 1\n")
-    (tmp_path / name).write_text(text)
-    line = run_tool("train", str(tmp_path / name))
-    assert line.startswith(f"config {tmp_path / name}: {reason}")
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    if "pytorch" in command and torch.cuda.is_available():
+        pytest.skip("about machines without a GPU")
+    monkeypatch.chdir(folder)
+    command = command.replace(" -o ", " --cfg-options ")
+    line = call_tool(*command.format(dir=folder).split())
+    assert message.format(dir=folder) in line
+    assert not (folder / "m").exists()
 
 
-@pytest.mark.parametrize("tool", ["train", "test", "export_onnx"])
-def test_error_config_without_a_model(
-    run_tool: Callable, tmp_path: Path, tool: str
+def test_a_folder_that_even_a_superuser_cannot_write_to(
+    folder, call_tool, monkeypatch
 ) -> None:
-    torch.save({}, tmp_path / "c.pth")
-    argv = [str(ROOT / "configs/pvnas/_base_/default_runtime.py")]
-    argv += [] if tool == "train" else [str(tmp_path / "c.pth")]
-    argv += ["--out", "m.onnx"] if tool == "export_onnx" else []
-    line = run_tool(tool, *argv)
-    assert line.startswith(f"config {argv[0]}: found no model, expected a whole config")
+    error = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    monkeypatch.setattr(tempfile, "TemporaryFile", Mock(side_effect=error))
+    options = [option.format(dir=folder) for option in LISTS]
+    argv = ["--work-dir", folder / "new", "--cfg-options", *options]
+    assert "--work-dir: expected a folder" in call_tool("train", CONFIG, *argv)
 
 
-def test_error_cfg_options_outside_of_a_list(run_tool: Callable) -> None:
-    option = "train_dataloader.dataset.pipeline.30.type=Flip"
-    line = run_tool(
-        "train", str(ROOT / "configs/pvnas" / RETRAIN), "--cfg-options", option
-    )
-    assert line.startswith("--cfg-options: Index 30 exceeds the length of list")
-
-
-def test_error_no_checkpoint(run_tool: Callable, tmp_path: Path) -> None:
-    config = str(ROOT / "configs/pvnas" / RETRAIN)
-    path = tmp_path / "none.pth"
-    assert run_tool("test", config, str(path)) == f"checkpoint: found no file {path}"
-
-
-@pytest.mark.parametrize("share", [0, 0.5])
-def test_error_truncated_checkpoint(
-    run_tool: Callable, tmp_path: Path, share: float
-) -> None:
-    path = tmp_path / "epoch_1.pth"
-    torch.save(dict(state_dict=dict(weight=torch.zeros(100))), path)
-    check_checkpoint(str(path), "checkpoint")
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * share)])
-    config = str(ROOT / "configs/pvnas" / RETRAIN)
-    line = run_tool("test", config, str(path))
-    assert line.startswith(f"checkpoint: found a truncated file {path}, expected")
-    line = run_tool("train", config, "--resume", str(path))
-    assert line.startswith(f"--resume: found a truncated file {path}, expected")
-    (tmp_path / "last_checkpoint").write_text(str(path))
-    line = run_tool("train", config, "--work-dir", str(tmp_path), "--resume")
-    assert line.startswith(f"--resume: found a truncated file {path}, expected")
-    path.unlink()
-    line = run_tool("train", config, "--work-dir", str(tmp_path), "--resume")
-    assert line == f"--resume: found no file {path}"
-
-
-def test_error_checkpoint_of_another_kind(run_tool: Callable, tmp_path: Path) -> None:
-    path = tmp_path / "epoch_1.pth"
-    path.write_text("version https://git-lfs.github.com/spec/v1\n")
-    line = run_tool("test", str(ROOT / "configs/pvnas" / RETRAIN), str(path))
-    assert line.startswith(f"checkpoint: found another kind of file, {path}, expected")
-    torch.save(dict(), path, _use_new_zipfile_serialization=False)
-    check_checkpoint(str(path), "checkpoint")
-
-
-@pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_error_no_annotation_file(
-    run_tool: Callable, tmp_path: Path, split: str
-) -> None:
-    config = str(ROOT / "configs/pvnas" / RETRAIN)
-    option = f"{split}_dataloader.dataset.ann_file"
-    missing = str(tmp_path / "none.txt")
-    given = tmp_path / "given.txt"
-    given.write_text("a.mp4 0\n")
-    options = [
-        f"{name}_dataloader.dataset.ann_file={given}"
-        for name in ("train", "val", "test")
-        if name != split
-    ]
-    argv = [config, "--cfg-options", f"{option}={missing}", *options]
-    if split == "test":
-        torch.save({}, tmp_path / "c.pth")
-        argv.insert(1, str(tmp_path / "c.pth"))
-    line = run_tool("test" if split == "test" else "train", *argv)
-    assert line.startswith(f"{option}: found no file {missing}, expected")
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_error_no_list_was_named(
-    run_tool: Callable, tmp_path: Path, split: str
-) -> None:
-    config = next((ROOT / "configs/pvnas").glob("pvnas-tiny_retrain_*_custom-rgb.py"))
-    argv = [str(config)]
-    if split == "test":
-        torch.save({}, tmp_path / "c.pth")
-        argv.append(str(tmp_path / "c.pth"))
-    line = run_tool(split, *argv)
-    variable = dict(train="ANN_FILE_TRAIN", test="ANN_FILE_VAL")[split]
-    assert line.startswith(f"{split}_dataloader.dataset.ann_file: found no file data/")
-    assert f"or as the environment variable {variable}, with DATA_PREFIX" in line
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_error_part_of_a_config(run_tool: Callable, tmp_path: Path, split: str) -> None:
-    part = tmp_path / "part.py"
-    part.write_text("model = dict(type='Recognizer3D')\n")
-    torch.save({}, tmp_path / "c.pth")
-    checkpoint = [str(tmp_path / "c.pth")] if split == "test" else []
-    line = run_tool(split, str(part), *checkpoint)
-    assert line.startswith(f"config {part}: found no {split}_dataloader with a dataset")
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["export_onnx", "c.py", "none", "--out"],
-        ["report", "w", "--out"],
-        ["build_latency_table", "c.py", "--out"],
-    ],
-)
-def test_error_folder_in_place_of_a_file(
-    run_tool: Callable, tmp_path: Path, argv: list[str]
-) -> None:
-    line = run_tool(*argv, str(tmp_path))
-    assert line == f"--out: found the folder {tmp_path}, expected the name of a file"
-
-
-@pytest.mark.parametrize(
-    ("work_dir", "reason"),
-    [
-        ("file", "File exists"),
-        ("file/runs", "Not a directory"),
-        ("locked", "Read-only file system"),
-    ],
-)
-def test_error_work_dir(
-    run_tool: Callable, tmp_path: Path, monkeypatch, work_dir: str, reason: str
-) -> None:
-    (tmp_path / "file").write_text("a.mp4 0\n")
-    (tmp_path / "locked").mkdir()
-    if work_dir == "locked":  # by a file system, for which even a superuser is no one
-        error = OSError(errno.EROFS, os.strerror(errno.EROFS))
-        monkeypatch.setattr(tempfile, "TemporaryFile", Mock(side_effect=error))
-    fields = [f"{split}_dataloader.dataset.ann_file" for split in ("train", "val")]
-    line = run_tool(
-        "train", str(ROOT / "configs/pvnas" / RETRAIN),
-        "--work-dir", str(tmp_path / work_dir),
-        "--cfg-options", *(f"{field}={tmp_path / 'file'}" for field in fields),
-    )  # fmt: skip
-    assert line == (
-        f"--work-dir: found {tmp_path / work_dir}, expected a folder that can be "
-        f"written to ({reason}). Give another one"
-    )
-
-
-def test_error_list_named_by_a_variable_alone(
-    run_tool: Callable, tmp_path: Path
-) -> None:
-    config = tmp_path / "own.py"
-    config.write_text(
-        f"_base_ = {str(ROOT / 'configs/pvnas' / RETRAIN)!r}\n"
-        "ann_file_train = 'my/train.txt'\n"
-        f"train_dataloader = dict(dataset=dict(ann_file='{tmp_path}/none.txt'))\n"
-    )
-    field = "train_dataloader.dataset.ann_file"
-    assert run_tool("train", str(config)) == (
-        f"{field}: found no file {tmp_path}/none.txt, expected an annotation list with "
-        "one video and its class id per line. ann_file_train='my/train.txt' is not "
-        f"passed on to a data set that a config inherits: set {field}"
-    )
-
-
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_error_head_with_too_few_classes(
-    run_tool: Callable, tmp_path: Path, split: str
-) -> None:
-    given = tmp_path / "given.txt"
-    given.write_text("a.mp4 0\n")
-    field = f"{split}_dataloader.dataset.num_classes"
-    line = run_tool(
-        "train", str(ROOT / "configs/pvnas" / RETRAIN), "--cfg-options",
-        f"train_dataloader.dataset.ann_file={given}",
-        f"val_dataloader.dataset.ann_file={given}",
-        f"{field}=9",
-    )  # fmt: skip
-    assert line == f"model.cls_head.num_classes: found 8, expected 9, as {field} says"
-
-
-def test_error_empty_list(run_tool: Callable, tmp_path: Path) -> None:
-    empty = tmp_path / "empty.txt"
-    empty.write_text("\n  \n")
-    option = f"train_dataloader.dataset.ann_file={empty}"
-    line = run_tool(
-        "train", str(ROOT / "configs/pvnas" / RETRAIN), "--cfg-options", option
-    )
-    assert line == (
-        f"train_dataloader.dataset.ann_file: found no line in {empty}, expected one "
-        "video and its class id per line"
-    )
-
-
-def test_error_in_a_wrapped_data_set(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("a.mp4 0\n")
-    inner = [dict(type="V", data_root=str(tmp_path), ann_file=f) for f in ("a.txt", "")]
-    missing = dict(type="V", data_root=str(tmp_path), ann_file="b.txt")
+def test_a_list_of_a_wrapped_data_set(folder) -> None:
+    inner = [dict(type="V", data_root=str(folder), ann_file=f) for f in ("a.txt", "")]
+    missing = dict(type="V", data_root=str(folder), ann_file="b.txt")
     concat = dict(type="ConcatDataset", datasets=[*inner, missing])
     cfg = Config(dict(train_dataloader=dict(dataset=dict(type="R", dataset=concat))))
-    with pytest.raises(
-        FileNotFoundError,
-        match=r"train_dataloader.dataset.dataset.datasets\[2\].ann_file: found no file",
-    ):
+    match = r"train_dataloader.dataset.dataset.datasets\[2\].ann_file: expected"
+    with pytest.raises(ValueError, match=match):
         check_annotations(cfg, ("train", "val"))
 
 
-def test_error_unknown_name_in_the_config(run_tool: Callable, tmp_path: Path) -> None:
-    (tmp_path / "given.txt").write_text("a.mp4 0\n")
-    line = run_tool(
-        "train",
-        str(ROOT / "configs/pvnas" / RETRAIN),
-        "--work-dir",
-        str(tmp_path),
-        "--cfg-options",
-        "model.backbone.type=NoSuchNet",
-        f"train_dataloader.dataset.ann_file={tmp_path / 'given.txt'}",
-        f"val_dataloader.dataset.ann_file={tmp_path / 'given.txt'}",
-    )
-    assert "NoSuchNet is not in the mmaction::model registry" in line
+# -- which errors are the user's ---------------------------------------------------
 
 
-def test_error_unknown_setting_in_the_config(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_setting_that_a_class_does_not_take(capsys) -> None:
     settings = dict(type="mmaction.PVNASNet", genotype="none.json", width=3)
     with pytest.raises(SystemExit, match=f"^{cli.EXIT_USER_ERROR}$"):
         cli.run(lambda: MODELS.build(settings))
@@ -307,54 +180,87 @@ def test_error_unknown_setting_in_the_config(
     assert not is_user_error(TypeError("f() got an unexpected keyword argument"))
 
 
-@pytest.mark.parametrize(("name", "channels"), [(RETRAIN, 768), (SEARCH, 64)])
-def test_error_head_that_does_not_fit(
-    run_tool: Callable, tmp_path: Path, motion_clips: Path, name: str, channels: int
-) -> None:
-    genotype = ROOT / "configs/pvnas/genotypes/pvnas-s.json"
-    options = [f"model.backbone.genotype={genotype}"]
-    if name == SEARCH:
-        options = ["model.cls_head.in_channels=32"]
-    for split, file in (("train", "train"), ("val", "val"), ("test", "val")):
-        field = f"{split}_dataloader.dataset"
-        options += [f"{field}.ann_file={motion_clips / file}.txt"]
-        options += [f"{field}.data_prefix.video={motion_clips}"]
-    config = str(ROOT / "configs" / "pvnas" / name)
-    line = run_tool(
-        "train", config, "--work-dir", str(tmp_path), "--cfg-options", *options
-    )
-    found = 32 if name == SEARCH else 64
-    assert line == (
-        f"model.cls_head.in_channels: found {found}, expected {channels}, the "
-        "head_channels of the backbone"
-    )
+def test_tracebacks(monkeypatch) -> None:
+    """On request, and of what is no mistake of a user."""
 
-
-def test_error_traceback_on_request(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("PVNAS_DEBUG", "1")
-    monkeypatch.setattr(sys, "argv", ["train", str(tmp_path / "none.py")])
-    with pytest.raises(FileNotFoundError, match="config: found no file"):
-        cli.run(load_tool("train").main)
-
-
-def test_error_of_the_program_keeps_its_traceback() -> None:
-    def main() -> None:
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    def fail(error: Exception) -> None:
+        raise error
 
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        cli.run(main)
+        cli.run(lambda: fail(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
+    monkeypatch.setenv("PVNAS_DEBUG", "1")
+    with pytest.raises(FileNotFoundError, match="none"):
+        cli.run(lambda: fail(FileNotFoundError("none")))
 
 
-def test_error_from_a_worker_of_a_data_loader() -> None:
-    class Bad(torch.utils.data.Dataset):
-        def __len__(self) -> int:
-            return 2
+class _Bad(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 2
 
-        def __getitem__(self, index: int) -> int:
-            raise ValueError("label: found 9, expected less than 8")
+    def __getitem__(self, index: int) -> int:
+        raise ValueError("label: expected less than 8, got 9")
 
+
+def test_the_message_of_a_worker_of_a_data_loader() -> None:
     with pytest.raises(ValueError, match="Original Traceback") as info:
-        list(torch.utils.data.DataLoader(Bad(), num_workers=1))
-    assert error_line(info.value) == "label: found 9, expected less than 8"
+        list(torch.utils.data.DataLoader(_Bad(), num_workers=1))
+    assert error_line(info.value) == "label: expected less than 8, got 9"
+
+
+# -- while it runs -----------------------------------------------------------------
+
+
+def test_the_log_file_has_the_traceback(
+    motion_clips, tmp_path, call_tool, monkeypatch
+) -> None:
+    """Of a mistake that shows only once training has started; the terminal has one
+    line."""
+    error = Mock(side_effect=ValueError("a: expected b, got c"))
+    monkeypatch.setattr(RunCheckHook, "after_train_iter", error)
+    argv = ["--work-dir", tmp_path, "--cfg-options", *data_options(motion_clips)]
+    assert call_tool("train", CONFIG, *argv) == "a: expected b, got c"
+    log = next(tmp_path.glob("*/*.log")).read_text()
+    assert "Traceback (most recent call last)" in log
+    assert log.endswith("ValueError: a: expected b, got c\n")
+
+
+@pytest.mark.parametrize("config", [RETRAIN, SEARCH])
+def test_ctrl_c(config, motion_clips, tmp_path) -> None:
+    """One line that says how to go on, and the exit status that shells expect."""
+    command = [sys.executable, TOOLS / "train.py", CONFIGS / config]
+    command += ["--work-dir", tmp_path / "work", "--cfg-options"]
+    command += [*data_options(motion_clips), "train_cfg.max_epochs=1000"]
+    command += ["default_hooks.logger.interval=1"]
+    with (
+        (tmp_path / "err").open("w") as err,
+        subprocess.Popen(
+            list(map(str, command)),
+            stdout=subprocess.PIPE,
+            stderr=err,
+            text=True,
+            cwd=ROOT,
+        ) as process,
+    ):
+        for line in process.stdout:
+            if "Epoch(train)" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    assert process.returncode == cli.EXIT_INTERRUPTED
+    *_, line = (tmp_path / "err").read_text().splitlines()
+    assert line.startswith("interrupted: ") and "--resume" in line
+    assert "Traceback" not in (tmp_path / "err").read_text()
+
+
+def test_ctrl_c_that_mmengine_turns_into_another_error(capsys) -> None:
+    """As it does while it formats a config for a checkpoint."""
+
+    def interrupted() -> None:
+        try:
+            raise KeyboardInterrupt
+        except BaseException:
+            raise SyntaxError("Failed to format the config file") from None
+
+    with pytest.raises(SystemExit, match=f"^{cli.EXIT_INTERRUPTED}$"):
+        cli.run(interrupted)
+    assert capsys.readouterr().err == "\ninterrupted\n"

@@ -2,19 +2,10 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """From nothing to a searched, retrained and tested network, on rendered clips.
 
-Runs the project's own tools one after the other, as a user would:
-
-1. make_motion_clips.py  mp4 files of eight motions that no single frame tells apart
-2. train.py              search the space `tiny` on them
-3. train.py              retrain the genotype found, from scratch; beside it the same
-                         skeleton with spatial operations only, by the same recipe
-4. test.py               top-1 of both on the validation clips
-5. report.py             a page about the search
-
-and ends with a table. Every command is printed; all output goes to files in --work-dir.
-
-With --ann-file-train and its companions, the same on videos of your own, by the configs
-for them; --space compact, or --size and the epochs, make it short enough for a CPU.
+Runs the project's own tools one after the other, as a user would: renders clips of
+eight motions that no single frame tells apart, searches the space `tiny` on them,
+retrains what it finds and the same skeleton with spatial operations only, tests both,
+and ends with a table and a report. Every command is printed; its output goes to a file.
 """
 
 from __future__ import annotations
@@ -26,325 +17,118 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-from mmengine.config import Config
-
-from pvnas_mmaction.space.cost import network_cost
-from pvnas_mmaction.space.genotype import Genotype, load_genotype
-from pvnas_mmaction.space.layout import BlockSpec
-from pvnas_mmaction.space.search_space import SearchSpace
+from pvnas_mmaction.apis import cli
+from pvnas_mmaction.space.genotype import load_genotype
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "pvnas"
 SEARCH = CONFIGS / "pvnas-tiny_search_1xb8-6x1x1-4e_motion-clips.py"
 RETRAIN = CONFIGS / "pvnas-tiny_retrain_1xb8-6x1x1-2e_motion-clips.py"
-# For videos of one's own: space -> configs of search and retraining.
-OWN = dict(
-    tiny=(
-        CONFIGS / "pvnas-tiny_search_1xb16-u8-30e_custom-rgb.py",
-        CONFIGS / "pvnas-tiny_retrain_1xb16-u8-60e_custom-rgb.py",
-    ),
-    compact=(
-        CONFIGS / "pvnas-compact_search_1xb16-u8-40e_custom-rgb.py",
-        CONFIGS / "pvnas-compact_retrain_1xb16-u8-60e_custom-rgb.py",
-    ),
-)
 # Easy enough to be learnt in minutes on a CPU.
-CLIPS = ["--size", 32, "--frames", 12, "--objects", 4, "--radius-range", 0.12, 0.4]
-CLIPS += ["--speed-range", 0.06, 0.07, "--turn-speed", 2]
-CLIPS += ["--clutter", 0, "--noise", 0.06, "--min-contrast", 0.5]
+CLIPS = "--size 32 --frames 12 --objects 4 --radius-range 0.12 0.4 --speed-range 0.06 "
+CLIPS += "0.07 --turn-speed 2 --clutter 0 --noise 0.06 --min-contrast 0.5"
+# Networks are ranked on 256 clips, and clips are decoded in a process of their own.
+QUICK = "val_dataloader.dataset.indices=256 train_dataloader.num_workers=1 "
+QUICK += "train_dataloader.persistent_workers=True"
 # Lines of a log that tell how it goes.
 TELLING = re.compile(r"Cycle \d|Epoch\(val\)|Search space|Search done|acc/top1")
 
 
-def run(name: str, command: list[str], log: Path, **environment: str) -> None:
+def run(log: Path, tool: str, *arguments: object) -> None:
     """Run a tool, its output to a file and the telling lines to the terminal too.
 
-    ``environment`` adds to the variables of this process.
-
     Raises:
-        SystemExit: The tool failed; what it says is wrong, or the end of its output, is
-            shown.
+        ValueError: The tool failed; names the file, and what the tool says is wrong.
     """
-    variables = [f"{key}={shlex.quote(value)}" for key, value in environment.items()]
-    line = shlex.join(_short(part) for part in command)
-    print(" ".join(["\n$", *variables, line]), flush=True)
-    started = time.monotonic()
+    command = ["python", f"tools/{tool}", *map(str, arguments)]
+    print(f"\n$ {shlex.join(command)}", flush=True)
+    command[:2] = [sys.executable, str(ROOT / "tools" / tool)]
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, **environment},
-        )
-        assert process.stdout is not None
+    # Networks this small are faster with one thread, and two run at once.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (
+        log.open("w") as file,
+        subprocess.Popen(
+            command, stdout=-1, stderr=subprocess.STDOUT, text=True, env=environment
+        ) as process,
+    ):
         for line in process.stdout:
-            stream.write(line)
+            file.write(line)
             if TELLING.search(line):
                 message = line.rstrip().split(" - INFO - ")[-1]
-                print(f"  [{name}] {message}", flush=True)
-    if status := process.wait():
+                print(f"  [{log.stem}] {message}", flush=True)
+    if process.returncode:
         lines = log.read_text().splitlines()
-        said = [line for line in lines if line.startswith("error: ")]
-        telling = said[-1:] or lines[-20:]
-        print(f"{name} failed; {log}:", *telling, sep="\n", file=sys.stderr)
-        sys.exit(status)
-    print(f"  [{name}] {time.monotonic() - started:.0f} s", flush=True)
+        said = [line for line in lines if line.startswith("error: ")] or lines
+        raise ValueError(f"{tool}: {said[-1]} ({log})")
 
 
-def _short(part: str) -> str:
-    """A path below the project without its beginning."""
-    return part.replace(sys.executable, "python").replace(f"{ROOT}/", "")
-
-
-def tool(name: str, *arguments: object) -> list[str]:
-    """Command line of a tool."""
-    return [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is searched on.
-
-    Args:
-        space: Name of the space.
-        search: Config of the search.
-        retrain: Config of the retraining.
-        options: --cfg-options of both and of the test.
-        search_options: Further ones of the search.
-        retrain_options: Further ones of the retraining.
-        frames: Frames of a view.
-        size: Height and width of the frames in pixels.
-        num_classes: Number of classes.
-        environment: Variables of all these commands, those that configs read among
-            them.
-    """
-
-    space: str
-    search: Path
-    retrain: Path
-    options: list[str]
-    search_options: list[str]
-    retrain_options: list[str]
-    frames: int
-    size: int
-    num_classes: int
-    environment: dict[str, str]
-
-    @property
-    def control(self) -> Path:
-        """Genotype of the same skeleton with spatial operations only."""
-        return CONFIGS / "genotypes" / f"mb_t1_{self.space}.json"
-
-
-def motion_clips(data_root: Path) -> Setting:
-    """The clips that this script renders."""
-    options = []
-    for split, file in (("train", "train"), ("val", "val"), ("test", "val")):
-        field = f"{split}_dataloader.dataset"
-        options += [f"{field}.ann_file={data_root / file}.txt"]
-        options += [f"{field}.data_prefix.video={data_root}"]
-    # To be quick: networks are ranked on 256 clips, and clips are decoded beside it.
-    search = ["val_dataloader.dataset.indices=256", "train_dataloader.num_workers=1"]
-    search += ["train_dataloader.persistent_workers=True"]
-    # Networks this small are faster with one thread than with two, and find the same
-    # however many cores there are: the order of sums is the same.
-    environment = dict(OMP_NUM_THREADS="1")
-    return Setting("tiny", SEARCH, RETRAIN, options, search, [], 6, 20, 8, environment)
-
-
-def own_videos(args: argparse.Namespace) -> Setting:
-    """Videos of the user, by the configs for them."""
-    search, retrain = OWN[args.space]
-    searched = read(search).train_cfg
-    retrained = read(retrain)
-    frames, size = searched.input_shape[1], args.size or searched.input_shape[2]
-    options = []
-    for split in ("train", "val", "test"):
-        field = f"{split}_dataloader.dataset.pipeline"
-        options += [f"{field}.3.scale=(-1,{size * 8 // 7})"]
-        crop = f"5.scale=({size},{size})" if split == "train" else f"4.crop_size={size}"
-        options += [f"{field}.{crop}"]
-    epochs = args.search_epochs or searched.max_epochs
-    search_options = [f"train_cfg.input_shape=(3,{frames},{size},{size})"]
-    search_options += [f"train_cfg.max_epochs={epochs}"]
-    if args.search_epochs:
-        search_options += ["train_cfg.min_steps=0"]
-    end = args.retrain_epochs or retrained.train_cfg.max_epochs
-    # As large a share of the epochs as in the config, and one epoch at least.
-    warmup, _ = (scheduler.end for scheduler in retrained.param_scheduler)
-    warmup = max(1, end * warmup // retrained.train_cfg.max_epochs)
-    retrain_options = [f"train_cfg.max_epochs={end}", f"param_scheduler.0.end={warmup}"]
-    retrain_options += [f"param_scheduler.1.begin={warmup}"]
-    retrain_options += [f"param_scheduler.1.end={end}"]
-    environment = dict(
-        ANN_FILE_TRAIN=str(args.ann_file_train.resolve()),
-        ANN_FILE_VAL=str(args.ann_file_val.resolve()),
-        DATA_PREFIX=str(args.data_prefix.resolve()),
-        NUM_CLASSES=str(args.num_classes),
-    )
-    return Setting(
-        args.space,
-        search,
-        retrain,
-        options,
-        search_options,
-        retrain_options,
-        frames,
-        size,
-        args.num_classes,
-        environment,
-    )
-
-
-def read(config: Path) -> Config:
-    """What a config says; nothing that it names is imported."""
-    return Config.fromfile(config, import_custom_modules=False)
-
-
-def retrain_and_test(
-    name: str, genotype: Path, work_dir: Path, setting: Setting, seed: int
-) -> float:
+def retrain_and_test(name: str, genotype: Path, folder: Path, options: list) -> float:
     """Retrain a genotype and test its last checkpoint; gives top-1 in [0, 1]."""
-    options = ["--cfg-options", f"model.backbone.genotype={genotype}"]
-    options += [*setting.options, *setting.retrain_options]
-    # Two of these run side by side: one core each.
-    environment = {**setting.environment, "OMP_NUM_THREADS": "1"}
-    train = tool("train.py", setting.retrain, "--work-dir", work_dir, "--seed", seed)
-    run(name, [*train, *options], work_dir / "train.out", **environment)
-    checkpoint = (work_dir / "last_checkpoint").read_text().strip()
-    test = tool("test.py", setting.retrain, checkpoint, "--work-dir", work_dir / "test")
-    dump = ["--dump", str(work_dir / "predictions.pkl")]
-    run(name, [*test, *dump, *options], work_dir / "test.out", **environment)
-    results = sorted((work_dir / "test").glob("*/*.json"))
-    return json.loads(results[-1].read_text())["acc/top1"]
+    work_dir, tested = folder / name, folder / f"{name}_test"
+    options = ["--cfg-options", f"model.backbone.genotype={genotype}", *options]
+    train = [RETRAIN, "--work-dir", work_dir, "--seed", 0, *options]
+    run(folder / f"{name}.log", "train.py", *train)
+    test = [RETRAIN, work_dir / "epoch_2.pth", "--work-dir", tested]
+    test += ["--dump", work_dir / "predictions.pkl", *options]
+    run(folder / f"{name}_test.log", "test.py", *test)
+    (results,) = tested.glob("*/*.json")
+    return json.loads(results.read_text())["acc/top1"]
 
 
-def temporal_share(search: Path) -> tuple[float, float]:
-    """Share of p on operations that mix frames, at the end of a search, and what a
-    uniform p would give. Layers count alike."""
-    setting = json.loads((search / "space.json").read_text())
-    space = SearchSpace.from_config(setting["space"])
-    last = json.loads((search / "history.jsonl").read_text().splitlines()[-1])
-    share = uniform = 0.0
-    for candidates, p in zip(space.candidates, last["p"], strict=True):
-        temporal = [BlockSpec.parse(text).is_temporal for text in candidates]
-        share += sum(value for value, mixes in zip(p, temporal, strict=True) if mixes)
-        uniform += sum(temporal) / len(temporal)
-    return share / len(space.layers), uniform / len(space.layers)
-
-
-def row(name: str, genotype: Genotype, top1: float, setting: Setting) -> str:
-    """A line of the table."""
-    shape = (3, setting.frames, setting.size, setting.size)
-    cost = network_cost(genotype.skeleton, genotype.blocks, shape, setting.num_classes)
-    return (
-        f"| {name} | {' '.join(genotype.blocks)} | {cost.macs / 1e9:.4f} | "
-        f"{'x'.join(map(str, shape))} | {cost.params / 1e6:.4f} | {top1:.4f} |"
-    )
-
-
-def parse_args() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--work-dir", type=Path, default=Path("work_dirs/demo"))
     add("--data", type=Path, default=Path("data/motion_clips"))
-    add("--seed", type=int, default=0, help="of the search and the trainings")
     add("--num-train", type=int, default=4096, help="training clips")
     add("--num-val", type=int, default=1024, help="validation clips")
-    own = parser.add_argument_group("your own videos")
-    add = own.add_argument
-    add("--ann-file-train", type=Path, help="list with one 'path class_id' per line")
-    add("--ann-file-val", type=Path)
-    add("--data-prefix", type=Path, help="folder that the paths start from")
-    add("--num-classes", type=int)
-    add(
-        "--space",
-        choices=list(OWN),
-        default="tiny",
-        help="what is searched; compact is for some hundred clips and a CPU; default: "
-        "tiny",
-    )
-    add("--size", type=int, help="of the frames in pixels; default: the config's")
-    add("--search-epochs", type=int, help="default: the config's")
-    add("--retrain-epochs", type=int, help="default: the config's")
     args = parser.parse_args()
-    needed = (args.ann_file_train, args.ann_file_val, args.data_prefix)
-    given = [value is not None for value in (*needed, args.num_classes)]
-    if any(given) and not all(given):
-        parser.error(
-            "found some of --ann-file-train, --ann-file-val, --data-prefix and "
-            "--num-classes, expected all four or none"
+    folder, data = args.work_dir.resolve(), args.data.resolve()
+    cli.check_out_file(folder / "report.html", "--work-dir")
+    if (folder / "search").exists():
+        raise ValueError(
+            f"--work-dir: expected a folder without results, got {folder}; remove "
+            "it or name another one"
         )
-    if args.space != "tiny" and not all(given):
-        parser.error(
-            f"--space: found {args.space!r}, expected 'tiny' where the clips are "
-            "rendered; name videos of your own, or leave it out"
-        )
-    # The learning rate of a retraining rises in the first epoch.
-    for name, least in (("size", 1), ("search_epochs", 1), ("retrain_epochs", 2)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            option = name.replace("_", "-")
-            parser.error(f"--{option}: found {value}, expected {least} or more")
-    return args
-
-
-def main() -> None:
-    args = parse_args()
-    started = time.monotonic()
-    work_dir = args.work_dir.resolve()
-    if args.ann_file_train is None:
-        data_root = args.data.resolve()
-        render = tool("make_motion_clips.py", "--out", data_root, *CLIPS)
-        counts = ["--num-train", str(args.num_train), "--num-val", str(args.num_val)]
-        run("clips", [*render, *counts], work_dir / "clips.out")
-        setting = motion_clips(data_root)
-    else:
-        setting = own_videos(args)
-
-    search = work_dir / "search"
-    command = tool(
-        "train.py", setting.search, "--work-dir", search, "--seed", args.seed
-    )
-    options = ["--cfg-options", *setting.options, *setting.search_options]
-    run("search", [*command, *options], search / "train.out", **setting.environment)
-    found = search / "search" / "genotype.json"
-
+    counts = ["--num-train", args.num_train, "--num-val", args.num_val]
+    run(folder / "clips.log", "make_motion_clips.py", "--out", data, *CLIPS.split(),
+        *counts)  # fmt: skip
+    options = []
+    for split, name in (("train", "train"), ("val", "val"), ("test", "val")):
+        field = f"{split}_dataloader.dataset"
+        options += [f"{field}.ann_file={data / name}.txt"]
+        options += [f"{field}.data_prefix.video={data}"]
+    search = [SEARCH, "--work-dir", folder / "search", "--seed", 0, "--cfg-options"]
+    run(folder / "search.log", "train.py", *search, *options, *QUICK.split())
+    genotypes = {
+        "searched": folder / "search" / "search" / "genotype.json",
+        "spatial-only": CONFIGS / "genotypes" / "mb_t1_tiny.json",
+    }
     with ThreadPoolExecutor(2) as pool:
         jobs = {
-            name: pool.submit(
-                retrain_and_test, name, path, work_dir / name, setting, args.seed
-            )
-            for name, path in (("searched", found), ("spatial-only", setting.control))
+            name: pool.submit(retrain_and_test, name, path, folder, options)
+            for name, path in genotypes.items()
         }
         top1 = {name: job.result() for name, job in jobs.items()}
-
-    report = work_dir / "report.html"
-    folders = [search, work_dir / "searched", work_dir / "spatial-only"]
-    command = tool("report.py", *folders, "--out", report)
-    run("report", command, work_dir / "report.out")
-
-    share, uniform = temporal_share(search / "search")
-    print("\n| network | genotype | GFLOPs | input | M parameters | top-1 |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for name, path in (("searched", found), ("spatial-only", setting.control)):
-        print(row(name, load_genotype(path), top1[name], setting))
-    print(
-        f"\nChance is {1 / setting.num_classes:.4f}. Of the search's final p, "
-        f"{share:.3f} lies on operations that mix frames (uniform p: {uniform:.3f})."
-    )
-    print(f"Genotype: {found}\nReport:   {report}")
-    print(f"Took {(time.monotonic() - started) / 60:.1f} minutes.")
+    folders = [folder / name for name in ("search", *genotypes)]
+    run(folder / "report.log", "report.py", *folders, "--out", folder / "report.html")
+    print("\n| network | genotype | GFLOPs | M parameters | top-1 |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, path in genotypes.items():
+        found = load_genotype(path)
+        macs, params = (found.provenance[key] for key in ("macs", "params"))
+        cells = [name, " ".join(found.blocks), f"{macs / 1e9:.4f}"]
+        cells += [f"{params / 1e6:.4f}", f"{top1[name]:.4f}"]
+        print(f"| {' | '.join(cells)} |")
+    print(f"\nChance is {1 / 8:.4f}. Genotype: {genotypes['searched']}")
+    print(f"Report: {folder / 'report.html'}")
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -14,7 +14,16 @@ from mmengine.registry import init_default_scope
 from torch import distributed as torch_dist
 from torch.nn.parallel import DistributedDataParallel
 
-LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+from ..space.checks import wrong
+
+# Where a launcher says RANK, WORLD_SIZE and LOCAL_RANK.
+_OMPI = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")
+_VARIABLES = dict(
+    pytorch=("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    slurm=("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+    mpi=_OMPI,
+)
+LAUNCHERS = ("none", *_VARIABLES)
 
 
 def start_distributed(cfg: Config) -> None:
@@ -24,7 +33,7 @@ def start_distributed(cfg: Config) -> None:
     (nccl unless ``env_cfg.dist_cfg`` says otherwise).
 
     Raises:
-        ValueError: If the launcher's environment variables are not set.
+        ValueError: The launcher's environment variables are not set.
     """
     if cfg.get("launcher", "none") == "none" or torch.cuda.is_available():
         return
@@ -51,35 +60,20 @@ def start_distributed(cfg: Config) -> None:
 def export_ranks(launcher: str) -> None:
     """Give torch the variables of its own launcher in place of another's.
 
-    Args:
-        launcher: ``"pytorch"``, ``"slurm"`` or ``"mpi"``.
-
     Raises:
-        ValueError: If one of the launcher's environment variables, or MASTER_ADDR, is
-            not set.
+        ValueError: One of the launcher's environment variables, or MASTER_ADDR, is not
+            set.
     """
-    names = {
-        "pytorch": {name: name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")},
-        "slurm": {
-            "RANK": "SLURM_PROCID",
-            "WORLD_SIZE": "SLURM_NTASKS",
-            "LOCAL_RANK": "SLURM_LOCALID",
-        },
-        "mpi": {
-            "RANK": "OMPI_COMM_WORLD_RANK",
-            "WORLD_SIZE": "OMPI_COMM_WORLD_SIZE",
-            "LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_RANK",
-        },
-    }[launcher]
-    wanted = [*names.values(), "MASTER_ADDR"]
-    missing = [name for name in wanted if name not in os.environ]
+    sources = _VARIABLES[launcher]
+    missing = [name for name in (*sources, "MASTER_ADDR") if name not in os.environ]
     if missing:
-        raise ValueError(
-            f"--launcher {launcher}: found no environment variable "
-            f"{', '.join(missing)}. Start with tools/dist_*.sh or tools/slurm_*.sh, "
-            "or set them"
+        raise wrong(
+            f"--launcher {launcher}",
+            f"environment variables {', '.join(missing)}",
+            "none",
+            "start with tools/dist_*.sh or tools/slurm_*.sh, or set them",
         )
-    for name, source in names.items():
+    for name, source in zip(_VARIABLES["pytorch"], sources, strict=True):
         os.environ[name] = os.environ[source]
     os.environ.setdefault("MASTER_PORT", "29500")
 
