@@ -14,20 +14,4 @@ model = dict(
 )
 train_cfg = dict(max_epochs=60)
 optim_wrapper = dict(optimizer=dict(lr=0.05, weight_decay=5e-4))
-param_scheduler = [
-    dict(
-        type="LinearLR",
-        start_factor=0.1,
-        by_epoch=True,
-        end=6,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type="CosineAnnealingLR",
-        by_epoch=True,
-        begin=6,
-        end=60,
-        eta_min=0,
-        convert_to_iter_based=True,
-    ),
-]
+param_scheduler = dict(warmup=0.1, start_factor=0.1)

@@ -20,20 +20,4 @@ model = dict(
 )
 train_dataloader = dict(batch_size=8)
 train_cfg = dict(max_epochs=12)
-param_scheduler = [
-    dict(
-        type="LinearLR",
-        start_factor=0.1,
-        by_epoch=True,
-        end=1,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type="CosineAnnealingLR",
-        by_epoch=True,
-        begin=1,
-        end=12,
-        eta_min=0,
-        convert_to_iter_based=True,
-    ),
-]
+param_scheduler = dict(warmup=1 / 12, start_factor=0.1)

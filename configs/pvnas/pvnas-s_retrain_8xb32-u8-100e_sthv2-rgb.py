@@ -12,21 +12,4 @@ model = dict(
 train_dataloader = dict(batch_size=32)
 train_cfg = dict(max_epochs=100, val_interval=5)
 optim_wrapper = dict(optimizer=dict(lr=0.4, weight_decay=5e-5))
-param_scheduler = [
-    dict(
-        type="LinearLR",
-        start_factor=0.01,
-        by_epoch=True,
-        end=5,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type="CosineAnnealingLR",
-        by_epoch=True,
-        begin=5,
-        end=100,
-        eta_min=0,
-        convert_to_iter_based=True,
-    ),
-]
 auto_scale_lr = dict(enable=False, base_batch_size=256)

@@ -10,21 +10,4 @@ model = dict(
     cls_head=dict(in_channels=768, num_classes=_base_.num_classes, dropout_ratio=0.5),
 )
 train_cfg = dict(max_epochs=200, val_interval=5)
-param_scheduler = [
-    dict(
-        type="LinearLR",
-        start_factor=0.01,
-        by_epoch=True,
-        end=10,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type="CosineAnnealingLR",
-        by_epoch=True,
-        begin=10,
-        end=200,
-        eta_min=0,
-        convert_to_iter_based=True,
-    ),
-]
 auto_scale_lr = dict(enable=False, base_batch_size=64)

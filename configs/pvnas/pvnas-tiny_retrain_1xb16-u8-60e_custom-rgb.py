@@ -12,20 +12,4 @@ model = dict(
     cls_head=dict(in_channels=64, num_classes=_base_.num_classes),
 )
 train_cfg = dict(max_epochs=60)
-param_scheduler = [
-    dict(
-        type="LinearLR",
-        start_factor=0.1,
-        by_epoch=True,
-        end=3,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type="CosineAnnealingLR",
-        by_epoch=True,
-        begin=3,
-        end=60,
-        eta_min=0,
-        convert_to_iter_based=True,
-    ),
-]
+param_scheduler = dict(start_factor=0.1)

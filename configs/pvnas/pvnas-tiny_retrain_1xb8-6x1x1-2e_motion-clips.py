@@ -21,12 +21,4 @@ optim_wrapper = dict(
         _delete_=True, type="MuonAdamW", lr=0.012, muon_lr=0.06, weight_decay=0.01
     )
 )
-param_scheduler = [
-    dict(
-        type="CosineAnnealingLR",
-        by_epoch=True,
-        end=2,
-        eta_min=0,
-        convert_to_iter_based=True,
-    ),
-]
+param_scheduler = dict(warmup=0.0)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..engine.checkpoint_files import saved_checkpoints
 from ..engine.optim import unwrap
+from ..engine.warmup_cosine_lr import check_resumed_schedulers, warn_of_other_length
 from ..models.pvnas_net import PVNASNet
 from ..models.supernet import PVNASSupernet
 from ..search.randomness import seeded
@@ -201,10 +202,12 @@ class RunCheckHook(Hook):
             check_weights(unwrap(runner.model), state, path)
         if self.resumed:
             check_length(runner, checkpoint["meta"].get("epoch", 0))
+            check_resumed_schedulers(runner, checkpoint, path)
 
     def before_train(self, runner: Runner) -> None:
         if isinstance(backbone_of(runner.model), PVNASSupernet):
             return  # a search looks at its own data
+        warn_of_other_length(runner)
         check_first_clip(runner, "train")
         if runner.val_loop is not None:
             check_first_clip(runner, "val")

@@ -11,6 +11,7 @@ from .optim import (
 )
 from .search_history_hook import SearchHistoryHook
 from .search_loop import SearchLoop
+from .warmup_cosine_lr import WarmupCosineLR
 
 __all__ = [
     "BFloat16OptimWrapper",
@@ -21,4 +22,5 @@ __all__ = [
     "SearchHistoryHook",
     "SearchLoop",
     "SearchOptimWrapperConstructor",
+    "WarmupCosineLR",
 ]

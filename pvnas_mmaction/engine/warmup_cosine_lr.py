@@ -1,0 +1,111 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""A learning rate that follows from the length of a training, also a resumed one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mmaction.registry import PARAM_SCHEDULERS
+from mmengine.optim import ConstantLR, LinearLR, _ParamScheduler
+from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
+from mmengine.runner import Runner
+
+from ..space.checks import wrong
+
+# What of a scheduler's state is how far it is, not how it is set.
+_PROGRESS = ("last_step", "_global_step", "_last_value", "base_values", "verbose")
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
+    """A linear warm-up, then one cosine to zero at the end of the training.
+
+    With ``n`` steps and ``w = round(warmup * n)`` the factor on the learning rate is
+    ``start_factor + (1 - start_factor) * t / w`` before step ``w``, then
+    ``(1 + cos(pi * (t - w) / (n - w))) / 2``. MMEngine gives a scheduler without
+    ``end`` the length of the loop, so that ``train_cfg.max_epochs`` alone changes the
+    length of a training, and the rates of a training that is resumed with another
+    length are those of the new one from there on.
+
+    Args:
+        optimizer: Wrapped optimiser.
+        warmup: Share of the steps for the warm-up, in [0, 1). Default 0.05.
+        start_factor: Factor at the first step of the warm-up. Default 0.01.
+        *args: As for MMEngine's schedulers, as are the keywords.
+    """
+
+    def __init__(
+        self, optimizer, *args, warmup: float = 0.05, start_factor=0.01, **kwargs
+    ) -> None:
+        if not 0 <= warmup < 1:
+            raise wrong("param_scheduler.warmup", "a share in [0, 1)", repr(warmup))
+        self.warmup, self.start_factor = warmup, start_factor
+        super().__init__(optimizer, *args, **kwargs)
+
+    def _get_value(self) -> list[float]:
+        length, step = self.end - self.begin, self.last_step
+        warm = round(self.warmup * length)
+        if step < warm:
+            factor = self.start_factor + (1 - self.start_factor) * step / warm
+        else:
+            factor = 0.5 * (1 + math.cos(math.pi * (step - warm) / (length - warm)))
+        return [base * factor for base in self.base_values]
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far it is: settings are those of the config."""
+        return {"_global_step": self._global_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        groups = self.optimizer.param_groups
+        if self.begin <= self._global_step < self.end:
+            # Not the checkpoint's last_step, which stops at the old end.
+            self.last_step = self._global_step - self.begin
+            for group, value in zip(groups, self._get_value(), strict=True):
+                group[self.param_name] = value
+        self._last_value = [group[self.param_name] for group in groups]
+
+
+def check_resumed_schedulers(runner: Runner, checkpoint: dict, path: str) -> None:
+    """Check that the learning rates of a resumed training are those of its config.
+
+    MMEngine takes a scheduler's settings, such as its end, from the checkpoint.
+
+    Raises:
+        ValueError: They differ from the config's.
+    """
+    saved, built = checkpoint.get("param_schedulers"), runner.param_schedulers
+    if not (isinstance(saved, list) and isinstance(built, list)):
+        return
+    hint = (
+        "a scheduler goes on as it was saved: keep its settings, take the type "
+        "'WarmupCosineLR', which is as long as train_cfg.max_epochs, or start a new "
+        "training from its weights: load_from=CHECKPOINT"
+    )
+    if len(saved) != len(built):
+        expected = f"{len(saved)} scheduler(s), as in {path}"
+        raise wrong("param_scheduler", expected, str(len(built)), hint)
+    for index, (state, scheduler) in enumerate(zip(saved, built, strict=True)):
+        for key, value in scheduler.state_dict().items():
+            if key not in _PROGRESS and state.get(key) != value:
+                field = f"param_scheduler[{index}].{key}"
+                expected = f"{state.get(key)!r}, as in {path}"
+                raise wrong(field, expected, repr(value), hint)
+
+
+def warn_of_other_length(runner: Runner) -> None:
+    """Say so where the last scheduler ends elsewhere than the training."""
+    built = runner.param_schedulers
+    if not isinstance(built, list) or not built:
+        return
+    last = max(built, key=lambda scheduler: scheduler.end)
+    if isinstance(last, LinearLR | ConstantLR):
+        return  # a warm-up, after which the rate is meant to stay
+    length = runner.max_epochs if last.by_epoch else runner.max_iters
+    if last.end != length:
+        unit = "epochs" if last.by_epoch else "steps"
+        runner.logger.warning(
+            f"param_scheduler: expected an end of {length} {unit}, that of train_cfg, "
+            f"got {last.end}; without 'end' a scheduler is as long as the training"
+        )

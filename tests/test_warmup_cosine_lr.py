@@ -1,0 +1,161 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Learning rates of a training follow its length, also when it is resumed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+
+import pvnas_mmaction  # noqa: F401
+from pvnas_mmaction.engine.warmup_cosine_lr import (
+    check_resumed_schedulers,
+    warn_of_other_length,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+RETRAIN = sorted((ROOT / "configs/pvnas").glob("*_retrain_*.py"))
+OURS = dict(type="WarmupCosineLR", by_epoch=False, warmup=0.25, start_factor=0.1)
+COSINE = dict(type="CosineAnnealingLR", by_epoch=True, convert_to_iter_based=True)
+_NAMES = itertools.count()
+
+
+class Toy(BaseModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, inputs, mode="loss"):
+        return dict(loss=self.layer(inputs).square().mean())
+
+
+class Rates(Hook):
+    """Writes down the rate of each step; checks schedulers as a run's own hook does."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.rates += runner.optim_wrapper.get_lr()["lr"]
+
+    def after_load_checkpoint(self, runner, checkpoint):
+        check_resumed_schedulers(runner, checkpoint, "epoch_3.pth")
+
+    def before_train(self, runner):
+        warn_of_other_length(runner)
+
+
+def train(work_dir, epochs: int, schedulers, resume=False) -> list[float]:
+    """Train with four steps an epoch; gives the rates of the steps made."""
+    rates = Rates()
+    runner = Runner(
+        model=Toy(),
+        work_dir=str(work_dir),
+        experiment_name=f"rates_{next(_NAMES)}",
+        train_dataloader=dict(
+            batch_size=1,
+            dataset=torch.ones(4, 1),
+            sampler=dict(type="DefaultSampler", shuffle=False),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=1.0)),
+        param_scheduler=schedulers,
+        default_scope="mmaction",
+        custom_hooks=[rates],
+        resume=resume,
+        log_level="WARNING",
+    )
+    runner.train()
+    return rates.rates
+
+
+def expected_rates(num_steps: int) -> list[float]:
+    """A quarter of warm-up from 0.1 to 1, then half a cosine to 0."""
+    warm = num_steps // 4
+    cosine = [math.cos(math.pi * t / (num_steps - warm)) for t in range(num_steps)]
+    return [
+        *[0.1 + 0.9 * t / warm for t in range(warm)],
+        *[(1 + c) / 2 for c in cosine[: num_steps - warm]],
+    ]
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 6])
+def test_rates_are_those_of_the_length(tmp_path, epochs):
+    assert train(tmp_path, epochs, OURS) == pytest.approx(expected_rates(4 * epochs))
+
+
+@pytest.mark.parametrize(("first", "epochs"), [(3, 6), (3, 3), (2, 6)])
+def test_a_resumed_training_has_the_rates_of_its_new_length(tmp_path, first, epochs):
+    train(tmp_path, first, [OURS])
+    rates = train(tmp_path, epochs, [OURS], resume=True)
+    assert rates == pytest.approx(expected_rates(4 * epochs)[4 * first :])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([COSINE], r"param_scheduler\[0\].T_max: expected 12, as in epoch_3.pth, got 24"),
+        ([dict(COSINE, end=6, begin=0)], r"got 24; .* 'WarmupCosineLR', which is as long as"),
+        ([dict(COSINE, T_max=5)], r"param_scheduler\[0\]"),
+        ([OURS, COSINE], r"param_scheduler: expected 1 scheduler\(s\).* got 2"),
+        ([dict(type="LinearLR", end=3)], r"param_scheduler\[0\]"),
+    ],
+)
+def test_other_settings_of_a_scheduler_are_refused(tmp_path, changes, message):
+    """MMEngine would let those of the checkpoint win without a word."""
+    train(tmp_path, 3, [COSINE])
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, 6, changes, resume=True)
+    # With nothing changed it goes on.
+    assert train(tmp_path, 3, [COSINE], resume=True) == []
+
+
+@pytest.mark.parametrize(
+    ("schedulers", "got"),
+    [
+        ([COSINE], None),
+        (OURS, None),
+        ([dict(COSINE, end=3)], "an end of 24 steps, that of train_cfg, got 12"),
+        ([dict(type="MultiStepLR", milestones=[2], end=3)], "6 epochs, .* got 3"),
+        ([dict(type="LinearLR", start_factor=0.1, end=2)], None),
+    ],
+)
+def test_a_schedule_of_another_length_is_said(tmp_path, schedulers, got):
+    train(tmp_path, 6, schedulers)
+    text = "\n".join(path.read_text() for path in tmp_path.glob("*/*.log"))
+    assert ("param_scheduler: expected" in text) == (got is not None)
+    assert re.search(got or "", text)
+
+
+def test_a_warm_up_is_a_share(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"warmup: expected a share in \[0, 1\), got 5"
+    ):
+        train(tmp_path, 1, dict(OURS, warmup=5))
+
+
+@pytest.mark.parametrize("path", RETRAIN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("epochs", [None, 8])
+def test_shipped_retrainings_end_at_zero(path, epochs, tmp_path):
+    """Whatever their length, by max_epochs alone."""
+    cfg = Config.fromfile(path)
+    if epochs:
+        cfg.merge_from_dict({"train_cfg.max_epochs": epochs})
+    assert "end" not in cfg.param_scheduler
+    rates = train(tmp_path, cfg.train_cfg.max_epochs, cfg.param_scheduler.to_dict())
+    assert len(rates) == 4 * cfg.train_cfg.max_epochs
+    assert max(rates) == pytest.approx(1, abs=0.02)
+    assert rates[-1] == min(rates[4:]) < 0.04
+    start = cfg.param_scheduler.get("start_factor", 0.01)
+    assert rates[0] == pytest.approx(
+        start if cfg.param_scheduler.get("warmup", 1) else 1
+    )
