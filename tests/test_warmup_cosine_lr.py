@@ -103,8 +103,14 @@ def test_a_resumed_training_has_the_rates_of_its_new_length(tmp_path, first, epo
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ([COSINE], r"param_scheduler\[0\].T_max: expected 12, as in epoch_3.pth, got 24"),
-        ([dict(COSINE, end=6, begin=0)], r"got 24; .* 'WarmupCosineLR', which is as long as"),
+        (
+            [COSINE],
+            r"param_scheduler\[0\].T_max: expected 12, as in epoch_3.pth, got 24",
+        ),
+        (
+            [dict(COSINE, end=6, begin=0)],
+            r"got 24; .* 'WarmupCosineLR', which is as long as",
+        ),
         ([dict(COSINE, T_max=5)], r"param_scheduler\[0\]"),
         ([OURS, COSINE], r"param_scheduler: expected 1 scheduler\(s\).* got 2"),
         ([dict(type="LinearLR", end=3)], r"param_scheduler\[0\]"),

@@ -20,4 +20,3 @@ model = dict(
 )
 train_dataloader = dict(batch_size=8)
 train_cfg = dict(max_epochs=12)
-param_scheduler = dict(warmup=1 / 12, start_factor=0.1)

@@ -1,5 +1,5 @@
 # AdamW for a network whose weights are inherited; what is new, its head, learns ten times
-# as fast. A config sets train_cfg.max_epochs and the same number as end of the cosine.
+# as fast. Warm-up and cosine are as long as train_cfg.max_epochs.
 train_cfg = dict(type="EpochBasedTrainLoop", val_begin=1, val_interval=1)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
@@ -12,5 +12,8 @@ optim_wrapper = dict(
         bias_decay_mult=0,
         custom_keys=dict(cls_head=dict(lr_mult=10)),
     ),
+)
+param_scheduler = dict(
+    type="WarmupCosineLR", by_epoch=False, warmup=1 / 12, start_factor=0.1
 )
 custom_hooks = [dict(type="SkippedClipsHook")]
