@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toys import LAYERS, layer_id, make_layer, specs_of
+from toys import LAYERS, build_recognizer, layer_id, make_layer, specs_of
 
+from pvnas_mmaction.apis.export import Classifier, export_onnx, max_difference
 from pvnas_mmaction.models import PVNASNet, blocks
 from pvnas_mmaction.models.blocks import (
     Block,
@@ -25,7 +27,7 @@ from pvnas_mmaction.models.blocks import (
 )
 from pvnas_mmaction.space import layout as data
 from pvnas_mmaction.space.cost import Cost, block_cost, network_cost
-from pvnas_mmaction.space.genotype import Skeleton, Stage, Stem
+from pvnas_mmaction.space.genotype import Skeleton, Stage, Stem, parse_genotype
 from pvnas_mmaction.space.layout import (
     FAMILIES,
     BlockSpec,
@@ -323,7 +325,7 @@ def test_wrong_spec_names_the_layer() -> None:
         layout("skip", make_layer(16, 24))
 
 
-def test_a_new_family_is_one_function_and_one_line(monkeypatch) -> None:
+def test_a_new_family_is_one_function_and_one_line(monkeypatch, tmp_path) -> None:
     """In the grammar, the space, the cost, the module, the network and its export."""
     monkeypatch.setattr("pvnas_mmaction.space.layout.FAMILIES", dict(FAMILIES))
 
@@ -359,10 +361,15 @@ def test_a_new_family_is_one_function_and_one_line(monkeypatch) -> None:
         block(x), (reference / (1 + 1e-5) ** 0.5).relu(), rtol=1e-4, atol=1e-4
     )
     genotype = space.genotype((0, 1))
+    text = genotype.to_json()
+    assert parse_genotype(text) == genotype
     net = PVNASNet(genotype).eval()
     clip = torch.randn(1, 3, 4, 12, 12)
-    exported = torch.export.export(net, (clip,))
-    torch.testing.assert_close(exported.module()(clip), net(clip))
+    recognizer = build_recognizer(dict(type="PVNASNet", genotype=json.loads(text)))
+    classifier = Classifier(recognizer.eval())
+    export_onnx(classifier, tmp_path / "full.onnx", clip.shape[1:])
+    (difference,) = max_difference(classifier, tmp_path / "full.onnx", [clip])
+    assert difference < 1e-4
     params = sum(value.numel() for value in net.parameters())
     cost = network_cost(genotype.skeleton, genotype.blocks, (3, 4, 12, 12), 0)
     assert cost.params == params
