@@ -28,12 +28,15 @@ from mmaction.structures import ActionDataSample
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
 import pvnas_mmaction  # noqa: F401  (registers)
+from pvnas_mmaction.search.schedule import LRDiversityConfig, LRDiversitySchedule
+from pvnas_mmaction.search.search import Search
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "pvnas"
 SEARCH_RUNTIME = CONFIGS / "_base_" / "search_runtime.py"
@@ -137,14 +140,13 @@ class TraceHook(Hook):
 
     def before_train(self, runner) -> None:
         loop, self.trace = runner.train_loop, dict(draws=[], weights=[], alphas=[])
-        sample, next_batch = loop.supernet.sample, loop._next_alpha_batch
+        supernet = loop.search.supernet
+        sample, next_batch = supernet.sample, loop._next_alpha_batch
 
-        def traced_sample(relaxation, generator=None):
-            path = sample(relaxation, generator)
+        def traced_sample(relaxation, *args):
+            path = sample(relaxation, *args)
             indices = [list(choice.indices) for choice in path]
-            bits = [
-                alpha.detach().numpy().tobytes().hex() for alpha in loop.supernet.alphas
-            ]
+            bits = supernet.alphas.detach().numpy().tobytes().hex()
             self.trace["draws"].append([runner.iter, relaxation, indices, bits])
             return path
 
@@ -153,7 +155,7 @@ class TraceHook(Hook):
             self.trace["alphas"].append(batch_indices(batch))
             return batch
 
-        loop.supernet.sample, loop._next_alpha_batch = traced_sample, traced_batch
+        supernet.sample, loop._next_alpha_batch = traced_sample, traced_batch
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         self.trace["weights"].append(batch_indices(data_batch))
@@ -217,9 +219,32 @@ def build_toy_model(**head: Any) -> nn.Module:
     init_default_scope("mmaction")
     torch.manual_seed(0)
     model = MODELS.build(toy_model(**head))
-    for alpha in model.backbone.alphas:
-        nn.init.normal_(alpha)
+    nn.init.normal_(model.backbone.alphas)
     return model.train()
+
+
+def toy_optimizers(model: nn.Module, lr: float = 0.05, **settings: Any) -> dict:
+    """Plain optimisers of weights and alphas."""
+    weights = [p for n, p in model.named_parameters() if "alphas" not in n]
+    alphas = [model.backbone.alphas]
+    return dict(
+        weights=OptimWrapper(torch.optim.SGD(weights, lr=lr), **settings),
+        alphas=OptimWrapper(torch.optim.SGD(alphas, lr=lr), **settings),
+    )
+
+
+def toy_search(model: nn.Module | None = None, **settings: Any) -> Search:
+    """A search of 18 steps in 2 cycles without a runner, on :func:`make_batch`es."""
+    model = model or build_toy_model()
+    schedule = LRDiversityConfig(total_steps=18, num_cycles=2, alphas_lr=0.1)
+    settings = {"optimizers": toy_optimizers(model), **settings}
+    return Search(
+        model,
+        schedule=LRDiversitySchedule(schedule),
+        input_shape=INPUT_SHAPE,
+        seed=0,
+        **settings,
+    )
 
 
 def make_batch(size: int = 4, seed: int = 1) -> dict:

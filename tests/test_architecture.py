@@ -101,7 +101,7 @@ REGISTERED = {
     "LOOPS": {"SearchLoop"},
     "TRANSFORMS": {"PVNASVideoInit", "PVNASVideoDecode"},
     "OPTIMIZERS": {"MuonAdamW"},
-    "OPTIM_WRAPPERS": {"BFloat16OptimWrapper", "CPUAmpOptimWrapper"},
+    "OPTIM_WRAPPERS": {"BFloat16OptimWrapper"},
     "OPTIM_WRAPPER_CONSTRUCTORS": {"SearchOptimWrapperConstructor"},
     "MODEL_WRAPPERS": {"SearchDataParallel"},
 }  # fmt: skip

@@ -21,11 +21,11 @@ def entry(blocks=A, cycle=0, accuracy=0.5, distance=None, **changes) -> ArchiveE
         cycle=cycle,
         step=100 * (cycle + 1),
         blocks=blocks,
-        macs=1_234_567,
-        params=89_012,
+        costs=dict(flops=1_234_567, params=89_012),
         accuracy=accuracy,
         distance=distance,
         diversity=0.1 + 0.2,
+        planned_diversity=0.25,
         file=f"genotypes/cycle_{cycle + 1:02d}.json",
     )
     return ArchiveEntry(**{**values, **changes})
@@ -55,11 +55,6 @@ def test_another_accuracy_for_a_cycle():
     assert archive.entries[1] == entry(B, 1, 0.25, 0.5)
     assert [*archive.entries[:1], *archive.entries[2:]] == [before[0], *before[2:]]
     assert archive.best() == before[3]
-    with pytest.raises(ValueError, match=r"one of \[0, 1, 2, 3\], found 4"):
-        archive.judge(4, 0.5)
-    del archive.entries[1]
-    with pytest.raises(ValueError, match=r"one of \[0, 2, 3\], found 1"):
-        archive.judge(1, 0.5)
 
 
 def test_final_network_is_the_best_whatever_its_accuracy():
@@ -73,15 +68,6 @@ def test_final_network_is_the_best_whatever_its_accuracy():
         best = max(final.accuracy, 0.75)
         assert archive.summary() == full_archive().summary() | {"best_accuracy": best}
         assert archive.distance(C[::-1]) == full_archive().distance(C[::-1]) > 0
-
-
-def test_file_without_a_final_network():
-    data = full_archive().to_dict()
-    assert data.pop("final") is None
-    assert Archive.from_dict(data).entries == full_archive().entries
-    data["final"] = dict(data["entries"][0], macs=-1)
-    with pytest.raises(ValueError, match=r"archive, final, macs: expected an integer"):
-        Archive.from_dict(data)
 
 
 def test_summary_by_hand():
@@ -103,20 +89,13 @@ def test_summary_of_few_entries():
 
 def test_best_is_the_most_accurate_then_the_cheapest_then_the_earliest():
     assert full_archive().best().blocks == B
-    cheap = entry(C, 2, 0.5, macs=7)
-    ties = [entry(A, 0, 0.5), cheap, entry(B, 3, 0.5, macs=7)]
+    cheap = entry(C, 2, 0.5, costs=dict(flops=7))
+    ties = [entry(A, 0, 0.5), cheap, entry(B, 3, 0.5, costs=dict(flops=7))]
     assert Archive(ties).best() == cheap
     assert Archive([*ties, entry(B, 4, 0.75)]).best().cycle == 4
     assert Archive([entry(A, 0, None), entry(B, 1, 0.0)]).best().blocks == B
     assert Archive([entry(A, 0, None), entry(B, 1, None)]).best().blocks == B
     assert Archive().best() is None
-
-
-def test_files_with_tolerances_are_read():
-    data = full_archive().to_dict()
-    for item in data["entries"]:
-        item["tolerance"] = 0.0
-    assert Archive.from_dict(data).entries == full_archive().entries
 
 
 def test_file_gives_the_archive_back(tmp_path):
@@ -145,41 +124,19 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["archive.json"]
 
 
-def changed(**changes) -> dict:
-    return {**full_archive().to_dict(), **changes}
-
-
-def changed_entry(index=1, drop=None, **changes) -> dict:
-    data = full_archive().to_dict()
-    data["entries"][index].update(changes)
-    data["entries"][index].pop(drop, None)
-    return data
-
-
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("change", "message"),
     [
-        ([], r"here: expected an object, found \[\]"),
-        (changed(extra=1), r"here: expected the keys .* unknown \['extra'\]"),
-        (changed(format_version=2, ema=1), "format_version: expected 1, found 2"),
-        (changed(entries="x"), "here, entries: expected a list, found 'x'"),
-        (changed(entries=[3]), "here, entry 0: expected an object, found 3"),
-        (changed_entry(drop="macs"), r"entry 1: .*missing \['macs'\]"),
-        (changed_entry(color=3), r"entry 1: .*unknown \['color'\]"),
-        (changed_entry(blocks="abcd"), "entry 1, blocks: expected a list"),
-        (changed_entry(blocks=["a"]), "entry 1, blocks: expected 4 layers .*found 1"),
-        (changed_entry(blocks=[1, 2, 3, 4]), "entry 1, blocks: expected one block"),
-        (changed_entry(0, blocks=[]), "entry 0, blocks: expected at least one"),
-        (changed_entry(step=-1), "entry 1, step: expected an integer of 0 or more"),
-        (changed_entry(macs=1.5), "entry 1, macs: expected an integer"),
-        (changed_entry(cycle=True), "entry 1, cycle: expected an integer"),
-        (changed_entry(accuracy=75.0), r"entry 1, accuracy: .*\[0, 1\], found 75"),
-        (changed_entry(distance="0.5"), r"entry 1, distance: .*found '0.5'"),
-        (changed_entry(diversity=None), r"entry 1, diversity: .*found None"),
-        (changed_entry(file=None), "entry 1, file: expected a path, found None"),
+        (lambda data: data.update(format_version=1), "format_version: expected 2, got"),
+        (lambda data: data.clear(), "here, format_version: expected 2, got None; use"),
+        (lambda data: data["entries"][1].pop("step"), "here: .*'step'"),
+        (lambda data: data["entries"][1].update(color=3), "here: .*'color'"),
+        (lambda data: data.pop("final"), "here: expected the keys of .*'final'"),
     ],
 )
-def test_reading_is_strict(data, message):
+def test_what_is_no_archive_is_named(change, message):
+    data = full_archive().to_dict()
+    change(data)
     with pytest.raises(ValueError, match=message):
         Archive.from_dict(data, where="here")
 
@@ -187,11 +144,5 @@ def test_reading_is_strict(data, message):
 def test_broken_file_is_named(tmp_path):
     path = tmp_path / "archive.json"
     path.write_text('{"format_version": 1,')
-    with pytest.raises(ValueError, match=r"archive\.json: expected JSON, found"):
+    with pytest.raises(ValueError, match=r"archive\.json: expected JSON, got"):
         Archive.load(path)
-
-
-def test_blocks_given_as_a_list_become_a_tuple():
-    assert entry(list(A)) == entry(A)
-    with pytest.raises(ValueError, match="blocks: expected one block spec per layer"):
-        entry("abcd")

@@ -23,9 +23,10 @@ from pvnas_mmaction.apis.config_files import load_config
 from pvnas_mmaction.models.pvnas_net import resolve_genotype
 from pvnas_mmaction.models.recognizers import view_of
 from pvnas_mmaction.search.derive import derive
-from pvnas_mmaction.search.penalty import CostPenalty, build_budget
-from pvnas_mmaction.search.steps import alpha_step, find_supernet, weights_step
+from pvnas_mmaction.search.penalty import build_penalty
+from pvnas_mmaction.search.steps import Steps
 from pvnas_mmaction.space.cost import fixed_cost, layer_costs, network_cost
+from pvnas_mmaction.space.cost_table import cost_tables
 from pvnas_mmaction.space.search_space import SearchSpace
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "pvnas"
@@ -181,14 +182,12 @@ def test_search_budget_binds_and_can_be_kept(name):
     space = SearchSpace.from_config(cfg.model.backbone.space)
     shape = cfg.train_cfg.input_shape
     limit, frames = BUDGETS[parts(name)["size"]]
-    budget = build_budget(dict(cfg.train_cfg.cost), space, shape, cfg.num_classes)
+    tables = cost_tables(space, shape, cfg.num_classes)
+    budget = build_penalty(cfg.train_cfg.cost, tables).budget
     assert budget.limit == limit * shape[1] / frames
-    dearest = budget.fixed + sum(max(row) for row in budget.per_layer)
-    assert dearest > budget.limit
-    indices = derive([[0.0] * len(row) for row in budget.per_layer], [budget])[
-        0
-    ].indices
-    blocks = space.genotype(indices).blocks
+    assert budget.table.cost(budget.table.most_expensive()) > budget.limit
+    (found,) = derive([[0.0] * len(row) for row in space.candidates], [budget])
+    blocks = space.genotype(found.indices).blocks
     assert network_cost(
         space.skeleton, blocks, shape, cfg.num_classes
     ).macs <= limit * (shape[1] / frames)
@@ -203,11 +202,12 @@ def test_search_config_runs(name):
     # Memory that is never touched costs nothing: only what a path runs gets values.
     model.to_empty(device="cpu")
     model.data_preprocessor = MODELS.build(cfg.model.data_preprocessor)
-    supernet = find_supernet(model)
-    generator = torch.Generator().manual_seed(0)
-    for alpha in supernet.alphas:
-        nn.init.zeros_(alpha)
-    weights_path = supernet.sample("gumbel_st", generator)
+    wrappers = build_optim_wrapper(model, cfg.optim_wrapper)
+    steps = Steps(model, wrappers["weights"], wrappers["alphas"])
+    supernet, generator = steps.supernet, torch.Generator().manual_seed(0)
+    nn.init.zeros_(supernet.alphas)
+    with torch.no_grad():
+        weights_path = supernet.sample("gumbel_st", generator)
     alpha_path = supernet.sample("two_path", generator)
     for layer, *choices in zip(supernet.layers, weights_path, alpha_path, strict=True):
         for index in {i for choice in choices for i in choice.indices}:
@@ -217,25 +217,19 @@ def test_search_config_runs(name):
     model.cls_head.init_weights()
 
     model.train()
-    wrappers = build_optim_wrapper(model, cfg.optim_wrapper)
     data = batch(cfg.num_classes)
     first = supernet.stem.spatial.conv.weight.detach().clone()
-    logs = weights_step(model, supernet, data, weights_path, wrappers["weights"])
+    logs = steps.weights_step(data, weights_path)
     assert logs["loss"].item() == pytest.approx(math.log(cfg.num_classes), abs=0.7)
     assert not torch.equal(first, supernet.stem.spatial.conv.weight)
-    assert all(not alpha.any() for alpha in supernet.alphas)
+    assert not supernet.alphas.any()
 
-    settings = dict(cfg.train_cfg.get("cost") or {})
-    penalty = None
-    if settings:
-        budget = build_budget(
-            settings, supernet.space, cfg.train_cfg.input_shape, cfg.num_classes
-        )
-        penalty = CostPenalty(budget, **settings)
+    tables = cost_tables(supernet.space, cfg.train_cfg.input_shape, cfg.num_classes)
+    penalty = build_penalty(cfg.train_cfg.get("cost"), tables)
     first = supernet.stem.spatial.conv.weight.detach().clone()
-    alpha_step(model, supernet, data, alpha_path, wrappers["alphas"], penalty)
+    steps.alpha_step(data, alpha_path, penalty)
     assert torch.equal(first, supernet.stem.spatial.conv.weight)
-    assert all(alpha.isfinite().all() and alpha.any() for alpha in supernet.alphas)
+    assert supernet.alphas.isfinite().all() and supernet.alphas.any(1).all()
 
 
 def _reset(module: nn.Module) -> None:

@@ -12,11 +12,19 @@ import pytest
 from pvnas_mmaction.search import derive as derive_module
 from pvnas_mmaction.search.derive import (
     LOG_PROB_FLOOR,
-    Budget,
     Derived,
     InfeasibleBudgetError,
     derive,
+    derive_apart,
 )
+from pvnas_mmaction.space.cost_table import KINDS, CostTable
+
+
+def Budget(kind, limit, fixed, per_layer):
+    """A budget with its table."""
+    return derive_module.Budget(
+        CostTable(kind, KINDS[kind][0], fixed, per_layer), limit
+    )
 
 
 def log_softmax(row: list[float]) -> list[float]:
@@ -43,8 +51,9 @@ class BruteForce:
 
     @staticmethod
     def cost(network, budget) -> int:
-        chosen = [t[o] for t, o in zip(budget.per_layer, network, strict=True)]
-        return budget.fixed + sum(chosen)
+        rows = budget.table.per_layer
+        chosen = [t[o] for t, o in zip(rows, network, strict=True)]
+        return budget.table.fixed + sum(chosen)
 
     def next_best(self, found, min_distance) -> float | None:
         """Log-probability of the best network far enough from those found."""
@@ -64,7 +73,7 @@ class BruteForce:
             assert self.feasible[result.indices] == pytest.approx(best, abs=1e-9)
             assert all(distance(result.indices, e) >= min_distance for e in earlier)
             assert result.costs == {
-                b.kind: self.cost(result.indices, b) for b in self.budgets
+                b.table.kind: self.cost(result.indices, b) for b in self.budgets
             }
         assert len(results) <= num_candidates
         if len(results) < num_candidates:
@@ -193,7 +202,7 @@ def test_a_cut_takes_away_no_network_within_the_budget():
         table = [[generator.randint(0, 3) for _ in range(3)] for _ in range(3)]
         budget = Budget("flops", 4, 0, table)
         for exceeding in networks:
-            if budget.cost(exceeding) <= 4:
+            if budget.table.cost(exceeding) <= 4:
                 continue
             program = derive_module._Program([[0.0] * 3] * 3, [])
             program._forbid_cover(budget, exceeding)
@@ -202,7 +211,7 @@ def test_a_cut_takes_away_no_network_within_the_budget():
                 taken = sum(row[3 * i + o] for i, o in enumerate(network))
                 if network == exceeding:
                     assert taken > most
-                elif budget.cost(network) <= 4:
+                elif budget.table.cost(network) <= 4:
                     assert taken <= most
 
 
@@ -290,7 +299,9 @@ def test_budgets_that_exclude_each_other_say_what_each_would_need():
     params = Budget("params", 25, 5, [[10, 5], [10, 5]])
     assert derive([[0.0, 0.0]] * 2, [flops])[0].costs == {"flops": 10}
     with pytest.raises(InfeasibleBudgetError) as raised:
-        derive([[0.0, 0.0]] * 2, [flops, Budget("params", 19, 5, params.per_layer)])
+        derive(
+            [[0.0, 0.0]] * 2, [flops, Budget("params", 19, 5, params.table.per_layer)]
+        )
     message = str(raised.value)
     assert "no network keeps all budgets at once, though each can be kept" in message
     assert "flops: limit 12 MACs, at least 15 where the others are kept" not in message
@@ -299,57 +310,34 @@ def test_budgets_that_exclude_each_other_say_what_each_would_need():
     assert derive([[0.0, 0.0]] * 2, [flops, params])[0].indices == (0, 0)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"kind": "gpu"}, r"kind: expected one of \('flops', 'params', 'latency'\)"),
-        ({"limit": 0}, "flops budget, limit: expected a number of MACs above 0"),
-        ({"limit": math.nan}, "limit: expected a number of MACs .* found nan"),
-        ({"fixed": -1}, "flops budget: expected costs of 0 or more, found -1"),
-        ({"per_layer": [[math.inf]]}, "expected costs of 0 or more, found inf"),
-    ],
-)
-def test_mistakes_in_a_budget_are_named(changes, message):
-    values = dict(kind="flops", limit=5, fixed=0, per_layer=[[1, 2]])
+@pytest.mark.parametrize("limit", [0, -1, math.nan, math.inf])
+def test_a_limit_that_is_none(limit):
+    message = f"flops budget: expected a number of MACs above 0, got {limit}"
     with pytest.raises(ValueError, match=message):
-        Budget(**{**values, **changes})
+        Budget("flops", limit, 0, [[1, 2]])
 
 
-@pytest.mark.parametrize(
-    ("log_probs", "arguments", "message"),
-    [
-        ([], {}, "log_probs: expected at least one layer"),
-        ([[0.0], []], {}, "log_probs of layer 1: expected at least one candidate"),
-        ([[math.nan]], {}, "log_probs of layer 0: expected finite numbers or -inf"),
-        ([[0.0]], {"num_candidates": 0}, "num_candidates: expected 1 or more, found 0"),
-        ([[0.0]], {"min_distance": 2}, "min_distance: expected 1 to 1 layers, found 2"),
-        (
-            [[0.0]],
-            {"earlier_distance": 0},
-            "earlier_distance: expected 1 to 1 layers, found 0",
-        ),
-        (
-            [[0.0]],
-            {"earlier": [(1,)]},
-            r"earlier: expected a candidate index for each of 1 layers, found \[1\]",
-        ),
-        (
-            [[0.0]],
-            {"earlier": [(0, 0)]},
-            r"earlier: expected a candidate index for each of 1 layers, found \[0, 0\]",
-        ),
-        (
-            [[0.0, 0.0]],
-            {"budgets": [Budget("flops", 5, 0, [[1]])]},
-            r"per_layer: expected \[2\] candidates in the layers, found \[1\]",
-        ),
-        (
-            [[0.0]],
-            {"budgets": [Budget("flops", 5, 0, [[1]])] * 2},
-            r"one of each kind at most, found \['flops', 'flops'\]",
-        ),
-    ],
-)
-def test_mistakes_in_arguments_are_named(log_probs, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        derive(log_probs, **arguments)
+def test_derive_apart_rounds_up_and_gives_way():
+    log_probs = [[-0.1, -3.0], [-0.2, -2.0], [-0.3, -1.0]]
+    first = (0, 0, 0)
+    assert derive_apart(log_probs, [], 1, [], 0.5) == [first]
+    assert derive_apart(log_probs, [], 1, [first], 0.0) == [first]
+    assert derive_apart(log_probs, [], 1, [first], 1 / 3) == [(0, 0, 1)]
+    assert derive_apart(log_probs, [], 1, [first], 0.34) == [(0, 1, 1)]
+    assert derive_apart(log_probs, [], 1, [first], 1.0) == [(1, 1, 1)]
+    # Nothing is that far from both.
+    assert derive_apart(log_probs, [], 2, [first, (1, 1, 1)], 1.0) == [first, (0, 0, 1)]
+    budget = Budget("flops", 1, 0, [[0, 1], [1, 2], [0, 1]])
+    assert derive_apart(log_probs, [budget], 2, [first], 0.1) == [first]
+
+
+def test_most_expensive_is_the_maximum_over_all_networks():
+    generator = random.Random(0)
+    for _ in range(50):
+        # Few values, so that candidates tie; layers may differ in length.
+        costs = [[generator.randint(0, 2) for _ in range(k)] for k in (4, 3, 4)]
+        table = CostTable("flops", "MACs", 1, costs)
+        networks = itertools.product(*(range(len(layer)) for layer in costs))
+        # Indices ascend: of those that tie, the one that is last in every layer.
+        expected = max(networks, key=lambda n, table=table: (table.cost(n), n))
+        assert table.most_expensive() == expected

@@ -60,8 +60,7 @@ def log_probs(work_dir: Path) -> list[list[float]]:
     """By hand, from the alphas of the last checkpoint."""
     checkpoint = torch.load(work_dir / "epoch_6.pth", weights_only=True)
     rows = []
-    for layer in range(3):
-        row = checkpoint["state_dict"][f"backbone.alphas.{layer}"].double().tolist()
+    for row in checkpoint["state_dict"]["backbone.alphas"].double().tolist():
         total = math.log(math.fsum(map(math.exp, row)))
         rows.append([alpha - total for alpha in row])
     return rows
@@ -263,7 +262,6 @@ def test_checkpoints_that_lie_elsewhere(work_dir, derive, tmp_path):
     shutil.copytree(work_dir, search)
     other.mkdir()
     checkpoint = shutil.move(search / "epoch_6.pth", other)
-    of_a_former_version(Path(checkpoint))
     (search / "last_checkpoint").write_text(str(checkpoint))
     status, *_ = derive(search, "--out", tmp_path / "out")
     assert status == 0
@@ -283,30 +281,29 @@ def test_costs_are_those_of_the_checkpoints_own_search(work_dir, derive, tmp_pat
     assert genotype.provenance["macs"] == cost_of(genotype.blocks).macs
 
 
-def of_a_former_version(file: Path) -> Path:
-    """The checkpoint as it was when it did not say what costs are for."""
-    checkpoint = torch.load(file, weights_only=True)
-    for key in ("input_shape", "num_classes"):
-        del checkpoint["pvnas_search"]["loop"][key]
-    torch.save(checkpoint, file)
-    return file
-
-
-def test_checkpoint_of_a_former_version_alone_needs_its_shape(
-    work_dir, derive, tmp_path
-):
-    alone = tmp_path / "alone.pth"
-    shutil.copy(work_dir / "epoch_6.pth", alone)
-    assert derive(alone, "--out", tmp_path / "new")[0] == 0
-    of_a_former_version(alone)
-    status, _, stderr = derive(alone, "--out", tmp_path / "out")
-    assert status == 2
-    assert "--input-shape" in stderr
-    shape = ["--input-shape", *INPUT_SHAPE, "--num-classes", NUM_CLASSES]
-    status, *_ = derive(alone, *shape, "--out", tmp_path / "out")
-    assert status == 0
+def test_a_checkpoint_is_enough(work_dir, derive, tmp_path):
+    alone = shutil.copy(work_dir / "epoch_6.pth", tmp_path)
+    assert derive(alone, "--out", tmp_path / "out")[0] == 0
     genotype = load_genotype(tmp_path / "out" / "genotype_01.json")
     assert genotype.provenance["macs"] == cost_of(genotype.blocks).macs
+    shape = ["--input-shape", 3, 8, 16, 16]
+    assert derive(alone, *shape, "--out", tmp_path / "out")[0] == 0
+    other = load_genotype(tmp_path / "out" / "genotype_01.json")
+    assert other.blocks == genotype.blocks
+    assert other.provenance["input_shape"] == shape[1:]
+    assert other.provenance["macs"] > 4 * genotype.provenance["macs"]
+
+
+def test_networks_that_were_not_judged_come_with_a_word(work_dir, derive, tmp_path):
+    """And with what the search itself has judged best."""
+    _, _, stderr = derive(work_dir, "--out", tmp_path)
+    best = Archive.load(work_dir / "search" / "archive.json").best()
+    assert "note: likely is not accurate" in stderr
+    assert f"accuracy {best.accuracy:.4f}: {' '.join(best.blocks)}" in stderr
+    _, _, stderr = derive(
+        work_dir, "--rank-on", work_dir / "toy.py", "--out", tmp_path / "ranked"
+    )
+    assert "likely" not in stderr
 
 
 class Evil:
@@ -337,13 +334,13 @@ def test_bad_checkpoints(derive, tmp_path):
     torch.save(dict(state_dict={}), tmp_path / "other.pth")
     (tmp_path / "empty").mkdir()
     for name, message in (
-        ("none.pth", "none.pth: found nothing, expected a checkpoint"),
+        ("none.pth", "none.pth: expected a checkpoint, or the work directory"),
         ("text.pth", "expected a checkpoint that MMEngine has written"),
         ("pickle.pth", "expected a checkpoint that"),
         ("words.pth", "words.pth: expected a checkpoint that MMEngine"),
-        ("zero.pth", "has written, found: an empty file"),
-        ("other.pth", "found no state of a search"),
-        ("empty", "found no file last_checkpoint"),
+        ("zero.pth", "has written, got an empty file"),
+        ("other.pth", "expected the state of a search"),
+        ("empty", "empty: expected a checkpoint, or the work directory"),
     ):
         status, _, stderr = derive(tmp_path / name, *out)
         assert status == 2, name
@@ -365,18 +362,23 @@ def test_infeasible_budget_names_the_cheapest_cost(work_dir, derive, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--budget-ms", 5], "--budget-ms: found no --latency-table"),
-        (["--save-weights"], "--save-weights: found no --rank-on"),
-        (["--min-distance", 1.5], "--min-distance: found 1.5"),
+        (
+            ["--budget-ms", 5],
+            "--budget-ms: expected a --latency-table as well",
+        ),
+        (["--save-weights"], "--save-weights: expected --rank-on CONFIG as well"),
+        (
+            ["--min-distance", 1.5],
+            "from 1 to 3, the number of layers, got 1.5",
+        ),
         (["--min-distance", 4], "expected a share above 0 and below 1, or a whole"),
-        (["--min-distance", "inf"], "--min-distance: found inf"),
-        (["--min-distance", "nan"], "--min-distance: found nan"),
-        (["--num-classes", 0], "--num-classes: found 0, expected 1 or more"),
-        (["--budget-gflops", -1], "--budget-gflops: found -1"),
-        (["--num-candidates", 0], "num_candidates: expected 1 or more, found 0"),
+        (["--min-distance", "inf"], "layers, got inf"),
+        (["--min-distance", "nan"], "layers, got nan"),
+        (["--budget-gflops", -1], "--budget-gflops: expected a number above 0, got -1"),
+        (["--num-candidates", 0], "--num-candidates: expected 1 or more, got 0"),
         (["--latency-table", "none.json"], "no such latency table"),
         (["--rank-on", "none.py"], "found no file none.py"),
-        (["--device", "gpu"], "device: found 'gpu', expected cpu or cuda"),
+        (["--device", "gpu"], "device: expected cpu, cuda"),
     ],
 )
 def test_wrong_options(work_dir, derive, tmp_path, options, message):
@@ -404,4 +406,4 @@ def test_ranking_on_data_that_does_not_fit(work_dir, derive, tmp_path):
     assert "expected one that the weights of" in stderr
     status, _, stderr = derive(work_dir, *out, *options, "train_cfg.metric=acc/none")
     assert status == 2
-    assert "metric: found 'acc/none', expected one of ['acc/mean1'" in stderr
+    assert "metric: expected one of ['acc/mean1'" in stderr

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,14 +30,16 @@ from searching import (
 from torch import nn
 
 from pvnas_mmaction.apis import cli
+from pvnas_mmaction.engine import search_record
 from pvnas_mmaction.models.relaxation import Choice
 from pvnas_mmaction.search.distributed import (
+    WEIGHTS_EVERY,
     SearchDataParallel,
     average_gradients,
     check_ranks_agree,
     shared_seed,
 )
-from pvnas_mmaction.search.steps import alpha_step, find_supernet, weights_step
+from pvnas_mmaction.search.steps import Steps
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="MMEngine would put both processes on one GPU"
@@ -88,7 +92,7 @@ def test_every_rank_draws_the_same_paths_from_the_same_alphas(traces):
     relaxations = [draw[1] for draw in traces[0]["draws"]]
     assert relaxations == (["uniform"] * 3 + ["gumbel_st", "two_path"] * 6) * 2
     # They move at every alpha step.
-    bits = [tuple(draw[3]) for draw in traces[0]["draws"] if draw[1] == "two_path"]
+    bits = [draw[3] for draw in traces[0]["draws"] if draw[1] == "two_path"]
     assert len(set(bits)) == 12
 
 
@@ -143,12 +147,13 @@ def without_batch_norm() -> nn.Module:
 
 
 def step_both(model: nn.Module, batch: dict, **settings) -> dict[str, torch.Tensor]:
-    supernet, wrappers = find_supernet(model), sgd(model, **settings)
+    wrappers = sgd(model, **settings)
+    steps = Steps(model, wrappers["weights"], wrappers["alphas"])
     generator = torch.Generator().manual_seed(0)
-    path = supernet.sample("two_path", generator)
-    weights_step(model, supernet, batch, path, wrappers["weights"])
-    path = supernet.sample("two_path", generator)
-    alpha_step(model, supernet, batch, path, wrappers["alphas"])
+    with torch.no_grad():
+        path = steps.supernet.sample("two_path", generator)
+    steps.weights_step(batch, path)
+    steps.alpha_step(batch, steps.supernet.sample("two_path", generator))
     return {name: p.detach() for name, p in model.named_parameters()}
 
 
@@ -170,7 +175,7 @@ def test_two_ranks_step_as_one_on_the_whole_batch(tmp_path):
         assert torch.equal(ranks[0][name], ranks[1][name])
         torch.testing.assert_close(ranks[0][name], expected, rtol=1e-4, atol=1e-6)
     moved = [name for name in alone if not torch.equal(alone[name], before[name])]
-    assert sum("alphas" in name for name in moved) == 3
+    assert "backbone.alphas" in moved
     assert len(moved) > 10
 
 
@@ -183,7 +188,7 @@ def test_gradients_that_wait_are_the_same_on_every_rank(tmp_path):
         return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
     first, second = run_ranks(tmp_path, 2, rank)
-    assert {"backbone.alphas.0", "backbone.stem.spatial.conv.weight"} <= first.keys()
+    assert {"backbone.alphas", "backbone.stem.spatial.conv.weight"} <= first.keys()
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -212,20 +217,72 @@ def test_average_gradients_by_hand(tmp_path):
 # staying equal
 
 
-@pytest.mark.parametrize("differs", ["nothing", "alphas", "path"])
+@pytest.mark.parametrize("differs", ["nothing", "alphas", "path", "weights", "later"])
 def test_ranks_that_differ_are_noticed(tmp_path, differs):
     def rank():
         odd = dist.get_rank() == 1
-        alphas = [torch.zeros(4), torch.zeros(3)]
+        alphas, model = [[0.0] * 4, [0.0] * 3], build_toy_model()
         if odd and differs == "alphas":
             alphas[1][2] = torch.finfo(torch.float32).tiny
+        if odd and differs in ("weights", "later"):
+            with torch.no_grad():
+                model.cls_head.fc_cls.weight[0, 0] += 1e-6
         last = 2 if odd and differs == "path" else 1
-        check_ranks_agree(7, (Choice((0, 3)), Choice((last,))), alphas)
+        step = 7 if differs == "later" else WEIGHTS_EVERY  # when weights are compared
+        path = (Choice((0, 3)), Choice((last,)))
+        check_ranks_agree(step, [path], alphas, model)
         return "agree"
 
-    message = "RuntimeError: step 7: the processes hold different alphas or drew"
+    message = f"RuntimeError: step {WEIGHTS_EVERY}: the processes hold different alphas"
     for found in run_ranks(tmp_path, 3, rank):
-        assert found.startswith("agree" if differs == "nothing" else message)
+        assert found.startswith("agree" if differs in ("nothing", "later") else message)
+
+
+FAILURES = ["a weight", "a genotype", "the setting", "a clip", "a validation clip"]
+
+
+@pytest.mark.parametrize("what", FAILURES)
+def test_what_fails_in_one_process_ends_all(tmp_path, what):
+    """With its message, and without waiting for the group's timeout."""
+    odd = 0 if what in ("a weight", "a genotype", "the setting") else 1
+
+    def rank():
+        config = search_config(tmp_path / "work", launcher="pytorch")
+        runner = Runner.from_cfg(config)
+        if dist.get_rank() == odd or what == "a weight":
+            spoil(runner, what)
+        runner.train()
+
+    def spoil(runner, what):
+        loop = runner.train_loop
+        if what == "a weight":
+            step = loop.run_iter
+
+            def poisoned(*args):
+                with torch.no_grad():
+                    loop.model.cls_head.fc_cls.weight[0, 0] = math.nan
+                step(*args)
+
+            loop.run_iter = poisoned
+        elif what == "a genotype":
+            search_record.save_genotype = fail
+        elif what == "the setting":
+            search_record.write_atomically = fail
+        elif what == "a clip":
+            loop.data.weights_loader.collate_fn = fail
+        else:
+            runner.val_loop.dataloader.collate_fn = fail
+
+    def fail(*_, **__):
+        raise OSError("no space left")
+
+    start = time.monotonic()
+    found = run_ranks(tmp_path, 2, rank)
+    assert time.monotonic() - start < 50
+    message = "finite weights" if what == "a weight" else "no space left"
+    assert all(message in text for text in found), found
+    other = found[1 - odd]
+    assert other.startswith(f"OtherRankError: process {odd}: "), found
 
 
 def test_a_perturbed_rank_stops_the_search(tmp_path):
@@ -236,8 +293,7 @@ def test_a_perturbed_rank_stops_the_search(tmp_path):
 
         def perturb(idx, batch):
             if dist.get_rank() == 1 and runner.iter == 0:  # alphas rest
-                with torch.no_grad():
-                    runner.train_loop.supernet.alphas[0][0] += 1e-6
+                runner.train_loop.search.alphas[0][0] += 1e-6
             step(idx, batch)
 
         runner.train_loop.run_iter = perturb
@@ -276,7 +332,7 @@ def test_seeds_that_differ_by_rank(tmp_path):
         runner = Runner.from_cfg(config)
         runner.train()
         loop = runner.train_loop
-        alphas = [alpha.detach() for alpha in loop.supernet.alphas]
+        alphas = loop.search.supernet.alphas.detach()
         seeds = runner.seed, shared_seed(runner.seed), torch.initial_seed()
         return *seeds, loop.data.alpha_half, alphas
 
@@ -286,7 +342,7 @@ def test_seeds_that_differ_by_rank(tmp_path):
     # That of the last step's dropout, which each rank draws for its own clips.
     assert first[2] != second[2]
     assert first[3] == second[3]
-    assert all(torch.equal(a, b) for a, b in zip(first[4], second[4], strict=True))
+    assert torch.equal(first[4], second[4])
 
 
 def test_killed_and_resumed_on_two_processes(tmp_path):
@@ -334,8 +390,8 @@ def test_another_wrapper_is_refused(tmp_path):
         Runner.from_cfg(config).train()
 
     message = (
-        "model_wrapper_cfg.type: found 'MMDistributedDataParallel', expected "
-        "'mmaction.SearchDataParallel'"
+        "model_wrapper_cfg.type: expected 'mmaction.SearchDataParallel', got "
+        "'MMDistributedDataParallel'"
     )
     assert all(message in found for found in run_ranks(tmp_path, 2, rank))
 

@@ -53,7 +53,7 @@ def expected_colors(entry) -> set[str]:
 
 
 def test_every_cycle_has_a_picture_on_disk(search):
-    entries = search.train_loop.archive.entries
+    entries = search.train_loop.search.archive.entries
     files = sorted(Path(search.work_dir).rglob("vis_image/*.png"))
     names = sorted(f"genotype_{entry.step}.png" for entry in entries)
     assert [file.name for file in files] == names and len(entries) == 2
@@ -64,7 +64,7 @@ def test_every_cycle_has_a_picture_on_disk(search):
 
 
 def test_tensorboard_has_pictures_and_scalars(search, events):
-    entries = search.train_loop.archive.entries
+    entries = search.train_loop.search.archive.entries
     images = events.Images("genotype")
     assert [image.step for image in images] == [entry.step for entry in entries]
     for image, entry in zip(images, entries, strict=True):
@@ -97,7 +97,7 @@ def test_a_resumed_search_shows_new_networks_alone(tmp_path):
     hook._show = lambda runner, entry, *names: shown.append((entry, *names))
     hook.after_train_iter(first, 0)
     assert shown == []
-    archive = first.train_loop.archive
+    archive = first.train_loop.search.archive
     archive.add(archive.entries[0])
     # What the search ends in is shown where the archive lacks it.
     archive.final = archive.entries[0]

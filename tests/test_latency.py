@@ -21,6 +21,7 @@ from pvnas_mmaction.profiling import latency
 from pvnas_mmaction.profiling.clock import Clock, check_device
 from pvnas_mmaction.profiling.latency import MeasureConfig
 from pvnas_mmaction.search.derive import Budget, derive
+from pvnas_mmaction.space.cost_table import CostTable
 from pvnas_mmaction.space.latency_table import LatencyTable, load_latency_table
 from pvnas_mmaction.space.search_space import SearchSpace
 
@@ -381,7 +382,7 @@ def test_tool(build_table, tmp_path):
         if "skip" in candidates:
             assert row[candidates.index("skip")] == min(row)
 
-    budget = Budget("latency", 1e9, table.fixed_ms, table.layer_ms)
+    budget = Budget(CostTable("latency", "ms", table.fixed_ms, table.layer_ms), 1e9)
     (network,) = derive([[0.0] * len(c) for c in space.candidates], [budget])
     predicted = table.predict(network.indices)
     assert network.costs["latency"] == pytest.approx(predicted)

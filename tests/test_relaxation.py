@@ -14,8 +14,9 @@ from torch import Tensor
 from pvnas_mmaction.models.relaxation import (
     RELAXATIONS,
     Choice,
-    get_relaxation,
-    gumbel_noise,
+    Draw,
+    check_relaxation,
+    sample,
 )
 
 P = (0.05, 0.15, 0.2, 0.6)
@@ -29,8 +30,27 @@ def make_alpha(values: tuple[float, ...] = ALPHA) -> Tensor:
     return torch.tensor(values, requires_grad=True)
 
 
-def draw(name: str, alpha: Tensor, seed: int = 0) -> Choice:
-    return RELAXATIONS[name](alpha, TAU, torch.Generator().manual_seed(seed))
+def make_draw(
+    rows: list[Tensor], generator: torch.Generator | None, tau: float = TAU
+) -> Draw:
+    """The layers as (L, K) logits, in float32 as a supernet has them."""
+    width = max(map(len, rows))
+    logits = torch.stack(
+        [
+            torch.cat([row / tau, row.new_full((width - len(row),), -math.inf)])
+            for row in rows
+        ]
+    )
+    counts = [len(row) for row in rows]
+    return Draw(logits, logits.detach().double(), counts, tau, generator)
+
+
+def draw(name: str, alpha: Tensor, seed: int | torch.Generator = 0) -> Choice:
+    """The choice of a single layer."""
+    if isinstance(seed, int):
+        seed = torch.Generator().manual_seed(seed)
+    (choice,) = sample(name, make_draw([alpha], seed))
+    return choice
 
 
 def noise(seed: int = 0) -> Tensor:
@@ -40,27 +60,20 @@ def noise(seed: int = 0) -> Tensor:
     return -torch.log(-torch.log(u))
 
 
-@pytest.mark.parametrize("name", RELAXATIONS)
-def test_weights_are_a_distribution_over_what_runs(name: str) -> None:
-    for seed in range(50):
-        choice = draw(name, make_alpha(), seed)
-        assert len(set(choice.indices)) == len(choice.indices)
-        assert all(type(i) is int and 0 <= i < len(P) for i in choice.indices)
-        if choice.weights is None:
-            assert len(choice.indices) == 1
-        else:
-            assert choice.weights.shape == (len(choice.indices),)
-            assert choice.weights.dtype == torch.float32
-            assert (choice.weights > 0).all()
-            assert choice.weights.sum().item() == pytest.approx(1)
-
-
 @pytest.mark.parametrize(
     ("name", "runs"),
     [("softmax", 4), ("gumbel", 4), ("gumbel_st", 1), ("two_path", 2), ("uniform", 1)],
 )
-def test_how_many_run(name: str, runs: int) -> None:
-    assert len(draw(name, make_alpha()).indices) == runs
+def test_weights_are_a_distribution_over_what_runs(name: str, runs: int) -> None:
+    for seed in range(50):
+        choice = draw(name, make_alpha(), seed)
+        assert len(set(choice.indices)) == len(choice.indices) == runs
+        assert all(type(i) is int and 0 <= i < len(P) for i in choice.indices)
+        if choice.weights is not None:
+            assert choice.weights.shape == (runs,)
+            assert choice.weights.dtype == torch.float32
+            assert (choice.weights > 0).all()
+            assert choice.weights.sum().item() == pytest.approx(1)
 
 
 def test_softmax_by_hand() -> None:
@@ -105,31 +118,33 @@ def pairs(p: tuple[float, ...]) -> dict[tuple[int, int], float]:
 @pytest.mark.parametrize(
     ("name", "expected", "others"),
     [
-        (
-            "gumbel_st",
-            {(i,): p for i, p in enumerate(P)},
-            {(i,): 0.25 for i in range(4)},
-        ),
-        ("uniform", {(i,): 0.25 for i in range(4)}, {(i,): p for i, p in enumerate(P)}),
+        ("gumbel_st", singles(P), singles((0.25,) * 4)),
+        ("uniform", singles((0.25,) * 4), singles(P)),
         ("two_path", pairs(P), pairs((0.25,) * 4)),
     ],
 )
 def test_frequencies(name: str, expected: dict, others: dict) -> None:
+    """In each of two layers, next to one of fewer candidates."""
     generator, alpha = torch.Generator().manual_seed(0), make_alpha()
-    counts = Counter(
-        RELAXATIONS[name](alpha, TAU, generator).indices for _ in range(DRAWS)
-    )
+    drawn = [
+        sample(name, make_draw([alpha, alpha[:2], alpha], generator))
+        for _ in range(DRAWS)
+    ]
     # 0.999 quantile of chi-square with 3 and 11 degrees of freedom: 16.3 and 31.3.
     limit = 16.3 if len(expected) == 4 else 31.3
-    assert chi_square(counts, expected) < limit
-    assert chi_square(counts, others) > 10 * limit
+    for layer in (0, 2):
+        counts = Counter(choices[layer].indices for choices in drawn)
+        assert chi_square(counts, expected) < limit
+        assert chi_square(counts, others) > 10 * limit
+    assert {i for choices in drawn for i in choices[1].indices} == {0, 1}
+    same = sum(choices[0].indices == choices[2].indices for choices in drawn)
+    assert same < DRAWS * 0.6  # layers are drawn independently
 
 
 def test_gumbel_samples_from_p() -> None:
     generator, alpha = torch.Generator().manual_seed(0), make_alpha()
     counts = Counter(
-        int(RELAXATIONS["gumbel"](alpha, TAU, generator).weights.argmax())
-        for _ in range(DRAWS)
+        int(draw("gumbel", alpha, generator).weights.argmax()) for _ in range(DRAWS)
     )
     assert chi_square(counts, dict(enumerate(P))) < 16.3
 
@@ -150,8 +165,15 @@ def test_straight_through() -> None:
 
 @pytest.mark.parametrize("name", ["softmax", "gumbel", "two_path"])
 def test_gradient_of_weights_is_that_of_finite_differences(name: str) -> None:
+    """Also where a layer has fewer candidates than another."""
     alpha = torch.tensor(ALPHA, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda a: draw(name, a).weights, (alpha,))
+
+    def weights(a: Tensor) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(0)
+        choices = sample(name, make_draw([a, a[:2], a[3:]], generator))
+        return tuple(choice.weights for choice in choices)
+
+    assert torch.autograd.gradcheck(weights, (alpha,))
 
 
 def test_alpha_gets_a_gradient_where_drawn_only() -> None:
@@ -167,7 +189,7 @@ def test_the_seed_decides(name: str) -> None:
     def sequence(seed: int) -> list[tuple]:
         generator, alpha = torch.Generator().manual_seed(seed), make_alpha()
         torch.rand(seed)  # the global generator has no part in it
-        choices = (RELAXATIONS[name](alpha, TAU, generator) for _ in range(20))
+        choices = (draw(name, alpha, generator) for _ in range(20))
         return [
             (c.indices, None if c.weights is None else c.weights.tolist())
             for c in choices
@@ -179,35 +201,32 @@ def test_the_seed_decides(name: str) -> None:
 
 @pytest.mark.parametrize("name", RELAXATIONS)
 def test_a_single_candidate(name: str) -> None:
-    choice = draw(name, make_alpha((0.7,)))
-    assert choice.indices == (0,)
-    assert choice.weights is None or choice.weights.tolist() == [1.0]
-    assert choice.detach() == Choice((0,))
+    """Alone, and next to a layer with more."""
+    for rows in ([make_alpha((0.7,))], [make_alpha((0.7,)), make_alpha()]):
+        choice, *_ = sample(name, make_draw(rows, None))
+        assert choice.indices == (0,)
+        assert choice.weights is None or choice.weights.tolist() == [1.0]
 
 
-def test_detached_weights_have_no_way_back() -> None:
-    choice = draw("two_path", make_alpha())
-    detached = choice.detach()
-    assert detached.indices == choice.indices
-    assert not detached.weights.requires_grad
-    assert torch.equal(detached.weights, choice.weights)
-    assert draw("gumbel_st", make_alpha()).detach().weights is None
+def test_without_gradient_a_single_path_has_no_weight() -> None:
+    with torch.no_grad():
+        assert draw("gumbel_st", make_alpha()).weights is None
+        assert not draw("two_path", make_alpha()).weights.requires_grad
 
 
 @pytest.mark.parametrize("u", [0.0, 1 - 2.0**-53])
 def test_noise_is_finite_at_the_ends(u: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "rand", lambda *_, **kw: torch.full((3,), u).double())
-    noise = gumbel_noise(torch.zeros(3), None)
-    assert noise.isfinite().all() and noise.dtype == torch.float32
+    monkeypatch.setattr(torch, "rand", lambda *_, **kw: torch.full((1, 4), u).double())
+    assert make_draw([make_alpha()], None).noise.isfinite().all()
 
 
 def test_moments_of_the_noise() -> None:
-    noise = gumbel_noise(torch.zeros(20000), torch.Generator().manual_seed(0))
+    noise = make_draw([torch.zeros(20000)], torch.Generator().manual_seed(0)).noise
     assert noise.mean().item() == pytest.approx(0.5772, abs=0.03)  # Euler's constant
     assert noise.var().item() == pytest.approx(math.pi**2 / 6, rel=0.03)
 
 
 def test_unknown_name() -> None:
-    expected = "relaxation: found 'darts', expected one of softmax, gumbel, gumbel_st"
+    expected = "x: expected one of softmax, gumbel, gumbel_st, .*, got 'darts'"
     with pytest.raises(ValueError, match=expected):
-        get_relaxation("darts")
+        check_relaxation("x", "darts")

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ import searching
 import torch
 from searching import NO_VALIDATION, run_forked, run_search, toy_model
 
-from pvnas_mmaction.engine.lr_diversity_hook import LRDiversityHook
 from pvnas_mmaction.engine.search_checkpoint import load_search_checkpoint
 
 BY_STEP = dict(by_epoch=False, interval=3)
@@ -161,7 +158,7 @@ def test_gradients_wait_in_a_checkpoint(tmp_path):
     waiting = {
         step: torch.load(tmp_path / f"iter_{step}.pth", weights_only=True)[
             "pvnas_search"
-        ]["loop"]["pending_gradients"]
+        ]["pending_gradients"]
         for step in (3, 6)
     }
     assert "backbone.stem.spatial.conv.weight" in waiting[3]
@@ -214,7 +211,7 @@ def test_a_checkpoint_of_another_space_is_refused(tmp_path):
     stage = dict(model["backbone"]["space"]["stages"][0])
     stage["candidates"] = ["mb_t1_k3_e2", *stage["candidates"][1:]]
     model["backbone"]["space"] = dict(model["backbone"]["space"], stages=[stage])
-    message = "found a search of space 'toy' with other stages or candidates"
+    message = "model.backbone.space: expected 'toy .*, got .* search with 'toy "
     with pytest.raises(ValueError, match=message):
         run_search(tmp_path, model=model, resume=True, **changes)
 
@@ -226,63 +223,28 @@ def test_a_checkpoint_of_no_search_is_refused(tmp_path):
     weights = checkpoint["state_dict"]
     del checkpoint["pvnas_search"]
     torch.save(checkpoint, path)
-    with pytest.raises(ValueError, match="found no state of a search, expected one to"):
+    with pytest.raises(ValueError, match="checkpoint: expected the state of a search"):
         run_search(tmp_path, resume=True)
     # Its weights may be a start, though.
     runner = searching.build_search(tmp_path, load_from=str(path))
     runner.load_or_resume()
     assert torch.equal(
-        runner.model.state_dict()["backbone.alphas.0"], weights["backbone.alphas.0"]
+        runner.model.state_dict()["backbone.alphas"], weights["backbone.alphas"]
     )
 
 
-def not_whole(checkpoint: dict, *places: str) -> Iterator[tuple[str, dict]]:
-    """Copies of a checkpoint that lack a key each, and the key. A place is the way to
-    it and, after a colon, the keys that are taken out there in turn."""
-    for place in places:
-        way, keys = place.split(":")
-        for key in keys.split():
-            changed = copy.deepcopy(checkpoint)
-            part = changed
-            for name in way.split():
-                part = part[name]
-            del part[key]
-            yield key, changed
-
-
-def test_a_state_that_is_not_whole_is_refused(tmp_path):
-    """As another version or a mishap may leave it."""
-    runner = run_search(tmp_path, train_cfg=dict(max_epochs=2, cost=BUDGET))
-    (hook,) = (hook for hook in runner.hooks if isinstance(hook, LRDiversityHook))
-    runner._resume = True
-    whole = torch.load(tmp_path / "epoch_2.pth", weights_only=True)
-    for key, changed in not_whole(
-        whole,
-        "pvnas_search: loop schedule",
-        "pvnas_search loop: space alpha_steps archive penalty pending_gradients",
-        "pvnas_search loop space: name",
-        "pvnas_search loop penalty: kind limit weight error trend",
-    ):
-        with pytest.raises(ValueError, match=f"expected .*'{key}'"):
-            hook.after_load_checkpoint(runner, changed)
-    with pytest.raises(ValueError, match="pvnas_search: found NoneType, expected"):
-        hook.after_load_checkpoint(runner, dict(pvnas_search=None))
-    hook.after_load_checkpoint(runner, whole)
-
-
-def test_a_search_is_read_from_a_whole_checkpoint(tmp_path):
+@pytest.mark.parametrize("version", [None, 1])
+def test_a_state_of_another_version_is_refused(tmp_path, version):
     run_search(tmp_path, train_cfg=dict(max_epochs=2))
     path = tmp_path / "epoch_2.pth"
-    for key, changed in not_whole(
-        torch.load(path, weights_only=True),
-        ": meta state_dict",
-        "meta: iter",
-        "pvnas_search: loop",
-        "pvnas_search loop: space seed",
-    ):
-        torch.save(changed, path)
-        with pytest.raises(ValueError, match=f"epoch_2.pth.* expected .*'{key}'"):
-            load_search_checkpoint(path)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["pvnas_search"]["format_version"] = version
+    torch.save(checkpoint, path)
+    message = f"pvnas_search: expected format version 2, got {version}; use the version"
+    with pytest.raises(ValueError, match=message):
+        run_search(tmp_path, resume=True)
+    with pytest.raises(ValueError, match=message):
+        load_search_checkpoint(path)
 
 
 @pytest.mark.parametrize(
@@ -305,75 +267,63 @@ def test_another_number_of_steps_is_refused(tmp_path, changes, message):
     assert sorted((tmp_path / "search").rglob("*.json")) == archive
 
 
-@pytest.mark.parametrize(
-    ("cost", "message"),
-    [
-        (dict(kind="flops", budget=18000), r"found .*19000\), expected .*18000\)"),
-        (dict(kind="params", budget=19000), "found .*'flops'.*, expected .*'params'"),
-        (None, "found a search with a budget, expected one without, as in this config"),
-    ],
-)
-def test_another_budget_is_refused(tmp_path, cost, message):
-    """The archive would hold networks of both; under another budget, derive."""
-    run_search(tmp_path, train_cfg=dict(max_epochs=2, cost=BUDGET))
-    with pytest.raises(ValueError, match=f"{message}.*derive_genotype.py"):
-        run_search(tmp_path, train_cfg=dict(max_epochs=2, cost=cost), resume=True)
-
-
-def test_a_budget_for_a_search_without_one_is_refused(tmp_path):
-    run_search(tmp_path, train_cfg=dict(max_epochs=2))
-    message = "found a search without a budget, expected one with,"
-    with pytest.raises(ValueError, match=message):
-        run_search(tmp_path, train_cfg=dict(max_epochs=2, cost=BUDGET), resume=True)
+FLOPS = r"\['flops', 19000\]"
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("first", "changes", "message"),
     [
-        dict(train_cfg=dict(alpha_share=0.45)),
-        dict(train_dataloader=dict(dataset=dict(length=24))),
-        dict(train_dataloader=dict(dataset=dict(name="other"))),
-    ],
-)
-def test_another_split_is_refused(tmp_path, changes):
-    """As many steps, but some clips that trained the alphas would train the weights."""
-    run_search(tmp_path, **arguments([], BY_EPOCH))
-    with pytest.raises(ValueError, match="found a search on another training list"):
-        run_search(tmp_path, **arguments([], BY_EPOCH), **changes, resume=True)
-
-
-def test_other_costs_are_refused(tmp_path):
-    """The archive would hold networks counted at two sizes."""
-    run_search(tmp_path, train_cfg=dict(max_epochs=2))
-    changes = dict(train_cfg=dict(max_epochs=2, input_shape=(3, 4, 16, 16)))
-    with pytest.raises(ValueError, match=r"other costs .* train_cfg.input_shape, "):
-        run_search(tmp_path, **changes, resume=True)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+        # The archive would hold networks of both; under another budget, derive.
+        (BUDGET, dict(train_cfg=dict(cost=dict(budget=18000))), f"{FLOPS}.*derive_"),
         (
-            dict(model=dict(backbone=dict(tau=5.0))),
-            r"model\.backbone\.tau=1\.0, expected 5\.0",
+            BUDGET,
+            dict(train_cfg=dict(cost=dict(kind="params"))),
+            rf"cost: expected \['params', 19000\], .*{FLOPS}",
         ),
-        (dict(train_cfg=dict(num_ranked=3)), r"train_cfg\.num_ranked=1, expected 3"),
+        (BUDGET, dict(train_cfg=dict(cost=None)), f"cost: expected None, .*{FLOPS}"),
         (
+            None,
+            dict(train_cfg=dict(cost=dict(BUDGET, _delete_=True))),
+            f"cost: expected {FLOPS}, .* None;",
+        ),
+        # As many steps, but some clips that trained the alphas would train the weights.
+        (None, dict(train_cfg=dict(alpha_share=0.45)), "alpha_share .halves of the"),
+        (None, dict(train_dataloader=dict(dataset=dict(length=24))), "dataset .clips"),
+        (None, dict(train_dataloader=dict(dataset=dict(name="x"))), "dataset .clips"),
+        # It would end in neither search's result.
+        (None, dict(model=dict(backbone=dict(tau=5.0))), r"tau: expected 5\.0.* 1\.0"),
+        (
+            None,
             dict(train_cfg=dict(relaxations=dict(alphas="softmax"))),
-            r"train_cfg\.relaxations=\{.*'two_path'.*\}, expected \{.*'softmax'",
+            "relaxations: expected .*'softmax'.*, got .*'two_path'",
         ),
         (
+            None,
             dict(optim_wrapper=dict(alphas=dict(accumulative_counts=2))),
-            r"optim_wrapper\.alphas\.accumulative_counts=1, expected 2",
+            "alphas.accumulative_counts: expected 2, as in .* 1;",
+        ),
+        (
+            None,
+            dict(train_cfg=dict(metric="acc/mean1")),
+            "train_cfg.metric: expected 'acc/mean1', .*'acc/top1'",
         ),
     ],
 )
-def test_another_search_is_refused(tmp_path, changes, message):
-    """It would end in neither search's result."""
-    run_search(tmp_path, train_cfg=dict(max_epochs=2))
-    changes = dict(changes, train_cfg=dict(changes.get("train_cfg", {}), max_epochs=2))
-    with pytest.raises(ValueError, match=f"checkpoint: found a search with {message}"):
-        run_search(tmp_path, **changes, resume=True)
+def test_another_search_is_refused(tmp_path, first, changes, message):
+    start = dict(train_cfg=dict(max_epochs=2, cost=first))
+    run_search(tmp_path, **start)
+    config = searching.search_config(tmp_path, resume=True, **start)
+    config.merge_from_dict(changes)
+    with pytest.raises(ValueError, match=message):
+        searching.Runner.from_cfg(config).train()
+
+
+def test_what_harms_nothing_may_change(tmp_path):
+    settings = arguments([7], BY_STEP)
+    assert run_forked(run_search, tmp_path, **settings) == -signal.SIGKILL
+    more = dict(num_ranked=3, alpha_weight=0.5, calibration_batches=3, largest_every=4)
+    runner = run_search(tmp_path, **settings, train_cfg=more, resume=True)
+    assert runner.iter == 18 and len(runner.train_loop.search.archive) == 2
 
 
 @pytest.mark.parametrize("validation", [{}, NO_VALIDATION])

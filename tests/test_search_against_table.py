@@ -20,7 +20,7 @@ from benchmarks.ground_truth.table import shuffled_indices
 from benchmarks.memory_search import MemorySearch
 from benchmarks.search_quality import CONFIG
 from pvnas_mmaction.search.derive import Budget, derive
-from pvnas_mmaction.space.cost import fixed_cost, layer_costs
+from pvnas_mmaction.space.cost_table import cost_tables
 from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,14 +75,7 @@ def test_derivation_finds_what_the_table_says(table: GroundTruth, share: float) 
     macs = sorted(network.macs for network in table.values())
     limit = macs[math.ceil(share * len(macs)) - 1]
     num_classes = len(table.settings["clips"]["classes"])
-    budget = Budget(
-        kind="flops",
-        limit=limit,
-        fixed=fixed_cost(table.space, shape, num_classes).macs,
-        per_layer=[
-            [cost.macs for cost in layer] for layer in layer_costs(table.space, shape)
-        ],
-    )
+    budget = Budget(cost_tables(table.space, shape, num_classes)["flops"], limit)
     found = derive(log_probs, [budget], num_candidates=5)
 
     def score(indices: tuple[int, ...]) -> float:

@@ -52,12 +52,12 @@ def test_split_gives_both_halves_of_each_class_a_clip():
 @pytest.mark.parametrize(
     ("labels", "share", "message"),
     [
-        ([0, 0], "half", "alpha_share: found 'half', expected a number above 0"),
-        ([0, 0], None, "alpha_share: found None, expected a number above 0"),
-        ([0, 0], 0.0, "alpha_share: found 0.0, expected a number above 0 and below 1"),
-        ([0, 0], 1, "alpha_share: found 1, expected"),
-        ([0, 1, 2], 0.5, "found 3 clips, expected at least two of one class"),
-        ([], 0.5, "found 0 clips"),
+        ([0, 0], "half", "alpha_share: expected a number above 0 .*, got 'half'"),
+        ([0, 0], None, "alpha_share: expected .*, got None"),
+        ([0, 0], 0.0, "above 0 and below 1, got 0.0"),
+        ([0, 0], 1, "alpha_share: expected .*, got 1"),
+        ([0, 1, 2], 0.5, "expected two clips or more of one class, got 3 clips"),
+        ([], 0.5, "got 0 clips"),
     ],
 )
 def test_split_errors(labels, share, message):
@@ -109,7 +109,7 @@ def test_ranks_share_the_batch_of_one_process(world_size):
 
 
 def test_a_half_too_small_for_one_batch():
-    message = r"batch_size: found 4 on each of 2 process\(es\), but .* has 7 clips"
+    message = r"batch_size: expected 7 or less .*, got 4 on each of 2 process"
     with pytest.raises(ValueError, match=message):
         StepSampler(range(7), 4, seed=0, world_size=2)
 
@@ -275,7 +275,7 @@ def test_a_list_is_known_by_its_clips_in_their_order(tmp_path, parts):
 
 
 def test_a_list_of_one_class_is_refused(tmp_path):
-    message = "found class id 3 for every clip, expected two classes or more"
+    message = "expected two classes or more, got class id 3 for every clip"
     with pytest.raises(ValueError, match=message):
         list_data(["1.mp4 3", "2.mp4 3", "3.mp4 3"], tmp_path)
 
@@ -286,9 +286,9 @@ def test_a_list_of_one_class_is_refused(tmp_path):
         (
             (0, 5),
             5,
-            "found class ids from 0 to 5, expected 0 to 4, as model.cls_head.n",
+            "class ids from 0 to 4, as model.cls_head.num_classes=5 says, got 0 to 5",
         ),
-        ((-1, 1), 2, "found class ids from -1 to 1, expected 0 to 1"),
+        ((-1, 1), 2, "class ids from 0 to 1, .*, got -1 to 1"),
         ((0, 4), 5, None),
     ],
 )
@@ -341,11 +341,11 @@ def test_labels_may_be_numbers_of_numpy(monkeypatch):
     [
         (
             dict(dataset=dict(type="ToyClips", length=8, multi_class=True)),
-            r"clip 0 has the label \[0\], expected one class id per clip",
+            r"clip 0: expected one class id per clip, got \[0\]",
         ),
         (
             dict(dataset=dict(type="RepeatDataset", times=3, dataset=TOY)),
-            "train_dataloader.dataset: found RepeatDataset, expected the data set in",
+            "dataset: expected the data set in it, got RepeatDataset",
         ),
         (
             dict(
@@ -354,17 +354,17 @@ def test_labels_may_be_numbers_of_numpy(monkeypatch):
                     datasets=[TOY, dict(type="RepeatDataset", times=3, dataset=TOY)],
                 )
             ),
-            "train_dataloader.dataset: found RepeatDataset, expected the data set in",
+            "dataset: expected the data set in it, got RepeatDataset",
         ),
         (
             dict(batch_sampler=dict(type="BatchSampler")),
-            "train_dataloader.batch_sampler: found one, expected none",
+            "train_dataloader.batch_sampler: expected none, got one",
         ),
         (
             dict(num_batch_per_epoch=3),
-            "train_dataloader.num_batch_per_epoch: found one, expected none",
+            "num_batch_per_epoch: expected none, got one",
         ),
-        (dict(batch_size=13), "batch_size: found 13 on each of 1 process"),
+        (dict(batch_size=13), "batch_size: expected 12 or less .*, got 13 on each"),
     ],
 )
 def test_wrong_loaders(changes, message, monkeypatch):
@@ -375,6 +375,6 @@ def test_wrong_loaders(changes, message, monkeypatch):
 
 def test_a_built_loader_is_refused():
     with pytest.raises(
-        ValueError, match="train_dataloader: found DataLoader, expected"
+        ValueError, match="train_dataloader: expected a config dict, got DataLoader"
     ):
         SearchData(DataLoader(ToyClips(4)), alpha_share=0.5)

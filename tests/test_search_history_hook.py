@@ -78,7 +78,7 @@ def test_nothing_is_searched(tmp_path):
     hooks = [dict(type="SearchHistoryHook")]
     loop = dict(_delete_=True, type="EpochBasedTrainLoop", max_epochs=1)
     runner = build_search(tmp_path, custom_hooks=hooks, train_cfg=loop)
-    with pytest.raises(ValueError, match="SearchHistoryHook without LRDiversityHook"):
+    with pytest.raises(ValueError, match="'SearchLoop' with SearchHistoryHook"):
         runner.train()
 
 

@@ -218,7 +218,7 @@ def test_a_space_and_its_extremes(tmp_path, run_tool):
     for unit, field in (("MACs", "macs"), ("parameters", "params")):
         values = [getattr(cost, field) for cost in costs]
         low, high = format_count(min(values)), format_count(max(values))
-        assert f"{unit}: cheapest {low}, dearest {high}" in out
+        assert f"{unit}: cheapest {low}, most expensive {high}" in out
     rows = table_rows(out)
     assert rows[0][:5] == ["1", "2", "16", "1, 2", "16x8x8x8"]
     assert rows[0][5].startswith("4: mb_t1_k3_e2 mb3d_t3_k3_e2")
@@ -231,7 +231,7 @@ def test_the_place_of_a_budget(tmp_path, run_tool):
     cost = dict(kind="flops", budget=budget)
     write_config(tmp_path / "c.py", train_cfg=dict(input_shape=SHAPE, cost=cost))
     _, out, _ = run_tool("show_space", tmp_path / "c.py")
-    assert "50.0 % of the way from cheapest to dearest" in out
+    assert "50.0 % of the way from cheapest to most expensive" in out
     # Every network is equally likely to be drawn.
     share = 100 * sum(value <= budget for value in macs) / len(macs)
     found = float(re.search(r"([\d.]+) % of 10000 networks", out)[1])
@@ -251,7 +251,7 @@ def test_a_latency_budget(tmp_path, run_tool):
     write_config(tmp_path / "c.py", train_cfg=dict(input_shape=SHAPE, cost=cost))
     _, out, _ = run_tool("show_space", tmp_path / "c.py")
     # 1 + 4 layers of 1; 1 + 3 + 4 + 2 + 3.
-    assert "ms: cheapest 5, dearest 13" in out
+    assert "ms: cheapest 5, most expensive 13" in out
     assert "budget: 9 ms, 50.0 % of the way" in out
 
 

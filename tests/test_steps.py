@@ -12,7 +12,7 @@ import torch
 from mmaction.registry import MODELS
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
-from searching import SPACE, build_toy_model, make_batch, toy_model
+from searching import SPACE, build_toy_model, make_batch, toy_model, toy_optimizers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,13 +21,13 @@ from pvnas_mmaction.search.derive import Budget
 from pvnas_mmaction.search.penalty import CostPenalty
 from pvnas_mmaction.search.randomness import seed_all
 from pvnas_mmaction.search.steps import (
-    alpha_step,
-    find_supernet,
+    Steps,
     frozen,
+    losses,
     reestimated_batch_norm,
-    untracked_batch_norm,
-    weights_step,
+    untracked,
 )
+from pvnas_mmaction.space.cost_table import CostTable
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def model() -> nn.Module:
 
 def loss_by_hand(model: nn.Module, batch: dict, mix: list[Tensor]) -> Tensor:
     """Cross-entropy of the network whose layer l is sum_o mix[l][o] * o(x)."""
-    supernet = find_supernet(model)
+    supernet = model.backbone
     x = supernet.stem(torch.cat(batch["inputs"]))
     for layer, weights in zip(supernet.layers, mix, strict=True):
         x = sum(w * op(x) for w, op in zip(weights, layer.ops, strict=True))
@@ -55,13 +55,13 @@ def move(wrapper: OptimWrapper, step, *args) -> list[Tensor]:
     return [p.detach() - old for p, old in zip(parameters, before, strict=True)]
 
 
-def sgd(parameters, lr: float = 1.0, **settings) -> OptimWrapper:
-    return OptimWrapper(torch.optim.SGD(parameters, lr=lr), **settings)
+def make_steps(model: nn.Module, lr: float = 1.0, **settings) -> Steps:
+    return Steps(model, **toy_optimizers(model, lr, **settings))
 
 
 def penalty_for(supernet) -> CostPenalty:
-    rows = [[1.0 + i for i in range(len(a))] for a in supernet.alphas]
-    return CostPenalty(Budget("flops", 5.0, 2.0, rows), weight=0.7)
+    rows = [[1.0 + i for i in range(count)] for count in supernet.counts]
+    return CostPenalty(Budget(CostTable("flops", "MACs", 2.0, rows), 5.0), weight=0.7)
 
 
 @pytest.mark.parametrize("with_penalty", [False, True])
@@ -69,7 +69,8 @@ def penalty_for(supernet) -> CostPenalty:
 def test_alpha_gradient_is_that_of_the_mixture_written_out(
     model, relaxation, with_penalty
 ):
-    supernet, batch = find_supernet(model), make_batch()
+    steps, batch = make_steps(model), make_batch()
+    supernet = steps.supernet
     penalty = penalty_for(supernet) if with_penalty else None
     path = supernet.sample(relaxation, torch.Generator().manual_seed(3))
 
@@ -89,36 +90,28 @@ def test_alpha_gradient_is_that_of_the_mixture_written_out(
             (torch.softmax(a, 0) * c).sum() for a, c in zip(alphas, costs, strict=True)
         )
         loss = loss + 0.7 * (expected / 5.0).log().abs()
-    gradients = torch.autograd.grad(loss, alphas)
+    gradients = torch.stack(torch.autograd.grad(loss, alphas))
 
     logged = {}
-    wrapper = sgd(supernet.alphas)
-    moved = move(
-        wrapper,
-        lambda: logged.update(
-            alpha_step(model, supernet, batch, path, wrapper, penalty)
-        ),
+    (moved,) = move(
+        steps.alphas, lambda: logged.update(steps.alpha_step(batch, path, penalty))
     )
-    for difference, gradient in zip(moved, gradients, strict=True):
-        assert gradient.abs().max() > 1e-4
-        torch.testing.assert_close(difference, -gradient, rtol=1e-4, atol=1e-6)
+    assert gradients.abs().amax(1).min() > 1e-4
+    torch.testing.assert_close(moved, -gradients, rtol=1e-4, atol=1e-6)
     assert float(logged["alpha_loss"]) == pytest.approx(cross_entropy, rel=1e-5)
 
 
 def test_weights_gradient_is_that_of_the_sampled_network(model):
-    supernet, batch = find_supernet(model), make_batch()
-    path = supernet.sample("gumbel_st", torch.Generator().manual_seed(3))
-    assert all(choice.weights.requires_grad for choice in path)
+    steps, batch = make_steps(model), make_batch()
+    with torch.no_grad():
+        path = steps.supernet.sample("gumbel_st", torch.Generator().manual_seed(3))
     twin = copy.deepcopy(model)
     one_hot = [
-        torch.eye(len(a))[choice.indices[0]]
-        for a, choice in zip(supernet.alphas, path, strict=True)
+        torch.eye(count)[choice.indices[0]]
+        for count, choice in zip(steps.supernet.counts, path, strict=True)
     ]
-    loss = loss_by_hand(twin, batch, one_hot)
-    loss.backward()
-    weights = {n: p for n, p in model.named_parameters() if "alphas" not in n}
-    wrapper = sgd(list(weights.values()))
-    moved = move(wrapper, weights_step, model, supernet, batch, path, wrapper)
+    loss_by_hand(twin, batch, one_hot).backward()
+    moved = move(steps.weights, steps.weights_step, batch, path)
     gradients = [p.grad for n, p in twin.named_parameters() if "alphas" not in n]
     for difference, gradient in zip(moved, gradients, strict=True):
         if gradient is None:
@@ -133,34 +126,25 @@ def test_alpha_step_of_a_space_of_one_network(name):
     config = toy_model()
     stage = dict(out_channels=4, num_layers=1, candidates=["mb_t3_k3_e2"])
     config["backbone"]["space"] = dict(SPACE, stages=[stage])
-    model = MODELS.build(config)
-    supernet = find_supernet(model)
-    before = [alpha.detach().clone() for alpha in supernet.alphas]
-    optimizer = torch.optim.SGD(supernet.alphas, lr=0.1)
-    path = supernet.sample(name, torch.Generator().manual_seed(0))
-    logs = alpha_step(model, supernet, make_batch(), path, OptimWrapper(optimizer))
+    steps = make_steps(MODELS.build(config), lr=0.1)
+    path = steps.supernet.sample(name, torch.Generator().manual_seed(0))
+    logs = steps.alpha_step(make_batch(), path)
     assert logs["alpha_loss"].isfinite()
-    for alpha, same in zip(supernet.alphas, before, strict=True):
-        torch.testing.assert_close(alpha.detach(), same)
+    assert steps.supernet.alphas.tolist() == [[0.0]]
 
 
 def test_each_step_leaves_the_rest_bitwise_alone(model):
-    supernet, batch = find_supernet(model), make_batch()
     weights = [p for n, p in model.named_parameters() if "alphas" not in n]
     # Weight decay and momentum would move what should rest.
-    wrappers = {
-        "weights": OptimWrapper(
-            torch.optim.SGD(weights, lr=0.1, momentum=0.9, weight_decay=0.1)
-        ),
-        "alphas": OptimWrapper(
-            torch.optim.Adam(supernet.alphas, lr=0.1, weight_decay=0.1)
-        ),
-    }
+    sgd = torch.optim.SGD(weights, lr=0.1, momentum=0.9, weight_decay=0.1)
+    adam = torch.optim.Adam([model.backbone.alphas], lr=0.1, weight_decay=0.1)
+    steps, batch = Steps(model, OptimWrapper(sgd), OptimWrapper(adam)), make_batch()
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):
         state = copy.deepcopy(model.state_dict())
-        path = supernet.sample("softmax", generator)
-        weights_step(model, supernet, batch, path, wrappers["weights"])
+        with torch.no_grad():
+            path = steps.supernet.sample("softmax", generator)
+        steps.weights_step(batch, path)
         for name, value in model.state_dict().items():
             if "alphas" in name:
                 assert torch.equal(value, state[name])
@@ -169,24 +153,23 @@ def test_each_step_leaves_the_rest_bitwise_alone(model):
         assert all(p.grad is None for p in model.parameters())
 
         state = copy.deepcopy(model.state_dict())
-        path = supernet.sample("two_path", generator)
-        alpha_step(model, supernet, batch, path, wrappers["alphas"])
+        steps.alpha_step(batch, steps.supernet.sample("two_path", generator))
         # Batch normalisation's running statistics and counters among them.
         for name, value in model.state_dict().items():
             assert torch.equal(value, state[name]) == ("alphas" not in name), name
         assert all(p.grad is None for p in model.parameters())
         assert all(p.requires_grad for p in model.parameters())
+        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm3d)]
+        assert all(m.track_running_stats for m in norms)
 
 
 def test_alpha_step_normalises_by_the_batch(model):
-    supernet, batch = find_supernet(model), make_batch()
-    path = supernet.sample("softmax")
-    first = alpha_step(model, supernet, batch, path, sgd(supernet.alphas, lr=0.0))
+    steps, batch = make_steps(model, lr=0.0), make_batch()
+    first = steps.alpha_step(batch, steps.supernet.sample("softmax"))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):
             module.running_mean.fill_(1e3)
-    path = supernet.sample("softmax")
-    again = alpha_step(model, supernet, batch, path, sgd(supernet.alphas, lr=0.0))
+    again = steps.alpha_step(batch, steps.supernet.sample("softmax"))
     assert torch.equal(first["alpha_loss"], again["alpha_loss"])
 
 
@@ -196,23 +179,50 @@ def test_batches_are_prepared_as_in_training(model):
     model.data_preprocessor.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["training"]), with_kwargs=True
     )
-    supernet, batch = find_supernet(model), make_batch()
-    weights = [p for n, p in model.named_parameters() if "alphas" not in n]
-    for step, parameters in ((weights_step, weights), (alpha_step, supernet.alphas)):
-        path = supernet.sample("softmax")
-        step(model, supernet, batch, path, sgd(parameters))
+    steps, batch = make_steps(model), make_batch()
+    for step in (steps.weights_step, steps.alpha_step):
+        step(batch, steps.supernet.sample("softmax"))
     assert seen == [True, True]
+
+
+def test_clips_of_another_shape_are_refused_before_a_step(model):
+    steps = Steps(model, **toy_optimizers(model), input_shape=(3, 4, 8, 16))
+    before = copy.deepcopy(model.state_dict())
+    message = r"train_cfg.input_shape: expected \(3, 4, 8, 8\), .*train_dataloader.*16"
+    for step in (steps.weights_step, steps.alpha_step):
+        with pytest.raises(ValueError, match=message):
+            step(make_batch(), steps.supernet.sample("softmax"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("head", ["plain", "smooth", "soft", "own"])
+def test_losses_are_those_of_the_model(model, head):
+    batch = make_batch()
+    if head == "smooth":
+        model.cls_head.label_smooth_eps = 0.1
+    elif head == "soft":
+        for number, sample in enumerate(batch["data_samples"]):
+            sample.set_gt_label(torch.tensor([0.2 * number, 1 - 0.2 * number]))
+    elif head == "own":
+        kind = type(
+            "Own", (type(model.cls_head),), dict(loss=lambda *_, **__: dict(a=1))
+        )
+        model.cls_head.__class__ = kind
+    data = model.data_preprocessor(batch, training=True)
+    expected, found = model(**data, mode="loss"), losses(model, **data)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(torch.as_tensor(found[name]), torch.as_tensor(value).float())
 
 
 @pytest.mark.parametrize("part", ["weights", "alphas"])
 def test_gradients_are_clipped_per_optimiser(model, part):
     def moved(model: nn.Module, **settings) -> Tensor:
-        supernet = find_supernet(model)
-        weights = [p for n, p in model.named_parameters() if "alphas" not in n]
-        wrapper = sgd(weights if part == "weights" else supernet.alphas, **settings)
-        step = weights_step if part == "weights" else alpha_step
-        path = supernet.sample("softmax")
-        moves = move(wrapper, step, model, supernet, make_batch(), path, wrapper)
+        steps = make_steps(model, **settings)
+        step = steps.weights_step if part == "weights" else steps.alpha_step
+        path = steps.supernet.sample("softmax")
+        moves = move(getattr(steps, part), step, make_batch(), path)
         return torch.cat([m.flatten() for m in moves])
 
     free = moved(copy.deepcopy(model))
@@ -223,16 +233,12 @@ def test_gradients_are_clipped_per_optimiser(model, part):
 
 def test_frozen_and_untracked_end_also_on_error(model):
     weights = list(model.backbone.stem.parameters())
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm3d)]
     weights[0].requires_grad_(False)
-    with (
-        pytest.raises(RuntimeError, match="stop"),
-        frozen(weights),
-        untracked_batch_norm(model),
-    ):
+    with pytest.raises(RuntimeError, match="stop"), frozen(weights), untracked(norms):
         assert not any(p.requires_grad for p in weights)
         raise RuntimeError("stop")
     assert [p.requires_grad for p in weights] == [False] + [True] * (len(weights) - 1)
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm3d)]
     assert all(m.track_running_stats for m in norms)
 
 
@@ -334,11 +340,3 @@ def test_reestimated_batch_norm_follows_from_its_seed(draw):
     seed_all(2)
     assert torch.equal(mean(3), first)
     assert not torch.equal(mean(4), first)
-
-
-def test_find_supernet():
-    with pytest.raises(ValueError, match="found 0 supernets, expected one"):
-        find_supernet(nn.Linear(1, 1))
-    supernet = MODELS.build(dict(type="PVNASSupernet", space=SPACE))
-    with pytest.raises(ValueError, match="found 2 supernets"):
-        find_supernet(nn.ModuleList([supernet, copy.deepcopy(supernet)]))

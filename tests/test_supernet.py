@@ -15,7 +15,7 @@ from toys import build_recognizer, space_of_all_families
 
 from pvnas_mmaction.models import PVNASNet, PVNASSupernet
 from pvnas_mmaction.models.relaxation import RELAXATIONS, Choice
-from pvnas_mmaction.models.supernet import inherit_weights
+from pvnas_mmaction.models.supernet import find_supernet, inherit_weights
 from pvnas_mmaction.space.layout import FAMILIES
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "pvnas" / "_base_"
@@ -50,7 +50,7 @@ def some_networks(supernet: PVNASSupernet) -> list[tuple[int, ...]]:
 
 
 def derive(supernet: PVNASSupernet, indices: tuple[int, ...]) -> PVNASNet:
-    net = PVNASNet(supernet.space.genotype(indices)).to(supernet.alphas[0].dtype)
+    net = PVNASNet(supernet.space.genotype(indices)).to(supernet.alphas.dtype)
     net.load_state_dict(inherit_weights(supernet.state_dict(), indices), strict=True)
     return net
 
@@ -63,10 +63,12 @@ def test_one_hot_supernet_is_the_derived_network(name: str, training: bool) -> N
     supernet = make_supernet(SPACES[name]).double().train(training)
     for indices in some_networks(supernet):
         genotype = supernet.space.genotype(indices)
-        with torch.no_grad():
-            for alpha, index in zip(supernet.alphas, indices, strict=True):
-                alpha.copy_(torch.full_like(alpha, -1e4))
-                alpha[index] = 1e4
+        supernet.write_alphas(
+            [
+                [1e4 if i == index else -1e4 for i in range(count)]
+                for index, count in zip(indices, supernet.counts, strict=True)
+            ]
+        )
         results = []
         for way in ("derived", "softmax", "path_of", "argmax"):
             x = clip().double().requires_grad_()
@@ -95,7 +97,7 @@ def test_weights_are_inherited_out_of_a_recognizer() -> None:
     state = inherit_weights(recognizer.state_dict(), indices, prefix="backbone.")
     derived.load_state_dict(state, strict=True)
     # Keys of other parts are kept, whatever they are called.
-    other = {"layers.0.weight": torch.ones(1), "alphas.0": torch.ones(1)}
+    other = {"layers.0.weight": torch.ones(1), "alphas": torch.ones(1)}
     assert inherit_weights(other, indices, prefix="backbone.") == other
     path = supernet.path_of(genotype)
     for model in (supernet, recognizer, derived):
@@ -124,23 +126,24 @@ def test_gradients_reach_exactly_what_was_sampled(relaxation: str) -> None:
                     assert grads == [None] * len(grads)
         for part in (supernet.stem, supernet.head):
             assert all(value.grad.any() for value in part.parameters())
-        for alpha, choice in zip(supernet.alphas, path, strict=True):
-            if relaxation == "uniform":
-                assert alpha.grad is None
-                continue
-            reached = tuple(alpha.grad.nonzero().flatten().tolist())
+        if relaxation == "uniform":
+            assert supernet.alphas.grad is None
+            continue
+        for row, count, choice in zip(
+            supernet.alphas.grad, supernet.counts, path, strict=True
+        ):
+            reached = tuple(row.nonzero().flatten().tolist())
             if relaxation == "two_path":
                 assert reached == tuple(sorted(choice.indices))
             else:
-                assert reached == tuple(range(len(alpha)))
+                assert reached == tuple(range(count))
 
 
 def test_gradient_of_alphas_by_finite_differences() -> None:
     """All four layers at once, through softmax over every candidate, in float64."""
     supernet = make_supernet(SPACES["all"], tau=2.0).double().eval()
     draws = torch.Generator().manual_seed(2)
-    for alpha in supernet.alphas:
-        alpha.data = torch.randn(len(alpha), generator=draws, dtype=torch.float64)
+    supernet.alphas.data.normal_(generator=draws)
     x = clip().double()
 
     def loss() -> Tensor:
@@ -148,7 +151,7 @@ def test_gradient_of_alphas_by_finite_differences() -> None:
 
     loss().backward()
     step = 1e-6  # smaller than the way to the next kink of a ReLU
-    for alpha in supernet.alphas:
+    for layer, alpha in enumerate(supernet.alphas):
         with torch.no_grad():
             alpha[1] += step
             above = loss()
@@ -156,7 +159,8 @@ def test_gradient_of_alphas_by_finite_differences() -> None:
             below = loss()
             alpha[1] += step
         slope = (above - below).item() / (2 * step)
-        assert alpha.grad[1].item() == pytest.approx(slope, rel=1e-5)
+        found = supernet.alphas.grad[layer, 1].item()
+        assert found == pytest.approx(slope, rel=1e-5)
 
 
 def test_two_paths_by_hand() -> None:
@@ -171,15 +175,11 @@ def test_two_paths_by_hand() -> None:
 
 def test_alphas_are_in_the_state_dict() -> None:
     supernet, other = make_supernet(TINY), PVNASSupernet(TINY)
-    with torch.no_grad():
-        for alpha in supernet.alphas:
-            alpha.copy_(torch.randn(len(alpha)))
+    torch.nn.init.normal_(supernet.alphas)
     other.load_state_dict(supernet.state_dict(), strict=True)
     other.init_weights()  # must not touch them
-    assert len(other.alphas) == 4
-    for index, alpha in enumerate(other.alphas):
-        assert torch.equal(alpha, supernet.state_dict()[f"alphas.{index}"])
-        assert alpha.dtype == torch.float32 and alpha.requires_grad
+    assert torch.equal(other.alphas, supernet.state_dict()["alphas"])
+    assert other.alphas.dtype == torch.float32 and other.alphas.requires_grad
 
 
 def test_weights_are_initialised_once() -> None:
@@ -198,13 +198,48 @@ def test_weights_are_initialised_once() -> None:
 def test_probabilities_and_temperature() -> None:
     supernet = PVNASSupernet(TINY, tau=0.5)
     with torch.no_grad():
-        supernet.alphas[0].copy_(torch.tensor([0.0, 0.0, math.log(2), 0.0]))
+        supernet.alphas[0, 2] = math.log(2)
     # exp(log(2) / 0.5) = 4, over a sum of 7
     expected = [1 / 7, 1 / 7, 4 / 7, 1 / 7]
     assert supernet.probabilities()[0].tolist() == pytest.approx(expected)
     assert supernet.sample("softmax")[0].weights.tolist() == pytest.approx(expected)
     assert supernet.probabilities()[1].tolist() == pytest.approx([0.25] * 4)
     assert supernet.argmax_indices() == (2, 0, 0, 0)
+
+
+def test_layers_may_differ_in_their_number_of_candidates() -> None:
+    """Entries behind a layer's candidates have no part in anything."""
+    space = space_of_all_families()
+    space["stages"][1]["candidates"] = space["stages"][1]["candidates"][:2]
+    supernet = make_supernet(space).eval()
+    first, most, *_ = supernet.counts  # the first layer allows no skip
+    assert supernet.counts == [first, most, 2, 2] and first < most
+    assert supernet.alphas.shape == (4, most)
+    with torch.no_grad():
+        supernet.alphas[2:, 2:] = 9.0  # as a mishap might leave them
+    p = supernet.probabilities()
+    assert p[2:].tolist() == [[0.5, 0.5, *[0] * (most - 2)]] * 2
+    assert [len(row) for row in supernet.read_alphas()] == supernet.counts
+    assert supernet.argmax_indices() == (0, 0, 0, 0)
+    for name in RELAXATIONS:
+        path = supernet.sample(name, torch.Generator().manual_seed(0))
+        for choice, count in zip(path, supernet.counts, strict=True):
+            assert max(choice.indices) < count
+        if name == "uniform":
+            continue
+        supernet(clip(), path).square().mean().backward()
+        assert not supernet.alphas.grad[2:, 2:].any()
+        assert supernet.alphas.grad.isfinite().all() and supernet.alphas.grad.any()
+    supernet.write_alphas([[1.0] * count for count in supernet.counts])
+    assert supernet.alphas[2].tolist() == [1, 1, *[0] * (most - 2)]
+
+
+def test_find_supernet() -> None:
+    with pytest.raises(ValueError, match="model: expected one supernet, got 0"):
+        find_supernet(torch.nn.Linear(1, 1))
+    pair = torch.nn.ModuleList([PVNASSupernet(TINY), PVNASSupernet(TINY)])
+    with pytest.raises(ValueError, match="model: expected one supernet, got 2"):
+        find_supernet(pair)
 
 
 def test_the_seed_decides_the_path() -> None:
@@ -256,13 +291,11 @@ def test_every_family_is_in_the_space_of_these_tests() -> None:
 
 @pytest.mark.parametrize("tau", [0, -1.0, float("nan")])
 def test_wrong_temperature(tau: float) -> None:
-    with pytest.raises(ValueError, match=f"tau: found {tau}, expected a number above"):
+    with pytest.raises(ValueError, match=f"tau: expected a number above 0, got {tau}"):
         PVNASSupernet(TINY, tau=tau)
 
 
-def test_wrong_names() -> None:
-    with pytest.raises(ValueError, match="relaxation: found 'darts', expected one of"):
-        PVNASSupernet(TINY).sample("darts")
+def test_wrong_space() -> None:
     with pytest.raises(
         ValueError, match=r"space 'tiny', unknown key: expected .*, got 'width'"
     ):

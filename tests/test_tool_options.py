@@ -123,7 +123,7 @@ def test_seed_wins_over_the_config_and_keeps_the_rest(parse, options, seed) -> N
         (True, None, "AmpOptimWrapper"),
         (True, "float16", "AmpOptimWrapper"),
         (True, "bfloat16", "BFloat16OptimWrapper"),
-        (False, None, "CPUAmpOptimWrapper"),
+        (False, None, "BFloat16OptimWrapper"),
     ],
 )
 def test_amp_fits_the_machine(parse, monkeypatch, has_gpu, dtype, expected) -> None:

@@ -88,7 +88,7 @@ def test_run_obeys_the_options(trained: Path) -> None:
     assert "seed: 3" in log
     assert "Command: " in log and "--seed 3" in log
     assert f"Version: pvnas_mmaction {__version__}" in log
-    assert "type='CPUAmpOptimWrapper'" in log
+    assert "type='BFloat16OptimWrapper'" in log
     assert "Scaling the original LR by 0.5" in log
     cfg = Config.fromfile(next((trained / "work").glob("*.py")))
     lr = cfg.optim_wrapper.optimizer.lr

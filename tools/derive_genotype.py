@@ -16,16 +16,14 @@ import argparse
 import math
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
 
 from pvnas_mmaction import __version__
 from pvnas_mmaction.apis import cli
@@ -37,128 +35,69 @@ from pvnas_mmaction.engine.search_checkpoint import (
     load_search_checkpoint,
 )
 from pvnas_mmaction.profiling.clock import check_device
-from pvnas_mmaction.search.derive import Budget, Derived, derive
-from pvnas_mmaction.space.cost import fixed_cost, layer_costs, network_cost
-from pvnas_mmaction.space.genotype import Genotype, save_genotype
-from pvnas_mmaction.space.latency_table import LatencyTable, load_latency_table
+from pvnas_mmaction.search.derive import Budget, derive
+from pvnas_mmaction.space.checks import wrong
+from pvnas_mmaction.space.cost_table import cost_tables
+from pvnas_mmaction.space.genotype import save_genotype
 
-
-@dataclass(frozen=True)
-class Found:
-    """A derived network with what is known of it.
-
-    Args:
-        genotype: With its provenance.
-        log_prob: Sum of log softmax(alpha).
-        indices: Candidate of each layer.
-        state: Inherited weights, or None where they were not asked for.
-    """
-
-    genotype: Genotype
-    log_prob: float
-    indices: tuple[int, ...]
-    state: dict[str, Tensor] | None = None
+# Option, kind of cost, and what one of the option's unit is.
+BUDGETS = (
+    ("--budget-gflops", "flops", 1e9),
+    ("--budget-params", "params", 1e6),
+    ("--budget-ms", "latency", 1),
+)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "checkpoint", help="checkpoint of a search, or its work dir: the last one"
-    )
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--budget-gflops", type=float, metavar="X")
-    parser.add_argument(
-        "--budget-params", type=float, metavar="N", help="in millions of parameters"
-    )
-    parser.add_argument("--budget-ms", type=float, metavar="MS")
-    parser.add_argument(
-        "--latency-table",
-        metavar="FILE.json",
-        help="written by tools/build_latency_table.py; for --budget-ms, and to print "
-        "the milliseconds",
-    )
-    parser.add_argument(
-        "--num-candidates", type=int, default=1, metavar="K", help="default: 1"
-    )
-    parser.add_argument(
-        "--min-distance",
-        type=float,
-        default=1,
-        metavar="D",
-        help="layers in which any two of them differ at least: a number from 1 up, or "
-        "a share of the layers below 1; default: 1",
-    )
-    parser.add_argument(
-        "--rank-on",
-        metavar="CONFIG",
-        help="validate with inherited weights on the data of this config (that of the "
-        "search, say), batch normalisation re-estimated on its training clips",
-    )
-    parser.add_argument(
-        "--save-weights",
-        action="store_true",
-        help="with --rank-on: also write the inherited weights as genotype_NN.pth, to "
-        "start training from (load_from)",
-    )
-    parser.add_argument(
-        "--device", default="cpu", help="of --rank-on: cpu or cuda; default: cpu"
-    )
-    parser.add_argument(
-        "--input-shape",
-        type=int,
-        nargs=4,
-        metavar=("C", "T", "H", "W"),
-        help="default: that of search/space.json in its work dir",
-    )
-    parser.add_argument(
-        "--num-classes",
-        type=int,
-        help="default: that of search/space.json in its work dir",
-    )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=cli.KeyValueAction,
-        metavar="KEY=VALUE",
-        help="override settings of the config of --rank-on",
-    )
+    add = parser.add_argument
+    add("checkpoint", help="checkpoint of a search, or its work dir: the last one")
+    add("--out", required=True, metavar="DIR")
+    add("--budget-gflops", type=float, metavar="X")
+    add("--budget-params", type=float, metavar="N", help="in millions of parameters")
+    add("--budget-ms", type=float, metavar="MS", help="needs --latency-table")
+    table = "written by tools/build_latency_table.py; for --budget-ms, and to print ms"
+    add("--latency-table", metavar="FILE.json", help=table)
+    add("--num-candidates", type=int, default=1, metavar="K", help="default: 1")
+    distance = "layers in which any two of them differ at least: a number from 1 up, "
+    distance += "or a share of the layers below 1; default: 1"
+    add("--min-distance", type=float, default=1, metavar="D", help=distance)
+    ranking = "validate with inherited weights on the data of this config (that of the "
+    ranking += "search, say), batch normalisation re-estimated on its training clips"
+    add("--rank-on", metavar="CONFIG", help=ranking)
+    weights = "with --rank-on: also write the inherited weights as genotype_NN.pth, to "
+    weights += "start training from (load_from)"
+    add("--save-weights", action="store_true", help=weights)
+    add("--device", default="cpu", help="of --rank-on: cpu or cuda; default: cpu")
+    shape = "shape of a view that costs are for; default: that of the search"
+    add("--input-shape", type=int, nargs=4, metavar=("C", "T", "H", "W"), help=shape)
+    options = "override settings of the config of --rank-on"
+    action, meta = cli.KeyValueAction, "KEY=VALUE"
+    add("--cfg-options", nargs="+", action=action, metavar=meta, help=options)
     return parser.parse_args()
 
 
 def check_options(args: argparse.Namespace) -> None:
     """Check the options that need no checkpoint to be checked."""
     check_device(args.device)
-    if args.num_classes is not None and args.num_classes < 1:
-        raise ValueError(f"--num-classes: found {args.num_classes}, expected 1 or more")
+    if args.num_candidates < 1:
+        raise wrong("--num-candidates", "1 or more", str(args.num_candidates))
     if args.budget_ms is not None and args.latency_table is None:
-        raise ValueError(
-            "--budget-ms: found no --latency-table, expected one; make it with "
-            "tools/build_latency_table.py"
-        )
-    if args.rank_on is None:
-        for option in ("--save-weights", "--cfg-options"):
-            if getattr(args, option[2:].replace("-", "_")):
-                raise ValueError(f"{option}: found no --rank-on CONFIG, expected one")
-    for option in ("--budget-gflops", "--budget-params", "--budget-ms"):
-        value = getattr(args, option[2:].replace("-", "_"))
+        hint = "make one with tools/build_latency_table.py"
+        raise wrong("--budget-ms", "a --latency-table as well", "none", hint)
+    for option in ("--save-weights", "--cfg-options"):
+        if args.rank_on is None and value_of(args, option):
+            raise wrong(option, "--rank-on CONFIG as well", "none")
+    for option, _, _ in BUDGETS:
+        value = value_of(args, option)
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{option}: found {value:g}, expected a number above 0")
+            raise wrong(option, "a number above 0", f"{value:g}")
 
 
-def read_setting(
-    args: argparse.Namespace, checkpoint: SearchCheckpoint
-) -> tuple[tuple[int, ...], int]:
-    """Input shape and number of classes that costs are for."""
-    shape = args.input_shape or checkpoint.setting.get("input_shape")
-    num_classes = args.num_classes or checkpoint.setting.get("num_classes")
-    if shape is None or num_classes is None:
-        raise ValueError(
-            f"{checkpoint.path}: found no search/space.json of its search beside it; "
-            "give --input-shape C T H W and --num-classes N"
-        )
-    return tuple(shape), num_classes
+def value_of(args: argparse.Namespace, option: str) -> Any:
+    return getattr(args, option[2:].replace("-", "_"))
 
 
 def parse_distance(value: float, num_layers: int) -> int:
@@ -166,67 +105,43 @@ def parse_distance(value: float, num_layers: int) -> int:
     if 0 < value < 1:
         return math.ceil(value * num_layers - 1e-9)
     if not float(value).is_integer() or not 1 <= value <= num_layers:
-        raise ValueError(
-            f"--min-distance: found {value:g}, expected a share above 0 and below 1, "
-            f"or a whole number from 1 to {num_layers}, the number of layers"
-        )
+        expected = "a share above 0 and below 1, or a whole number from 1 to "
+        expected += f"{num_layers}, the number of layers"
+        raise wrong("--min-distance", expected, f"{value:g}")
     return int(value)
 
 
-def build_budgets(
-    args: argparse.Namespace,
-    checkpoint: SearchCheckpoint,
-    shape: Sequence[int],
-    num_classes: int,
-    table: LatencyTable | None,
-) -> list[Budget]:
-    """The budgets that were asked for."""
-    space = checkpoint.space
-    fixed, layers = fixed_cost(space, shape, num_classes), layer_costs(space, shape)
-    budgets = []
-    for kind, field, limit, unit in (
-        ("flops", "macs", args.budget_gflops, 1e9),
-        ("params", "params", args.budget_params, 1e6),
-    ):
-        if limit is not None:
-            costs = [[getattr(cost, field) for cost in row] for row in layers]
-            budgets.append(Budget(kind, limit * unit, getattr(fixed, field), costs))
-    if args.budget_ms is not None:
-        limit, table_ms = args.budget_ms, table.layer_ms
-        budgets.append(Budget("latency", limit, table.fixed_ms, table_ms))
-    return budgets
-
-
-def describe(
-    network: Derived,
-    checkpoint: SearchCheckpoint,
-    shape: Sequence[int],
-    num_classes: int,
-    table: LatencyTable | None,
-) -> Found:
-    """A derived network with its genotype, its costs and where it came from."""
-    space = checkpoint.space
-    blocks = space.genotype(network.indices).blocks
-    cost = network_cost(space.skeleton, blocks, shape, num_classes)
-    provenance = dict(
+def find(args: argparse.Namespace, checkpoint: SearchCheckpoint) -> list[dict]:
+    """The most likely networks: ``indices``, ``log_prob``, and their provenance."""
+    space, shape = checkpoint.space, args.input_shape or checkpoint.input_shape
+    tables = cost_tables(space, shape, checkpoint.num_classes, args.latency_table)
+    limits = [(kind, value_of(args, option), unit) for option, kind, unit in BUDGETS]
+    derived = derive(
+        checkpoint.log_probs(),
+        [Budget(tables[k], limit * u) for k, limit, u in limits if limit is not None],
+        args.num_candidates,
+        parse_distance(args.min_distance, len(space.layers)),
+    )
+    names = dict(flops="macs", params="params", latency="latency_ms")
+    shared = dict(
         seed=checkpoint.seed,
         code_version=__version__,
         input_shape=list(shape),
-        num_classes=num_classes,
-        macs=cost.macs,
-        params=cost.params,
+        num_classes=checkpoint.num_classes,
         checkpoint=str(checkpoint.path),
         step=checkpoint.step,
         command=shlex.join(["python", *sys.argv]),
         date=datetime.now(timezone.utc).date().isoformat(),
     )
-    if table is not None:
-        provenance["latency_ms"] = table.predict(network.indices)
-    genotype = space.genotype(network.indices, provenance)
-    return Found(genotype, network.log_prob, network.indices)
+    found = []
+    for network in derived:
+        costs = {names[k]: t.cost(network.indices) for k, t in tables.items()}
+        item = dict(indices=network.indices, log_prob=network.log_prob)
+        found.append(dict(item, provenance={**shared, **costs}))
+    return found
 
 
-def rank(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list[Found]):
+def rank(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list[dict]):
     """Networks with accuracy and weights, the most accurate first; ties keep order."""
     cfg = load_config(args.rank_on)
     merge_options(cfg, args.cfg_options)
@@ -234,95 +149,77 @@ def rank(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list[Fou
     init_default_scope(cfg.get("default_scope", "mmaction"))
     networks = InheritedNetworks(checkpoint, cfg, args.device)
     console = Console(stderr=True)
-    ranked = []
-    for item in track(
-        found, "Ranking", console=console, disable=not console.is_terminal
-    ):
-        accuracy, state = networks.evaluate(item.indices)
-        provenance = dict(
-            item.genotype.provenance,
-            accuracy=accuracy,
-            config=args.rank_on,
-            data=networks.data.ann_file,
-        )
-        ranked.append(
-            replace(
-                item,
-                genotype=replace(item.genotype, provenance=provenance),
-                state=state if args.save_weights else None,
-            )
-        )
-    return sorted(ranked, key=lambda item: -item.genotype.provenance["accuracy"])
+    quiet = not console.is_terminal
+    for item in track(found, "Ranking", console=console, disable=quiet):
+        accuracy, item["state"] = networks.evaluate(item["indices"])
+        data = networks.data.ann_file
+        item["provenance"].update(accuracy=accuracy, config=args.rank_on, data=data)
+    return sorted(found, key=lambda item: -item["provenance"]["accuracy"])
 
 
-def print_table(names: Sequence[str], found: Sequence[Found]) -> None:
+def print_table(names: list[str], found: list[dict]) -> None:
     """One row per genotype."""
     print("genotype           GFLOPs  params (M)        ms     log p  accuracy")
     for name, item in zip(names, found, strict=True):
-        values = item.genotype.provenance
-        milliseconds = values.get("latency_ms")
-        accuracy = values.get("accuracy")
+        values = item["provenance"]
+        ms, accuracy = values.get("latency_ms"), values.get("accuracy")
         print(
             f"{name:<16} {values['macs'] / 1e9:8.4f}  {values['params'] / 1e6:10.4f}  "
-            f"{'-' if milliseconds is None else format(milliseconds, '.3f'):>8}  "
-            f"{item.log_prob:8.3f}  "
+            f"{'-' if ms is None else format(ms, '.3f'):>8}  {item['log_prob']:8.3f}  "
             f"{'-' if accuracy is None else format(accuracy, '.4f'):>8}"
         )
+
+
+def write(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list) -> None:
+    """Write genotypes and weights, and say what was written."""
+    out = Path(args.out)
+    names = [f"genotype_{number:02d}.json" for number in range(1, len(found) + 1)]
+    written = set(names)
+    for name, item in zip(names, found, strict=True):
+        genotype = checkpoint.space.genotype(item["indices"], item["provenance"])
+        save_genotype(genotype, out / name)
+        if args.save_weights:
+            file = (out / name).with_suffix(".pth")
+            temporary = file.with_name(f".{file.name}.tmp")  # whole or not at all
+            meta = dict(blocks=list(genotype.blocks))
+            torch.save(dict(meta=meta, state_dict=item["state"]), temporary)
+            temporary.replace(file)
+            written.add(file.name)
+    shape = "x".join(map(str, found[0]["provenance"]["input_shape"]))
+    name = checkpoint.space.name
+    print(f"{checkpoint.path}, step {checkpoint.step}, space {name!r}, input {shape}")
+    print_table(names, found)
+    print(f"wrote {len(found)} genotype(s) to {out}")
+    left = sorted(path.name for path in out.glob("genotype_[0-9]*.*"))
+    notes = []
+    if earlier := [name for name in left if name not in written]:
+        files = ", ".join(earlier)
+        notes.append(f"{out} also holds files of an earlier derivation: {files}")
+    if len(found) < args.num_candidates:
+        notes.append(
+            f"no more than {len(found)} of {args.num_candidates} networks keep the "
+            "budgets at that distance"
+        )
+    best = checkpoint.archive.best()
+    if args.rank_on is None and best is not None and best.accuracy is not None:
+        notes.append(
+            "likely is not accurate: these networks were not judged. Use --rank-on "
+            "CONFIG --num-candidates 8; the best that the search judged has accuracy "
+            f"{best.accuracy:.4f}: {' '.join(best.blocks)}"
+        )
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def main() -> None:
     args = parse_args()
     check_options(args)
     checkpoint = load_search_checkpoint(args.checkpoint)
-    shape, num_classes = read_setting(args, checkpoint)
-    table = None
-    if args.latency_table is not None:
-        table = load_latency_table(args.latency_table, checkpoint.space, shape)
-    budgets = build_budgets(args, checkpoint, shape, num_classes, table)
-    derived = derive(
-        checkpoint.log_probs(),
-        budgets,
-        args.num_candidates,
-        parse_distance(args.min_distance, len(checkpoint.space.layers)),
-    )
-    found = [describe(d, checkpoint, shape, num_classes, table) for d in derived]
-    out = Path(args.out)
-    cli.make_out_folder(out)
+    found = find(args, checkpoint)
+    cli.make_out_folder(args.out)
     if args.rank_on is not None:
         found = rank(args, checkpoint, found)
-    names = [f"genotype_{number:02d}.json" for number in range(1, len(found) + 1)]
-    for name, item in zip(names, found, strict=True):
-        save_genotype(item.genotype, out / name)
-        if item.state is not None:
-            save_weights(item, (out / name).with_suffix(".pth"))
-    print(
-        f"{checkpoint.path}, step {checkpoint.step}, space {checkpoint.space.name!r}, "
-        f"input {'x'.join(map(str, shape))}"
-    )
-    print_table(names, found)
-    print(f"wrote {len(found)} genotype(s) to {out}")
-    written = {*names, *(f"{Path(n).stem}.pth" for n in names if args.save_weights)}
-    left = sorted(path.name for path in out.glob("genotype_[0-9]*.*"))
-    if earlier := [name for name in left if name not in written]:
-        print(
-            f"note: {out} also holds files of an earlier derivation: "
-            f"{', '.join(earlier)}",
-            file=sys.stderr,
-        )
-    if len(found) < args.num_candidates:
-        print(
-            f"note: no more than {len(found)} of {args.num_candidates} networks keep "
-            "the budgets at that distance",
-            file=sys.stderr,
-        )
-
-
-def save_weights(item: Found, path: Path) -> None:
-    """Write a checkpoint for ``load_from``, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    meta = dict(blocks=list(item.genotype.blocks))
-    torch.save(dict(meta=meta, state_dict=item.state), temporary)
-    temporary.replace(path)
+    write(args, checkpoint, found)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_files import load_config, merge_options, read_space
 from pvnas_mmaction.report.layers import format_count, format_shape
 from pvnas_mmaction.report.runlog import lookup
-from pvnas_mmaction.search.derive import UNITS, Budget
-from pvnas_mmaction.search.penalty import build_budget
+from pvnas_mmaction.search.derive import Budget
+from pvnas_mmaction.search.penalty import build_penalty
 from pvnas_mmaction.space.cost import check_input_shape, layer_shapes
+from pvnas_mmaction.space.cost_table import CostTable, cost_tables, plain
 from pvnas_mmaction.space.search_space import SearchSpace
 
 DRAWN_NETWORKS = 10_000
@@ -77,40 +78,36 @@ def stage_table(space: SearchSpace, shape: Sequence[int] | None) -> Table:
     return table
 
 
-def extremes(costs: Budget) -> tuple[float, float]:
-    """Cost of the cheapest and of the dearest network."""
-    return (
-        costs.fixed + sum(min(row) for row in costs.per_layer),
-        costs.fixed + sum(max(row) for row in costs.per_layer),
-    )
+def extremes(table: CostTable) -> tuple[float, float]:
+    """Cost of the cheapest and of the most expensive network."""
+    return plain(table.cheapest()), table.cost(table.most_expensive())
 
 
-def share_within(costs: Budget, number: int = DRAWN_NETWORKS) -> float:
+def share_within(budget: Budget, number: int = DRAWN_NETWORKS) -> float:
     """Share of networks that keep the limit, among some drawn uniformly (seed 0)."""
-    draw = random.Random(0)
+    draw, table = random.Random(0), budget.table
     kept = sum(
-        costs.fixed + sum(draw.choice(row) for row in costs.per_layer) <= costs.limit
+        table.fixed + sum(draw.choice(row) for row in table.per_layer) <= budget.limit
         for _ in range(number)
     )
     return kept / number
 
 
 def budget_lines(budget: Budget) -> list[str]:
-    """Where the budget lies between cheapest and dearest, a line each."""
-    low, high = extremes(budget)
-    unit = UNITS[budget.kind]
-    head = f"budget: {format_count(budget.limit)} {unit}"
+    """Where the budget lies between cheapest and most expensive, a line each."""
+    low, high = extremes(budget.table)
+    head = f"budget: {format_count(budget.limit)} {budget.table.unit}"
     if budget.limit < low:
         return [f"{head}, below the cheapest network: none keeps it"]
     if budget.limit >= high:
-        return [f"{head}, not below the dearest network: every one keeps it"]
+        return [f"{head}, not below the most expensive network: every one keeps it"]
     place = (budget.limit - low) / (high - low)
     mark = round(place * (BAR_WIDTH - 1))
     bar = "-" * mark + "|" + "-" * (BAR_WIDTH - 1 - mark)
     kept = share_within(budget)
     share = f"{100 * kept:.1f} %" if kept else "none"
     return [
-        f"{head}, {100 * place:.1f} % of the way from cheapest to dearest",
+        f"{head}, {100 * place:.1f} % of the way from cheapest to most expensive",
         f"  {share} of {DRAWN_NETWORKS} networks drawn uniformly within it",
         f"  {format_count(low)} [{bar}] {format_count(high)}",
     ]
@@ -138,24 +135,20 @@ def main() -> None:
         console.print("No input shape is known: give --input-shape C T H W for costs.")
         return
     console.print(f"input CxTxHxW: {format_shape(shape)}, classes: {num_classes}")
-    setting = dict(lookup(data, "train_cfg.cost") or {})
-    kinds = ["flops", "params"]
-    if setting.get("kind") == "latency":
-        kinds.append("latency")
-    for kind in kinds:
-        table = {"table": setting.get("table")} if kind == "latency" else {}
-        costs = build_budget(
-            dict(kind=kind, budget=1, **table), space, shape, num_classes
-        )
-        low, high = extremes(costs)
+    setting = lookup(data, "train_cfg.cost")
+    latency = (setting or {}).get("table")
+    tables = cost_tables(space, shape, num_classes, latency)
+    for table in tables.values():
+        low, high = extremes(table)
         console.print(
-            f"{UNITS[kind]}: cheapest {format_count(low)}, dearest "
-            f"{format_count(high)}, the same in all {format_count(costs.fixed)}"
+            f"{table.unit}: cheapest {format_count(low)}, most expensive "
+            f"{format_count(high)}, the same in all {format_count(table.fixed)}"
         )
-    if not setting:
+    penalty = build_penalty(setting, tables)
+    if penalty is None:
         console.print("budget: none in the config (train_cfg.cost)")
         return
-    for line in budget_lines(build_budget(setting, space, shape, num_classes)):
+    for line in budget_lines(penalty.budget):
         console.print(line, markup=False)
 
 

@@ -40,7 +40,6 @@ from .run_checks import RunCheckHook, check_head, check_work_dir
 __all__ = ["EXIT_INTERRUPTED", "EXIT_USER_ERROR", "KeyValueAction", "run"]
 
 _WRAPPERS = ("OptimWrapper", "AmpOptimWrapper", "BFloat16OptimWrapper")
-_WRAPPERS += ("CPUAmpOptimWrapper",)
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -144,7 +143,7 @@ def enable_amp(cfg: Config) -> None:
         if not torch.cuda.is_available():
             wrapper.setdefault("dtype", "bfloat16")
     else:
-        wrapper.type = "CPUAmpOptimWrapper"
+        wrapper.type = "BFloat16OptimWrapper"
 
 
 def merge_test_args(cfg: Config, args: argparse.Namespace) -> Config:

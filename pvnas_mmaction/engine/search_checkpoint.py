@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,36 @@ import torch
 from torch import Tensor
 
 from ..models.supernet import inherit_weights
+from ..search.archive import Archive
+from ..space.checks import wrong
 from ..space.search_space import SearchSpace
 from .checkpoint_files import latest_checkpoint
-from .lr_diversity_hook import CHECKPOINT_KEY
-from .search_state import require_keys
 
-_ALPHA = re.compile(r"(?P<prefix>(.*\.)?)alphas\.(?P<layer>\d+)")
+CHECKPOINT_KEY = "pvnas_search"
+FORMAT_VERSION = 2
+
+
+def search_state(checkpoint: Mapping[str, Any], path: object) -> dict[str, Any]:
+    """The state of a search in a checkpoint.
+
+    Args:
+        checkpoint: The checkpoint.
+        path: Where it comes from, for the error message.
+
+    Raises:
+        ValueError: It holds none, or one of another version.
+    """
+    state = checkpoint.get(CHECKPOINT_KEY)
+    if not isinstance(state, Mapping):
+        expected = "the state of a search, as tools/train.py writes it"
+        hint = "load_from starts a search from the weights of another checkpoint"
+        raise wrong(str(path), expected, "none", hint)
+    version = state.get("format_version")
+    if version != FORMAT_VERSION:
+        hint = "use the version of pvnas_mmaction that wrote it"
+        expected = f"format version {FORMAT_VERSION}"
+        raise wrong(f"{path}, {CHECKPOINT_KEY}", expected, repr(version), hint)
+    return dict(state)
 
 
 @dataclass(frozen=True)
@@ -35,10 +57,9 @@ class SearchCheckpoint:
         prefix: What the supernet's keys in it start with.
         seed: Seed of the search.
         step: Weights steps taken.
-        setting: What the search was about: its ``input_shape`` and ``num_classes``.
-            Checkpoints of former versions do not have them, they are then those of
-            ``search/space.json`` in the work directory that was named, or else beside
-            the checkpoint; empty where there is no such file.
+        input_shape: (C, T, H, W) that its costs are for.
+        num_classes: Outputs of its head.
+        archive: What it has found.
     """
 
     path: Path
@@ -48,7 +69,9 @@ class SearchCheckpoint:
     prefix: str
     seed: int
     step: int
-    setting: dict[str, Any]
+    input_shape: tuple[int, ...]
+    num_classes: int
+    archive: Archive
 
     def log_probs(self) -> list[list[float]]:
         """log softmax(alpha) of every layer: at temperature 1. Another temperature
@@ -73,16 +96,11 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.is_file():
         return path
-    if not path.is_dir():
-        raise FileNotFoundError(
-            f"{path}: found nothing, expected a checkpoint or the work directory of a "
-            "search"
-        )
-    file = latest_checkpoint(path, "work directory")
+    file = latest_checkpoint(path, "work directory") if path.is_dir() else None
     if file is None:
         raise FileNotFoundError(
-            f"{path}: found no file last_checkpoint, expected the work directory of a "
-            "search that has saved a checkpoint"
+            f"{path}: expected a checkpoint, or the work directory of a search that "
+            "has saved one, got none"
         )
     return Path(file)
 
@@ -97,7 +115,7 @@ def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
         FileNotFoundError: There is no checkpoint.
         ValueError: It is no checkpoint, or not that of a search.
     """
-    given, path = Path(path), find_checkpoint(path)
+    path = find_checkpoint(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -107,60 +125,28 @@ def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
         reason = f"{type(error).__name__}: {lines[0]}" if lines else "no pickle"
         if path.stat().st_size == 0:
             reason = "an empty file"
-        raise ValueError(
-            f"{path}: expected a checkpoint that MMEngine has written, found: {reason}"
-        ) from error
-    if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
-        raise ValueError(
-            f"{path}: found no state of a search, expected a checkpoint that "
-            "tools/train.py has written with a search config"
-        )
-    require_keys(checkpoint, ("meta", "state_dict"), str(path))
-    require_keys(checkpoint["meta"], ["iter"], f"{path}, meta")
-    require_keys(checkpoint[CHECKPOINT_KEY], ["loop"], f"{path}, {CHECKPOINT_KEY}")
-    loop = checkpoint[CHECKPOINT_KEY]["loop"]
-    require_keys(loop, ("space", "seed"), f"{path}, state of the loop")
-    space = SearchSpace.from_config(loop["space"])
+        expected = "a checkpoint that MMEngine has written"
+        raise wrong(str(path), expected, reason) from error
+    found = search_state(checkpoint if isinstance(checkpoint, dict) else {}, path)
+    space = SearchSpace.from_config(found["space"])
     state = checkpoint["state_dict"]
-    prefix, alphas = _alphas(path, state)
-    if [len(row) for row in alphas] != [len(c) for c in space.candidates]:
-        raise ValueError(
-            f"{path}: found alphas of {[len(row) for row in alphas]} entries, which do "
-            f"not fit its space {space.name!r}"
-        )
-    # Checkpoints may lie elsewhere: CheckpointHook has an out_dir.
-    file = (given if given.is_dir() else path.parent) / "search" / "space.json"
-    setting = _read_setting(file, space) if file.is_file() else {}
-    # The checkpoint's own: the file may be that of a later search in the same folder.
-    setting |= {key: loop[key] for key in ("input_shape", "num_classes") if key in loop}
+    if "ema_state_dict" in checkpoint:  # EMAHook has swapped them; a search ignores it
+        averaged = checkpoint["ema_state_dict"].items()
+        own = {k.removeprefix("module."): v for k, v in averaged if "module." in k}
+        state = {**state, **own}
+    (key,) = (k for k in state if k.split(".")[-1] == "alphas")
+    sizes = map(len, space.candidates)
     return SearchCheckpoint(
         path=path,
         space=space,
-        alphas=alphas,
+        alphas=[
+            row[:n] for row, n in zip(state[key].double().tolist(), sizes, strict=True)
+        ],
         state=state,
-        prefix=prefix,
-        seed=int(loop["seed"]),
-        step=int(checkpoint["meta"]["iter"]),
-        setting=setting,
+        prefix=key.removesuffix("alphas"),
+        seed=int(found["seed"]),
+        step=int(found["num_steps"]),
+        input_shape=tuple(found["setting"]["train_cfg.input_shape"]),
+        num_classes=int(found["setting"]["model.cls_head.num_classes"]),
+        archive=Archive.from_dict(found["archive"]),
     )
-
-
-def _alphas(path: Path, state: dict[str, Tensor]) -> tuple[str, list[list[float]]]:
-    """Prefix of the supernet's keys, and its alphas by layer."""
-    found = {key: m for key in state if (m := _ALPHA.fullmatch(key))}
-    prefixes = {match["prefix"] for match in found.values()}
-    if len(prefixes) != 1:
-        raise ValueError(
-            f"{path}: found the alphas of {len(prefixes)} supernets, expected one"
-        )
-    ordered = sorted(found, key=lambda key: int(found[key]["layer"]))
-    return prefixes.pop(), [state[key].double().tolist() for key in ordered]
-
-
-def _read_setting(path: Path, space: SearchSpace) -> dict[str, Any]:
-    try:
-        setting = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, found {error}") from error
-    # A work directory that was used again: its file is about another search.
-    return setting if setting.get("space") == space.to_config() else {}

@@ -11,8 +11,6 @@ number of workers, with the batches that it would have seen.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from numbers import Integral
@@ -26,8 +24,11 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..search.randomness import Stream, derived_seed, seeded
+from ..search.search import digest_of
+from ..space.checks import wrong
 
 Key = tuple[int, int]
+LIST = "train_dataloader.dataset"
 
 # Defaults of a search that networks judged after it have to share.
 ALPHA_SHARE = 0.5
@@ -56,9 +57,8 @@ def split_by_class(
     """
     is_number = isinstance(alpha_share, int | float)
     if not is_number or not 0 < alpha_share < 1:
-        raise ValueError(
-            f"alpha_share: found {alpha_share!r}, expected a number above 0 and below 1"
-        )
+        expected = "a number above 0 and below 1"
+        raise wrong("train_cfg.alpha_share", expected, repr(alpha_share))
     generator = np.random.default_rng(seed)
     weights: list[int] = []
     alphas: list[int] = []
@@ -71,10 +71,9 @@ def split_by_class(
         alphas.extend(members[:count].tolist())
         weights.extend(members[count:].tolist())
     if not weights or not alphas:
-        raise ValueError(
-            f"training list: found {len(labels)} clips, expected at least two of one "
-            "class, so that weights and alphas can be trained on different clips"
-        )
+        expected = "two clips or more of one class"
+        hint = "weights and alphas are trained on different clips"
+        raise wrong(LIST, expected, f"{len(labels)} clips, no two of one class", hint)
     return sorted(weights), sorted(alphas)
 
 
@@ -111,11 +110,10 @@ class StepSampler(Sampler[Key]):
         self.world_size = world_size
         self.batches_per_epoch = len(self.indices) // (batch_size * world_size)
         if self.batches_per_epoch == 0:
-            raise ValueError(
-                f"batch_size: found {batch_size} on each of {world_size} process(es), "
-                f"but this half of the training list has {len(self.indices)} clips; "
-                "take a smaller batch_size"
-            )
+            got = f"{batch_size} on each of {world_size} process(es)"
+            expected = f"{len(self.indices)} or less in all, the clips of this half"
+            hint = "take a smaller one"
+            raise wrong("train_dataloader.batch_size", expected, got, hint)
         self.start = 0
         self.num_batches = self.batches_per_epoch
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
@@ -185,28 +183,23 @@ class SearchData:
 
     def __init__(self, dataloader: Mapping[str, Any], alpha_share: float) -> None:
         if not isinstance(dataloader, Mapping):
-            raise ValueError(
-                f"train_dataloader: found {type(dataloader).__name__}, expected a "
-                "config dict: a search splits its data set itself"
-            )
+            hint = "a search splits its data set itself"
+            got = type(dataloader).__name__
+            raise wrong("train_dataloader", "a config dict", got, hint)
         config = copy.deepcopy(dict(dataloader))
         config.pop("sampler", None)
         for key in ("batch_sampler", "num_batch_per_epoch"):
             if config.pop(key, None) is not None:
-                raise ValueError(
-                    f"train_dataloader.{key}: found one, expected none: a search makes "
-                    "the batches of its two halves itself"
-                )
+                hint = "a search makes the batches of its two halves itself"
+                raise wrong(f"train_dataloader.{key}", "none", "one", hint)
         dataset = DATASETS.build(config.pop("dataset"))
         _check_no_repeats(dataset)
         self.ann_file = str(getattr(dataset, "ann_file", ""))
         self.alpha_share = alpha_share
         self._labels = _labels(dataset)
         if len(set(self._labels)) == 1:
-            raise ValueError(
-                f"training list: found class id {self._labels[0]} for every clip, "
-                "expected two classes or more"
-            )
+            got = f"class id {self._labels[0]} for every clip"
+            raise wrong(LIST, "two classes or more", got)
         self._dataset = dataset
         self._config = dict(config, dataset=SeededDataset(dataset))
 
@@ -230,10 +223,9 @@ class SearchData:
         """Raise ValueError unless every class id has a score of the head."""
         low, high = min(self._labels), max(self._labels)
         if low < 0 or high >= num_classes:
-            raise ValueError(
-                f"training list: found class ids from {low} to {high}, expected 0 to "
-                f"{num_classes - 1}, as model.cls_head.num_classes={num_classes} says"
-            )
+            expected = f"class ids from 0 to {num_classes - 1}, as "
+            expected += f"model.cls_head.num_classes={num_classes} says"
+            raise wrong(LIST, expected, f"{low} to {high}")
 
     def calibration(self, num_batches: int) -> Iterator[dict]:
         """Batches of the weights half, the same ones on every rank and every time.
@@ -275,12 +267,12 @@ class SearchData:
 
 def _check_no_repeats(dataset: Any) -> None:
     if isinstance(dataset, RepeatDataset | ClassBalancedDataset):
-        raise ValueError(
-            f"train_dataloader.dataset: found {type(dataset).__name__}, expected the "
-            "data set in it: weights and alphas are to be trained on different clips, "
-            "and one that is there twice would be in both halves; raise "
+        hint = (
+            "a clip that is there twice would train both weights and alphas; raise "
             "train_cfg.max_epochs instead"
         )
+        got = type(dataset).__name__
+        raise wrong("train_dataloader.dataset", "the data set in it", got, hint)
     if isinstance(dataset, ConcatDataset):
         for part in dataset.datasets:
             _check_no_repeats(part)
@@ -296,11 +288,6 @@ def _keep_apart(dataset: Any, halves: Sequence[Sequence[int]]) -> None:
             own = [[i - start for i in half if start <= i < end] for half in halves]
             _keep_apart(part, own)
             start = end
-
-
-def digest_of(content: object) -> str:
-    """A short hash that tells contents, as JSON, apart."""
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _names(dataset: Any) -> list[str]:
@@ -324,8 +311,7 @@ def _labels(dataset: Any) -> list[int]:
     labels = [dataset.get_data_info(i).get("label") for i in range(len(dataset))]
     for index, label in enumerate(labels):
         if not isinstance(label, Integral):
-            raise ValueError(
-                f"training list: clip {index} has the label {label!r}, expected one "
-                "class id per clip: a search splits its clips by class"
-            )
+            hint = "a search splits its clips by class"
+            field = f"{LIST}, clip {index}"
+            raise wrong(field, "one class id per clip", repr(label), hint)
     return [int(label) for label in labels]

@@ -11,8 +11,9 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ..space.checks import wrong
 from ..space.genotype import write_atomically
-from .search_loop import schedule_of
+from .search_loop import SearchLoop
 
 SCALARS = (
     "diversity",
@@ -61,12 +62,10 @@ class SearchHistoryHook(Hook):
         self.interval = interval
 
     def before_train(self, runner: Runner) -> None:
-        self._owner = next(filter(schedule_of, runner.hooks), None)
-        if self._owner is None:
-            raise ValueError(
-                "custom_hooks: found SearchHistoryHook without LRDiversityHook, "
-                "expected both, or neither where nothing is searched"
-            )
+        if not isinstance(runner.train_loop, SearchLoop):
+            found = type(runner.train_loop).__name__
+            expected = "'SearchLoop' with SearchHistoryHook"
+            raise wrong("train_cfg.type", expected, repr(found))
         self.path = Path(runner.work_dir) / "search" / "history.jsonl"
         if not is_main_process():
             return
@@ -88,13 +87,14 @@ class SearchHistoryHook(Hook):
         last = step + 1 == runner.max_iters
         if not is_main_process() or (step % self.interval and not last):
             return
-        schedule = schedule_of(self._owner)
+        search = runner.train_loop.search
+        schedule = search.schedule
         record = dict(
             step=step,
             epoch=runner.epoch,
             cycle=schedule.cycle_of(step),
             u=schedule.position(step),
-            p=[[round(value, 5) for value in row] for row in self._owner.probabilities],
+            p=[[round(value, 5) for value in row] for row in search.probabilities],
         )
         logged = runner.message_hub.log_scalars
         for name in SCALARS:

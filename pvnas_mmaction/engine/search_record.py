@@ -4,20 +4,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
-from mmengine.dist import master_only
+from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from .. import __version__
-from ..search.archive import Archive, ArchiveEntry
-from ..search.penalty import CostPenalty
-from ..space.cost import fixed_cost, layer_costs
+from ..search.archive import ArchiveEntry
+from ..search.distributed import together
+from ..search.search import Search
 from ..space.genotype import Genotype, save_genotype, write_atomically
-from ..space.search_space import SearchSpace
 from .search_data import SearchData
+
+
+def _by_rank_0(method: Callable[..., None]) -> Callable[..., None]:
+    """Writes by rank 0 alone; where it fails, all ranks do."""
+
+    @wraps(method)
+    def write(*args: Any) -> None:
+        with together():
+            if is_main_process():
+                method(*args)
+
+    return write
 
 
 class SearchRecord:
@@ -30,34 +43,25 @@ class SearchRecord:
 
     Args:
         runner: The runner.
-        space: The search space.
-        input_shape: (C, T, H, W) that costs are for.
-        num_classes: Outputs of the head.
+        search: The search.
+        data: Its clips.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        space: SearchSpace,
-        input_shape: Sequence[int],
-        num_classes: int,
-    ) -> None:
-        self.runner = runner
-        self.space = space
-        self.input_shape = tuple(input_shape)
-        self.num_classes = num_classes
+    def __init__(self, runner: Runner, search: Search, data: SearchData) -> None:
+        self.runner, self.search, self.data = runner, search, data
         self.directory = Path(runner.work_dir) / "search"
 
-    @master_only
-    def write_setting(self, data: SearchData, penalty: CostPenalty | None) -> None:
+    @_by_rank_0
+    def write_setting(self) -> None:
         """Write down the space with its costs, and the split of the training list.
 
         Where a search starts, or one from elsewhere is resumed, in a folder that holds
         another one (told by seed and split), what that found is moved to a folder
-        beside it first, ``search_before_TIMESTAMP``, and MMEngine's ``last_checkpoint``
-        gets the same ending: ``--resume`` would go on with the other search as long as
-        this one has saved nothing.
+        next to it first, ``search_before_TIMESTAMP``, and MMEngine's
+        ``last_checkpoint`` gets the same ending: ``--resume`` would go on with the
+        other search as long as this one has saved nothing.
         """
+        search, data = self.search, self.data
         split = dict(
             seed=data.seed,
             alpha_share=data.alpha_share,
@@ -65,28 +69,26 @@ class SearchRecord:
             weights=data.weights_half,
             alphas=data.alpha_half,
         )
-        if self.runner.iter == 0 or self._holds_another_than(split):
+        if search.num_steps == 0 or self._holds_another_than(split):
             self._move_earlier_search()
-        budget = penalty.budget if penalty else None
+        budget = search.penalty and search.penalty.budget
         setting = dict(
-            space=self.space.to_config(),
-            input_shape=list(self.input_shape),
-            num_classes=self.num_classes,
-            budget=budget and dict(kind=budget.kind, budget=budget.limit),
-            fixed=asdict(fixed_cost(self.space, self.input_shape, self.num_classes)),
-            layer_costs=[
-                [asdict(cost) for cost in layer]
-                for layer in layer_costs(self.space, self.input_shape)
-            ],
+            space=search.space.to_config(),
+            input_shape=list(search.input_shape),
+            num_classes=search.num_classes,
+            budget=budget and dict(kind=budget.table.kind, budget=budget.limit),
+            costs={kind: asdict(table) for kind, table in search.tables.items()},
         )
         write_atomically(self.directory / "space.json", json.dumps(setting) + "\n")
         write_atomically(self.directory / "split.json", json.dumps(split) + "\n")
-        self._data = data
         self.runner.logger.info(
-            f"Search space {self.space.name!r}: {self.space.size:.4g} networks, "
-            f"{len(self.space.layers)} layers; {len(data.weights_half)} clips train "
+            f"Search space {search.space.name!r}: {search.space.size:.4g} networks, "
+            f"{len(search.space.layers)} layers; {len(data.weights_half)} clips train "
             f"the weights, {len(data.alpha_half)} the alphas"
         )
+        resumed = bool(search.archive.entries)
+        if resumed and not (self.directory / "archive.json").exists():
+            self._write_archive()  # in another folder
 
     def _holds_another_than(self, split: dict) -> bool:
         path = self.directory / "split.json"
@@ -112,47 +114,57 @@ class SearchRecord:
                 "overwritten. To go on with a search, use --resume"
             )
 
-    @master_only
-    def write_entry(self, entry: ArchiveEntry, archive: Archive) -> None:
-        """Write the genotype of a cycle or the final one, and the archive with it."""
-        save_genotype(self.genotype(entry), self.directory / entry.file)
+    @_by_rank_0
+    def write_entry(self, entry: ArchiveEntry) -> None:
+        """Write the genotype of a cycle, and the archive with it."""
+        self._save(entry, entry.file)
+        self.search.archive.save(self.directory / "archive.json")
+
+    @_by_rank_0
+    def write_archive(self) -> None:
+        """Write the archive and every genotype of it."""
+        self._write_archive()
+
+    def _write_archive(self) -> None:
+        archive = self.search.archive
+        for entry in [*archive.entries, *([archive.final] if archive.final else [])]:
+            self._save(entry, entry.file)
         archive.save(self.directory / "archive.json")
 
-    @master_only
-    def write_archive(self, archive: Archive) -> None:
-        """Write every genotype of an archive, and the archive with them."""
-        for entry in archive.entries:
-            self.write_entry(entry, archive)
-        if archive.final is not None:
-            self.write_entry(archive.final, archive)
-
-    @master_only
-    def write_result(self, archive: Archive) -> None:
+    @_by_rank_0
+    def write_result(self) -> None:
         """Write the genotype that the search chose."""
+        archive = self.search.archive
         best = archive.best()
         if best is None:
             return
-        path = self.directory / "genotype.json"
-        save_genotype(self.genotype(best), path)
+        path = self._save(best, "genotype.json")
         self.runner.logger.info(
             f"Search done: {len(archive)} genotype(s), the "
             f"{'last' if best.accuracy is None else 'best'} is {path}: "
             f"{' '.join(best.blocks)}"
         )
 
+    def _save(self, entry: ArchiveEntry, file: str) -> Path:
+        path = self.directory / file
+        save_genotype(self.genotype(entry), path)
+        return path
+
     def genotype(self, entry: ArchiveEntry) -> Genotype:
         """The genotype of an entry, with its provenance."""
+        search = self.search
         provenance = dict(
-            data=self._data.ann_file,
+            data=self.data.ann_file,
             config=str(self.runner.cfg.filename or ""),
-            seed=self._data.seed,
+            seed=search.seed,
             code_version=__version__,
-            input_shape=list(self.input_shape),
-            num_classes=self.num_classes,
+            input_shape=list(search.input_shape),
+            num_classes=search.num_classes,
             macs=entry.macs,
             params=entry.params,
             accuracy=entry.accuracy,
             cycle=entry.cycle,
             step=entry.step,
         )
-        return Genotype(self.space.name, self.space.skeleton, entry.blocks, provenance)
+        space = search.space
+        return Genotype(space.name, space.skeleton, entry.blocks, provenance)

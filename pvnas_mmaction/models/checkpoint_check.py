@@ -18,7 +18,7 @@ from ..space.checks import wrong
 
 # Counts of batches: MMEngine and old versions of PyTorch do without them.
 _OPTIONAL = "num_batches_tracked"
-_SUPERNET_KEY = re.compile(r"layers\.\d+\.ops\.|alphas")
+_SUPERNET_KEY = re.compile(r"layers\.\d+\.ops\.|alphas$")
 
 
 def is_supernet_state(names: Iterable[str]) -> bool:

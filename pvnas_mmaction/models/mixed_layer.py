@@ -29,14 +29,11 @@ class MixedLayer(nn.Module):
 
         Shape: (N, C_in, T, H, W) -> (N, C_out, T', H', W').
         """
+        first, *others = (self.ops[index] for index in choice.indices)
         if choice.weights is None:
-            (index,) = choice.indices
-            return self.ops[index](x)
-        terms = (
-            weight * self.ops[index](x)
-            for index, weight in zip(choice.indices, choice.weights, strict=True)
-        )
-        total = next(terms)
-        for term in terms:
-            total = total + term
+            return first(x)
+        weights = choice.weights.unbind()
+        total = weights[0] * first(x)
+        for weight, op in zip(weights[1:], others, strict=True):
+            total = total + weight * op(x)
         return total

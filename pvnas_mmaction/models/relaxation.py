@@ -17,15 +17,25 @@ relaxation     forward                                                 runs
 G is Gumbel(0, 1) noise (Gumbel-softmax: Jang et al. and Maddison et al., 2017). Noise
 comes from a generator on the CPU only, so that every rank of a distributed run and
 every resumed run draws the same candidates from the same seed, whatever the device.
+
+All layers are drawn at once, from logits log p or alpha / tau of shape (L, K), which
+are -inf where a layer has fewer than K candidates. What is drawn depends on a copy of
+them on the CPU alone: a draw never waits for an accelerator.
+
+**To add a relaxation**, write a function of a :class:`Draw` and add it to
+:data:`RELAXATIONS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from ..space.checks import wrong
 
 
 @dataclass(frozen=True)
@@ -41,66 +51,84 @@ class Choice:
     indices: tuple[int, ...]
     weights: Tensor | None = None
 
-    def detach(self) -> Choice:
-        """The same forward, with no gradient to alpha."""
-        if self.weights is None or len(self.indices) == 1:
-            return Choice(self.indices)
-        return Choice(self.indices, self.weights.detach())
+
+@dataclass(frozen=True)
+class Draw:
+    """What a relaxation draws from.
+
+    Args:
+        logits: (L, K), alpha / tau with gradient, -inf where there is no candidate.
+        host: The same in float64 on the CPU, without gradient.
+        counts: Number of candidates of each layer.
+        tau: Temperature.
+        generator: Source of the noise, on the CPU.
+    """
+
+    logits: Tensor
+    host: Tensor
+    counts: Sequence[int]
+    tau: float
+    generator: torch.Generator | None
+
+    @cached_property
+    def noise(self) -> Tensor:
+        """Gumbel(0, 1) noise, (L, K), in float64 on the CPU."""
+        shape = self.host.shape
+        uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        tiny = torch.finfo(torch.float64).tiny
+        exponential = (-uniform.clamp_min(tiny).log()).clamp_min(tiny)
+        return -exponential.log()
+
+    def soft(self) -> Tensor:
+        """The soft sample softmax((log p + G) / tau), (L, K)."""
+        noisy = torch.log_softmax(self.logits, 1) + self.noise.to(self.logits)
+        return torch.softmax(noisy / self.tau, 1)
+
+    def top(self, count: int) -> Tensor:
+        """Indices (L, count) drawn from p without replacement (Gumbel top-k)."""
+        return (self.host + self.noise).topk(min(count, self.host.shape[1])).indices
+
+    def everything(self) -> Tensor:
+        """Indices (L, K) of all candidates."""
+        return torch.arange(self.host.shape[1]).expand(self.host.shape)
 
 
-Relaxation = Callable[[Tensor, float, "torch.Generator | None"], Choice]
+# Indices (L, n) on the CPU, and weights (L, n) or None for a weight of exactly 1.
+Relaxation = Callable[[Draw], tuple[Tensor, "Tensor | None"]]
 
 
-def gumbel_noise(alpha: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Gumbel(0, 1) noise of alpha's shape and device, drawn on the CPU."""
-    uniform = torch.rand(alpha.shape, generator=generator, dtype=torch.float64)
-    tiny = torch.finfo(torch.float64).tiny
-    exponential = (-uniform.clamp_min(tiny).log()).clamp_min(tiny)
-    return (-exponential.log()).to(alpha)
-
-
-def _draw(
-    alpha: Tensor, tau: float, count: int, generator: torch.Generator | None
-) -> tuple[int, ...]:
-    """``count`` indices drawn from p without replacement (Gumbel top-k)."""
-    logits = alpha.detach().double().cpu() / tau
-    return tuple(
-        (logits + gumbel_noise(logits, generator)).topk(count).indices.tolist()
-    )
-
-
-def softmax(alpha: Tensor, tau: float, generator: torch.Generator | None) -> Choice:
+def softmax(draw: Draw) -> tuple[Tensor, Tensor]:
     """All candidates, weighted by p."""
-    return Choice(tuple(range(len(alpha))), torch.softmax(alpha / tau, dim=0))
+    return draw.everything(), torch.softmax(draw.logits, 1)
 
 
-def gumbel(alpha: Tensor, tau: float, generator: torch.Generator | None) -> Choice:
+def gumbel(draw: Draw) -> tuple[Tensor, Tensor]:
     """All candidates, weighted by a soft sample."""
-    log_p = torch.log_softmax(alpha / tau, dim=0)
-    soft = torch.softmax((log_p + gumbel_noise(alpha, generator)) / tau, dim=0)
-    return Choice(tuple(range(len(alpha))), soft)
+    return draw.everything(), draw.soft()
 
 
-def gumbel_st(alpha: Tensor, tau: float, generator: torch.Generator | None) -> Choice:
+def gumbel_st(draw: Draw) -> tuple[Tensor, Tensor | None]:
     """One candidate drawn from p; forward weight 1, gradient of the soft sample."""
-    log_p = torch.log_softmax(alpha / tau, dim=0)
-    noisy = log_p + gumbel_noise(alpha, generator)
-    index = int(noisy.argmax())
-    soft = torch.softmax(noisy / tau, dim=0)[index]
+    index = draw.top(1)
+    if not torch.is_grad_enabled():
+        return index, None
+    soft = draw.soft().gather(1, index.to(draw.logits.device))
     # The difference first: it is exactly 0, so the weight is exactly 1.
-    return Choice((index,), (1 + (soft - soft.detach())).reshape(1))
+    return index, 1 + (soft - soft.detach())
 
 
-def two_path(alpha: Tensor, tau: float, generator: torch.Generator | None) -> Choice:
+def two_path(draw: Draw) -> tuple[Tensor, Tensor]:
     """Two candidates drawn from p without replacement, weighted by p over the pair."""
-    indices = _draw(alpha, tau, min(2, len(alpha)), generator)
-    pair = alpha[list(indices)]
-    return Choice(indices, torch.softmax(pair / tau, dim=0))
+    indices = draw.top(2)
+    pair = draw.logits.gather(1, indices.to(draw.logits.device))
+    return indices, torch.softmax(pair, 1)
 
 
-def uniform(alpha: Tensor, tau: float, generator: torch.Generator | None) -> Choice:
+def uniform(draw: Draw) -> tuple[Tensor, None]:
     """One candidate, every one as likely."""
-    return Choice((int(torch.randint(len(alpha), (), generator=generator)),))
+    size = (len(draw.counts), 1)
+    u = torch.rand(size, generator=draw.generator, dtype=torch.float64)
+    return (u * torch.tensor(draw.counts).unsqueeze(1)).long(), None
 
 
 RELAXATIONS: dict[str, Relaxation] = {
@@ -112,14 +140,22 @@ RELAXATIONS: dict[str, Relaxation] = {
 }
 
 
-def get_relaxation(name: str) -> Relaxation:
-    """The relaxation of a name.
-
-    Raises:
-        ValueError: There is none of that name.
-    """
+def check_relaxation(field: str, name: object) -> None:
+    """Raise ValueError unless there is a relaxation of this name."""
     if not isinstance(name, str) or name not in RELAXATIONS:
-        raise ValueError(
-            f"relaxation: found {name!r}, expected one of {', '.join(RELAXATIONS)}"
-        )
-    return RELAXATIONS[name]
+        raise wrong(field, f"one of {', '.join(RELAXATIONS)}", repr(name))
+
+
+def sample(relaxation: str, draw: Draw) -> tuple[Choice, ...]:
+    """What each layer runs."""
+    indices, weights = RELAXATIONS[relaxation](draw)
+    rows = [
+        tuple(row[:count])  # a row may hold more than there are candidates
+        for row, count in zip(indices.tolist(), draw.counts, strict=True)
+    ]
+    if weights is None:
+        return tuple(Choice(row) for row in rows)
+    return tuple(
+        Choice(row, weight[: len(row)])
+        for row, weight in zip(rows, weights.unbind(), strict=True)
+    )

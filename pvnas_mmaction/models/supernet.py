@@ -12,14 +12,16 @@ from mmaction.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..space.checks import wrong
 from ..space.genotype import Genotype
 from ..space.search_space import SearchSpace
 from .blocks import build_head, build_stem, init_weights
 from .checkpoint_check import check_state
 from .mixed_layer import MixedLayer
-from .relaxation import Choice, get_relaxation
+from .relaxation import Choice, Draw, sample
 
-Path = tuple[Choice, ...]
+Choices = tuple[Choice, ...]
+"""What each layer runs: a path through the supernet."""
 
 
 @MODELS.register_module()
@@ -36,7 +38,9 @@ class PVNASSupernet(BaseModule):
         init_cfg: As in MMEngine's ``BaseModule``. Default None.
 
     Attributes:
-        alphas: One parameter (K_l,) per layer, in float32, part of the state dict.
+        alphas: One parameter (L, K) in float32, for L layers of at most K candidates.
+            Entries without a candidate have no effect and get no gradient.
+        counts: Number of candidates of each layer.
 
     Raises:
         ValueError: The space is malformed, or tau is not above 0. Later: a checkpoint
@@ -51,7 +55,7 @@ class PVNASSupernet(BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         if not tau > 0:
-            raise ValueError(f"tau: found {tau!r}, expected a number above 0")
+            raise wrong("model.backbone.tau", "a number above 0", repr(tau))
         self.space = SearchSpace.from_config(space)
         self.tau = float(tau)
         self.skeleton = skeleton = self.space.skeleton
@@ -63,10 +67,10 @@ class PVNASSupernet(BaseModule):
             )
         )
         self.head = build_head(skeleton)
-        self.alphas = nn.ParameterList(
-            torch.zeros(len(candidates)) for candidates in self.space.candidates
-        )
-        self._path: Path | None = None
+        self.counts = [len(candidates) for candidates in self.space.candidates]
+        self.alphas = nn.Parameter(torch.zeros(len(self.counts), max(self.counts)))
+        self._padding: Tensor | None = None
+        self._choices: Choices | None = None
 
     def init_weights(self) -> None:
         """Initialise the weights, then follow ``init_cfg``; once, as in MMEngine.
@@ -87,21 +91,49 @@ class PVNASSupernet(BaseModule):
         )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def probabilities(self) -> list[Tensor]:
-        """p of every layer, each (K_l,), with gradient."""
-        return [torch.softmax(alpha / self.tau, dim=0) for alpha in self.alphas]
+    def logits(self) -> Tensor:
+        """alpha / tau, (L, K), with gradient; -inf where there is no candidate."""
+        device = self.alphas.device
+        if self._padding is None or self._padding.device != device:
+            ends = torch.tensor(self.counts, device=device).unsqueeze(1)
+            self._padding = torch.arange(max(self.counts), device=device) >= ends
+        return (self.alphas / self.tau).masked_fill(self._padding, -torch.inf)
 
-    def sample(self, relaxation: str, generator: torch.Generator | None = None) -> Path:
+    def probabilities(self) -> Tensor:
+        """p, (L, K), with gradient; 0 where there is no candidate."""
+        return torch.softmax(self.logits(), dim=1)
+
+    def read_alphas(self) -> list[list[float]]:
+        """Alphas of each layer's candidates: one copy to the host."""
+        return self.rows(self.alphas.tolist())
+
+    def rows(self, values: Sequence[Sequence[float]]) -> list[list[float]]:
+        """The entries of (L, K) values that belong to a candidate."""
+        return [list(row[:n]) for row, n in zip(values, self.counts, strict=True)]
+
+    @torch.no_grad()
+    def write_alphas(self, rows: Sequence[Sequence[float]]) -> None:
+        """Set the alphas of each layer's candidates."""
+        self.alphas.copy_(padded(rows))
+
+    def sample(
+        self,
+        relaxation: str,
+        generator: torch.Generator | None = None,
+        alphas: Sequence[Sequence[float]] | None = None,
+    ) -> Choices:
         """Draw a path.
 
         Args:
             relaxation: Name of a relaxation.
             generator: Source of the noise, on the CPU.
+            alphas: What :meth:`read_alphas` gives. Default None: they are read now.
         """
-        draw = get_relaxation(relaxation)
-        return tuple(draw(alpha, self.tau, generator) for alpha in self.alphas)
+        host = padded(self.read_alphas() if alphas is None else alphas, -torch.inf)
+        draw = Draw(self.logits(), host / self.tau, self.counts, self.tau, generator)
+        return sample(relaxation, draw)
 
-    def path_of(self, genotype: Genotype | Sequence[int]) -> Path:
+    def path_of(self, genotype: Genotype | Sequence[int]) -> Choices:
         """The path that runs one network.
 
         Args:
@@ -113,27 +145,44 @@ class PVNASSupernet(BaseModule):
 
     def argmax_indices(self) -> tuple[int, ...]:
         """The most probable candidate of each layer."""
-        return tuple(int(alpha.detach().argmax()) for alpha in self.alphas)
+        return tuple(row.index(max(row)) for row in self.read_alphas())
 
     @contextmanager
-    def use_path(self, path: Path) -> Iterator[None]:
+    def use_path(self, path: Choices) -> Iterator[None]:
         """Run ``path`` in every forward within this context."""
-        previous, self._path = self._path, path
+        previous, self._choices = self._choices, path
         try:
             yield
         finally:
-            self._path = previous
+            self._choices = previous
 
-    def forward(self, x: Tensor, path: Path | None = None) -> Tensor:
+    def forward(self, x: Tensor, path: Choices | None = None) -> Tensor:
         """(N, C, T, H, W) -> (N, head_channels, T', H', W')."""
-        if path is None:
-            path = self._path
-        if path is None:
-            path = self.path_of(self.argmax_indices())
+        path = path or self._choices or self.path_of(self.argmax_indices())
         x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))
         for layer, choice in zip(self.layers, path, strict=True):
             x = layer(x, choice)
         return self.head(x)
+
+
+def find_supernet(model: nn.Module) -> PVNASSupernet:
+    """The one supernet within a model.
+
+    Raises:
+        ValueError: There is none, or more than one.
+    """
+    found = [m for m in model.modules() if isinstance(m, PVNASSupernet)]
+    if len(found) != 1:
+        hint = "set model.backbone.type='PVNASSupernet' to search"
+        raise wrong("model", "one supernet", str(len(found)), hint)
+    return found[0]
+
+
+def padded(rows: Sequence[Sequence[float]], value: float = 0.0) -> Tensor:
+    """Rows of unlike lengths as one tensor (L, K) in float64, filled up."""
+    width = max(map(len, rows))
+    full = [[*row, *[value] * (width - len(row))] for row in rows]
+    return torch.tensor(full, dtype=torch.float64)
 
 
 def inherit_weights(

@@ -42,12 +42,12 @@ class GenotypePictureHook(Hook):
                 f"train_cfg.type: found {type(loop).__name__}, expected 'SearchLoop' "
                 "with GenotypePictureHook"
             )
-        self._shown = len(loop.archive)
+        self._shown = len(loop.search.archive)
 
     def after_train_iter(
         self, runner: Runner, batch_idx, data_batch=None, outputs=None
     ) -> None:
-        archive = runner.train_loop.archive
+        archive = runner.train_loop.search.archive
         if len(archive) == self._shown:
             return
         self._shown = len(archive)

@@ -29,7 +29,9 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-UNITS = {"flops": "MACs", "params": "parameters", "latency": "ms"}
+from ..space.checks import wrong
+from ..space.cost_table import CostTable, plain
+
 LOG_PROB_FLOOR = math.log(1e-30)
 """Log-probabilities are raised to this: a candidate of probability 0 is chosen
 only where the budgets leave nothing else."""
@@ -37,6 +39,8 @@ only where the budgets leave nothing else."""
 # Objective and constraint rows are scaled to this magnitude, so that the absolute
 # tolerances of HiGHS (1e-6) become small next to the numbers of the problem.
 _SCALE = 1e4
+
+Indices = tuple[int, ...]
 
 
 class InfeasibleBudgetError(ValueError):
@@ -48,55 +52,20 @@ class Budget:
     """An upper limit on one cost of the network.
 
     Args:
-        kind: ``flops`` (in multiply-accumulates), ``params`` or ``latency``
-            (in milliseconds).
-        limit: Highest cost allowed, in the unit of the kind.
-        fixed: Cost of the parts outside the layers, such as stem and head.
-        per_layer: Cost of every candidate, ``per_layer[layer][candidate]``.
+        table: The cost.
+        limit: Highest cost allowed, in the unit of the table.
 
     Raises:
-        ValueError: Naming the field, what was expected and what was found.
+        ValueError: The limit is no finite number above 0.
     """
 
-    kind: str
+    table: CostTable
     limit: float
-    fixed: float
-    per_layer: Sequence[Sequence[float]]
 
     def __post_init__(self) -> None:
-        if self.kind not in UNITS:
-            raise ValueError(
-                f"budget kind: expected one of {tuple(UNITS)}, found {self.kind!r}"
-            )
         if not (math.isfinite(self.limit) and self.limit > 0):
-            raise ValueError(
-                f"{self.kind} budget, limit: expected a number of {self.unit} above "
-                f"0, found {self.limit}"
-            )
-        costs = [self.fixed, *(cost for layer in self.per_layer for cost in layer)]
-        for cost in costs:
-            if not (math.isfinite(cost) and cost >= 0):
-                raise ValueError(
-                    f"{self.kind} budget: expected costs of 0 or more, found {cost}"
-                )
-
-    @property
-    def unit(self) -> str:
-        """Unit of the costs."""
-        return UNITS[self.kind]
-
-    def cost(self, indices: Sequence[int]) -> Fraction:
-        """Return the exact cost of a network, with the fixed part."""
-        chosen = (
-            layer[index] for layer, index in zip(self.per_layer, indices, strict=True)
-        )
-        return sum(map(_exact, chosen), _exact(self.fixed))
-
-    def cheapest(self) -> Fraction:
-        """Return the exact cost of the cheapest network."""
-        return sum(
-            (min(map(_exact, layer)) for layer in self.per_layer), _exact(self.fixed)
-        )
+            expected = f"a number of {self.table.unit} above 0"
+            raise wrong(f"{self.table.kind} budget", expected, repr(self.limit))
 
 
 @dataclass(frozen=True)
@@ -107,11 +76,10 @@ class Derived:
         indices: Chosen candidate of each layer.
         log_prob: Sum of the chosen log-probabilities, each raised to
             :data:`LOG_PROB_FLOOR`.
-        costs: Cost by kind of budget, with the fixed part; an int where the sum is
-            whole.
+        costs: Cost by kind of budget.
     """
 
-    indices: tuple[int, ...]
+    indices: Indices
     log_prob: float
     costs: dict[str, float]
 
@@ -129,13 +97,13 @@ def derive(
     Args:
         log_probs: Log-probability of every candidate, one list per layer.
             ``-inf`` is allowed, see :data:`LOG_PROB_FLOOR`.
-        budgets: Limits, at most one of each kind. Defaults to none.
-        num_candidates: Number of networks wanted. Defaults to 1.
-        min_distance: Number of layers in which any two of them differ at
-            least. Defaults to 1.
-        earlier: Candidate indices of networks to stay away from. Defaults to none.
+        budgets: Limits, at most one of each kind. Default: none.
+        num_candidates: Number of networks wanted. Default 1.
+        min_distance: Number of layers in which any two of them differ at least.
+            Default 1.
+        earlier: Candidate indices of networks to stay away from. Default: none.
         earlier_distance: Number of layers in which a network differs from each of
-            those at least. Defaults to 1: it is none of them.
+            those at least. Default 1: it is none of them.
 
     Returns:
         The networks, best first: each is the best among those that differ from
@@ -143,48 +111,60 @@ def derive(
         more exist; none only where ``earlier`` leaves none.
 
     Raises:
-        InfeasibleBudgetError: If no network keeps the budgets; the message names
-            the cheapest possible cost.
-        ValueError: If an argument is out of range, or the table of a budget
-            does not match the layers.
+        InfeasibleBudgetError: No network keeps the budgets; the message names the
+            lowest possible cost.
     """
-    scores = _floored(log_probs)
-    if num_candidates < 1:
-        raise ValueError(f"num_candidates: expected 1 or more, found {num_candidates}")
-    distances = dict(min_distance=min_distance, earlier_distance=earlier_distance)
-    for name, layers in distances.items():
-        if not 1 <= layers <= len(scores):
-            raise ValueError(
-                f"{name}: expected 1 to {len(scores)} layers, found {layers}"
-            )
-    _check_earlier(scores, earlier)
+    scores = [[max(float(v), LOG_PROB_FLOOR) for v in layer] for layer in log_probs]
+    assert scores and all(scores), "each layer needs a candidate"
+    assert all(math.isfinite(value) for layer in scores for value in layer), log_probs
+    assert num_candidates >= 1
+    for layers in (min_distance, earlier_distance):
+        assert 1 <= layers <= len(scores), layers
     _check_budgets(scores, budgets)
 
     program = _Program(scores, budgets)
     for indices in earlier:
-        program.forbid(
-            [[index] for index in indices], at_most=len(scores) - earlier_distance
-        )
+        assert len(indices) == len(scores), indices
+        program.forbid([[i] for i in indices], at_most=len(scores) - earlier_distance)
     found: list[Derived] = []
     while len(found) < num_candidates:
         indices = program.solve()
         if indices is None:
             break
-        found.append(
-            Derived(
-                indices=indices,
-                log_prob=math.fsum(
-                    layer[index] for layer, index in zip(scores, indices, strict=True)
-                ),
-                costs={b.kind: _plain(b.cost(indices)) for b in budgets},
-            )
-        )
-        program.forbid(
-            [[index] for index in indices], at_most=len(scores) - min_distance
-        )
+        chosen = [layer[index] for layer, index in zip(scores, indices, strict=True)]
+        costs = {b.table.kind: b.table.cost(indices) for b in budgets}
+        found.append(Derived(indices, math.fsum(chosen), costs))
+        program.forbid([[i] for i in indices], at_most=len(scores) - min_distance)
     if not found and not earlier:
         raise InfeasibleBudgetError(_joint_message(budgets))
     return found
+
+
+def derive_apart(
+    log_probs: Sequence[Sequence[float]],
+    budgets: Sequence[Budget],
+    num_candidates: int,
+    found: Sequence[Sequence[int]],
+    share: float,
+) -> list[Indices]:
+    """The most probable networks, as candidate indices, apart from those found so far.
+
+    Args:
+        log_probs: As for :func:`derive`, as are the next two.
+        budgets: Limits.
+        num_candidates: Number of networks wanted.
+        found: Candidate indices of those found so far.
+        share: Share of layers in which a network differs from each of them, rounded up
+            to whole layers. Where no such network keeps the budgets, as for 0, they
+            may be any.
+    """
+    # 0.2 of 15 layers are 3, whatever floats make of it.
+    layers = math.ceil(share * len(log_probs) - 1e-9)
+    networks: list[Derived] = []
+    if layers > 0:
+        networks = derive(log_probs, budgets, num_candidates, 1, found, layers)
+    networks = networks or derive(log_probs, budgets, num_candidates)
+    return [network.indices for network in networks]
 
 
 class _Program:
@@ -202,13 +182,13 @@ class _Program:
         for budget in budgets:
             self._add_budget(budget)
 
-    def solve(self) -> tuple[int, ...] | None:
-        """Return the best candidate indices, or None where none is left."""
+    def solve(self) -> Indices | None:
+        """The best candidate indices, or None where none is left."""
         while True:
             indices = self._solve_once()
             if indices is None:
                 return None
-            exceeded = [b for b in self.budgets if b.cost(indices) > _exact(b.limit)]
+            exceeded = [b for b in self.budgets if b.table.exact(indices) > b.limit]
             if not exceeded:
                 return indices
             for budget in exceeded:
@@ -224,11 +204,10 @@ class _Program:
 
     def _add_budget(self, budget: Budget) -> None:
         # Costs above the cheapest network: small numbers lose no digits.
-        slack = _exact(budget.limit) - budget.cheapest()
+        slack = Fraction(budget.limit) - budget.table.cheapest()
         extra: list[Fraction] = []
-        for layer in budget.per_layer:
-            lowest = min(map(_exact, layer))
-            extra.extend(_exact(cost) - lowest for cost in layer)
+        for layer in budget.table.per_layer:
+            extra.extend(Fraction(cost) - Fraction(min(layer)) for cost in layer)
         # A candidate that breaks the budget by itself never enters the program.
         self.upper[[cost > slack for cost in extra]] = 0
         scale = Fraction(_SCALE) / slack if slack else Fraction(1)
@@ -237,14 +216,11 @@ class _Program:
         )
         self.limits.append(float(slack * scale))
 
-    def _solve_once(self) -> tuple[int, ...] | None:
+    def _solve_once(self) -> Indices | None:
+        count = len(self.losses)
         one_each = csr_array(
-            (
-                np.ones(len(self.losses)),
-                np.arange(len(self.losses)),
-                self.starts,
-            ),
-            shape=(len(self.sizes), len(self.losses)),
+            (np.ones(count), np.arange(count), self.starts),
+            shape=(len(self.sizes), count),
         )
         constraints = [LinearConstraint(one_each, 1, 1)]
         if self.rows:
@@ -252,7 +228,7 @@ class _Program:
             constraints.append(LinearConstraint(rows, -np.inf, self.limits))
         result = milp(
             self.losses,
-            integrality=np.ones(len(self.losses)),
+            integrality=np.ones(count),
             bounds=Bounds(0, self.upper),
             constraints=constraints,
             options={"mip_rel_gap": 0.0},
@@ -266,60 +242,43 @@ class _Program:
             for start, stop in zip(self.starts, self.starts[1:], strict=False)
         )
 
-    def _forbid_cover(self, budget: Budget, indices: tuple[int, ...]) -> None:
+    def _forbid_cover(self, budget: Budget, indices: Indices) -> None:
         """Cut off a network over the budget, with all that cost at least as much.
 
         The layers that are not needed to exceed the limit are freed first, which
         makes the cut as strong as a cover inequality can be.
         """
-        tables = [list(map(_exact, layer)) for layer in budget.per_layer]
-        chosen = [table[i] for table, i in zip(tables, indices, strict=True)]
-        extra = [cost - min(table) for cost, table in zip(chosen, tables, strict=True)]
-        excess = budget.cost(indices) - _exact(budget.limit)
-        needed = set(range(len(tables)))
+        rows = [list(map(Fraction, row)) for row in budget.table.per_layer]
+        chosen = [row[i] for row, i in zip(rows, indices, strict=True)]
+        extra = [cost - min(row) for cost, row in zip(chosen, rows, strict=True)]
+        excess = budget.table.exact(indices) - Fraction(budget.limit)
+        needed = set(range(len(rows)))
         for layer in sorted(needed, key=lambda index: extra[index]):
             if extra[layer] < excess:
                 excess -= extra[layer]
                 needed.remove(layer)
         choices = [
-            [o for o, cost in enumerate(table) if cost >= chosen[layer]]
+            [o for o, cost in enumerate(row) if cost >= chosen[layer]]
             if layer in needed
             else []
-            for layer, table in enumerate(tables)
+            for layer, row in enumerate(rows)
         ]
         self.forbid(choices, at_most=len(needed) - 1)
-
-
-def _floored(log_probs: Sequence[Sequence[float]]) -> list[list[float]]:
-    if len(log_probs) == 0:
-        raise ValueError("log_probs: expected at least one layer, found none")
-    for index, layer in enumerate(log_probs):
-        if len(layer) == 0:
-            raise ValueError(
-                f"log_probs of layer {index}: expected at least one candidate, found "
-                "none"
-            )
-        for value in layer:
-            if math.isnan(value) or value == math.inf:
-                raise ValueError(
-                    f"log_probs of layer {index}: expected finite numbers or -inf, "
-                    f"found {value}"
-                )
-    return [[max(float(v), LOG_PROB_FLOOR) for v in layer] for layer in log_probs]
 
 
 def _joint_message(budgets: Sequence[Budget]) -> str:
     """Say by how much each budget would have to give way to the others."""
     parts = []
     for budget in budgets:
+        table = budget.table
         others = [other for other in budgets if other is not budget]
-        losses = [[-float(cost) for cost in layer] for layer in budget.per_layer]
+        losses = [[-float(cost) for cost in layer] for layer in table.per_layer]
         indices = _Program(losses, others).solve()
         # None: the others exclude each other, whatever this one allows.
         if indices is not None:
             parts.append(
-                f"{budget.kind}: limit {budget.limit} {budget.unit}, at least "
-                f"{_plain(budget.cost(indices))} where the others are kept"
+                f"{table.kind}: limit {budget.limit} {table.unit}, at least "
+                f"{table.cost(indices)} where the others are kept"
             )
     details = "; ".join(parts) or "no limit alone is the cause"
     return (
@@ -328,42 +287,15 @@ def _joint_message(budgets: Sequence[Budget]) -> str:
     )
 
 
-def _check_earlier(scores: list[list[float]], earlier: Sequence[Sequence[int]]) -> None:
-    for network in earlier:
-        if len(network) != len(scores) or not all(
-            0 <= index < len(layer)
-            for index, layer in zip(network, scores, strict=True)
-        ):
-            raise ValueError(
-                f"earlier: expected a candidate index for each of {len(scores)} "
-                f"layers, found {list(network)}"
-            )
-
-
 def _check_budgets(scores: list[list[float]], budgets: Sequence[Budget]) -> None:
-    kinds = [budget.kind for budget in budgets]
-    if len(set(kinds)) != len(kinds):
-        raise ValueError(f"budgets: expected one of each kind at most, found {kinds}")
-    expected = [len(layer) for layer in scores]
+    kinds = [budget.table.kind for budget in budgets]
+    assert len(set(kinds)) == len(kinds), kinds
     for budget in budgets:
-        sizes = [len(layer) for layer in budget.per_layer]
-        if sizes != expected:
-            raise ValueError(
-                f"{budget.kind} budget, per_layer: expected {expected} candidates in "
-                f"the layers, found {sizes}"
-            )
-        cheapest = budget.cheapest()
-        if cheapest > _exact(budget.limit):
+        table = budget.table
+        assert list(map(len, table.per_layer)) == list(map(len, scores))
+        if table.cheapest() > budget.limit:
             raise InfeasibleBudgetError(
-                f"no network keeps the {budget.kind} budget of {budget.limit} "
-                f"{budget.unit}: the cheapest possible costs {_plain(cheapest)} "
-                f"{budget.unit} ({_plain(_exact(budget.fixed))} of them fixed)"
+                f"no network keeps the {table.kind} budget of {budget.limit} "
+                f"{table.unit}: the cheapest possible costs {plain(table.cheapest())} "
+                f"{table.unit} ({plain(Fraction(table.fixed))} of them fixed)"
             )
-
-
-def _exact(value: float) -> Fraction:
-    return Fraction(value) if isinstance(value, int) else Fraction(float(value))
-
-
-def _plain(value: Fraction) -> float:
-    return value.numerator if value.denominator == 1 else float(value)

@@ -2,22 +2,39 @@
 """Many processes: the search reduces its gradients itself.
 
 A sampled path leaves most of the supernet without gradient, and the alpha step wants
-gradients of the alphas only, so the loop averages exactly the gradients that a step has
-made. All ranks draw the same path, hence they agree on which those are.
+gradients of the alphas only, so the search averages exactly the gradients that a step
+has made. All ranks draw the same path, hence they agree on which those are.
+
+A process that fails alone would leave the others waiting for it. So every step starts
+with a message (:func:`check_ranks_agree`) that may also say that a process has failed
+(:func:`announce_failure`), and what each process does alone in between ends with the
+same kind of message (:func:`together`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from mmaction.registry import MODEL_WRAPPERS
-from mmengine.dist import broadcast_object_list
-from torch import Tensor, nn
+from mmengine.dist import all_gather_object, broadcast_object_list
+from torch import nn
 
 from ..models.relaxation import Choice
+
+WEIGHTS_EVERY = 100
+"""Steps between two comparisons of the weights over the processes."""
+PATIENCE = timedelta(seconds=30)
+"""How long a process that failed waits for the others to listen."""
+_FAILED = -1
+
+
+class OtherRankError(RuntimeError):
+    """Another process has failed."""
 
 
 def is_distributed() -> bool:
@@ -36,7 +53,7 @@ def shared_seed(seed: int) -> int:
 @MODEL_WRAPPERS.register_module()
 class SearchDataParallel(nn.Module):
     """Wrapper of a model in a distributed search: copies rank 0's state to all ranks
-    when it is built; after that the search loop keeps the ranks equal.
+    when it is built; after that the search keeps the ranks equal.
 
     Args:
         module: The model.
@@ -77,26 +94,95 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def check_ranks_agree(
-    step: int, path: Sequence[Choice], alphas: Sequence[Tensor]
+    step: int,
+    paths: Sequence[Sequence[Choice]],
+    alphas: Sequence[Sequence[float]],
+    model: nn.Module,
 ) -> None:
-    """Check that every rank runs the same path with the same alphas.
+    """Check that every rank runs the same paths with the same alphas and, every
+    :data:`WEIGHTS_EVERY` steps, the same weights, and that none has failed.
+
+    Args:
+        step: Number of the step, the same on every rank.
+        paths: What the rank is about to run.
+        alphas: Alphas of each layer, on the host.
+        model: Whose parameters are compared.
 
     Raises:
         RuntimeError: They differ.
+        OtherRankError: One has failed; with its message.
     """
     if not is_distributed():
         return
-    digest = hashlib.sha256(repr([choice.indices for choice in path]).encode())
-    for alpha in alphas:
-        digest.update(alpha.detach().cpu().numpy().tobytes())
-    number = int.from_bytes(digest.digest()[:7], "big")
-    device = alphas[0].device
-    # The maximum of (x, -x) is (max, -min): one message tells whether all are equal.
-    both = torch.tensor([number, -number], dtype=torch.int64, device=device)
-    dist.all_reduce(both, op=dist.ReduceOp.MAX)
-    if int(both[0]) != -int(both[1]):
+    content = repr([[[c.indices for c in path] for path in paths], alphas])
+    if step % WEIGHTS_EVERY == 0:
+        content += repr(_checksum(model))
+    digest = hashlib.sha256(content.encode()).digest()
+    low, high = _extremes(int.from_bytes(digest[:7], "big"))
+    if low == _FAILED:
+        raise OtherRankError("; ".join(_messages(None)))
+    if low != high:
         raise RuntimeError(
-            f"step {step}: the processes hold different alphas or drew different "
-            "paths. Start all of them with the same config, seed and code version, "
-            "and resume all of them from the same checkpoint."
+            f"step {step}: the processes hold different alphas or weights, or drew "
+            "different paths. Start all of them with the same config, seed and code "
+            "version, and resume all of them from the same checkpoint."
         )
+
+
+def announce_failure(error: BaseException) -> None:
+    """Tell the processes that wait in one of the other two what has failed here."""
+    if not is_distributed() or isinstance(error, OtherRankError):
+        return
+    try:
+        _extremes(_FAILED, PATIENCE)
+        _messages(error)
+    except RuntimeError:  # they wait elsewhere, or are gone
+        return
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What fails in one process within this context fails in all, with its message.
+
+    Within it, no process may wait for another one.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    if is_distributed() and _extremes(_FAILED if error else 0)[0] == _FAILED:
+        messages = _messages(error)
+        if error is None:
+            raise OtherRankError("; ".join(messages))
+    if error is not None:
+        raise error
+
+
+def _messages(error: BaseException | None) -> list[str]:
+    """What has failed in each process where something has."""
+    text = None if error is None else f"{type(error).__name__}: {error}"
+    found = enumerate(all_gather_object(text))
+    return [f"process {rank}: {message}" for rank, message in found if message]
+
+
+def _extremes(number: int, timeout: timedelta | None = None) -> tuple[int, int]:
+    """Lowest and highest of the numbers that all processes hold."""
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    # The maximum of (x, -x) is (max, -min): one message gives both.
+    both = torch.tensor([number, -number], dtype=torch.int64, device=device)
+    work = dist.all_reduce(both, op=dist.ReduceOp.MAX, async_op=True)
+    work.wait() if timeout is None else work.wait(timeout)
+    high, low = both.tolist()
+    return -low, high
+
+
+@torch.no_grad()
+def _checksum(model: nn.Module) -> list[int]:
+    """A number for each parameter that changes with any of its values."""
+    return torch.stack(
+        [
+            p.detach().float().contiguous().view(torch.int32).sum(dtype=torch.int64)
+            for p in model.parameters()
+        ]
+    ).tolist()

@@ -25,98 +25,59 @@ enough in the smoothed change too.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..space.checks import check_number
-from ..space.cost import fixed_cost, layer_costs
-from ..space.latency_table import load_latency_table
-from ..space.search_space import SearchSpace
+from ..models.supernet import padded
+from ..space.checks import check_mapping, check_number, wrong
+from ..space.cost_table import KINDS, CostTable
 from .derive import Budget
 
-KINDS = ("flops", "params", "latency")
 HORIZON = 30
 """Steps in which an error should fall to 1/e."""
 SMOOTHING = 0.8
 """Share of the past in the error's smoothed change per step."""
 LOWEST, HIGHEST = 1e-3, 100.0
 """Bounds of lambda, so that it finds back in time."""
-PENALTY_SETTINGS = ("weight", "rate", "tolerance", "one_sided")
-OTHER_BUDGET = (
-    "resume with the budget that the search was started with, or start anew in another "
-    "work_dir; tools/derive_genotype.py takes networks under other budgets out of a "
-    "search"
-)
+SETTINGS = ("weight", "rate", "tolerance", "one_sided")
 
 
-def build_budget(
-    settings: dict[str, Any],
-    space: SearchSpace,
-    input_shape: Sequence[int],
-    num_classes: int,
-) -> Budget:
-    """The budget that a config asks for; its keys are taken out of ``settings``.
+def build_penalty(
+    cost: Mapping[str, Any] | None, tables: Mapping[str, CostTable]
+) -> CostPenalty | None:
+    """The cost term that a config asks for.
 
     Args:
-        settings: ``kind`` (``"flops"``, ``"params"`` or ``"latency"``) and ``budget``
-            (multiply-accumulates, number of parameters, or milliseconds); for latency
-            also ``table``, the file that ``tools/build_latency_table.py`` wrote.
-        space: The search space.
-        input_shape: (C, T, H, W) of one view.
-        num_classes: Outputs of the head.
+        cost: ``kind`` (a name out of :data:`KINDS`) and ``budget``, a limit in the unit
+            of the kind; for latency also ``table``, the file that
+            ``tools/build_latency_table.py`` wrote. Further keys are those of
+            :class:`CostPenalty`. None: no budget.
+        tables: Costs by kind.
 
     Raises:
         ValueError: An unknown kind or key, or a missing one.
     """
-    unknown = sorted(set(settings) - {"kind", "budget", "table", *PENALTY_SETTINGS})
-    if unknown:
-        raise ValueError(
-            f"cost: found the keys {unknown}, expected 'kind' and 'budget', and maybe "
-            f"'table' or some of {PENALTY_SETTINGS}"
-        )
-    kind = settings.pop("kind", None)
-    if kind not in KINDS:
-        raise ValueError(f"cost.kind: found {kind!r}, expected one of {KINDS}")
-    if "budget" not in settings:
-        raise ValueError(f"cost.budget: found none, expected a limit on the {kind}")
-    limit = settings.pop("budget")
-    if isinstance(limit, bool) or not isinstance(limit, int | float):
-        raise ValueError(f"cost.budget: found {limit!r}, expected a number")
+    if cost is None:
+        return None
+    check_mapping("train_cfg.cost", cost)
+    settings = dict(cost)
+    if unknown := sorted(settings.keys() - {"kind", "budget", "table", *SETTINGS}):
+        expected = f"'kind', 'budget', and maybe 'table' or some of {SETTINGS}"
+        raise wrong("train_cfg.cost", expected, f"the keys {unknown}")
+    kind, limit = settings.pop("kind", None), settings.pop("budget", None)
     table = settings.pop("table", None)
+    if kind not in KINDS:
+        raise wrong("train_cfg.cost.kind", f"one of {tuple(KINDS)}", repr(kind))
+    if isinstance(limit, bool) or not isinstance(limit, int | float):
+        expected = f"a limit on the {kind}, a number of {KINDS[kind][0]}"
+        raise wrong("train_cfg.cost.budget", expected, repr(limit))
     if (table is None) == (kind == "latency"):
-        raise ValueError(
-            f"cost.table: found {table!r}, expected a latency table for kind "
-            "'latency', and none for other kinds"
-        )
-    if kind == "latency":
-        latency = load_latency_table(table, space, input_shape)
-        return Budget(kind, limit, latency.fixed_ms, latency.layer_ms)
-    field = "macs" if kind == "flops" else "params"
-    return Budget(
-        kind,
-        limit,
-        getattr(fixed_cost(space, input_shape, num_classes), field),
-        [[getattr(c, field) for c in row] for row in layer_costs(space, input_shape)],
-    )
-
-
-def expected_cost(
-    fixed: float, per_layer: Sequence[Sequence[float]], probabilities: Sequence[Tensor]
-) -> Tensor:
-    """E[cost], a scalar with gradient to the probabilities.
-
-    Args:
-        fixed: Cost of what every network shares.
-        per_layer: Cost of each candidate of each layer.
-        probabilities: p of each layer, (K_l,).
-    """
-    total = probabilities[0].new_tensor(0.0, dtype=torch.float64)
-    for p, costs in zip(probabilities, per_layer, strict=True):
-        total = total + (p.double() * p.new_tensor(costs, dtype=torch.float64)).sum()
-    return total + fixed
+        expected = "a latency table for kind 'latency', and none for other kinds"
+        raise wrong("train_cfg.cost.table", expected, repr(table))
+    return CostPenalty(Budget(tables[kind], limit), **settings)
 
 
 class CostPenalty:
@@ -127,8 +88,8 @@ class CostPenalty:
         weight: First lambda, from 0.001 to 100 unless ``rate`` is 0. Default 0.1.
         rate: Largest relative change of lambda per alpha step; 0 leaves lambda as it
             is. Default 0.1.
-        tolerance: |log(E / budget)| that is let be. Default 0.02, two percent.
-        one_sided: Whether a cost under the budget goes free. Default False.
+        tolerance: |log(E / budget)| that is tolerated. Default 0.02, two percent.
+        one_sided: Whether a cost under the budget is not penalised. Default False.
 
     Raises:
         ValueError: No number of 0 or more, or a first lambda out of its bounds.
@@ -142,35 +103,32 @@ class CostPenalty:
         tolerance: float = 0.02,
         one_sided: bool = False,
     ) -> None:
-        for name, value in (
-            ("weight", weight),
-            ("rate", rate),
-            ("tolerance", tolerance),
-        ):
-            check_number(f"cost.{name}", value)
+        numbers = dict(weight=weight, rate=rate, tolerance=tolerance)
+        for name, value in numbers.items():
+            check_number(f"train_cfg.cost.{name}", value)
         if not isinstance(one_sided, bool):
-            raise ValueError(
-                f"cost.one_sided: found {one_sided!r}, expected True or False"
-            )
+            raise wrong("train_cfg.cost.one_sided", "True or False", repr(one_sided))
         if rate > 0 and not LOWEST <= weight <= HIGHEST:
-            raise ValueError(
-                f"cost.weight: found {weight!r}, expected a number from {LOWEST:g} to "
-                f"{HIGHEST:g}, the bounds of lambda; with rate=0, which keeps lambda, "
-                "it may lie outside"
-            )
+            expected = f"a number from {LOWEST:g} to {HIGHEST:g}, the bounds of lambda"
+            hint = "with rate=0, which keeps lambda, it may lie outside"
+            raise wrong("train_cfg.cost.weight", expected, repr(weight), hint)
         self.budget = budget
-        self.weight = float(weight)
-        self.rate = float(rate)
-        self.tolerance = float(tolerance)
-        self.one_sided = one_sided
+        self.weight, self.rate = float(weight), float(rate)
+        self.tolerance, self.one_sided = float(tolerance), one_sided
         self.error: float | None = None
         self.trend = 0.0
+        self._costs = padded(budget.table.per_layer)
 
-    def expected(self, probabilities: Sequence[Tensor]) -> Tensor:
-        """E[cost] in the budget's own unit, a scalar with gradient."""
-        return expected_cost(self.budget.fixed, self.budget.per_layer, probabilities)
+    def expected(self, probabilities: Tensor) -> Tensor:
+        """E[cost] in the budget's own unit, a scalar with gradient.
 
-    def loss(self, probabilities: Sequence[Tensor]) -> Tensor:
+        Args:
+            probabilities: p of all layers, (L, K), 0 where there is no candidate.
+        """
+        self._costs = self._costs.to(probabilities.device)
+        return (probabilities.double() * self._costs).sum() + self.budget.table.fixed
+
+    def loss(self, probabilities: Tensor) -> Tensor:
         """The term to add to the loss of an alpha step."""
         error = torch.log(self.expected(probabilities) / self.budget.limit)
         error = error.clamp_min(0) if self.one_sided else error.abs()
@@ -195,29 +153,11 @@ class CostPenalty:
         return self.weight
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "kind": self.budget.kind,
-            "limit": self.budget.limit,
-            "weight": self.weight,
-            "error": self.error,
-            "trend": self.trend,
-        }
+        """What changes from step to step."""
+        return dict(weight=self.weight, error=self.error, trend=self.trend)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from :meth:`state_dict`.
-
-        Raises:
-            ValueError: The state is one of another budget.
-        """
-        found = (state["kind"], state["limit"])
-        expected = (self.budget.kind, self.budget.limit)
-        if found != expected:
-            raise ValueError(
-                f"checkpoint, cost: found kind and budget {found}, expected {expected} "
-                f"as in this config; {OTHER_BUDGET}"
-            )
+        """Continue from :meth:`state_dict`."""
         self.weight, self.error, self.trend = (
-            state["weight"],
-            state["error"],
-            state["trend"],
+            state[name] for name in ("weight", "error", "trend")
         )

@@ -57,7 +57,7 @@ def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
 
     Args:
         seed: From 0 to 2 ** 32 - 1.
-        device: Its generator is seeded beside the CPU's. Default ``"cpu"``: no
+        device: Its generator is seeded in addition to the CPU's. Default ``"cpu"``: no
             accelerator is touched, as it must be in a worker of a data loader.
     """
     device = torch.device(device)

@@ -1,83 +1,105 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Which networks a search finds: derived exactly, judged, chosen, archived."""
+"""Which networks a search finds: derived exactly, judged, chosen, archived.
+
+Networks that share most of their layers differ by little, and a validation accuracy has
+a standard error. What the alphas learnt, over all steps of the search, is evidence of
+another kind. With p as prior, and validation as the likelihood that a network is as
+good as the most accurate one (Gaussian, in its standard errors), the score of a network
+with accuracy a and probability p = prod_l p_l[o_l] is::
+
+    alpha_weight * log p - ((a_max - a) / standard_error(a_max)) ** 2 / 2
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-import torch
+from mmengine.logging import print_log
 
-from ..models.supernet import PVNASSupernet
 from ..space.checks import check_count, check_number
-from ..space.cost import fixed_cost, layer_costs, network_cost
-from . import diversity
+from ..space.cost_table import CostTable
+from ..space.search_space import SearchSpace
 from .archive import Archive, ArchiveEntry
-from .derive import Budget, derive
-from .judging import choose
+from .derive import Budget, Indices, derive, derive_apart
 
-Indices = tuple[int, ...]
 FINAL_FILE = "genotypes/final.json"
+Rows = Sequence[Sequence[float]]
 
 
-def costliest(costs: Sequence[Sequence[float]]) -> Indices:
-    """Index of the costliest candidate of each layer, the last one where several tie.
+def standard_error(accuracy: float, num_clips: int) -> float:
+    """Standard error of an accuracy measured on so many clips: sqrt(a (1 - a) / n).
 
-    Args:
-        costs: Cost of each candidate, one list per layer.
-    """
-    return tuple(
-        max(range(len(layer)), key=lambda index: (layer[index], index))
-        for layer in costs
-    )
-
-
-def derive_apart(
-    log_probs: Sequence[Sequence[float]],
-    budgets: Sequence[Budget],
-    num: int,
-    found: Sequence[Sequence[int]],
-    share: float,
-) -> list[Indices]:
-    """The most probable networks, as candidate indices, apart from those found so far.
+    All clips right, or none, does not mean that the next one will be: within half a
+    clip of 0 and 1 the error is that of half a clip.
 
     Args:
-        log_probs: As for :func:`derive`, as are the budgets.
-        budgets: Limits.
-        num: Number of networks wanted.
-        found: Candidate indices of those found so far.
-        share: Share of layers in which a network differs from each of them, rounded up
-            to whole layers. Where no such network keeps the budgets, as for 0, they
-            may be any.
+        accuracy: A share, from 0 to 1 but for rounding.
+        num_clips: How many clips were validated.
     """
-    # 0.2 of 15 layers are 3, whatever floats make of it.
-    layers = math.ceil(share * len(log_probs) - 1e-9)
-    if layers > 0:
-        apart = derive(log_probs, budgets, num, 1, found, layers)
-        if apart:
-            return [network.indices for network in apart]
-    return [network.indices for network in derive(log_probs, budgets, num)]
+    half = 0.5 / num_clips
+    a = min(max(accuracy, half), 1 - half)
+    return math.sqrt(a * (1 - a) / num_clips)
+
+
+def log_likelihoods(accuracies: Sequence[float], num_clips: int) -> list[float]:
+    """For each accuracy, -z ** 2 / 2 with z its distance from the highest one in
+    standard errors of that; 0 for the highest.
+
+    Args:
+        accuracies: Shares, one or more.
+        num_clips: How many clips were validated.
+    """
+    highest = max(accuracies)
+    error = standard_error(highest, num_clips)
+    return [-(((highest - accuracy) / error) ** 2) / 2 for accuracy in accuracies]
+
+
+def choose(
+    accuracies: Sequence[float],
+    log_probs: Sequence[float],
+    costs: Sequence[float],
+    num_clips: int,
+    alpha_weight: float = 0.0,
+) -> int:
+    """Index of the network of highest score; where several tie, the cheapest, and of
+    these the first.
+
+    Args:
+        accuracies: Validation accuracies, shares, one or more.
+        log_probs: Log-probability of each network.
+        costs: Cost of each, in any one unit.
+        num_clips: How many clips were validated.
+        alpha_weight: What p counts. Default 0: accuracy alone decides.
+    """
+    scores = [
+        likelihood + (alpha_weight * log_prob if alpha_weight else 0.0)
+        for likelihood, log_prob in zip(
+            log_likelihoods(accuracies, num_clips), log_probs, strict=True
+        )
+    ]
+    return max(range(len(scores)), key=lambda i: (scores[i], -costs[i], -i))
 
 
 class Selection:
     """Derives the networks of a search, judges them and fills its archive.
 
     Args:
-        supernet: Whose alphas are derived from.
-        input_shape: (C, T, H, W) of a training view, for which costs are computed.
-        num_classes: Outputs of the head.
+        space: The search space.
+        tables: Costs by kind.
         budget: Limit that every network keeps. Default None: none.
-        evaluate: Gives the validation accuracy, a share, of a network with inherited
-            weights, from its candidate indices; None where there is no validation.
-        num_clips: Gives the number of validation clips.
+        judge: Gives the validation accuracy, a share, of a network with inherited
+            weights, from its candidate indices. Default None: nothing is judged.
+        num_clips: Number of validation clips.
         num_ranked: How many of the most probable networks are judged. Default 1.
-        alpha_weight: See :mod:`pvnas_mmaction.search.judging`. Default 0.
+        alpha_weight: What a network's log-probability counts next to its accuracy.
+            Default 0.
 
     Attributes:
         archive: What was found so far.
-        fixed: Cost of what all networks share, in the budget's unit; multiply-
-            accumulates where there is no budget.
-        per_layer: Cost of each candidate of each layer, likewise.
+        table: Costs of the budget's kind; multiply-accumulates without a budget.
 
     Raises:
         ValueError: A setting that can't be used; says which and what was expected.
@@ -86,166 +108,142 @@ class Selection:
 
     def __init__(
         self,
-        supernet: PVNASSupernet,
-        input_shape: tuple[int, int, int, int],
-        num_classes: int,
-        budget: Budget | None,
-        evaluate: Callable[[Indices], float | None],
-        num_clips: Callable[[], int],
+        space: SearchSpace,
+        tables: Mapping[str, CostTable],
+        budget: Budget | None = None,
+        judge: Callable[[Indices], float] | None = None,
+        num_clips: int = 0,
         num_ranked: int = 1,
         alpha_weight: float = 0.0,
     ) -> None:
-        check_count("num_ranked", num_ranked, 1)
-        check_number("alpha_weight", alpha_weight)
-        self.supernet, self.space = supernet, supernet.space
-        self.input_shape, self.num_classes = input_shape, num_classes
+        check_count("train_cfg.num_ranked", num_ranked, 1)
+        check_number("train_cfg.alpha_weight", alpha_weight)
+        self.space, self.tables = space, tables
         self.budgets = [] if budget is None else [budget]
-        self.evaluate, self.num_clips = evaluate, num_clips
+        self.table = tables["flops"] if budget is None else budget.table
+        self.judge, self.num_clips = judge, num_clips
         self.num_ranked, self.alpha_weight = num_ranked, alpha_weight
         self.archive = Archive()
-        if budget is None:
-            self.fixed = fixed_cost(self.space, input_shape, num_classes).macs
-            layers = layer_costs(self.space, input_shape)
-            self.per_layer = [[cost.macs for cost in layer] for layer in layers]
-        else:
-            self.fixed = budget.fixed
-            self.per_layer = [list(layer) for layer in budget.per_layer]
-            # A budget that no network keeps fails here, before any training.
-            derive([[0.0] * len(c) for c in self.space.candidates], self.budgets)
+        # A budget that no network keeps fails here, before any training.
+        derive([[0.0] * len(c) for c in space.candidates], self.budgets)
 
-    # -- what the alphas say --------------------------------------------------------
-
-    def probabilities(self) -> list[list[float]]:
-        """p of every layer, as plain numbers."""
-        alphas = [alpha.detach().double().tolist() for alpha in self.supernet.alphas]
-        return diversity.softmax(alphas, self.supernet.tau)
-
-    def log_probs(self) -> list[list[float]]:
-        """log p of every layer, as plain numbers."""
-        return [
-            torch.log_softmax(alpha.detach().double() / self.supernet.tau, 0).tolist()
-            for alpha in self.supernet.alphas
-        ]
-
-    def derive(self, min_distance: float = 0.0) -> list[Indices]:
+    def derive(self, log_probs: Rows, min_distance: float = 0.0) -> list[Indices]:
         """The ``num_ranked`` most probable networks that keep the budget, as candidate
         indices, the most probable first; fewer where there are no more.
 
         Args:
+            log_probs: log p of each layer.
             min_distance: Share of layers in which they differ from the archive; see
                 :func:`derive_apart`. Default 0.
         """
-        found = [
-            self.space.indices_of_blocks(entry.blocks) for entry in self.archive.entries
-        ]
+        found = [self.space.indices_of_blocks(e.blocks) for e in self.archive.entries]
         return derive_apart(
-            self.log_probs(), self.budgets, self.num_ranked, found, min_distance
+            log_probs, self.budgets, self.num_ranked, found, min_distance
         )
 
-    def most_probable_distance(self) -> float | None:
+    def most_probable_distance(self, log_probs: Rows) -> float | None:
         """Share of layers in which the most probable network that keeps the budget
         differs from the nearest of the archive; None while that is empty."""
-        return self.archive.distance(self._blocks(self.derive()[0]))
+        return self.archive.distance(self.blocks(self.derive(log_probs)[0]))
 
-    # -- choosing -------------------------------------------------------------------
-
-    def cost(self, indices: Indices) -> float:
-        """Cost of one network, in the unit of ``per_layer``."""
-        return self.fixed + _sum_of(self.per_layer, indices)
-
-    def choose(self, networks: Sequence[Indices], accuracies: Sequence[float]) -> int:
-        """:func:`pvnas_mmaction.search.judging.choose` by present probabilities and
-        costs; an index."""
-        log_probs = self.log_probs()
+    def choose(
+        self, networks: Sequence[Indices], accuracies: Sequence[float], log_probs: Rows
+    ) -> int:
+        """:func:`choose` among networks by p and costs; an index."""
         return choose(
             accuracies,
             [_sum_of(log_probs, network) for network in networks],
-            [self.cost(network) for network in networks],
-            self.num_clips(),
+            [self.table.cost(network) for network in networks],
+            self.num_clips,
             self.alpha_weight,
         )
 
     def finish_cycle(
-        self, cycle: int, step: int, min_distance: float = 0.0
+        self,
+        log_probs: Rows,
+        cycle: int,
+        min_distance: float = 0.0,
+        **facts: float,
     ) -> ArchiveEntry:
         """Derive the cycle's networks, judge them, and put the best in the archive.
 
         Args:
+            log_probs: log p of each layer.
             cycle: Number of the cycle that ends, from 0.
-            step: Steps made so far.
             min_distance: Share of layers in which it differs from the archive, where
                 such networks keep the budget. Default 0.
+            **facts: ``step``, ``diversity`` and ``planned_diversity`` of the entry.
         """
-        networks = self.derive(min_distance)
-        found, accuracy = networks[0], self.evaluate(networks[0])
-        if accuracy is not None:
-            accuracies = [accuracy, *map(self.evaluate, networks[1:])]
-            index = self.choose(networks, accuracies)
+        networks = self.derive(log_probs, min_distance)
+        found, accuracy = networks[0], None
+        if self.judge is not None:
+            accuracies = self._judge_all(networks)
+            index = self.choose(networks, accuracies, log_probs)
             found, accuracy = networks[index], accuracies[index]
         file = f"genotypes/cycle_{cycle + 1:02d}.json"
-        entry = self._entry(found, accuracy, cycle, step, file)
+        entry = ArchiveEntry(
+            cycle=cycle, file=file, **facts, **self._entry(found, accuracy)
+        )
         self.archive.add(entry)
         return entry
 
-    def finish_search(self, min_distance: float = 0.0) -> ArchiveEntry | None:
+    def finish_search(self, log_probs: Rows, min_distance: float = 0.0) -> None:
         """Judge the genotypes of all cycles but the last with the present weights, and
-        beside them, where the archive keeps a distance, the most probable networks
-        without one. The search ends in the best of all (:attr:`Archive.final`).
+        also, where the archive keeps a distance, the most probable networks without
+        one. The search ends in the best of all (:attr:`Archive.final`).
 
         Args:
+            log_probs: log p of each layer.
             min_distance: That of :meth:`finish_cycle`. Default 0.
-
-        Returns:
-            The best, or None without validation.
         """
-        indices_of = self.space.indices_of_blocks
-        last = self.archive.entries[-1]
-        if last.accuracy is None:
-            return None
-        for entry in self.archive.entries[:-1]:
-            self.archive.judge(entry.cycle, self.evaluate(indices_of(entry.blocks)))
-        entries = list(self.archive.entries)
+        if self.judge is None:
+            return
+        *earlier, last = self.archive.entries
+        near: list[Indices] = []
         if min_distance > 0:
-            archived = {entry.blocks for entry in entries}
-            entries += [
-                self._entry(
-                    indices, self.evaluate(indices), last.cycle, last.step, FINAL_FILE
-                )
-                for indices in self.derive()
-                if self._blocks(indices) not in archived
-            ]
-        networks = [indices_of(entry.blocks) for entry in entries]
-        final = entries[self.choose(networks, [entry.accuracy for entry in entries])]
-        self.archive.final = final
-        return final
+            archived = {entry.blocks for entry in self.archive.entries}
+            derived = self.derive(log_probs)
+            near = [n for n in derived if self.blocks(n) not in archived]
+        networks = [self.space.indices_of_blocks(e.blocks) for e in earlier]
+        accuracies = self._judge_all([*networks, *near])
+        for entry, accuracy in zip(earlier, accuracies, strict=False):
+            self.archive.judge(entry.cycle, accuracy)
+        entries = list(self.archive.entries)
+        for indices, accuracy in zip(near, accuracies[len(earlier) :], strict=True):
+            found = self._entry(indices, accuracy)
+            entries.append(replace(last, file=FINAL_FILE, **found))
+        networks = [self.space.indices_of_blocks(e.blocks) for e in entries]
+        chosen = self.choose(networks, [e.accuracy for e in entries], log_probs)
+        self.archive.final = entries[chosen]
 
-    def _blocks(self, indices: Indices) -> tuple[str, ...]:
-        return self.space.genotype(indices).blocks
+    def _judge_all(self, networks: Sequence[Indices]) -> list[float]:
+        assert self.judge is not None
+        accuracies = []
+        for number, network in enumerate(networks, start=1):
+            accuracies.append(self.judge(network))
+            print_log(
+                f"Judged network {number} of {len(networks)}: accuracy "
+                f"{accuracies[-1]:.4f}, {self.table.cost(network):.6g} "
+                f"{self.table.unit}: {' '.join(self.blocks(network))}",
+                logger="current",
+            )
+        return accuracies
 
-    def _entry(
-        self,
-        indices: Indices,
-        accuracy: float | None,
-        cycle: int,
-        step: int,
-        file: str,
-    ) -> ArchiveEntry:
-        blocks = self._blocks(indices)
-        cost = network_cost(
-            self.space.skeleton, blocks, self.input_shape, self.num_classes
-        )
-        return ArchiveEntry(
-            cycle=cycle,
-            step=step,
+    def blocks(self, indices: Indices) -> tuple[str, ...]:
+        """The block specs of a network."""
+        pairs = zip(self.space.candidates, indices, strict=True)
+        return tuple(row[index] for row, index in pairs)
+
+    def _entry(self, indices: Indices, accuracy: float | None) -> dict[str, Any]:
+        """What an entry of the archive says of the network itself."""
+        blocks = self.blocks(indices)
+        return dict(
             blocks=blocks,
-            macs=cost.macs,
-            params=cost.params,
+            costs={kind: table.cost(indices) for kind, table in self.tables.items()},
             accuracy=accuracy,
             distance=self.archive.distance(blocks),
-            diversity=diversity.diversity(self.probabilities()),
-            file=file,
         )
 
 
-def _sum_of(rows: Sequence[Sequence[float]], indices: Indices) -> float:
+def _sum_of(rows: Rows, indices: Indices) -> float:
     return sum(row[index] for row, index in zip(rows, indices, strict=True))

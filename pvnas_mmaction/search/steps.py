@@ -3,18 +3,156 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
+from mmaction.models.heads import BaseHead
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..models.supernet import Path, PVNASSupernet
-from .distributed import average_gradients
+from ..models.supernet import Choices, find_supernet
+from ..space.checks import wrong
+from .distributed import average_gradients, together
 from .penalty import CostPenalty
-from .randomness import seeded
+from .randomness import Stream, derived_seed, seeded
+
+
+class _Part(NamedTuple):
+    """Parameters and batch normalisations of a part of the model."""
+
+    weights: list[nn.Parameter]
+    norms: list[_BatchNorm]
+
+
+def _part(module: nn.Module, but: Iterable[nn.Module] = ()) -> _Part:
+    left_out = {id(p) for inner in but for p in inner.parameters()}
+    weights = [p for p in module.parameters() if id(p) not in left_out]
+    inside = {id(m) for inner in but for m in inner.modules()}
+    norms = [
+        m
+        for m in module.modules()
+        if isinstance(m, _BatchNorm) and m.track_running_stats and id(m) not in inside
+    ]
+    return _Part(weights, norms)
+
+
+class Steps:
+    """Optimiser steps of a model around a supernet.
+
+    What each candidate consists of is listed once: a step touches the parts that its
+    path runs and walks over no others.
+
+    Args:
+        model: The recognizer.
+        weights: Optimiser of the weights.
+        alphas: Optimiser of the alphas.
+        input_shape: (C, T, H, W) that clips have to have. Default None: any.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: OptimWrapper,
+        alphas: OptimWrapper,
+        input_shape: Sequence[int] | None = None,
+    ) -> None:
+        self.model, self.weights, self.alphas = model, weights, alphas
+        self.input_shape = input_shape
+        self.supernet = find_supernet(model)
+        self._candidates = [[_part(op) for op in m.ops] for m in self.supernet.layers]
+        shared = _part(model, but=[self.supernet.layers])
+        own = [p for p in shared.weights if p is not self.supernet.alphas]
+        self._shared = shared._replace(weights=own)
+
+    def weights_step(self, batch: dict, path: Choices) -> dict[str, Tensor]:
+        """One optimiser step of the weights on a path, without gradient to the alphas.
+
+        Args:
+            batch: A batch of the weights half.
+            path: What each layer runs, drawn under ``torch.no_grad``.
+
+        Returns:
+            The values to log: ``loss`` and what the head adds.
+        """
+        with self.weights.optim_context(self.model), self.supernet.use_path(path):
+            loss, logs = self._loss(batch)
+        _update(self.weights, loss, self._running(path).weights)
+        return logs
+
+    def alpha_step(
+        self, batch: dict, path: Choices, penalty: CostPenalty | None = None
+    ) -> dict[str, Tensor]:
+        """One optimiser step of the alphas on a path. Weights and running statistics of
+        batch normalisation stay as they are.
+
+        The gradient is the first-order one of DARTS: that of the loss on the alpha half
+        at the present weights.
+
+        Args:
+            batch: A batch of the alpha half.
+            path: What each layer runs, with weights that lead back to the alphas.
+            penalty: Cost term of the loss. Default None.
+
+        Returns:
+            The values to log, their names starting with ``alpha_``.
+        """
+        running = self._running(path)
+        with frozen(running.weights), untracked(running.norms):
+            with self.alphas.optim_context(self.model), self.supernet.use_path(path):
+                loss, logs = self._loss(batch)
+            if penalty is not None:
+                loss = loss + penalty.loss(self.supernet.probabilities())
+            _update(self.alphas, loss, [self.supernet.alphas])
+        return {f"alpha_{name}": value for name, value in logs.items()}
+
+    def _loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+        data = self.model.data_preprocessor(batch, training=True)
+        shape = tuple(data["inputs"].shape[-4:])
+        if self.input_shape not in (None, shape):
+            expected = f"{shape}, (C, T, H, W) of the clips that train_dataloader gives"
+            hint = "costs and budgets are counted for it; change the one or the other"
+            raise wrong("train_cfg.input_shape", expected, str(self.input_shape), hint)
+        return self.model.parse_losses(losses(self.model, **data))
+
+    def _running(self, path: Choices) -> _Part:
+        """What runs on a path."""
+        weights, norms = list(self._shared.weights), list(self._shared.norms)
+        for candidates, choice in zip(self._candidates, path, strict=True):
+            for index in choice.indices:
+                weights += candidates[index].weights
+                norms += candidates[index].norms
+        return _Part(weights, norms)
+
+
+def losses(
+    model: nn.Module, inputs: Tensor, data_samples: list
+) -> dict[str, Tensor | list[Tensor]]:
+    """What ``model(inputs, data_samples, mode="loss")`` gives, from scores in float32.
+
+    MMAction2's heads copy scores and labels to the host to count the clips that are
+    right, and take no bfloat16 there; here that is done where the scores are.
+    """
+    head = model.cls_head
+    if type(head).loss is not BaseHead.loss:
+        return model(inputs, data_samples, mode="loss")
+    scores, extra = model.extract_feat(inputs, stage="head", data_samples=data_samples)
+    scores = scores.float()
+    labels = torch.stack([sample.gt_label for sample in data_samples]).flatten()
+    own = type(head).loss_by_feat is not BaseHead.loss_by_feat
+    if own or head.label_smooth_eps or len(labels) != len(scores):
+        found = head.loss_by_feat(scores, data_samples)
+    else:
+        labels = labels.to(scores.device)
+        found = head.loss_cls(scores, labels)
+        found = found if isinstance(found, dict) else dict(loss_cls=found)
+        best = scores.detach().topk(min(max(head.topk), scores.shape[1])).indices
+        right = best == labels[:, None]
+        for k in head.topk:
+            found[f"top{k}_acc"] = right[:, :k].any(1).float().mean()
+    return {**found, **extra.get("loss_aux", {})}
 
 
 @contextmanager
@@ -31,116 +169,30 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 @contextmanager
-def untracked_batch_norm(model: nn.Module) -> Iterator[None]:
+def untracked(norms: Iterable[_BatchNorm]) -> Iterator[None]:
     """Batch normalisation by the batch, its running statistics left alone."""
-    tracking = [
-        module
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
-    for module in tracking:
+    for module in norms:
         module.track_running_stats = False
     try:
         yield
     finally:
-        for module in tracking:
+        for module in norms:
             module.track_running_stats = True
 
 
-def find_supernet(model: nn.Module) -> PVNASSupernet:
-    """The one supernet within a model.
-
-    Raises:
-        ValueError: There is none, or more than one.
-    """
-    found = [m for m in model.modules() if isinstance(m, PVNASSupernet)]
-    if len(found) != 1:
-        raise ValueError(
-            f"model: found {len(found)} supernets, expected one; set "
-            "model.backbone.type='PVNASSupernet'"
-        )
-    return found[0]
-
-
-def weights_step(
-    model: nn.Module,
-    supernet: PVNASSupernet,
-    batch: dict,
-    path: Path,
-    optim_wrapper: OptimWrapper,
-) -> dict[str, Tensor]:
-    """One optimiser step of the weights on a path. Alphas get no gradient.
-
-    Args:
-        model: The recognizer.
-        supernet: The supernet in it.
-        batch: A batch of the weights half.
-        path: What each layer runs.
-        optim_wrapper: Optimiser of the weights.
-
-    Returns:
-        The values to log: ``loss`` and what the head adds.
-    """
-    path = tuple(choice.detach() for choice in path)
-    with optim_wrapper.optim_context(model), supernet.use_path(path):
-        loss, log_vars = _loss(model, batch)
-    _update(optim_wrapper, loss)
-    return log_vars
-
-
-def alpha_step(
-    model: nn.Module,
-    supernet: PVNASSupernet,
-    batch: dict,
-    path: Path,
-    optim_wrapper: OptimWrapper,
-    penalty: CostPenalty | None = None,
-) -> dict[str, Tensor]:
-    """One optimiser step of the alphas on a path. Weights and running statistics of
-    batch normalisation stay as they are.
-
-    The gradient is the first-order one of DARTS: that of the loss on the alpha half at
-    the present weights.
-
-    Args:
-        model: The recognizer.
-        supernet: The supernet in it.
-        batch: A batch of the alpha half.
-        path: What each layer runs, with weights that lead back to the alphas.
-        optim_wrapper: Optimiser of the alphas.
-        penalty: Cost term of the loss. Default None.
-
-    Returns:
-        The values to log, their names starting with ``alpha_``.
-    """
-    alphas = {id(alpha) for alpha in supernet.alphas}
-    weights = [p for p in model.parameters() if id(p) not in alphas]
-    with frozen(weights), untracked_batch_norm(model):
-        with optim_wrapper.optim_context(model), supernet.use_path(path):
-            loss, log_vars = _loss(model, batch)
-        if penalty is not None:
-            loss = loss + penalty.loss(supernet.probabilities())
-        _update(optim_wrapper, loss)
-    return {f"alpha_{name}": value for name, value in log_vars.items()}
-
-
-def _loss(model: nn.Module, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
-    data = model.data_preprocessor(batch, training=True)
-    return model.parse_losses(model(**data, mode="loss"))
-
-
-def _update(optim_wrapper: OptimWrapper, loss: Tensor) -> None:
+def _update(
+    optimizer: OptimWrapper, loss: Tensor, parameters: Iterable[nn.Parameter]
+) -> None:
     """``OptimWrapper.update_params`` with the gradients averaged over the processes.
 
     Gradients that are still accumulated are averaged too, so that those that rank 0
     saves are those of every rank.
     """
-    optim_wrapper.backward(optim_wrapper.scale_loss(loss))
-    groups = optim_wrapper.optimizer.param_groups
-    average_gradients(p for group in groups for p in group["params"])
-    if optim_wrapper.should_update():
-        optim_wrapper.step()
-        optim_wrapper.zero_grad()
+    optimizer.backward(optimizer.scale_loss(loss))
+    average_gradients(parameters)
+    if optimizer.should_update():
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 @contextmanager
@@ -177,7 +229,7 @@ def reestimated_batch_norm(
             module.momentum = None
         model.train()
         device = next(model.parameters()).device
-        with torch.no_grad(), seeded(seed, device):
+        with together(), torch.no_grad(), seeded(seed, device):
             for batch in batches:
                 data = model.data_preprocessor(batch, training=True)
                 model(**data, mode="loss")  # head and neck run, too
@@ -188,3 +240,23 @@ def reestimated_batch_norm(
             for name, value in module.named_buffers():
                 value.copy_(buffers[name])
         model.train(training)
+
+
+def judge(
+    model: nn.Module,
+    calibration: Callable[[], Iterable[dict]],
+    validate: Callable[[nn.Module], float],
+    seed: int,
+) -> float:
+    """Accuracy of the network that a model runs at present, with batch normalisation
+    re-estimated.
+
+    Args:
+        model: The recognizer of one network, or around a supernet with its path chosen.
+        calibration: Gives batches of training clips.
+        validate: Gives the accuracy of the model as it is.
+        seed: Of the search.
+    """
+    seed = derived_seed(seed, Stream.CALIBRATION)
+    with reestimated_batch_norm(model, calibration(), seed):
+        return validate(model)

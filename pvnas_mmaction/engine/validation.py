@@ -1,0 +1,66 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The accuracy of a model, without a validation loop's hooks: networks are judged in
+the middle of a search, where hooks would take that for the end of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import torch
+from mmengine.evaluator import Evaluator
+from mmengine.runner.amp import autocast
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..search.distributed import together
+from ..space.checks import wrong
+
+
+class Validation:
+    """Callable that gives the accuracy of a model, a share.
+
+    Args:
+        dataloader: Of the validation clips.
+        evaluator: Of their scores.
+        metric: The accuracy among its metrics.
+        fp16: Whether it runs under automatic mixed precision. Default False.
+    """
+
+    def __init__(
+        self,
+        dataloader: DataLoader,
+        evaluator: Evaluator,
+        metric: str,
+        fp16: bool = False,
+    ) -> None:
+        self.dataloader, self.evaluator = dataloader, evaluator
+        self.metric, self.fp16 = metric, fp16
+        self.num_clips = len(dataloader.dataset)
+
+    def __call__(self, model: nn.Module) -> float:
+        return self._run(model, self.dataloader)
+
+    def try_batch(self, model: nn.Module) -> None:
+        """Validate one batch, so that what is wrong with the validation data or the
+        metric shows before the first cycle, not after it."""
+        self._run(model, islice(self.dataloader, 1))
+
+    @torch.no_grad()
+    def _run(self, model: nn.Module, batches: Iterable[Any]) -> float:
+        training = model.training
+        model.eval()
+        with together(), autocast(enabled=self.fp16):
+            for batch in batches:
+                samples = model.val_step(batch)
+                self.evaluator.process(data_samples=samples, data_batch=batch)
+        model.train(training)
+        metrics = self.evaluator.evaluate(self.num_clips)
+        field = "train_cfg.metric"
+        if self.metric not in metrics:
+            raise wrong(field, f"one of {sorted(metrics)}", repr(self.metric))
+        value = float(metrics[self.metric])
+        if not 0 <= value <= 1:  # nor NaN
+            raise wrong(field, "an accuracy from 0 to 1", f"{self.metric} = {value:g}")
+        return value

@@ -1,0 +1,432 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""A search, from its first step to its last: the algorithm without a runner.
+
+::
+
+    search = Search(model, optimizers, schedule, input_shape, seed, ...)
+    search.begin()
+    while not search.is_done:
+        search.set_rates()
+        alphas_batch = None if search.rests else next(alphas_batches)
+        search.step(next(weights_batches), alphas_batch)
+        if search.at_cycle_end:
+            search.end_cycle()
+    search.finish()
+
+Who drives it feeds batches, writes files and logs; see ``engine/search_loop.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from ..models.relaxation import check_relaxation
+from ..models.supernet import Choices, find_supernet, padded
+from ..space.checks import check_count, check_mapping, wrong
+from ..space.cost import check_input_shape
+from ..space.cost_table import cost_tables
+from . import diversity
+from .archive import Archive, ArchiveEntry
+from .derive import Indices
+from .distributed import check_ranks_agree
+from .penalty import build_penalty
+from .randomness import Stream, derived_seed, seed_all
+from .schedule import LRDiversitySchedule
+from .selection import Selection
+from .steps import Steps, judge
+
+DEFAULT_RELAXATIONS = dict(warmup="uniform", weights="gumbel_st", alphas="two_path")
+
+
+class Search:
+    """Weights steps and alpha steps in turn, by a schedule, and a genotype per cycle.
+
+    The networks of a cycle are derived exactly, under the budget if there is one, and
+    judged with inherited weights after their batch normalisation has been re-estimated;
+    the best (:class:`Selection`) is the cycle's genotype. At the end of the search all
+    genotypes are judged once more, with the weights that are there then, and in
+    addition the most probable networks, however near to the genotypes they are; the
+    search ends in the best of all.
+
+    Args:
+        model: The recognizer around a supernet.
+        optimizers: Optimisers of the ``weights`` and of the ``alphas``, with the
+            interface of MMEngine's ``OptimWrapper``; learning rates are those of the
+            peak.
+        schedule: Says which learning rates hold, and when a cycle ends.
+        input_shape: (C, T, H, W) of a training view, for which costs are computed.
+        seed: All noise of the search comes from it.
+        validate: Gives the accuracy of the model as it is, a share. Default None:
+            networks are not judged, and the most probable one is the result.
+        calibration: Gives the batches of training clips from which batch normalisation
+            is re-estimated before a network is judged. Needed with ``validate``.
+        num_clips: Number of validation clips.
+        cost: ``dict(kind=..., budget=...)``, see :func:`build_penalty`; further keys
+            are those of :class:`CostPenalty`. Default None: no budget.
+        relaxations: Names for ``warmup`` and ``weights`` (weights steps) and
+            ``alphas`` (alpha steps). Default ``uniform``, ``gumbel_st``, ``two_path``.
+        num_ranked: How many of the most probable networks are judged at the end of a
+            cycle. Default 1: only the most probable one.
+        largest_every: In the first cycle, every so many weights steps run the most
+            expensive candidate of each layer in place of a sampled path (as in the
+            sandwich rule, Yu and Huang, 2019): what the largest network learns first is
+            then there for the others to share. Later cycles sample alone, so that the
+            largest network is not favoured when networks are ranked. Default 0: never.
+        alpha_weight: What a network's log-probability counts next to its accuracy when
+            networks are judged, see :mod:`pvnas_mmaction.search.selection`. Default 0:
+            accuracy alone decides.
+
+    Attributes:
+        alphas: Alphas of each layer, read from the device once per step.
+        probabilities: p of each layer after the last step, before any restart.
+        scalars: What is worth logging of the last step.
+        num_steps: Weights steps made.
+        num_alpha_steps: Alpha steps made.
+
+    Raises:
+        ValueError: A setting that can't be used; says which and what was expected.
+        InfeasibleBudgetError: No network of the space keeps the budget.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Mapping[str, OptimWrapper],
+        schedule: LRDiversitySchedule,
+        input_shape: Sequence[int],
+        seed: int,
+        validate: Callable[[nn.Module], float] | None = None,
+        calibration: Callable[[], Iterable[dict]] | None = None,
+        num_clips: int = 0,
+        cost: Mapping[str, Any] | None = None,
+        relaxations: Mapping[str, str] | None = None,
+        num_ranked: int = 1,
+        largest_every: int = 0,
+        alpha_weight: float = 0.0,
+    ) -> None:
+        check_count("train_cfg.largest_every", largest_every, 0)
+        self.model, self.optimizers, self.schedule = model, optimizers, schedule
+        self.seed, self.largest_every = seed, largest_every
+        self.validate, self.calibration = validate, calibration
+        self.relaxations = _read_relaxations(relaxations)
+        self.supernet = find_supernet(model)
+        self.space = self.supernet.space
+        self.num_classes = model.cls_head.num_classes
+        self.input_shape = check_input_shape(self.space.skeleton, input_shape)
+        self.steps = Steps(
+            model, optimizers["weights"], optimizers["alphas"], self.input_shape
+        )
+        self.tables = cost_tables(
+            self.space,
+            self.input_shape,
+            self.num_classes,
+            cost.get("table") if isinstance(cost, Mapping) else None,
+        )
+        self.penalty = build_penalty(cost, self.tables)
+        self.selection = Selection(
+            self.space,
+            self.tables,
+            self.penalty and self.penalty.budget,
+            self.judge if validate else None,
+            num_clips,
+            num_ranked,
+            alpha_weight,
+        )
+        groups = optimizers["weights"].optimizer.param_groups
+        self._shares = [g["lr"] / schedule.config.weights_lr for g in groups]
+        self._skips = [
+            row.index("skip") if "skip" in row else None
+            for row in self.space.candidates
+        ]
+        self.num_steps = self.num_alpha_steps = 0
+        self._accumulated_from = 0  # alpha steps at the last restart
+        self.scalars: dict[str, float] = {}
+        self.alphas = self.supernet.read_alphas()
+        self.probabilities = diversity.softmax(self.alphas, self.supernet.tau)
+
+    @property
+    def archive(self) -> Archive:
+        """The genotypes found so far."""
+        return self.selection.archive
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps have been made."""
+        return self.num_steps == self.schedule.config.total_steps
+
+    @property
+    def rests(self) -> bool:
+        """Whether the alphas rest in the next step."""
+        return self.schedule.is_warmup(self.num_steps)
+
+    @property
+    def at_cycle_end(self) -> bool:
+        """Whether the last step was the last one of its cycle."""
+        return self.num_steps > 0 and self.schedule.is_cycle_end(self.num_steps - 1)
+
+    # -- steps ----------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Get ready for the next step, once weights and state have been loaded.
+
+        A search starts diverse: alphas of another one, loaded as weights, come without
+        its decision.
+        """
+        self.alphas = self.supernet.read_alphas()
+        if self.num_steps == 0:
+            self._shrink(self.schedule.diversity_start)
+        self.probabilities = diversity.softmax(self.alphas, self.supernet.tau)
+        weights, alphas = self.optimizers["weights"], self.optimizers["alphas"]
+        total = self.schedule.config.total_steps
+        weights.initialize_count_status(self.model, self.num_steps, total)
+        waiting = self.num_alpha_steps - self._accumulated_from
+        alphas.initialize_count_status(self.model, waiting, -1)
+
+    def set_rates(self) -> None:
+        """Set the learning rates of the next step, absolutely."""
+        rate = self.schedule.weights_lr(self.num_steps)
+        groups = self.optimizers["weights"].optimizer.param_groups
+        for group, share in zip(groups, self._shares, strict=True):
+            group["lr"] = rate * share
+        for group in self.optimizers["alphas"].optimizer.param_groups:
+            group["lr"] = self.schedule.alphas_lr(self.num_steps)
+
+    def step(
+        self, weights_batch: dict, alphas_batch: dict | None = None
+    ) -> dict[str, float]:
+        """One weights step and, unless the alphas rest, one alpha step.
+
+        Args:
+            weights_batch: A batch of the weights half, as a loader gives it.
+            alphas_batch: One of the other half; None where the alphas rest.
+
+        Returns:
+            The losses, and what else the head computes.
+        """
+        step = self.num_steps
+        with torch.no_grad():
+            paths = [self._weights_path()]
+        if alphas_batch is not None:
+            paths.append(self._draw(self.relaxations["alphas"], Stream.ALPHA_PATH))
+        check_ranks_agree(step, paths, self.alphas, self.model)
+        self._seed(Stream.WEIGHTS_STEP)
+        logs = self.steps.weights_step(weights_batch, paths[0])
+        if alphas_batch is not None:
+            self._seed(Stream.ALPHA_STEP)
+            logs |= self.steps.alpha_step(alphas_batch, paths[1], self.penalty)
+            self.num_alpha_steps += 1
+        before = self.alphas
+        values = self._read_all(logs)
+        self._note(step)
+        # Not where gradients accumulate, or a gradient scaler has skipped the step.
+        if self.alphas != before:
+            self.schedule.observe(step, self.scalars["diversity"])
+            if self.penalty is not None:
+                self.penalty.update(self.scalars["expected_cost"])
+        self.num_steps += 1
+        return values
+
+    def _weights_path(self) -> Choices:
+        """What a weights step runs."""
+        every, first_cycle = self.largest_every, not self.archive.entries
+        if first_cycle and every and self.num_steps % every == 0:
+            return self.supernet.path_of(self.selection.table.most_expensive())
+        kind = "warmup" if self.rests else "weights"
+        return self._draw(self.relaxations[kind], Stream.WEIGHTS_PATH)
+
+    def _draw(self, relaxation: str, stream: Stream) -> Choices:
+        seed = derived_seed(self.seed, stream, self.num_steps)
+        generator = torch.Generator().manual_seed(seed)
+        return self.supernet.sample(relaxation, generator, self.alphas)
+
+    def _seed(self, stream: Stream) -> None:
+        """Dropout and blending of a step follow from its number, whatever ran before
+        it."""
+        seed_all(derived_seed(self.seed, stream, self.num_steps, get_rank()))
+
+    def _read_all(self, logs: dict[str, Tensor]) -> dict[str, float]:
+        """Alphas and what a step gives to log, in one copy from the device."""
+        alphas = self.supernet.alphas.detach()
+        values = [value.detach().reshape(1).to(alphas) for value in logs.values()]
+        flat = torch.cat([alphas.flatten(), *values]).tolist()
+        width = alphas.shape[1]
+        rows = [flat[i : i + width] for i in range(0, alphas.numel(), width)]
+        self.alphas = self.supernet.rows(rows)
+        self.probabilities = diversity.softmax(self.alphas, self.supernet.tau)
+        return dict(zip(logs, flat[alphas.numel() :], strict=True))
+
+    def _note(self, step: int) -> None:
+        """Put down what holds at a step, after it."""
+        p, schedule = self.probabilities, self.schedule
+        argmax = [row.index(max(row)) for row in p]
+        self.scalars = dict(
+            weights_lr=schedule.weights_lr(step),
+            alphas_lr=schedule.alphas_lr(step),
+            gain=schedule.gain,
+            diversity=diversity.diversity(p),
+            planned_diversity=schedule.planned_diversity(step),
+            entropy=diversity.entropy(p),
+            argmax_share=diversity.argmax_share(p),
+            expected_cost=self.selection.table.expected(p),
+            num_skips=sum(a == b for a, b in zip(argmax, self._skips, strict=True)),
+        )
+        if self.penalty is not None:
+            self.scalars["cost_weight"] = self.penalty.weight
+
+    # -- cycles ---------------------------------------------------------------------
+
+    def log_probs(self) -> list[list[float]]:
+        """log p of each layer."""
+        rows = padded(self.alphas, -torch.inf) / self.supernet.tau
+        return self.supernet.rows(torch.log_softmax(rows, 1).tolist())
+
+    def end_cycle(self) -> ArchiveEntry:
+        """Archive the genotype of the cycle that is over, and restart the next one."""
+        schedule, log_probs = self.schedule, self.log_probs()
+        cycle = schedule.cycle_of(self.num_steps - 1)
+        nearest = self.selection.most_probable_distance(log_probs)
+        entry = self.selection.finish_cycle(
+            log_probs,
+            cycle,
+            schedule.archive_distance,
+            step=self.num_steps,
+            diversity=diversity.diversity(self.probabilities),
+            planned_diversity=schedule.planned_diversity(self.num_steps - 1),
+        )
+        if cycle + 1 < schedule.num_cycles:
+            self._shrink(schedule.restart(nearest))
+            alphas = self.optimizers["alphas"]
+            alphas.optimizer.state.clear()
+            alphas.zero_grad()  # those that wait are about the alphas before
+            alphas.initialize_count_status(self.model, 0, -1)
+            self._accumulated_from = self.num_alpha_steps
+        return entry
+
+    def finish(self) -> ArchiveEntry | None:
+        """Judge all genotypes by the final weights; gives what the search ends in."""
+        distance = self.schedule.archive_distance
+        self.selection.finish_search(self.log_probs(), distance)
+        return self.archive.best()
+
+    def judge(self, indices: Indices) -> float:
+        """Validation accuracy of a network with inherited weights."""
+        assert self.validate is not None and self.calibration is not None
+        with self.supernet.use_path(self.supernet.path_of(indices)):
+            return judge(self.model, self.calibration, self.validate, self.seed)
+
+    def _shrink(self, target: float) -> None:
+        """Shrink all alphas by one factor, so that D(p) is at least ``target``."""
+        factor = diversity.shrink_to_diversity(self.alphas, target, self.supernet.tau)
+        if factor < 1:
+            self.supernet.write_alphas(diversity.shrink(self.alphas, factor))
+            self.alphas = self.supernet.read_alphas()
+
+    # -- resume ---------------------------------------------------------------------
+
+    def setting(self) -> dict[str, Any]:
+        """What a search has to share with the one it resumes, by field."""
+        budget = self.penalty and self.penalty.budget
+        space = self.space
+        return {
+            "model.backbone.space": f"{space.name} {digest_of(space.to_config())}",
+            "model.backbone.tau": self.supernet.tau,
+            "model.cls_head.num_classes": self.num_classes,
+            "train_cfg.input_shape": list(self.input_shape),
+            "train_cfg.cost": budget and [budget.table.kind, budget.limit],
+            "costs of the candidates": digest_of(
+                [[t.kind, t.fixed, t.per_layer] for t in self.tables.values()]
+            ),
+            "train_cfg.relaxations": self.relaxations,
+            "optim_wrapper.alphas.accumulative_counts": getattr(
+                self.optimizers["alphas"], "_accumulative_counts", 1
+            ),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed search needs beyond weights, alphas and optimisers."""
+        return dict(
+            setting=self.setting(),
+            space=self.space.to_config(),
+            seed=self.seed,
+            num_steps=self.num_steps,
+            num_alpha_steps=self.num_alpha_steps,
+            accumulated_from=self._accumulated_from,
+            schedule=self.schedule.state_dict(),
+            penalty=self.penalty and self.penalty.state_dict(),
+            archive=self.archive.to_dict(),
+            pending_gradients={
+                name: parameter.grad.clone()
+                for name, parameter in self.model.named_parameters()
+                if parameter.grad is not None
+            },
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`, with weights and alphas loaded already.
+
+        Raises:
+            ValueError: It is the state of another search.
+        """
+        check_setting(state["setting"], self.setting())
+        self.schedule.load_state_dict(state["schedule"])
+        if self.penalty is not None:
+            self.penalty.load_state_dict(state["penalty"])
+        self.selection.archive = Archive.from_dict(state["archive"])
+        self.seed = state["seed"]
+        self.num_steps = state["num_steps"]
+        self.num_alpha_steps = state["num_alpha_steps"]
+        self._accumulated_from = state["accumulated_from"]
+        parameters = dict(self.model.named_parameters())
+        for name, gradient in state["pending_gradients"].items():
+            parameters[name].grad = gradient.to(parameters[name])
+
+
+def check_setting(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a search had the same settings.
+
+    Args:
+        found: Settings of a search that a checkpoint holds, by field.
+        expected: Those of the config.
+    """
+    for field, value in expected.items():
+        if found.get(field) == value:
+            continue
+        hint = (
+            "resume with the config that the search was started with, or start another "
+            "one in another work_dir"
+        )
+        if field == "train_cfg.cost":
+            hint += (
+                "; tools/derive_genotype.py takes networks under other budgets out of "
+                "a search"
+            )
+        got = f"a checkpoint of a search with {found.get(field)!r}"
+        raise wrong(field, f"{value!r}, as in the config", got, hint)
+
+
+def digest_of(content: object) -> str:
+    """A short hash that tells contents, as JSON, apart."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _read_relaxations(relaxations: Mapping[str, str] | None) -> dict[str, str]:
+    field = "train_cfg.relaxations"
+    check_mapping(field, relaxations or {})
+    names = {**DEFAULT_RELAXATIONS, **(relaxations or {})}
+    if names.keys() != DEFAULT_RELAXATIONS.keys():
+        expected = f"some of the keys {sorted(DEFAULT_RELAXATIONS)}"
+        raise wrong(field, expected, str(sorted(relaxations or {})))
+    for key, name in names.items():
+        check_relaxation(f"{field}.{key}", name)
+    if names["alphas"] == "uniform":
+        expected = "another one: uniform gives the alphas no gradient"
+        raise wrong(f"{field}.alphas", expected, "'uniform'")
+    return names

@@ -1,0 +1,169 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""A search without a runner: what it runs, what it reads, what it feeds back."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+
+import pytest
+import torch
+from searching import build_toy_model, make_batch, toy_optimizers, toy_search
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pvnas_mmaction.search.search import Search
+from pvnas_mmaction.search.steps import Steps
+
+
+def run(search: Search) -> list[dict]:
+    """Run a search to its end; what is noted of each step."""
+    noted = []
+    search.begin()
+    while not search.is_done:
+        search.set_rates()
+        alphas_batch = None if search.rests else make_batch(seed=search.num_steps)
+        search.step(make_batch(seed=100 + search.num_steps), alphas_batch)
+        noted.append(search.scalars)
+        if search.at_cycle_end:
+            search.end_cycle()
+    search.finish()
+    return noted
+
+
+def test_a_search_needs_no_runner():
+    judged = []
+
+    def validate(model):
+        assert not model.training or judged
+        judged.append([c.indices[0] for c in model.backbone._choices])
+        return 0.25 * (len(judged) % 4)
+
+    search = toy_search(
+        validate=lambda model: (model.eval(), validate(model))[1],
+        calibration=lambda: [make_batch()],
+        num_clips=16,
+        num_ranked=2,
+    )
+    noted = run(search)
+    assert (len(noted), search.num_steps, search.num_alpha_steps) == (18, 18, 12)
+    assert len(search.archive) == 2 and search.archive.final is not None
+    assert len(judged) >= 5
+    for entry, number in zip(search.archive.entries, (9, 18), strict=True):
+        assert entry.step == number
+        step = noted[number - 1]
+        assert entry.diversity == step["diversity"]
+        assert entry.planned_diversity == step["planned_diversity"]
+    assert search.model.training
+
+
+@pytest.mark.parametrize("kind", ["flops", "params"])
+def test_the_largest_network_runs_in_the_first_cycle(monkeypatch, kind):
+    ran, step = [], Steps.weights_step
+
+    def step_seen(steps, batch, path):
+        ran.append(tuple(choice.indices[0] for choice in path))
+        return step(steps, batch, path)
+
+    monkeypatch.setattr(Steps, "weights_step", step_seen)
+    search = toy_search(largest_every=2, cost=dict(kind=kind, budget=10**6))
+    run(search)
+    largest = search.tables[kind].most_expensive()
+    # 2 cycles of 9 steps. Only even ones of the first are the largest network's.
+    assert [ran[number] for number in (0, 2, 4, 6, 8)] == [largest] * 5
+    assert Counter(ran)[largest] < 9
+
+
+def test_what_a_step_does_not_move_is_not_fed_back():
+    """A gradient scaler may skip a step, and gradients may wait for another batch."""
+    model = build_toy_model()
+    optimizers = toy_optimizers(model)
+    search = toy_search(
+        model, optimizers=optimizers, cost=dict(kind="flops", budget=10**6)
+    )
+    skip = [False]
+    step = optimizers["alphas"].optimizer.step
+    optimizers["alphas"].optimizer.step = lambda: None if skip[0] else step()
+    search.begin()
+    for number in range(3):
+        search.set_rates()
+        search.step(make_batch())
+        assert (search.schedule.gain, search.penalty.weight) == (1, 0.1), number
+    for skipped in (True, False, True):
+        skip[0] = skipped
+        before = search.schedule.gain, search.penalty.weight, search.alphas
+        search.set_rates()
+        search.step(make_batch(), make_batch())
+        after = search.schedule.gain, search.penalty.weight, search.alphas
+        assert [a == b for a, b in zip(before, after, strict=True)] == [skipped] * 3
+
+
+class Reads(TorchDispatchMode):
+    """Counts what an operation gives to the host: single numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+class Copies(TorchFunctionMode):
+    """Counts what Python asks for as a list, an array or a tensor on the CPU."""
+
+    NAMES = ("tolist", "cpu", "numpy", "__array__")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += getattr(func, "__name__", "") in self.NAMES
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("clip", [None, dict(max_norm=1)])
+def test_a_step_reads_little_from_the_device(clip):
+    """One copy per step; the others are of what was drawn on the CPU. The norm of a
+    clipped gradient is read by MMEngine."""
+    model = build_toy_model()
+    settings = dict(clip_grad=clip) if clip else {}
+    search = toy_search(
+        model,
+        optimizers=toy_optimizers(model, **settings),
+        cost=dict(kind="flops", budget=10**6),
+    )
+    search.begin()
+    for _ in range(6):
+        batches = make_batch(), None if search.rests else make_batch()
+        search.set_rates()
+        with Reads() as reads, Copies() as copies:
+            search.step(*batches)
+        steps = 1 if batches[1] is None else 2
+        # MMEngine looks at the sizes of the clips, on the host, when it stacks them.
+        assert reads.count == (2 if clip else 1) * steps
+        assert copies.count == 1 + steps
+
+
+def test_state_of_a_search_goes_on_in_another():
+    whole = toy_search(cost=dict(kind="flops", budget=10**6))
+    first, second = (
+        toy_search(copy.deepcopy(model), cost=dict(kind="flops", budget=10**6))
+        for model in (build_toy_model(), build_toy_model())
+    )
+    run(whole)
+    first.begin()
+    for _ in range(11):
+        first.set_rates()
+        alphas_batch = None if first.rests else make_batch(seed=first.num_steps)
+        first.step(make_batch(seed=100 + first.num_steps), alphas_batch)
+        if first.at_cycle_end:
+            first.end_cycle()
+    second.model.load_state_dict(first.model.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    run(second)
+    assert second.archive.to_dict() == whole.archive.to_dict()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
