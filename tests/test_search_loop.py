@@ -274,7 +274,7 @@ def test_a_neck_may_change_what_the_head_takes(tmp_path):
     model = toy_model()
     model["cls_head"]["in_channels"] *= 2
     recognizer = build_search(tmp_path, model=model).model
-    with pytest.raises(ValueError, match=r"model\.cls_head\.in_channels: found"):
+    with pytest.raises(ValueError, match=r"model\.cls_head\.in_channels: expected"):
         check_head(recognizer)
     recognizer.neck = Widen()
     check_head(recognizer)
