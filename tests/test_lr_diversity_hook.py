@@ -224,7 +224,7 @@ def test_a_missed_plan_is_said_once_a_cycle(tmp_path, capsys, rate):
     missed = [abs(r["diversity"] - r["planned_diversity"]) > 0.1 for r in reached]
     assert said == sum(missed)
     if rate == "auto":
-        assert recorder.rates["alphas"][8][0] > 0.1
+        assert max(rate for (rate,) in recorder.rates["alphas"][:9]) > 0.1
         assert min(r["diversity"] for r in reached) < 0.5
     else:
         assert missed == [True, True]
