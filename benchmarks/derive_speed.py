@@ -28,7 +28,7 @@ from mmengine.config import Config
 
 from pvnas_mmaction.search.derive import Budget, InfeasibleBudgetError, derive
 from pvnas_mmaction.search.diversity import softmax
-from pvnas_mmaction.space.cost import fixed_cost, layer_costs
+from pvnas_mmaction.space.cost import layer_costs, skeleton_cost
 from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +51,7 @@ def cost_tables(name: str, input_shape: list[int], num_classes: int) -> dict:
     config = Config.fromfile(SPACES / f"{name}.py")
     space = SearchSpace.from_config(config.space)
     costs = layer_costs(space, input_shape)
-    fixed = fixed_cost(space, input_shape, num_classes)
+    fixed = skeleton_cost(space.skeleton, input_shape, num_classes)
     return {
         "flops": (fixed.macs, [[c.macs for c in layer] for layer in costs]),
         "params": (fixed.params, [[c.params for c in layer] for layer in costs]),

@@ -25,7 +25,7 @@ from pvnas_mmaction.models.recognizers import view_of
 from pvnas_mmaction.search.derive import derive
 from pvnas_mmaction.search.penalty import build_penalty
 from pvnas_mmaction.search.steps import Steps
-from pvnas_mmaction.space.cost import fixed_cost, layer_costs, network_cost
+from pvnas_mmaction.space.cost import layer_costs, network_cost, skeleton_cost
 from pvnas_mmaction.space.cost_table import cost_tables
 from pvnas_mmaction.space.search_space import SearchSpace
 
@@ -371,7 +371,7 @@ def test_the_search_config_of_the_readme(project_root, tmp_path, monkeypatch):
     space = SearchSpace.from_config(found.model.backbone.space)
     shape = found.train_cfg.input_shape
     macs = [[cost.macs for cost in row] for row in layer_costs(space, shape)]
-    fixed = fixed_cost(space, shape, 7).macs
+    fixed = skeleton_cost(space.skeleton, shape, 7).macs
     assert cost.kind == "flops"
     cheapest, dearest = (fixed + sum(map(pick, macs)) for pick in (min, max))
     assert cheapest < cost.budget < dearest

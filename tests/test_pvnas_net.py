@@ -122,9 +122,13 @@ def test_errors_through_the_registry(tmp_path: Path) -> None:
         (str(tmp_path / "none.json"), FileNotFoundError, "none.json: no such genotype"),
         (dict(CONTENT, space=""), ValueError, "genotype: space: expected a name"),
         (7, ValueError, "genotype: found 7, expected the path of a genotype file"),
-        ("nopkg::x.json", FileNotFoundError, "found 'nopkg::x.json', expected"),
-        ("no pkg::x.json", FileNotFoundError, "install 'no pkg' or give"),
-        ("nopkg.sub::x.json", FileNotFoundError, "install 'nopkg.sub' or give"),
+        (
+            "nopkg::x.json",
+            FileNotFoundError,
+            "nopkg::x.json: expected an installed package",
+        ),
+        ("no pkg::x.json", FileNotFoundError, "got 'no pkg'; install it or give"),
+        ("nopkg.sub::x.json", FileNotFoundError, "got 'nopkg.sub'; install it or"),
     ):
         with pytest.raises(error, match=message):
             build_recognizer(dict(type="PVNASNet", genotype=genotype))

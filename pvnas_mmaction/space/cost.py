@@ -134,10 +134,3 @@ def layer_costs(space: SearchSpace, input_shape: Sequence[int]) -> list[list[Cos
             space.layers, space.candidates, shapes, strict=True
         )
     ]
-
-
-def fixed_cost(
-    space: SearchSpace, input_shape: Sequence[int], num_classes: int
-) -> Cost:
-    """Cost that every network of the space has, whatever its blocks."""
-    return skeleton_cost(space.skeleton, input_shape, num_classes)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from .cost import fixed_cost, layer_costs
+from .cost import layer_costs, skeleton_cost
 from .latency_table import load_latency_table
 from .search_space import SearchSpace
 
@@ -74,7 +74,7 @@ def _counted(field: str) -> Callable[..., tuple[float, Rows]]:
         space: SearchSpace, input_shape: Sequence[int], num_classes: int, table: Any
     ) -> tuple[float, Rows]:
         rows = layer_costs(space, input_shape)
-        fixed = getattr(fixed_cost(space, input_shape, num_classes), field)
+        fixed = getattr(skeleton_cost(space.skeleton, input_shape, num_classes), field)
         return fixed, [[getattr(cost, field) for cost in row] for row in rows]
 
     return read
