@@ -125,23 +125,6 @@ def test_shrink_of_two_candidates_has_a_closed_form():
         assert factor == pytest.approx(expected, rel=1e-6)
 
 
-def test_shrink_never_sharpens_and_ends_at_uniform():
-    alphas = [[0.1, 0.0, -0.1]]
-    assert shrink_to_diversity(alphas, 0.2) == 1
-    assert diversity(
-        softmax(shrink(alphas, shrink_to_diversity(alphas, 1.0)))
-    ) == pytest.approx(1, abs=1e-12)
-    assert shrink_to_diversity([[5.0], [3.0]], 0.9) == 1
-
-
-@settings(deadline=None)
-@given(alpha_layers)
-def test_diversity_falls_as_the_factor_grows(alphas):
-    curve = [diversity(softmax(shrink(alphas, f / 10))) for f in range(11)]
-    assert all(a >= b - 1e-9 for a, b in itertools.pairwise(curve))
-    assert all(0 <= value <= 1 for value in curve)
-
-
 def test_alphas_that_diverged_are_named():
     with pytest.raises(
         ValueError, match=r"alphas of layer 0: expected finite .* lower"

@@ -385,17 +385,6 @@ def test_feedback_halves_the_deviation_from_the_plan(process, alphas_lr):
     assert (deviation() <= without / 2).all()
 
 
-def test_restart_brings_the_search_back_to_the_planned_diversity():
-    plan = LRDiversitySchedule(LRDiversityConfig(600, num_cycles=3, alphas_lr=0.1))
-    plan.restart = lambda _, restart=plan.restart: restart(0.1)
-    history = run_search([plan], Alphas([6] * 20, [0.3]), range(600))
-    # Nothing moves the alphas in warm-up, so D equals D* until it ends.
-    for cycle, start in [(1, 0.975), (2, 0.9875)]:
-        for ((planned, reached),) in history[200 * cycle : 200 * cycle + 60]:
-            assert planned == pytest.approx(start)
-            assert reached == pytest.approx(start, abs=1e-6)
-
-
 @pytest.mark.parametrize("stop", [37, 99, 100, 170, 299])
 def test_a_resumed_run_gives_the_same_curve(stop):
     config = LRDiversityConfig(300, num_cycles=3, num_candidates=(6,) * 8)

@@ -22,15 +22,14 @@ restart         the gain returns to 1; when the most probable network lies
 
 Mode ``diversity`` does all of this; ``cyclic`` has no feedback; ``cosine`` and
 ``constant`` have neither feedback nor restarts, so one cycle, and the latter a constant
-rate of the weights. The warm-up is the same share of a cycle in every mode, so that all
-take the same number of weights steps and, up to rounding, of alpha steps.
-docs/schedule.md has the formulas, a worked example and what the defaults come from.
+rate of the weights. docs/schedule.md has the formulas, a worked example and what the
+defaults come from.
 """
 
 import math
 from dataclasses import dataclass
 
-from ..space.checks import is_number, wrong
+from ..space.checks import COUNT, is_number, wrong
 
 MODES = ("constant", "cosine", "cyclic", "diversity")
 AUTO = "auto"
@@ -38,16 +37,12 @@ AUTO = "auto"
 MISSED_PLAN = 0.1
 """How far D may be from D* at a cycle's end before a warning says so."""
 
+_SHARES = "weights_lr_floor min_distance diversity_start diversity_end"
+_SHARES += " restart_diversity_step"
 _RULES = (
-    (
-        "total_steps num_cycles accumulated",
-        "an integer from 1",
-        lambda x: type(x) is int and x >= 1,
-    ),
+    ("total_steps num_cycles accumulated", "an integer from 1", COUNT[1]),
     ("weights_lr tau", "a number above 0", lambda x: x > 0),
-    ("weights_lr_floor min_distance", "a number in [0, 1]", lambda x: 0 <= x <= 1),
-    ("diversity_start diversity_end", "a number in [0, 1]", lambda x: 0 <= x <= 1),
-    ("restart_diversity_step", "a number in [0, 1]", lambda x: 0 <= x <= 1),
+    (_SHARES, "a number in [0, 1]", lambda x: 0 <= x <= 1),
     ("warmup settle", "a number in [0, 1)", lambda x: 0 <= x < 1),
     ("kappa damping", "a number from 0", lambda x: x >= 0),
     ("gain_min", "a number in (0, 1]", lambda x: 0 < x <= 1),
@@ -77,12 +72,9 @@ def travel_lr(
     """Adam's learning rate with which the alphas of a layer travel from one diversity
     to another in so many steps: 1.2 * tau * travel * (K / 2)^(1/4) / num_steps^(3/4).
 
-    ``travel`` is the difference of :func:`logit_lead`. ``two_path`` gives a gradient to
-    2 of K candidates, and Adam divides by the root of the mean square, zeros included.
-    So gradients that always agree move an alpha by about lr * sqrt(2 / K) per step, and
-    noise by about lr * sqrt(num_steps) in all. In simulation the rates needed are 1.75
-    * tau * travel * sqrt(K / 2) / num_steps and 0.85 * tau * travel / sqrt(num_steps);
-    this is their geometric mean. The feedback does the rest.
+    ``travel`` is the difference of :func:`logit_lead`. The rate is the geometric mean
+    of those that ``two_path`` needs where gradients always agree and where they are
+    noise; the feedback does the rest. See docs/schedule.md.
     """
     travel = logit_lead(end, num_candidates) - logit_lead(start, num_candidates)
     return 1.2 * tau * travel * (num_candidates / 2) ** 0.25 / num_steps**0.75
@@ -183,18 +175,12 @@ class LRDiversityConfig:
 class LRDiversitySchedule:
     """Learning rates and planned diversity of a search, with feedback.
 
-    A step is the index of a weights step, from 0 to ``total_steps - 1``. Per step, the
-    caller asks for the learning rates, runs the steps, calls :meth:`observe` if the
-    alphas moved, and calls :meth:`restart` when :meth:`is_cycle_end` holds and another
-    cycle follows.
-
-    Args:
-        config: Settings of the schedule.
+    Per weights step, counted from 0, the caller asks for the learning rates, runs the
+    steps, calls :meth:`observe` if the alphas moved, and calls :meth:`restart` when
+    :meth:`is_cycle_end` holds and another cycle follows.
 
     Attributes:
         num_cycles: Number of cycles of the run; 1 in modes without restarts.
-        has_restarts: Whether alphas and learning rates restart between cycles.
-        has_feedback: Whether the measured diversity changes the gain.
         archive_distance: Share of layers in which a new genotype has to differ from
             every archived one; 0 in modes without feedback.
     """
@@ -276,8 +262,7 @@ class LRDiversitySchedule:
         return sum(rates) / len(rates)
 
     def observe(self, step: int, diversity: float) -> float:
-        """Feed back D(p), measured after the alphas moved; gives the gain from now on.
-        Without effect in modes without feedback, and in warm-up."""
+        """Feed back D(p), measured after the alphas moved; gives the gain."""
         if not self.is_warmup(step) and self.has_feedback:
             config, error = self.config, self.planned_diversity(step) - diversity
             change, self.last_error = error - self.last_error, error
@@ -354,5 +339,4 @@ class LRDiversitySchedule:
 
 
 def _cosine(progress: float) -> float:
-    """Fall from 1 to 0 while progress goes from 0 to 1."""
     return 0.5 * (1 + math.cos(math.pi * progress))
