@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+from datetime import datetime
 from pathlib import Path
 
 SPACE = dict(
@@ -44,25 +46,17 @@ custom_hooks = [
 ]
 model = dict(backbone=dict(type='PVNASSupernet'))
 """
-LOG = """\
-2026/01/02 10:00:00 - mmengine - INFO -
-------------------------------------------------------------
-System environment:
-    sys.platform: linux
-    Python: 3.11.7 (main, Jan  1 2026) [GCC]
-    CUDA available: False
-    PyTorch: 2.9.0+cpu
-    OpenCV: 4.12.0
-    MMEngine: 0.10.7
-
-Runtime environment:
-    seed: 7
-------------------------------------------------------------
-
-2026/01/02 10:00:01 - mmengine - INFO - Command: python tools/train.py toy.py --seed 7
-2026/01/02 10:00:01 - mmengine - INFO - Version: pvnas_mmaction 0.0.9
-2026/01/02 12:03:04 - mmengine - INFO - done
-"""
+START = dict(
+    folder="20260102_100000", step=0, host="a", pid=7, started="2026-01-02T10:00:00",
+    ended="2026-01-02T12:03:04", command="python tools/train.py toy.py --seed 7",
+    device="CPU", pvnas_mmaction="0.0.9", python="3.11.7", torch="2.9.0+cpu",
+    mmengine="0.10.7", opencv="4.12.0",
+)  # fmt: skip
+RECORD = dict(
+    format_version=1, state="finished", error=None, config="toy.py", seed=7,
+    num_steps=240, schedule=dict(mode="diversity", num_cycles=2), starts=[START],
+    data=dict(ann_file="clips/train.txt", num_weights_clips=5, num_alphas_clips=4),
+)  # fmt: skip
 
 
 def skeleton(space: dict) -> dict:
@@ -95,14 +89,17 @@ def write_json(path: Path, data) -> None:
     path.write_text(json.dumps(data), encoding="utf-8")
 
 
-def write_launch(work_dir: Path, name: str = "20260102_100000", scalars=()) -> Path:
-    """A folder as MMEngine leaves it at a start."""
+def write_launch(
+    work_dir: Path, name: str = "20260102_100000", scalars=(), config: str = ""
+) -> Path:
+    """A folder as MMEngine leaves it at a start; it wrote last after 2:03:04 hours."""
     folder = work_dir / name / "vis_data"
     folder.mkdir(parents=True)
-    (folder.parent / f"{name}.log").write_text(LOG, encoding="utf-8")
-    (folder / "config.py").write_text(CONFIG, encoding="utf-8")
+    (folder / "config.py").write_text(config or CONFIG, encoding="utf-8")
     lines = "".join(json.dumps(line) + "\n" for line in scalars)
     (folder / "scalars.json").write_text(lines, encoding="utf-8")
+    end = datetime.strptime(name, "%Y%m%d_%H%M%S").timestamp() + 7384
+    os.utime(folder / "scalars.json", (end, end))
     (work_dir / "toy.py").write_text(CONFIG, encoding="utf-8")
     return folder.parent
 
@@ -169,7 +166,9 @@ def write_search(
         ["mb3d_t3_k3_e2", "mb_t1_k3_e2", "rb_t3_k3_e0.5", "mb_t5_k3_e2"],
     ]
     folder = work_dir / "search"
-    write_launch(work_dir)
+    write_launch(work_dir, config="train_cfg = dict(type='SearchLoop')\n")
+    state = "finished" if finished else "running"
+    write_json(folder / "run.json", RECORD | dict(state=state, seed=seed))
     write_json(
         folder / "space.json",
         dict(
@@ -177,11 +176,8 @@ def write_search(
             input_shape=[3, 8, 32, 32],
             num_classes=4,
             budget=dict(kind="flops", budget=BUDGET),
-            fixed=dict(macs=1, params=1),
-            layer_costs=[],
         ),
     )
-    write_json(folder / "split.json", dict(seed=seed, weights=[0], alphas=[1]))
     records = history(candidates, len(networks), lines, seed)
     text = "".join(json.dumps(record) + "\n" for record in records)
     (folder / "history.jsonl").write_text(text, encoding="utf-8")

@@ -3,64 +3,70 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from report_runs import genotype
 
 from pvnas_mmaction.models.pvnas_net import PVNASNet
-from pvnas_mmaction.report.drawing import dearest_layer, draw_network
+from pvnas_mmaction.report import drawing
+from pvnas_mmaction.report.drawing import FAMILY_COLORS, OTHER_COLOR, network_plot
 from pvnas_mmaction.report.layers import (
     format_count,
     layer_rows,
     temporal_reach,
     total,
 )
-from pvnas_mmaction.report.palette import FAMILY_COLORS, OTHER_COLOR, RUN_COLORS
-from pvnas_mmaction.report.picture import (
+from pvnas_mmaction.report.plot import (
+    RUN_COLORS,
     figure_array,
     figure_bytes,
-    network_figure,
     save_figure,
 )
-from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.cost import network_cost, part_cost
 from pvnas_mmaction.space.genotype import parse_genotype
 
 MIXED = ["ts_t3_k3_e2_se", "mb3d_t3_k3_e2", "rb_t3_k3_e0.5", "skip"]
 FLAT = ["mb_t1_k3_e2", "skip", "mb_t5_k3_e2", "mb_t5_k3_e2"]
 
 
+def rows_of(blocks: list[str], **changes):
+    return layer_rows(parse_genotype(genotype(blocks) | changes))
+
+
 @pytest.mark.parametrize("blocks", [MIXED, FLAT])
 def test_rows_add_up_to_the_network(blocks):
-    network = parse_genotype(genotype(blocks))
-    rows = layer_rows(network)
-    cost = network_cost(network.skeleton, blocks, (3, 8, 32, 32), 4)
+    rows = rows_of(blocks)
+    skeleton = parse_genotype(genotype(blocks)).skeleton
+    cost = network_cost(skeleton, blocks, (3, 8, 32, 32), 4)
     assert total(rows) == (cost.macs, cost.params)
     backbone = PVNASNet(genotype(blocks))
     counted = sum(p.numel() for p in backbone.parameters())
     assert sum(row.params for row in rows[:-1]) == counted
     assert rows[-1].name == "classifier" and rows[-1].params == 33 * 4
+    assert rows[0].block == "conv 1x3x3, stride 1x2x2"
 
 
 def test_shapes_are_those_of_the_network():
     backbone = PVNASNet(genotype(MIXED), out_indices=(0, 1, 2)).eval()
     with torch.no_grad():
         outputs = backbone(torch.zeros(1, 3, 8, 32, 32))
-    rows = layer_rows(parse_genotype(genotype(MIXED)))
+    rows = rows_of(MIXED)
     shapes = [rows[i].out_shape for i in (2, 4, 5)]  # ends of stages, last conv
     assert shapes == [tuple(output.shape[1:]) for output in outputs]
 
 
 def test_without_a_shape_parameters_alone_are_known():
-    data = genotype(FLAT)
-    data["provenance"] = {}
-    rows = layer_rows(parse_genotype(data))
-    with_shape = layer_rows(parse_genotype(data), (3, 4, 16, 16))
-    assert [row.params for row in rows] == [row.params for row in with_shape]
+    rows = rows_of(FLAT, provenance={})
+    with_shape = rows_of(FLAT)
+    assert [row.params for row in rows] == [row.params for row in with_shape[:-1]]
     assert {row.macs for row in rows} == {row.out_shape for row in rows} == {None}
     assert total(rows)[0] is None
     assert [row.name for row in rows][-1] == "last conv"  # no number of classes
-    assert len(draw_network(rows).slabs) == 1 + 1 + 5 + 5 + 1
+    widths = {round(s["x2"] - s["x"], 6) for s in slabs(rows)}
+    assert len(widths) == 1
 
 
 @pytest.mark.parametrize(
@@ -80,9 +86,8 @@ def test_temporal_reach_is_that_of_the_gradient(blocks):
 
 
 def test_reach_grows_with_the_stride_before_it():
-    data = genotype(["mb_t1_k3_e2", "skip", "mb_t5_k3_e2", "mb_t5_k3_e2"])
     # Five frames, then five more that lie two apart.
-    assert temporal_reach(parse_genotype(data)) == 1 + 4 + 4 * 2
+    assert temporal_reach(parse_genotype(genotype(FLAT))) == 1 + 4 + 4 * 2
 
 
 @pytest.mark.parametrize(
@@ -95,51 +100,53 @@ def test_counts_are_short(value, text):
     assert format_count(value) == text
 
 
-def test_a_block_is_as_high_as_its_kernel_and_as_wide_as_its_macs():
-    rows = layer_rows(parse_genotype(genotype(FLAT)))
-    drawing = draw_network(rows)
-    slabs = {
-        slot.index: [s for s in drawing.slabs if slot.index < s.left < slot.index + 1]
-        for slot in drawing.slots
-    }
-    assert [len(slabs[i]) for i in range(6)] == [1, 1, 0, 5, 5, 1]
-    assert [slot.skipped for slot in drawing.slots].index(True) == 2
-    widths = {i: s[0].right - s[0].left for i, s in slabs.items() if s}
-    # Narrow ones are widened to stay visible: compare such as are not.
-    wide = [i for i in widths if widths[i] > 0.1]
-    assert len(wide) >= 3
-    for i in wide:
-        assert widths[i] / widths[wide[0]] == pytest.approx(
-            rows[i].macs / rows[wide[0]].macs
-        )
-    tops = [slab.top for slab in slabs[3]]
-    assert max(tops) - min(s.bottom for s in slabs[3]) == pytest.approx(5, abs=0.3)
+def slabs(rows) -> list[dict]:
+    widest = drawing.most_expensive_layer([rows])
+    return [s for i, row in enumerate(rows[:-1]) for s in drawing.slabs(i, row, widest)]
 
 
-def test_families_differ_in_color_and_in_shape():
-    drawing = draw_network(layer_rows(parse_genotype(genotype(MIXED))))
-    ts, mb3d, rb = (
-        [s for s in drawing.slabs if i < (s.left + s.right) / 2 < i + 1]
-        for i in (1, 2, 3)
-    )
-    assert [len(ts), len(mb3d), len(rb)] == [3, 1, 3]
-    assert len({slab.left for slab in ts}) == 3 and len({s.left for s in rb}) == 1
-    assert mb3d[0].top - mb3d[0].bottom > 2
-    assert all(slab.hatched for slab in rb)
-    assert {s.color for s in ts + mb3d + rb} == {
-        FAMILY_COLORS[name] for name in ("ts", "mb3d", "rb")
-    }
-    assert drawing.slots[1].squeezed and not drawing.slots[2].squeezed
-    assert [(b.left, b.right) for b in drawing.bands] == [(1, 3), (3, 5)]
+@pytest.mark.parametrize("blocks", [MIXED, FLAT])
+def test_every_convolution_has_a_bar_of_its_size(blocks):
+    """As wide as its multiply-accumulates, as high as its kernel; the shift has three
+    bars of a frame each, one after the other."""
+    rows = rows_of(blocks)[:-1]
+    widest = drawing.most_expensive_layer([rows])
+    assert widest == max(row.macs for row in rows)
+    for i, row in enumerate(rows):
+        bars = drawing.slabs(i, row, widest)
+        if row.block.startswith("ts"):
+            shift, bars = bars[:3], bars[3:]
+            assert [s["y"] for s in shift] == pytest.approx([-1.4, -0.4, 0.6])
+            assert len({s["x"] for s in shift}) == 3
+        convolutions = row.layout.convolutions
+        assert len(bars) == len(convolutions)
+        size = row.in_shape[1:]
+        for bar, conv in zip(bars, convolutions, strict=True):
+            assert bar["y2"] - bar["y"] == pytest.approx(conv.kernel[0] - 0.2)
+            if conv.role == "shortcut":
+                assert bar["fill"] == "#FFFFFF"
+                size = row.in_shape[1:]
+            macs = part_cost(conv, size).macs
+            size = tuple(-(-n // s) for n, s in zip(size, conv.stride, strict=True))
+            width = max(drawing.NARROWEST, macs / widest * drawing.WIDEST)
+            assert bar["x2"] - bar["x"] == pytest.approx(width)
+            family = row.block.split("_")[0]
+            assert bar["stroke"] == FAMILY_COLORS.get(family, OTHER_COLOR)
+            if conv.role != "shortcut":
+                assert (bar["fill"] == bar["stroke"]) == (conv.groups == 1)
+        assert all(i < bar["x"] and bar["x2"] < i + 1 for bar in bars)
 
 
-def test_networks_share_a_scale():
-    both = [layer_rows(parse_genotype(genotype(b))) for b in (MIXED, FLAT)]
-    widest = dearest_layer(both)
-    assert widest == max(row.macs for rows in both for row in rows)
-    drawings = [draw_network(rows, widest) for rows in both]
-    stems = [d.slabs[0].right - d.slabs[0].left for d in drawings]
-    assert stems[0] == stems[1]
+def test_a_drawing_names_blocks_stages_and_parts():
+    text = json.dumps(network_plot(rows_of(MIXED)).spec)
+    for words in ("ts\\nt3 k3\\ne2", "rb\\nt3 k3\\ne0.5", '"label": "skip"', "stage 1",
+                  "stage 2", "layer 1: mb3d_t3_k3_e2", "temporal shift, conv 1x1x1,",
+                  "16x8x8x8 \\u2192 16x8x8x8"):  # fmt: skip
+        assert words in text, words
+    # One block with squeeze-and-excitation: a dot above its three frames.
+    (dot,) = (layer["data"]["values"] for layer in network_plot(rows_of(MIXED)).spec[
+        "layer"] if layer["mark"]["type"] == "point")  # fmt: skip
+    assert dot == [dict(x=1.5, y=0.9)]
 
 
 # Viénot, Brettel and Mollon (1999): linear RGB as seen without red or green cones.
@@ -173,20 +180,16 @@ def test_colors_differ_for_color_blind_readers(kind):
 
 
 def test_a_picture_shows_the_colors_of_its_blocks(tmp_path):
-    drawing = draw_network(layer_rows(parse_genotype(genotype(MIXED))))
-    image = figure_array(network_figure([("a title", drawing)]))
+    plot = network_plot(rows_of(MIXED), "a title")
+    image = figure_array(plot)
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
     colors = {f"#{r:02X}{g:02X}{b:02X}" for r, g, b in image.reshape(-1, 3)}
-    assert {FAMILY_COLORS["ts"], FAMILY_COLORS["mb3d"], FAMILY_COLORS["rb"]} < colors
-    save_figure(network_figure([("a title", drawing)]), tmp_path / "deep/a.png")
-    assert (tmp_path / "deep/a.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ValueError, match=r"found the ending '.bmp', expected .png, .s"):
-        save_figure(network_figure([("a title", drawing)]), tmp_path / "a.bmp")
-
-
-def test_the_same_figure_gives_the_same_file():
-    drawing = draw_network(layer_rows(parse_genotype(genotype(MIXED))))
-    first, second = (
-        figure_bytes(network_figure([("t", drawing)]), "svg") for _ in range(2)
-    )
-    assert first == second and b"mb3d" in first
+    assert {FAMILY_COLORS[name] for name in ("ts", "mb3d", "rb")} < colors
+    heads = dict(png=b"\x89PNG", svg=b"<svg", pdf=b"%PDF")
+    for kind, head in heads.items():
+        save_figure(plot, tmp_path / f"deep/a.{kind}")
+        assert (tmp_path / f"deep/a.{kind}").read_bytes().startswith(head)
+    with pytest.raises(ValueError, match=r"a.bmp: expected .* .png, .svg.*got '.bmp'"):
+        save_figure(plot, tmp_path / "a.bmp")
+    # The same figure gives the same file.
+    assert figure_bytes(plot, "svg") == (tmp_path / "deep/a.svg").read_bytes()

@@ -8,7 +8,9 @@ import argparse
 from pathlib import Path
 
 from pvnas_mmaction.apis import cli
-from pvnas_mmaction.report import figures, page, predictions, views, workdir
+from pvnas_mmaction.report.data import read_work_dirs
+from pvnas_mmaction.report.page import Report, read_table
+from pvnas_mmaction.report.predictions import for_trainings
 from pvnas_mmaction.space.genotype import write_atomically
 
 
@@ -30,7 +32,7 @@ def parse_args() -> argparse.Namespace:
         help="default: report.html",
     )
     parser.add_argument(
-        "--figures", type=Path, metavar="DIR", help="also write figures, PNG and SVG"
+        "--figures", type=Path, metavar="DIR", help="also write all plots, PNG and SVG"
     )
     parser.add_argument(
         "--predictions",
@@ -49,14 +51,15 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cli.check_out_file(args.out)
-    runs = workdir.read_work_dirs(args.work_dirs)
-    found = predictions.for_trainings(runs, args.predictions)
-    table = views.read_table(args.latency_table)
-    text = page.render_report(runs, found, table, args.title)
+    runs = read_work_dirs(args.work_dirs)
+    predictions = for_trainings(runs, args.predictions)
+    table = read_table(args.latency_table) if args.latency_table else None
+    report = Report(runs, predictions, table)
+    text = report.render(args.title)
     write_atomically(args.out, text)
     print(f"{args.out}: {len(text.encode()) / 2**20:.1f} MiB")
     if args.figures is not None:
-        for path in figures.write_figures(runs, args.figures, found, table):
+        for path in report.write_figures(args.figures):
             print(path)
 
 

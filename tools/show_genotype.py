@@ -12,10 +12,20 @@ from rich.console import Console
 from rich.table import Table
 
 from pvnas_mmaction.apis import cli
-from pvnas_mmaction.report import layers, picture, views
-from pvnas_mmaction.report.drawing import draw_network
-from pvnas_mmaction.report.layers import format_count, format_shape
-from pvnas_mmaction.space.genotype import Genotype, load_genotype
+from pvnas_mmaction.report.drawing import network_plot
+from pvnas_mmaction.report.layers import (
+    LayerRow,
+    format_count,
+    format_shape,
+    layer_rows,
+    temporal_reach,
+    total,
+)
+from pvnas_mmaction.report.page import latency_of, read_table
+from pvnas_mmaction.report.plot import save_figure
+from pvnas_mmaction.space.checks import check_count, wrong
+from pvnas_mmaction.space.genotype import load_genotype
+from pvnas_mmaction.space.search_space import SearchSpace
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,23 +50,19 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def layer_table(rows: tuple[layers.LayerRow, ...], latency: float | None) -> Table:
+def layer_table(rows: list[LayerRow], latency: float | None) -> Table:
     """The network as a table, with totals in its last line."""
+    macs, params = total(rows)
     table = Table(show_footer=True, header_style="bold")
-    macs, params = layers.total(rows)
     table.add_column("layer", footer="total", no_wrap=True)
-    table.add_column("stage", justify="right")
-    table.add_column("block", no_wrap=True)
-    table.add_column("input CxTxHxW", no_wrap=True)
-    table.add_column("output", no_wrap=True)
-    table.add_column("frames", justify="right")
-    table.add_column("MACs", justify="right", footer=format_count(macs))
-    table.add_column("share", justify="right")
-    table.add_column("params", justify="right", footer=format_count(params))
+    for name in ("stage", "block", "input CxTxHxW", "output"):
+        table.add_column(name, no_wrap=True)
+    for name, footer in (("frames", ""), ("MACs", format_count(macs)), ("share", ""),
+                         ("params", format_count(params))):  # fmt: skip
+        table.add_column(name, justify="right", footer=footer)
     if latency is not None:
         table.add_column("ms", justify="right", footer=f"{latency:.3f}")
     for row in rows:
-        share = "" if not macs else f"{100 * (row.macs or 0) / macs:.1f} %"
         cells = [
             row.name,
             "" if row.stage is None else str(row.stage + 1),
@@ -65,7 +71,7 @@ def layer_table(rows: tuple[layers.LayerRow, ...], latency: float | None) -> Tab
             format_shape(row.out_shape),
             str(row.spec.temporal_kernel) if row.spec else "",
             format_count(row.macs),
-            share,
+            f"{100 * (row.macs or 0) / macs:.1f} %" if macs else "",
             format_count(row.params),
         ]
         if latency is not None:
@@ -74,56 +80,38 @@ def layer_table(rows: tuple[layers.LayerRow, ...], latency: float | None) -> Tab
     return table
 
 
-def facts(genotype: Genotype) -> list[str]:
-    """What is known of a genotype beyond its layers, a line each."""
-    blocks = genotype.blocks
-    skips = blocks.count("skip")
-    lines = [
-        f"space: {genotype.space}, {len(blocks)} layers, {skips} skipped",
-        f"temporal reach: {layers.temporal_reach(genotype)} frames",
-    ]
-    lines += [f"{key}: {value}" for key, value in genotype.provenance.items()]
-    return lines
-
-
 def main() -> None:
     args = parse_args()
-    if args.num_classes is not None and args.num_classes < 1:
-        raise ValueError(
-            f"--num-classes: found {args.num_classes}, expected a number from 1 up"
-        )
+    if args.num_classes is not None:
+        check_count("--num-classes", args.num_classes, 1)
     genotype = load_genotype(args.genotype)
-    table = views.read_table(args.latency_table)
-    known = None
-    if table is not None:
+    blocks, provenance = genotype.blocks, genotype.provenance
+    latency, by_layer = None, None
+    if args.latency_table is not None:
+        table = read_table(args.latency_table)
         # Raises where the table is about another space.
-        views.table_space(table).indices(genotype)
-        shape = args.input_shape or genotype.provenance.get("input_shape")
-        if shape not in (None, table.input_shape):
-            raise ValueError(
-                f"--latency-table: found a table for the input shape "
-                f"{table.input_shape}, expected {shape}; give the table of that shape"
-            )
-        known = views.latency_of(genotype, table)
-    rows = layers.layer_rows(
-        genotype, args.input_shape, args.num_classes, known[1] if known else None
-    )
+        SearchSpace.from_config(table.space).indices(genotype)
+        shape = args.input_shape or provenance.get("input_shape") or table.input_shape
+        if shape != table.input_shape:
+            expected = f"a table for the input shape {shape}"
+            raise wrong("--latency-table", expected, str(table.input_shape))
+        latency, by_layer = latency_of(genotype, table) or (None, None)
+    rows = layer_rows(genotype, args.input_shape, args.num_classes, by_layer)
     if args.picture is not None:
-        drawing = draw_network(rows)
-        title = (
-            f"{Path(args.genotype).name}: {format_count(layers.total(rows)[0])} MACs"
-        )
-        picture.save_figure(picture.network_figure([(title, drawing)]), args.picture)
+        title = f"{Path(args.genotype).name}: {format_count(total(rows)[0])} MACs"
+        save_figure(network_plot(rows, title), args.picture)
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
-    console.print(args.genotype, style="bold", markup=False)
-    for line in facts(genotype):
-        console.print(line, markup=False)
-    console.print(layer_table(rows, known[0] if known else None))
+    skips = blocks.count("skip")
+    lines = [
+        args.genotype,
+        f"space: {genotype.space}, {len(blocks)} layers, {skips} skipped",
+        f"temporal reach: {temporal_reach(genotype)} frames",
+        *(f"{key}: {value}" for key, value in provenance.items()),
+    ]
+    console.print("\n".join(lines), markup=False)
+    console.print(layer_table(rows, latency))
     if rows[0].macs is None:
-        console.print(
-            "The file names no input shape: give --input-shape C T H W for shapes and "
-            "MACs."
-        )
+        console.print("No input shape is known: give --input-shape C T H W for MACs.")
     if args.picture is not None:
         console.print(f"drawn: {args.picture}", markup=False)
 

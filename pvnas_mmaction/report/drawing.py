@@ -1,162 +1,158 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The picture of a network as plain geometry, for whatever draws it.
+"""The picture of a network, one for page, TensorBoard and files.
 
 A network is a row of slots, one per layer between stem and last convolution, all of one
-width, so that layers of several networks stand under each other. In its slot a block is
+width, so that layers of several networks stand under each other. In its slot stand the
+convolutions of the block's layout from left to right, each
 
-- as wide as its multiply-accumulates, next to those of the dearest layer;
-- as many slabs high as its temporal kernel spans frames: one flat slab sees one frame;
-- in the color of its family, whose slabs also have a shape of their own: apart (mb),
-  joined (mb3d), staggered (ts) or hatched (rb);
-- marked with a dot above where it has squeeze-and-excitation.
+- as wide as its multiply-accumulates, next to those of the most expensive layer;
+- as high as its temporal kernel: a flat bar sees one frame;
+- in the color of the block's family; pale where it is depthwise, an outline where it
+  stands on the shortcut.
 
-A skipped layer is an empty dashed frame.
+A temporal shift is three bars, staggered; a dot above a block marks
+squeeze-and-excitation; a skipped layer is an empty dashed frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
-from .layers import LayerRow
-from .palette import FAMILY_COLORS, OTHER_COLOR
+from ..space.cost import part_cost
+from ..space.layout import FAMILIES, Conv, Shift, SqueezeExcitation, Triple, out_shape
+from .layers import LayerRow, describe, format_count, format_shape
+from .plot import PALETTE, Plot, make_plot
 
-SLAB = 0.78  # of the height that a slab has to itself
-WIDEST = 0.84  # of a slot
-NARROWEST = 0.05
-STAGGER = 0.04
-
-
-@dataclass(frozen=True)
-class Slab:
-    """A rectangle in slot units (x) and frames (y, 0 in the middle)."""
-
-    left: float
-    right: float
-    bottom: float
-    top: float
-    color: str
-    hatched: bool = False
+FAMILY_COLORS = {f: PALETTE[i % len(PALETTE)] for i, f in enumerate(FAMILIES)}
+OTHER_COLOR = "#8A8F98"
+WIDEST, NARROWEST = 0.8, 0.035  # of a slot
+SLOT_PIXELS = 50  # a slot is at least this wide, so that labels do not touch
+FRAME_PIXELS = 14
+TITLE_FRAMES, LABEL_FRAMES = 2.4, 3.7
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A place of the row, from x = index to index + 1.
+def most_expensive_layer(networks: Sequence[Sequence[LayerRow]]) -> int:
+    """MACs of the most expensive layer of several networks, at least 1."""
+    return max([1, *(row.macs or 0 for rows in networks for row in _drawn(rows))])
+
+
+def frames_high(rows: Sequence[LayerRow], least: int = 5) -> int:
+    """Largest temporal kernel among the convolutions, in frames."""
+    return max([least, *(c.kernel[0] for row in rows for c in row.layout.convolutions)])
+
+
+def network_plot(
+    rows: Sequence[LayerRow], title: str = "", widest_macs: int = 0, frames: int = 0
+) -> Plot:
+    """Draw a network.
 
     Args:
-        index: Position from 0, the stem.
-        row: What stands there.
-        label: Short lines of text under the block.
+        rows: From :func:`layer_rows`.
+        title: Headline. Default: none.
+        widest_macs: MACs that fill a slot; give the same number to networks that are
+            to be compared. Default: those of its own most expensive layer.
+        frames: Frames to leave room for, likewise. Default: its own height.
     """
-
-    index: int
-    row: LayerRow
-    label: tuple[str, ...]
-
-    @property
-    def skipped(self) -> bool:
-        return self.row.spec is not None and self.row.spec.is_skip
-
-    @property
-    def reach(self) -> int:
-        return self.row.spec.temporal_kernel if self.row.spec else 1
-
-    @property
-    def squeezed(self) -> bool:
-        return self.row.spec is not None and self.row.spec.se
-
-
-@dataclass(frozen=True)
-class StageBand:
-    """Slots that belong to one stage, from x = left to right."""
-
-    left: int
-    right: int
-    title: str
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """Everything to draw; x from 0 to len(slots)."""
-
-    slots: tuple[Slot, ...]
-    slabs: tuple[Slab, ...]
-    bands: tuple[StageBand, ...]
+    rows = _drawn(rows)
+    widest_macs = widest_macs or most_expensive_layer([rows])
+    frames = frames or frames_high(rows)
+    top, bottom = frames / 2 + TITLE_FRAMES, -frames / 2 - LABEL_FRAMES
+    squeezed = [
+        dict(x=i + 0.5, y=frames_high([row], least=1) / 2 + 0.4)
+        for i, row in enumerate(rows)
+        if any(isinstance(part, SqueezeExcitation) for part in row.layout.parts)
+    ]
+    return make_plot(
+        "network",
+        title,
+        min_width=len(rows) * SLOT_PIXELS,
+        height=round((top - bottom) * FRAME_PIXELS),
+        top=top,
+        bottom=bottom,
+        frames=frames,
+        slots=[_slot(i, row) for i, row in enumerate(rows)],
+        slabs=[
+            slab for i, row in enumerate(rows) for slab in slabs(i, row, widest_macs)
+        ],
+        dots=squeezed,
+        bands=_bands(rows),
+    )
 
 
-def dearest_layer(networks: Sequence[Sequence[LayerRow]]) -> int:
-    """MACs of the dearest layer of several networks, at least 1."""
-    return max([1, *(row.macs or 0 for rows in networks for row in drawn_rows(rows))])
+def slabs(index: int, row: LayerRow, widest_macs: int) -> list[dict[str, Any]]:
+    """Bars of one slot: from x to x2 in slots, from y to y2 in frames around 0."""
+    color = FAMILY_COLORS.get(row.spec.family if row.spec else "", OTHER_COLOR)
+    size: Triple = row.in_shape[1:] if row.in_shape else (1, 1, 1)  # type: ignore
+
+    def width(conv: Conv, size: Triple) -> float:
+        # Where costs are not known, all convolutions are alike.
+        share = part_cost(conv, size).macs / widest_macs if row.in_shape else 0.2
+        return max(NARROWEST, share * WIDEST)
+
+    bars = []  # width, frames (0 for a shift), fill
+    for part in row.layout.parts:
+        if isinstance(part, Conv):
+            fill = color if part.groups == 1 else _pale(color)
+            bars.append((width(part, size), part.kernel[0], fill))
+        elif isinstance(part, Shift):
+            bars.append((3 * NARROWEST, 0, color))
+        size = out_shape(part, size)
+    if isinstance(row.layout.shortcut, Conv):
+        start: Triple = row.in_shape[1:] if row.in_shape else (1, 1, 1)  # type: ignore
+        bars.append((width(row.layout.shortcut, start), 1, "#FFFFFF"))
+    x = index + 0.5 - sum(wide for wide, _, _ in bars) / 2
+    drawn = []
+    for wide, high, fill in bars:
+        places = [(x, x + wide, -high / 2, high / 2)]
+        if high == 0:
+            third = wide / 3
+            places = [(x + i * third, x + (i + 1) * third, i - 1.5, i - 0.5)
+                      for i in range(3)]  # fmt: skip
+        drawn += [
+            dict(x=left, x2=right, y=low + 0.1, y2=up - 0.1, fill=fill, stroke=color)
+            for left, right, low, up in places
+        ]
+        x += wide
+    return drawn
 
 
-def drawn_rows(rows: Sequence[LayerRow]) -> list[LayerRow]:
+def _drawn(rows: Sequence[LayerRow]) -> list[LayerRow]:
     """The rows that get a slot: all but the classifier."""
     return [row for row in rows if row.name != "classifier"]
 
 
-def draw_network(rows: Sequence[LayerRow], widest_macs: int | None = None) -> Drawing:
-    """Lay a network out.
-
-    Args:
-        rows: From :func:`layer_rows`.
-        widest_macs: MACs that fill a slot; give the same number to networks that are
-            to be compared. Default: those of the network's dearest layer.
-    """
-    drawn = drawn_rows(rows)
-    widest_macs = widest_macs or dearest_layer([drawn])
-    slots = tuple(Slot(i, row, _label(row)) for i, row in enumerate(drawn))
-    slabs = tuple(slab for slot in slots for slab in _slabs(slot, widest_macs))
-    return Drawing(slots, slabs, _bands(slots))
+def _pale(color: str) -> str:
+    """Halfway to white."""
+    channels = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{(channel + 255) // 2:02X}" for channel in channels)
 
 
-def _label(row: LayerRow) -> tuple[str, ...]:
-    spec = row.spec
-    if spec is None:
-        return tuple(row.name.split())
-    if spec.is_skip:
-        return ("skip",)
-    ratio = str(spec).removesuffix("_se").rsplit("_", 1)[1]
-    return (spec.family, f"t{spec.temporal_kernel} k{spec.spatial_kernel}", ratio)
+def _slot(index: int, row: LayerRow) -> dict[str, Any]:
+    label = row.name.replace(" ", "\n") if row.spec is None else row.block
+    if row.spec and not row.spec.is_skip:
+        family, temporal, spatial, ratio, *_ = row.block.split("_")
+        label = f"{family}\n{temporal} {spatial}\n{ratio}"
+    return dict(
+        x=index,
+        label=label,
+        place=f"{row.name}: {row.block}",
+        parts=", ".join(map(describe, row.layout.parts)) or "nothing",
+        shapes=f"{format_shape(row.in_shape)} \u2192 {format_shape(row.out_shape)}",
+        macs=format_count(row.macs),
+        params=format_count(row.params),
+        frames=row.spec.temporal_kernel if row.spec else 1,
+    )
 
 
-def _slabs(slot: Slot, widest_macs: int) -> list[Slab]:
-    if slot.skipped:
-        return []
-    # Where costs are not known, all blocks are alike.
-    share = 0.6 if slot.row.macs is None else slot.row.macs / widest_macs
-    half = max(NARROWEST, min(1.0, share) * WIDEST) / 2
-    middle, reach = slot.index + 0.5, slot.reach
-    family = slot.row.spec.family if slot.row.spec else ""
-    color = FAMILY_COLORS.get(family, OTHER_COLOR)
-    if family == "mb3d":
-        gap = (1 - SLAB) / 2
-        return [
-            Slab(middle - half, middle + half, -reach / 2 + gap, reach / 2 - gap, color)
-        ]
-    slabs = []
-    for i in range(reach):
-        y = i - (reach - 1) / 2
-        shift = STAGGER * (i - (reach - 1) / 2) if family == "ts" else 0.0
-        slabs.append(
-            Slab(
-                middle - half + shift,
-                middle + half + shift,
-                y - SLAB / 2,
-                y + SLAB / 2,
-                color,
-                hatched=family == "rb",
-            )
-        )
-    return slabs
-
-
-def _bands(slots: Sequence[Slot]) -> tuple[StageBand, ...]:
-    bands: list[StageBand] = []
-    for stage in sorted({s.row.stage for s in slots if s.row.stage is not None}):
-        members = [slot for slot in slots if slot.row.stage == stage]
+def _bands(rows: Sequence[LayerRow]) -> list[dict[str, Any]]:
+    """Ground of each stage, from x to x2, with its title."""
+    bands = []
+    for stage in sorted({row.stage for row in rows if row.stage is not None}):
+        members = [i for i, row in enumerate(rows) if row.stage == stage]
+        shape = rows[members[0]].out_shape
         title = f"stage {stage + 1}" if len(members) > 1 else f"S{stage + 1}"
-        shape = members[0].row.out_shape
         if shape is not None and len(members) > 2:
             title += f": {shape[0]} channels"
-        bands.append(StageBand(members[0].index, members[-1].index + 1, title))
-    return tuple(bands)
+        bands.append(dict(x=members[0] + 0.03, x2=members[-1] + 0.97, title=title))
+    return bands

@@ -1,295 +1,345 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Figures for papers: PNG and SVG by matplotlib, from the data of the page."""
+"""All plots but the drawing of a network: from the data of work directories."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Sequence
-from pathlib import Path
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from ..space.latency_table import LatencyTable
-from .bokeh_archive import CostKind, cost_kinds
-from .bokeh_probabilities import column_edges
-from .bokeh_search import cost_unit, validation_label
-from .palette import BAND, BLACK, BLUE, GREEN, MUTED, ORANGE, VERMILION, run_style
-from .picture import RC, network_figure, new_figure, save_figure
+from ..search.diversity import hamming
+from ..space.layout import FAMILIES, BlockSpec
+from .data import Network, SearchRun, TrainRun
+from .plot import BLACK, BLUE, GREEN, ORANGE, VERMILION, Plot, make_plot
 from .predictions import Predictions
-from .runlog import is_training
-from .series import (
-    column,
-    cycle_starts,
-    hamming_matrix,
-    has_numbers,
-    pareto_front,
-    resting_spans,
-    running_mean,
-)
-from .views import RunView, latency_of, search_view, training_view
-from .workdir import Network, Run, SearchRun, TrainRun
 
 SMOOTHING = 10
-# Matplotlib's names of the markers that the page uses.
-MARKERS = {
-    "circle": "o",
-    "square": "s",
-    "triangle": "^",
-    "diamond": "D",
-    "inverted_triangle": "v",
-    "hex": "h",
-    "star": "*",
-}
-DASHES = {"dotdash": "-.", "dashdot": (0, (5, 1, 1, 1)), "solid": "-"}
+MAX_POINTS = 500
+MAX_STEPS = 200
+MAX_NUMBERS = 30_000  # of p on one page, which bounds its size: 6 bytes each, twice
+WRITTEN_ROWS = 14  # up to so many rows, numbers are written into a matrix
+NAMED_CLASSES = 40  # up to so many, axes name the classes
+UNITS = {"flops": "MACs per view", "params": "parameters", "latency": "ms per view"}
+Rows = Sequence[Mapping[str, Any]]
+Costs = Callable[[Network], Mapping[str, float]]
 
 
-def write_figures(
-    runs: Sequence[Run],
-    folder: str | os.PathLike[str],
-    predictions: dict[Path, Predictions] | None = None,
-    table: LatencyTable | None = None,
-) -> list[Path]:
-    """Write every figure that the runs have data for, as ``.png`` and ``.svg``.
+def thin(items: Sequence[Any], limit: int) -> list[Any]:
+    """At most ``limit`` of the items, evenly spaced, first and last among them."""
+    if len(items) <= limit:
+        return list(items)
+    step = (len(items) - 1) / (limit - 1)
+    return [items[round(i * step)] for i in range(limit)]
+
+
+def column(rows: Rows, key: str) -> list[float | None]:
+    """A field of every record; None where it is not there or no finite number."""
+    values = (row.get(key) for row in rows)
+    return [v if type(v) in (int, float) and math.isfinite(v) else None for v in values]
+
+
+def running_mean(values: Sequence[float | None]) -> list[float | None]:
+    """Mean of the last ten numbers up to each place; None before the first."""
+    recent: list[float] = []
+    means: list[float | None] = []
+    for value in values:
+        recent = recent if value is None else [*recent, value][-SMOOTHING:]
+        means.append(math.fsum(recent) / len(recent) if recent else None)
+    return means
+
+
+def number_format(values: Sequence[float | None]) -> str:
+    """With prefixes (k, M, G) for large numbers."""
+    return ".3~s" if any(value and value >= 1000 for value in values) else "~g"
+
+
+def cycle_starts(history: Rows) -> list[float]:
+    """Steps at which a new cycle starts, but the first.
+
+    The position u grows linearly in a cycle from 0, so its slope within the cycle gives
+    the step of u = 0; with a single line in a cycle, that line's step is taken.
+    """
+    starts = []
+    for cycle in sorted({r["cycle"] for r in history})[1:]:
+        lines = [r for r in history if r["cycle"] == cycle]
+        first, last = lines[0], lines[-1]
+        step, rise = float(first["step"]), last["u"] - first["u"]
+        if rise > 0:
+            step -= first["u"] * (last["step"] - first["step"]) / rise
+        starts.append(step)
+    return starts
+
+
+def resting_spans(history: Rows) -> list[tuple[float, float]]:
+    """Steps between which the alphas rest: their learning rate is 0."""
+    groups = itertools.groupby(history, key=lambda record: record.get("alphas_lr") == 0)
+    resting = [[r["step"] for r in records] for rests, records in groups if rests]
+    return [(steps[0], steps[-1]) for steps in resting]
+
+
+def curves(
+    rows: Rows, title: str, y_title: str, *series: tuple[str, str, str],
+    smooth: bool = False, **settings: Any,
+) -> Plot | None:  # fmt: skip
+    """Columns over the steps; None where all are empty.
 
     Args:
-        runs: From :func:`read_work_dirs`.
-        folder: Where to; made if it is not there.
-        predictions: By work directory, for trainings.
-        table: Latency table.
-
-    Returns:
-        The files, in the order in which they were written.
+        rows: Records with a ``step``.
+        title: Of the plot.
+        y_title: Of its axis.
+        series: Key, label and color of each column.
+        smooth: Whether running means are drawn. Default False.
+        **settings: Others of ``plots/curves.json.jinja``.
     """
-    figures: dict[str, Figure] = {}
-    prefixes: set[str] = set()
-    with rc_context(RC):
-        for number, run in enumerate(runs, start=1):
-            prefix = re.sub(r"[^\w.-]+", "_", run.name)
-            if prefix in prefixes:
-                prefix = f"{prefix}_{number}"
-            prefixes.add(prefix)
-            if isinstance(run, SearchRun):
-                made = _search_figures(run, search_view(run, "", table))
-            else:
-                found = (predictions or {}).get(run.path)
-                made = _training_figures(run, training_view(run, "", found), found)
-            figures |= {f"{prefix}_{name}": figure for name, figure in made.items()}
-        searches = [run for run in runs if isinstance(run, SearchRun)]
-        for kind in cost_kinds(_latency(table)):
-            figure = archive_figure(searches, kind)
-            if figure is not None:
-                figures[f"archive_{kind.name.lower()}"] = figure
-    paths = []
-    for name, figure in figures.items():
-        for ending in ("png", "svg"):
-            path = Path(folder) / f"{name}.{ending}"
-            save_figure(figure, path)
-            paths.append(path)
-    return paths
-
-
-def _latency(table: LatencyTable | None):
-    def latency(network: Network) -> float | None:
-        known = latency_of(network.genotype, table)
-        return None if known is None else known[0]
-
-    return latency
-
-
-def _search_figures(run: SearchRun, view: RunView) -> dict[str, Figure]:
-    figures = {}
-    if view.cards:
-        drawings = [(card.title, card.drawing) for card in view.cards]
-        figures["networks"] = network_figure(drawings)
-    if run.history:
-        figures["course"] = course_figure(run)
-        figures["probabilities"] = probability_figure(run)
-    if len(run.networks) > 1:
-        figures["distances"] = distance_figure(run)
-    return figures
-
-
-def _axes(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    figure = new_figure(4.2, 2.8)
-    ax = figure.subplots()
-    ax.set(title=title, xlabel=x_label, ylabel=y_label)
-    _quiet(ax)
-    return figure, ax
-
-
-def _quiet(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.title.set_fontsize(9)
-
-
-def course_figure(run: SearchRun) -> Figure:
-    """D and its plan, learning rates, gain, accuracy, cost and skips over the steps."""
-    unit, scale = cost_unit(run)
-    smoothed = f"top-1 (lines: mean of {SMOOTHING})"
-    panels = [
-        ("Diversity", "share", [("planned_diversity", "planned D*", ORANGE, "--"),
-                                ("diversity", "D(p)", BLUE, "-")]),
-        ("Learning rates", "learning rate", [("weights_lr", "weights", BLUE, "-"),
-                                   ("alphas_lr", "alphas", VERMILION, "--")]),
-        ("Gain", "gain", [("gain", "gain", GREEN, "-")]),
-        ("Accuracy", smoothed, [("top1_acc", "weights", BLUE, "-"),
-                                ("alpha_top1_acc", "alphas", VERMILION, "--")]),
-        ("Expected cost", unit, [("expected_cost", "expected cost", BLUE, "-")]),
-        ("Skips", "layers", [("num_skips", "skipped layers", BLACK, "-")]),
-    ]  # fmt: skip
-    figure = new_figure(8, 6)
-    steps = column(run.history, "step")
-    for ax, (title, label, lines) in zip(
-        figure.subplots(3, 2, sharex=True).flat, panels, strict=True
-    ):
-        for key, name, color, dash in lines:
-            values = column(run.history, key)
-            if key == "expected_cost":
-                values = [value * scale for value in values]
-            if key.endswith("top1_acc"):
-                values = running_mean(values, SMOOTHING)
-            style = "steps-post" if key in ("gain", "num_skips") else "default"
-            ax.plot(steps, values, dash, color=color, label=name, drawstyle=style)
-        for left, right in resting_spans(run.history):
-            ax.axvspan(left, right, color=BAND, zorder=0)
-        for start in cycle_starts(run.history):
-            ax.axvline(start, color=MUTED, linestyle="--", linewidth=0.7)
-        ax.set_title(title, loc="left", fontsize=9)
-        ax.set_ylabel(label)
-        _quiet(ax)
-        if title == "Accuracy":
-            found = [n.entry for n in run.judged if n.entry.accuracy is not None]
-            ax.plot([e.step for e in found], [e.accuracy for e in found], "D",
-                    color=BLACK, label=validation_label(run))  # fmt: skip
-        if title == "Expected cost" and run.budget:
-            limit = run.budget["budget"] * scale
-            ax.axhline(limit, color=VERMILION, linestyle="-.", label="budget")
-        if len(lines) > 1 or title == "Expected cost":
-            ax.legend(
-                frameon=False, fontsize=7, ncols=3, loc="lower right",
-                bbox_to_anchor=(1, 1), borderaxespad=0, columnspacing=1,
-            )  # fmt: skip
-    figure.supxlabel("step", fontsize=8)
-    return figure
-
-
-def probability_figure(run: SearchRun) -> Figure:
-    """p of every layer over the steps, a heat map for each layer."""
-    candidates = run.candidates()
-    columns = min(4, len(candidates))
-    rows = -(-len(candidates) // columns)
-    edges = column_edges([record["step"] for record in run.history])
-    p = [np.array([r["p"][i] for r in run.history]).T for i in range(len(candidates))]
-    high = max(0.1, *(float(layer.max()) for layer in p))
-    most = max(map(len, candidates))
-    figure = new_figure(2.9 * columns, (0.14 * most + 0.7) * rows + 0.4)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for ax in grid.flat[len(candidates) :]:
-        ax.axis("off")
-    for i, (ax, layer) in enumerate(zip(grid.flat, p, strict=False)):
-        image = ax.pcolormesh(
-            edges, np.arange(len(layer) + 1) - 0.5, layer, cmap="cividis", vmin=0,
-            vmax=high, rasterized=True,
-        )  # fmt: skip
-        ax.invert_yaxis()
-        ax.set_yticks(range(len(layer)), candidates[i], fontsize=6)
-        ax.tick_params(axis="x", labelsize=6)
-        ax.set_title(f"layer {i}", fontsize=8)
-        for start in cycle_starts(run.history):
-            ax.axvline(start, color="white", linestyle="--", linewidth=0.7)
-    figure.colorbar(image, ax=grid, label="p", shrink=0.8)
-    figure.supxlabel("step", fontsize=8)
-    return figure
-
-
-def archive_figure(runs: Sequence[SearchRun], kind: CostKind) -> Figure | None:
-    """Accuracy against one cost, with the Pareto front; None without a point."""
-    points = [
-        (i, cost, n.entry.accuracy)
-        for i, run in enumerate(runs)
-        for n in run.judged
-        if n.entry.accuracy is not None and (cost := kind.of(n)) is not None
-    ]
-    if not points:
+    columns = {key: column(rows, key) for key, _, _ in series}
+    if smooth:
+        columns = {key: running_mean(values) for key, values in columns.items()}
+    columns = {k: v for k, v in columns.items() if any(x is not None for x in v)}
+    if not columns:
         return None
-    figure, ax = _axes("", kind.label, "validation accuracy")
-    front = [points[i] for i in pareto_front([(c, a) for _, c, a in points])]
-    handles = ax.step(
-        [c for _, c, _ in front], [a for _, _, a in front], where="post",
-        color=MUTED, linestyle="--",
+    period = "cycle" if "cycle" in rows[0] else "epoch"
+    places = [(r["step"], r[period] + 1 if period == "cycle" else r.get(period))
+              for r in rows]  # fmt: skip
+    values = [
+        {"step": step, period: number, **dict(zip(columns, numbers, strict=True))}
+        for (step, number), *numbers in zip(places, *columns.values(), strict=True)
+    ]
+    shown = [dict(key=k, label=name, color=color) for k, name, color in series
+             if k in columns]  # fmt: skip
+    defaults = dict(rests=[], starts=[], limits=[], points=[], point_mark="point")
+    defaults |= dict(pattern="~g", scale={}, steps=False, whole=False)
+    return make_plot(
+        "curves", title, rows=thin(values, MAX_POINTS), y_title=y_title, series=shown,
+        period=period, **(defaults | settings),
     )  # fmt: skip
-    names = ["Pareto front"]
-    for i, run in enumerate(runs):
-        mine = [(cost, accuracy) for j, cost, accuracy in points if i == j]
-        if mine:
-            color, marker, _ = run_style(i)
-            handles += ax.plot(*zip(*mine, strict=True), MARKERS[marker], color=color)
-            names.append(run.name)
-    # Given by hand: left to itself, it passes over names that begin with "_".
-    ax.legend(handles, names, frameon=False, fontsize=7)
-    return figure
 
 
-def distance_figure(run: SearchRun) -> Figure:
-    """Pairwise Hamming distances."""
-    matrix = np.array(hamming_matrix([n.entry.blocks for n in run.networks]))
-    names = [str(n.entry.cycle + 1) for n in run.networks]
-    figure, ax = _axes("Share of differing layers", "cycle", "cycle")
-    image = ax.imshow(matrix, cmap="cividis", vmin=0, vmax=1)
-    ax.set_xticks(range(len(names)), names)
-    ax.set_yticks(range(len(names)), names)
-    figure.colorbar(image, ax=ax)
-    return figure
+def search_plots(run: SearchRun) -> dict[str, Plot]:
+    """How a search went, by name; without plots that have no data."""
+    history = run.history
+    if not history:
+        return {}
+    ground = dict(
+        rests=[dict(step=a, step2=b) for a, b in resting_spans(history)],
+        starts=[dict(step=step) for step in cycle_starts(history)],
+    )
+    found = [
+        dict(step=n.entry.step, accuracy=n.entry.accuracy,
+             name=f"cycle {n.entry.cycle + 1}")
+        for n in run.judged if n.entry.accuracy is not None
+    ]  # fmt: skip
+    diamond = dict(type="point", shape="diamond", filled=True, size=110, color=BLACK,
+                   opacity=1)  # fmt: skip
+    limits = [dict(limit=run.budget["budget"])] if run.budget else []
+    near = dict(zero=False)
+    mean = f"mean of {SMOOTHING} logged steps"
+    when = "at the end of the search" if run.final else "at the end of each cycle"
+
+    def plot(title: str, y_title: str, *series: tuple[str, str, str], **more: Any):
+        return curves(history, title, y_title, *series, **ground, **more)
+
+    plots = dict(
+        diversity=plot(
+            "Diversity D and its plan D*", "share of layers",
+            ("diversity", "D(p)", BLUE), ("planned_diversity", "planned D*", ORANGE),
+            scale=dict(domain=[0, 1.04])),
+        rates=plot(
+            "Learning rates", "learning rate",
+            ("weights_lr", "weights", BLUE), ("alphas_lr", "alphas", VERMILION)),
+        gain=plot(
+            "Gain on the alphas' learning rate", "gain (log)", ("gain", "gain", GREEN),
+            scale=dict(type="log", nice=False), steps=True),
+        accuracy=plot(
+            f"Accuracy (lines: training, {mean}; diamonds: validation {when})", "top-1",
+            ("top1_acc", "weights step", BLUE),
+            ("alpha_top1_acc", "alpha step", VERMILION),
+            smooth=True, pattern=".0%", points=found, point_mark=diamond),
+        loss=plot(
+            f"Loss ({mean})", "loss", ("loss", "weights step", BLUE),
+            ("alpha_loss", "alpha step", VERMILION), smooth=True, scale=near),
+        cost=plot(
+            "Expected cost" + (" (dashed: budget)" if limits else ""),
+            UNITS[run.budget["kind"] if run.budget else "flops"],
+            ("expected_cost", "expected cost", BLUE), limits=limits, scale=near,
+            pattern=number_format(column(history, "expected_cost"))),
+        skips=plot(
+            "Skips in the most probable network", "layers",
+            ("num_skips", "skipped layers", BLACK), steps=True, whole=True),
+    )  # fmt: skip
+    return {name: made for name, made in plots.items() if made is not None}
 
 
-def _training_figures(
-    run: TrainRun, view: RunView, predictions: Predictions | None
-) -> dict[str, Figure]:
-    figures = {}
-    if view.cards:
-        card = view.cards[0]
-        figures["network"] = network_figure([(card.title, card.drawing)])
-    train = [r for r in run.launches.scalars if is_training(r)]
-    val = [r for r in run.launches.scalars if "acc/top1" in r]
-    if train:
-        figure = new_figure(7, 2.6)
-        loss_ax, accuracy_ax = figure.subplots(1, 2)
-        steps = column(train, "step")
-        loss_ax.plot(steps, running_mean(column(train, "loss"), SMOOTHING), color=BLUE)
-        loss_ax.set(title=f"Training loss (mean of {SMOOTHING})", xlabel="step")
-        trained = running_mean(column(train, "top1_acc"), SMOOTHING)
-        if has_numbers(trained):
-            accuracy_ax.plot(steps, trained, "--", color=ORANGE,
-                             label=f"training (mean of {SMOOTHING})")  # fmt: skip
-        accuracy_ax.plot(column(val, "after_step"), column(val, "acc/top1"),
-                         "-o", color=BLACK, label="validation",
-                         markersize=3)  # fmt: skip
-        accuracy_ax.set(title="Accuracy (top-1)", xlabel="step")
-        accuracy_ax.legend(frameon=False, fontsize=7)
-        for ax in (loss_ax, accuracy_ax):
-            _quiet(ax)
-        figures["curves"] = figure
-    if predictions is not None:
-        figures["confusion"] = confusion_figure(predictions)
-    return figures
+def in_order(names: set[str]) -> list[str]:
+    """Candidates by family and kernels, skip last; such as parse to nothing by name."""
+
+    def rank(name: str) -> tuple:
+        try:
+            spec = BlockSpec.parse(name)
+        except ValueError:
+            return len(FAMILIES), 0, 0, 0.0, name
+        families = [*FAMILIES, "", "skip"]
+        kernels = spec.temporal_kernel, spec.spatial_kernel
+        return families.index(spec.family), *kernels, spec.expand_ratio, name
+
+    return sorted(names, key=rank)
 
 
-def confusion_figure(predictions: Predictions) -> Figure:
-    """Share of each class's clips by predicted class."""
-    counts = np.array(predictions.counts, float)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    number = len(predictions.names)
-    size = min(9.0, 2.2 + 0.28 * number)
-    figure = new_figure(size + 0.6, size)
-    ax = figure.subplots()
-    image = ax.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-    ax.set(xlabel="predicted class", ylabel="true class")
-    if number <= 40:
-        ax.set_xticks(range(number), predictions.names, rotation=60, ha="right")
-        ax.set_yticks(range(number), predictions.names)
-    figure.colorbar(image, ax=ax, shrink=0.8)
-    return figure
+def probability_plots(
+    run: SearchRun, share: float = 1.0, layer: int = 0
+) -> tuple[dict[str, Plot], list[tuple[int, int]]]:
+    """p of all layers at one step (``overview``) and of one layer over time
+    (``detail``), and step and cycle of each column of the latter. The page sets their
+    parameters ``t``, index of a column, and ``layer``.
+
+    Args:
+        run: The search, with a history.
+        share: Of the numbers that a page may hold, those for this search. Default 1.
+        layer: The layer to begin with. Default 0.
+    """
+    candidates = run.candidates()
+    names = [(i, name) for i, row in enumerate(candidates) for name in row]
+    cells = [dict(i=i, layer=n, candidate=name) for i, (n, name) in enumerate(names)]
+    number = max(2, min(MAX_STEPS, int(MAX_NUMBERS * share) // len(cells)))
+    history = thin(run.history, number)
+    steps = [record["step"] for record in history]
+    last = steps[-1] - steps[-2] if len(steps) > 1 else 1
+    p = [[round(x, 3) for row in record["p"] for x in row] for record in history]
+    layers = run.space.layers if run.space else ()
+    data = dict(
+        cells=cells,
+        p=p,
+        layer=layer,
+        most=max(map(len, candidates)),
+        names=in_order({name for _, name in names}),
+        # One scale for the whole search, so that colors of two steps compare.
+        high=max(0.1, math.ceil(max(map(max, p)) * 10) / 10),
+        starts=[dict(step=step) for step in cycle_starts(run.history)],
+        borders=[dict(layer=b.index - 0.5) for a, b in itertools.pairwise(layers)
+                 if a.stage != b.stage],
+        columns=[dict(t=t, step=a, step2=b) for t, (a, b) in
+                 enumerate(itertools.pairwise([*steps, steps[-1] + last]))],
+    )  # fmt: skip
+    plots = dict(
+        overview=make_plot("overview", "All layers at this step",
+                           190 + 12 * len(candidates), **data),
+        detail=make_plot("detail", "This layer over time", **data),
+    )  # fmt: skip
+    return plots, [(r["step"], r["cycle"] + 1) for r in history]
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points (cost, accuracy) that no other beats, by rising cost.
+
+    A point is beaten by one that costs no more and is no less accurate, and better in
+    one of the two. Of equal points the first stands.
+    """
+    front: list[int] = []
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
+    for i in order:
+        if not front or points[i][1] > points[front[-1]][1]:
+            front.append(i)
+    return front
+
+
+def archive_plots(runs: Sequence[SearchRun], costs: Costs) -> dict[str, Plot]:
+    """Accuracy against each kind of cost, all searches in one plot; without kinds that
+    have no point."""
+    plots = {}
+    for kind, unit in UNITS.items():
+        points = [
+            dict(
+                cost=costs(n)[kind], accuracy=n.entry.accuracy, run=run.name,
+                origin=f"cycle {n.entry.cycle + 1}" if n in run.networks else "its end",
+                blocks=" ".join(n.entry.blocks),
+            )
+            for run in runs for n in run.judged
+            if n.entry.accuracy is not None and kind in costs(n)
+        ]  # fmt: skip
+        if points:
+            front = pareto_front([(p["cost"], p["accuracy"]) for p in points])
+            plots[kind] = make_plot(
+                "archive", f"Accuracy against {unit} (dashed: Pareto front)",
+                points=points, front=[points[i] for i in front], unit=unit,
+                pattern=number_format([p["cost"] for p in points]),
+                names=[run.name for run in runs],
+            )  # fmt: skip
+    return plots
+
+
+def distance_plot(run: SearchRun) -> Plot:
+    """Pairwise Hamming distances of the networks of a search's cycles."""
+    found = [(f"cycle {n.entry.cycle + 1}", n.entry.blocks) for n in run.networks]
+    cells = [dict(one=a, other=b, share=hamming(blocks, others))
+             for a, blocks in found for b, others in found]  # fmt: skip
+    return make_plot(
+        "matrix", "Share of layers in which two networks differ", cells=cells,
+        names=[name for name, _ in found], rows="one", columns="other", named=True,
+        titled=False, written=len(found) <= WRITTEN_ROWS,
+        height=max(200, 26 * len(found)),
+    )  # fmt: skip
+
+
+def comparison_plots(runs: Sequence[SearchRun]) -> dict[str, Plot]:
+    """Columns of the history of several searches, one plot for each."""
+    titles = dict(
+        diversity="Diversity D",
+        argmax_share="Mean probability of the most probable candidate",
+    )
+    names = [run.name for run in runs]
+    plots = {}
+    for key, title in titles.items():
+        rows = [
+            dict(step=record["step"], share=record[key], run=run.name)
+            for run in runs for record in thin(run.history, MAX_POINTS) if key in record
+        ]  # fmt: skip
+        if rows:
+            plots[key] = make_plot("comparison", title, rows=rows, names=names)
+    return plots
+
+
+def training_plots(run: TrainRun) -> dict[str, Plot]:
+    """Curves of a training, by name; without plots that have no data."""
+    measured = [
+        dict(step=r["after_step"], accuracy=r["acc/top1"], top5=r.get("acc/top5"),
+             name=f"after step {r['after_step']}")
+        for r in run.val if "acc/top1" in r
+    ]  # fmt: skip
+    dots = dict(type="line", color=BLACK, point=dict(color=BLACK, filled=True))
+    accuracy = (
+        f"Accuracy (training: mean of {SMOOTHING} logged steps; dots: validation)"
+    )
+    plots = dict(
+        loss=curves(run.train, "Training loss", "loss", ("loss", "loss", BLUE)),
+        accuracy=curves(
+            run.train, accuracy, "top-1", ("top1_acc", "training", ORANGE), smooth=True,
+            pattern=".0%", points=measured, point_mark=dots),
+        rate=curves(run.train, "Learning rate", "learning rate", ("lr", "rate", BLUE)),
+    )  # fmt: skip
+    return {name: made for name, made in plots.items() if made is not None}
+
+
+def class_plots(predictions: Predictions) -> dict[str, Plot]:
+    """Confusion matrix and accuracy by class."""
+    names, counts = predictions.names, predictions.counts
+    few = len(names) <= NAMED_CLASSES
+    size = dict(height=max(220, min(560, 26 * len(names))), named=few)
+    cells = [
+        {"true class": names[i], "predicted class": names[j], "share": count / sum(row)}
+        for i, row in enumerate(counts) for j, count in enumerate(row)
+        if count or (few and any(row))
+    ]  # fmt: skip
+    bars = [
+        {"class": name, "accuracy": row[i] / sum(row), "clips": sum(row)}
+        for i, (name, row) in enumerate(zip(names, counts, strict=True)) if any(row)
+    ]  # fmt: skip
+    bars.sort(key=lambda bar: -bar["accuracy"])
+    return {
+        "confusion": make_plot(
+            "matrix", "Confusion matrix: share of a class's clips", cells=cells,
+            names=names, rows="true class", columns="predicted class", titled=True,
+            written=len(names) <= WRITTEN_ROWS, **size),
+        "class-accuracy": make_plot(
+            "bars", "Accuracy by class (dashed: all clips)", bars=bars,
+            mean=predictions.accuracy, **size),
+    }  # fmt: skip

@@ -10,9 +10,10 @@ from mmengine.runner import Runner
 
 from ..engine.search_loop import SearchLoop
 from ..search.archive import ArchiveEntry
-from .drawing import draw_network
+from ..space.checks import wrong
+from .drawing import network_plot
 from .layers import format_count, layer_rows
-from .picture import figure_array, network_figure
+from .plot import figure_array
 
 
 @HOOKS.register_module()
@@ -38,10 +39,8 @@ class GenotypePictureHook(Hook):
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
         if not isinstance(loop, SearchLoop):
-            raise ValueError(
-                f"train_cfg.type: found {type(loop).__name__}, expected 'SearchLoop' "
-                "with GenotypePictureHook"
-            )
+            expected = "'SearchLoop' with GenotypePictureHook"
+            raise wrong("train_cfg.type", expected, repr(type(loop).__name__))
         self._shown = len(loop.search.archive)
 
     def after_train_iter(
@@ -67,5 +66,5 @@ class GenotypePictureHook(Hook):
             f"{found}: {format_count(entry.macs)} MACs, "
             f"{format_count(entry.params)} parameters, accuracy {accuracy}"
         )
-        figure = network_figure([(title, draw_network(layer_rows(genotype)))])
-        runner.visualizer.add_image(name, figure_array(figure), step=entry.step)
+        picture = figure_array(network_plot(layer_rows(genotype), title))
+        runner.visualizer.add_image(name, picture, step=entry.step)

@@ -1,22 +1,16 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""A network layer by layer: shapes, cost, latency, temporal reach. No torch."""
+"""A network layer by layer: shapes, costs, latency, temporal reach. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..space.cost import (
-    block_cost,
-    check_input_shape,
-    layer_shapes,
-    layout_cost,
-    skeleton_cost,
-)
+from ..space.cost import Cost, check_input_shape, layout_cost
 from ..space.genotype import Genotype
-from ..space.layout import BlockSpec
+from ..space.layout import BlockSpec, Conv, Layout, MaxPool, Part, Shift, layout
 
-Shape = tuple[int, int, int, int]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -26,7 +20,7 @@ class LayerRow:
     Args:
         name: ``stem``, ``layer N`` (from 0), ``last conv`` or ``classifier``.
         block: Block spec, or what stands there in words.
-        spec: The parsed block spec; None outside the layers.
+        layout: Its parts.
         stage: Stage it belongs to, from 0; None outside the layers.
         in_shape: (C, T, H, W), or None where the input shape is not known.
         out_shape: (C, T, H, W), or None.
@@ -37,7 +31,7 @@ class LayerRow:
 
     name: str
     block: str
-    spec: BlockSpec | None
+    layout: Layout
     stage: int | None
     in_shape: Shape | None
     out_shape: Shape | None
@@ -45,15 +39,10 @@ class LayerRow:
     params: int
     latency_ms: float | None = None
 
-
-def known_input_shape(genotype: Genotype) -> tuple[int, ...] | None:
-    """The input shape of a genotype's provenance, or None.
-
-    Raises:
-        ValueError: It is there, and no shape that the skeleton takes.
-    """
-    shape = genotype.provenance.get("input_shape")
-    return None if shape is None else check_input_shape(genotype.skeleton, shape)
+    @property
+    def spec(self) -> BlockSpec | None:
+        """The parsed block spec; None outside the layers."""
+        return None if self.stage is None else BlockSpec.parse(self.block)
 
 
 def layer_rows(
@@ -61,7 +50,7 @@ def layer_rows(
     input_shape: Sequence[int] | None = None,
     num_classes: int | None = None,
     latency_ms: Sequence[float] | None = None,
-) -> tuple[LayerRow, ...]:
+) -> list[LayerRow]:
     """Describe a network from stem to classifier.
 
     Args:
@@ -76,105 +65,69 @@ def layer_rows(
         ValueError: An input shape that the skeleton does not take.
     """
     skeleton = genotype.skeleton
-    if input_shape is None:
-        input_shape = known_input_shape(genotype)
-    if num_classes is None:
-        num_classes = genotype.provenance.get("num_classes")
+    input_shape = input_shape or genotype.provenance.get("input_shape")
+    num_classes = num_classes or genotype.provenance.get("num_classes")
     # Parameters do not depend on the shape: any will do where none is known.
-    shape = input_shape or (skeleton.in_channels, 1, 1, 1)
-    rows = _rows(genotype, tuple(shape), num_classes, latency_ms)
-    if input_shape is None:
-        rows = [
-            LayerRow(
-                row.name, row.block, row.spec, row.stage, None, None, None, row.params,
-                row.latency_ms,
-            )
-            for row in rows
-        ]  # fmt: skip
-    return tuple(rows)
+    shape: Shape = (skeleton.in_channels, 1, 1, 1)
+    if input_shape is not None:
+        shape = check_input_shape(skeleton, input_shape)
+    rows: list[LayerRow] = []
 
-
-def _rows(
-    genotype: Genotype,
-    input_shape: tuple[int, ...],
-    num_classes: int | None,
-    latency_ms: Sequence[float] | None,
-) -> list[LayerRow]:
-    skeleton = genotype.skeleton
-    shapes = layer_shapes(skeleton, input_shape)
-    _, t, h, w = input_shape
-    stem = layout_cost(skeleton.stem_layout, (t, h, w))
-    last = skeleton.stages[-1].out_channels
-    shared = skeleton_cost(skeleton, input_shape, 0)
-    stem_out = (skeleton.stem.channels, *shapes[0])
-    rows = [
-        LayerRow(
-            "stem",
-            "conv 1x3x3, stride 2",
-            None,
-            None,
-            _four(input_shape),
-            stem_out,
-            stem.macs,
-            stem.params,
-        )
-    ]
-    for layer, spec in zip(skeleton.layers, genotype.specs, strict=True):
-        i = layer.index
-        cost = block_cost(spec, layer, shapes[i])
+    def add(
+        name: str, block: str, parts: Layout, width: int, cost: Cost | None = None,
+        stage: int | None = None, latency: float | None = None,
+    ) -> None:  # fmt: skip
+        nonlocal shape
+        _, t, h, w = shape
+        out = (width, *parts.out_shape((t, h, w)))
+        cost = cost or layout_cost(parts, (t, h, w))
         rows.append(
             LayerRow(
-                f"layer {i}",
-                str(spec),
-                spec,
-                layer.stage,
-                (layer.in_channels, *shapes[i]),
-                (layer.out_channels, *shapes[i + 1]),
-                cost.macs,
-                cost.params,
-                None if latency_ms is None else latency_ms[i],
+                name, block, parts, stage, shape, out, cost.macs, cost.params, latency
             )
         )
-    if skeleton.head_channels is not None:
-        rows.append(
-            LayerRow(
-                "last conv",
-                "conv 1x1x1",
-                None,
-                None,
-                (last, *shapes[-1]),
-                (skeleton.out_channels, *shapes[-1]),
-                shared.macs - stem.macs,
-                shared.params - stem.params,
-            )
-        )
+        shape = out
+
+    def words(parts: Layout) -> str:
+        return ", ".join(map(describe, parts.parts))
+
+    stem, head = skeleton.stem_layout, skeleton.head_layout
+    add("stem", words(stem), stem, skeleton.stem.channels)
+    for layer, block in zip(skeleton.layers, genotype.blocks, strict=True):
+        ms = latency_ms and latency_ms[layer.index]
+        parts = layout(block, layer)
+        add(f"layer {layer.index}", block, parts, layer.out_channels, None,
+            layer.stage, ms)  # fmt: skip
+    if head.parts:
+        add("last conv", words(head), head, skeleton.out_channels)
     if num_classes is not None:
         weights = skeleton.out_channels * num_classes
-        rows.append(
-            LayerRow(
-                "classifier",
-                "mean, fully connected",
-                None,
-                None,
-                (skeleton.out_channels, *shapes[-1]),
-                (num_classes, 1, 1, 1),
-                weights,
-                weights + num_classes,
-            )
-        )
+        cost = Cost(weights, weights + num_classes)
+        shape = (skeleton.out_channels, *shape[1:])
+        add("classifier", "mean, fully connected", Layout(()), num_classes, cost)
+        rows[-1] = replace(rows[-1], out_shape=(num_classes, 1, 1, 1))
+    if input_shape is None:
+        rows = [replace(r, in_shape=None, out_shape=None, macs=None) for r in rows]
     return rows
 
 
-def _four(shape: Sequence[int]) -> Shape:
-    c, t, h, w = shape
-    return c, t, h, w
+def describe(part: Part) -> str:
+    """A part of a block in words, e.g. ``1x3x3 depthwise, stride 1x2x2``."""
+    if isinstance(part, Shift):
+        return "temporal shift"
+    if isinstance(part, MaxPool):
+        return f"max pool 1x{part.kernel}x{part.kernel}"
+    if not isinstance(part, Conv):
+        return "squeeze-and-excitation"
+    kind = "conv" if part.groups == 1 else "depthwise"
+    stride = "" if max(part.stride) == 1 else f", stride {format_shape(part.stride)}"
+    return f"{kind} {format_shape(part.kernel)}{stride}"
 
 
 def total(rows: Sequence[LayerRow]) -> tuple[int | None, int]:
     """MACs (None where not known) and parameters of all rows."""
-    macs = [row.macs for row in rows]
-    known = None if any(m is None for m in macs) else sum(m or 0 for m in macs)
-    return known, sum(row.params for row in rows)
+    macs = None if rows[0].macs is None else sum(row.macs or 0 for row in rows)
+    return macs, sum(row.params for row in rows)
 
 
 def temporal_reach(genotype: Genotype) -> int:
@@ -202,5 +155,5 @@ def format_count(value: float | None) -> str:
 
 
 def format_shape(shape: Sequence[int] | None) -> str:
-    """``24 x 8 x 16 x 16``, or n/a."""
-    return "n/a" if shape is None else "x".join(str(size) for size in shape)
+    """``24x8x16x16``, or n/a."""
+    return "n/a" if shape is None else "x".join(map(str, shape))

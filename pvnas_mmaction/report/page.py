@@ -3,263 +3,310 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import quote
 
-import bokeh
-from bokeh.document import Document
-from bokeh.embed import components
-from bokeh.models import GlyphRenderer, UIElement
-from bokeh.resources import Resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import __version__
-from ..space.latency_table import LatencyTable
-from .bokeh_archive import archive_plot, cost_kinds, distance_plot
-from .bokeh_network import min_width, network_plot
-from .bokeh_probabilities import probability_view
-from .bokeh_search import comparison_plot, search_plots
-from .bokeh_training import class_accuracy_plot, confusion_plot, training_plots
-from .layers import format_count, format_shape
-from .palette import FAMILY_COLORS, FAMILY_SHAPES
+from ..search.diversity import mean_pairwise_hamming
+from ..space.checks import wrong
+from ..space.genotype import Genotype
+from ..space.latency_table import LatencyTable, load_latency_table
+from ..space.search_space import SearchSpace
+from . import figures, layers
+from .data import Network, Run, SearchRun, TrainRun, lookup
+from .drawing import FAMILY_COLORS, frames_high, most_expensive_layer, network_plot
+from .plot import Plot, save_figure, scripts
 from .predictions import Predictions
-from .views import RunView, age, latency_of, search_view, training_view
-from .workdir import Network, Run, SearchRun, TrainRun
+
+MISSED_PLAN = 0.1
+"""Difference of D from its plan above which the page warns."""
 
 
 @dataclass
-class Plots:
-    """The plots of a page; each gets a key, by which the template places it."""
+class Card:
+    """One network. Cycles that found the same one share a card."""
 
-    models: dict[str, UIElement] = field(default_factory=dict)
+    genotype: Genotype
+    rows: list[layers.LayerRow]
+    text: str
+    networks: list[Network] = field(default_factory=list)
+    badges: list[str] = field(default_factory=list)
+    latency: float | None = None
+    title: str = ""
+    key: str = ""
 
-    def add(self, key: str, model: UIElement | None) -> str | None:
-        """Keep a plot; gives its key, or None where there is none."""
-        if model is None:
-            return None
-        self.models[key] = model
-        for renderer in model.select({"type": GlyphRenderer}):
-            # Looks of states that the page does not use, and half of its size.
-            renderer.nonselection_glyph = renderer.muted_glyph = None
-        return key
-
-    def embed(self) -> tuple[str, dict[str, Markup], str]:
-        """Script, a place for each plot, and the library, all as HTML."""
-        if not self.models:
-            return "", {}, ""
-        # One document, as plots that share a range or a slider need; its models are
-        # counted once at the end, not anew for every plot, which takes a minute.
-        document = Document()
-        with document.models.freeze():
-            for model in self.models.values():
-                document.add_root(model)
-        script, places = components(self.models)
-        library = Resources(
-            mode="inline", components=["bokeh", "bokeh-widgets"], log_level="error"
-        )
-        marked = {key: Markup(place) for key, place in places.items()}
-        return Markup(script), marked, Markup(library.render())
+    @property
+    def href(self) -> str:
+        """The genotype file as a link that needs no server."""
+        return "data:application/json;charset=utf-8," + quote(self.text)
 
 
 @dataclass
 class Section:
-    """A run with its plots' keys, as the template takes it."""
+    """A run, its networks, and the keys of its plots.
 
-    view: RunView
-    age: str
-    networks: list[tuple[str, int]] = field(default_factory=list)
-    probabilities: dict[str, str] | None = None
-    map_width: int = 0
+    ``columns`` are step and cycle of each column of the plots of p, ``notes`` say what
+    can't be plotted.
+    """
+
+    run: Run
+    anchor: str
+    predictions: Predictions | None = None
+    cards: list[Card] = field(default_factory=list)
+    columns: list[tuple[int, int]] = field(default_factory=list)
     course: list[str] = field(default_factory=list)
     archive: list[str] = field(default_factory=list)
-    archive_notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
 
-
-def render_report(
-    runs: Sequence[Run],
-    predictions: dict[Path, Predictions] | None = None,
-    table: LatencyTable | None = None,
-    title: str = "",
-    now: datetime | None = None,
-) -> str:
-    """The page as text.
-
-    Args:
-        runs: What was read, in the order to show; see :func:`read_work_dirs`.
-        predictions: Predictions by work directory, for trainings.
-        table: Latency table to predict latencies with. Default: none.
-        title: Headline. Default: one made from the runs' names.
-        now: Time of writing. Default: the clock's.
-    """
-    now = now or datetime.now()
-    plots = Plots()
-    searches = [run for run in runs if isinstance(run, SearchRun)]
-    compared = len(searches) > 1
-    sections = []
-    for i, run in enumerate(runs):
-        if isinstance(run, SearchRun):
-            view = search_view(run, f"run-{i + 1}", table)
-            section = Section(
-                view, "" if run.finished else age(run.launches.ended, now)
-            )
-            _add_search(section, run, plots, table, not compared, 1 / len(searches))
-        else:
-            found = (predictions or {}).get(run.path)
-            view = training_view(run, f"run-{i + 1}", found)
-            section = Section(view, "")
-            _add_training(section, run, plots, found)
-        for n, card in enumerate(view.cards):
-            key = plots.add(
-                f"{view.anchor}-network-{n + 1}", network_plot(card.drawing, view.reach)
-            )
-            section.networks.append((str(key), min_width(card.drawing)))
-        sections.append(section)
-    comparison = _comparison(searches, sections, plots, table) if compared else None
-    script, places, library = plots.embed()
-    environment = Environment(
-        loader=PackageLoader("pvnas_mmaction.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["count"] = format_count
-    environment.filters["shape"] = format_shape
-    names = [run.name for run in runs]
-    return environment.get_template("report.html.jinja").render(
-        title=title or _title(searches, names),
-        names=names,
-        written=now.strftime("%Y-%m-%d %H:%M"),
-        version=__version__,
-        bokeh_version=bokeh.__version__,
-        sections=sections,
-        comparison=comparison,
-        families=[(f, FAMILY_COLORS[f], FAMILY_SHAPES[f]) for f in FAMILY_COLORS],
-        places=places,
-        titles={key: getattr(m, "name", None) for key, m in plots.models.items()},
-        script=script,
-        library=library,
-    )
-
-
-def _title(searches: Sequence[SearchRun], names: Sequence[str]) -> str:
-    kind = "Search report" if searches else "Training report"
-    return f"{kind}: {names[0]}" if len(names) == 1 else f"{kind}: {len(names)} runs"
-
-
-def _add_search(
-    section: Section,
-    run: SearchRun,
-    plots: Plots,
-    table: LatencyTable | None,
-    alone: bool,
-    share: float,
-) -> None:
-    anchor = section.view.anchor
-    view = probability_view(run, share)
-    if view is not None:
-        parts = {
-            "step": view.step,
-            "overview": view.overview,
-            "layer": view.layer,
-            "detail": view.detail,
-        }
-        section.probabilities = {
-            name: str(plots.add(f"{anchor}-p-{name}", part))
-            for name, part in parts.items()
-        }
-        section.map_width = view.min_width
-    for name, plot in search_plots(run).items():
-        section.course.append(str(plots.add(f"{anchor}-{name}", plot)))
-    if alone:
-        section.archive, section.archive_notes = _archive(
-            [run], plots, f"{anchor}-archive", table
-        )
-    distances = plots.add(f"{anchor}-distances", distance_plot(run))
-    if distances is not None:
-        section.archive.append(distances)
-    elif run.networks:
-        section.archive_notes.append(
-            "Distances between networks are drawn from the second network on."
-        )
-
-
-def _archive(
-    runs: Sequence[SearchRun], plots: Plots, prefix: str, table: LatencyTable | None
-) -> tuple[list[str], list[str]]:
-    """Keys of the plots of accuracy against cost, and what can't be plotted."""
-
-    def latency(network: Network) -> float | None:
-        known = latency_of(network.genotype, table)
-        return None if known is None else known[0]
-
-    keys, notes = [], []
-    for kind in cost_kinds(latency):
-        key = plots.add(f"{prefix}-{kind.name.lower()}", archive_plot(runs, kind))
-        if key is not None:
-            keys.append(key)
-        elif kind.name == "latency":
-            known = [kind.of(network) for run in runs for network in run.judged]
-            if known and known == [None] * len(known):
-                notes.append(
-                    "No latency is known of these networks: give --latency-table a "
-                    "table of tools/build_latency_table.py of their space and input."
-                )
-    if not keys and any(run.networks for run in runs):
-        notes.append("No network has a validation accuracy: there is no plot of it.")
-    return keys, notes
-
-
-def _add_training(
-    section: Section, run: TrainRun, plots: Plots, predictions: Predictions | None
-) -> None:
-    anchor = section.view.anchor
-    for name, plot in training_plots(run).items():
-        section.course.append(str(plots.add(f"{anchor}-{name}", plot)))
-    if predictions is not None:
-        made = {
-            "confusion": confusion_plot(predictions),
-            "class-accuracy": class_accuracy_plot(predictions),
-        }
-        section.classes = [
-            str(plots.add(f"{anchor}-{name}", plot)) for name, plot in made.items()
+    @property
+    def missed_plans(self) -> list[Network]:
+        """Networks of cycles that ended with a D far from its plan."""
+        found = self.run.networks if isinstance(self.run, SearchRun) else []
+        return [
+            network
+            for network in found
+            if abs(network.entry.diversity - network.planned_diversity) > MISSED_PLAN
         ]
 
 
-@dataclass
-class Comparison:
-    """Several searches side by side.
+class Report:
+    """The page and its plots.
 
     Args:
-        labels: Of the key figures, in order.
-        plots: Keys of plots that hold all of them.
-        notes: What can't be plotted.
+        runs: What was read, in the order to show; see :func:`read_work_dirs`.
+        predictions: Predictions by work directory, for trainings. Default: none.
+        table: Latency table to predict latencies with. Default: none.
+
+    Attributes:
+        plots: All plots, by a key that is their id on the page as well.
     """
 
-    labels: list[str]
-    plots: list[str]
-    notes: list[str]
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        predictions: Mapping[Path, Predictions] | None = None,
+        table: LatencyTable | None = None,
+    ) -> None:
+        self.table = table
+        self.plots: dict[str, Plot] = {}
+        self.searches = [run for run in runs if isinstance(run, SearchRun)]
+        self.sections = []
+        for i, run in enumerate(runs, start=1):
+            section = Section(run, f"run-{i}", (predictions or {}).get(run.path))
+            if isinstance(run, SearchRun):
+                self._add_search(section, run)
+            elif isinstance(run, TrainRun):
+                self._add_training(section, run)
+            self.sections.append(section)
+        self.comparison: list[str] = []
+        self.comparison_notes: list[str] = []
+        if len(self.searches) > 1:
+            notes, plots = (
+                self.comparison_notes,
+                figures.comparison_plots(self.searches),
+            )
+            self.comparison = self._add_archive(self.searches, "compare", notes)
+            self.comparison += self._add("compare", plots)
+
+    def render(self, title: str = "", now: datetime | None = None) -> str:
+        """The page as text.
+
+        Args:
+            title: Headline. Default: one made from the runs' names.
+            now: Time of writing. Default: the clock's.
+        """
+        kind = "Search report" if self.searches else "Training report"
+        names = [section.run.name for section in self.sections]
+        what = names[0] if len(names) == 1 else f"{len(names)} runs"
+        environment = Environment(
+            loader=PackageLoader("pvnas_mmaction.report", "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters.update(
+            count=layers.format_count,
+            shape=layers.format_shape,
+            total=layers.total,
+            reach=layers.temporal_reach,
+            percent=percent,
+            duration=duration,
+            mean_distance=mean_pairwise_hamming,
+        )
+        library, specs = scripts(self.plots) if self.plots else ("", "")
+        return environment.get_template("report.html.jinja").render(
+            report=self,
+            title=title or f"{kind}: {what}",
+            now=(now or datetime.now()).replace(microsecond=0),
+            version=__version__,
+            families=FAMILY_COLORS,
+            units=figures.UNITS,
+            missed_plan=MISSED_PLAN,
+            lookup=lookup,
+            library=Markup(library),
+            specs=Markup(specs),
+        )
+
+    def write_figures(self, folder: Path) -> list[Path]:
+        """Write every plot as ``RUN_PLOT.png`` and ``.svg``; gives the files."""
+        names: dict[str, str] = {"compare": "compare"}
+        for section in self.sections:
+            name = re.sub(r"[^\w.-]+", "_", section.run.name)
+            taken = name in names.values()
+            names[section.anchor] = f"{name}_{section.anchor}" if taken else name
+        paths = []
+        for key, plot in self.plots.items():
+            anchor = next(a for a in names if key.startswith(f"{a}-"))
+            for ending in ("png", "svg"):
+                stem = f"{names[anchor]}_{key.removeprefix(f'{anchor}-')}"
+                paths.append(folder / f"{stem}.{ending}")
+                save_figure(plot, paths[-1])
+        return paths
+
+    def _add(self, prefix: str, plots: Mapping[str, Plot]) -> list[str]:
+        """Keep plots; gives their keys."""
+        added = {f"{prefix}-{name}": plot for name, plot in plots.items()}
+        self.plots |= added
+        return list(added)
+
+    def _add_search(self, section: Section, run: SearchRun) -> None:
+        anchor = section.anchor
+        section.cards = _cards(run, self.table)
+        self._add_drawings(section)
+        if run.history:
+            share = 1 / len(self.searches)
+            plots, section.columns = figures.probability_plots(run, share)
+            self._add(f"{anchor}-p", plots)
+        section.course = self._add(anchor, figures.search_plots(run))
+        if len(self.searches) == 1:
+            section.archive = self._add_archive([run], anchor, section.notes)
+        if len(run.networks) > 1:
+            plots = {"distances": figures.distance_plot(run)}
+            section.archive += self._add(anchor, plots)
+
+    def _add_training(self, section: Section, run: TrainRun) -> None:
+        if run.genotype is not None:
+            classes = lookup(run.config, "model.cls_head.num_classes")
+            rows = layers.layer_rows(run.genotype, num_classes=classes)
+            title = f"Network of space {run.genotype.space}"
+            card = Card(run.genotype, rows, run.genotype.to_json(), title=title)
+            section.cards = [card]
+            self._add_drawings(section)
+        section.course = self._add(section.anchor, figures.training_plots(run))
+        if section.predictions is not None:
+            plots = figures.class_plots(section.predictions)
+            section.classes = self._add(section.anchor, plots)
+
+    def _add_drawings(self, section: Section) -> None:
+        """Draw the networks of a section on one scale."""
+        widest = most_expensive_layer([card.rows for card in section.cards])
+        frames = frames_high([row for card in section.cards for row in card.rows])
+        for i, card in enumerate(section.cards, start=1):
+            plot = network_plot(card.rows, card.title, widest, frames)
+            (card.key,) = self._add(section.anchor, {f"network-{i}": plot})
+
+    def _add_archive(
+        self, runs: Sequence[SearchRun], prefix: str, notes: list[str]
+    ) -> list[str]:
+        def costs(network: Network) -> Mapping[str, float]:
+            known = latency_of(network.genotype, self.table)
+            latency = {} if known is None else {"latency": known[0]}
+            return {**network.costs, **latency}
+
+        keys = self._add(f"{prefix}-archive", figures.archive_plots(runs, costs))
+        found = [network for run in runs for network in run.judged]
+        if found and not keys:
+            notes.append("No network has a validation accuracy: it is not plotted.")
+        if found and not any("latency" in costs(network) for network in found):
+            notes.append(
+                "No latency is known of these networks: give --latency-table a table "
+                "of tools/build_latency_table.py of their space and input."
+            )
+        return keys
 
 
-def _comparison(
-    runs: Sequence[SearchRun],
-    sections: Sequence[Section],
-    plots: Plots,
-    table: LatencyTable | None,
-) -> Comparison:
-    keys, notes = _archive(runs, plots, "compare-archive", table)
-    for column, title in (
-        ("diversity", "Diversity D"),
-        ("argmax_share", "Mean probability of the most probable candidate"),
-    ):
-        plot = comparison_plot(runs, column, title, "share")
-        if plot is not None:
-            keys.append(str(plots.add(f"compare-{column}", plot)))
-    labels = dict.fromkeys(
-        label for section in sections for label, _, _ in section.view.tiles
-    )
-    return Comparison(list(labels), keys, notes)
+def _cards(run: SearchRun, table: LatencyTable | None) -> list[Card]:
+    groups: dict[tuple[str, ...], list[Network]] = {}
+    for network in run.judged:
+        groups.setdefault(network.genotype.blocks, []).append(network)
+    measured = [n for n in run.judged if n.entry.accuracy is not None]
+    points = [(n.entry.macs, n.entry.accuracy or 0.0) for n in measured]
+    front = [measured[i] for i in figures.pareto_front(points)]
+    best, cards = run.best(), []
+    for group in groups.values():
+        genotype = group[0].genotype
+        total, by_layer = latency_of(genotype, table) or (None, None)
+        shape, classes = run.input_shape, run.num_classes
+        rows = layers.layer_rows(genotype, shape, classes, by_layer)
+        card = Card(genotype, rows, group[0].text, group, latency=total)
+        if best in group:
+            card.badges.append("chosen")
+        if any(network in front for network in group):
+            card.badges.append("Pareto front")
+        cycles = ", ".join(str(network.entry.cycle + 1) for network in group)
+        card.title = f"Cycle{'s' if len(group) > 1 else ''} {cycles}"
+        if group[0] not in run.networks:
+            card.title = "End of search"
+        cards.append(card)
+    return cards
+
+
+def read_table(path: str | Path) -> LatencyTable:
+    """A latency table, checked against the space and shape that it names itself.
+
+    Raises:
+        ValueError: It is no latency table.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        space, shape = SearchSpace.from_config(data["space"]), data["input_shape"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        expected = "a table of tools/build_latency_table.py"
+        raise wrong(str(path), expected, str(error)) from error
+    return load_latency_table(path, space, shape)
+
+
+def latency_of(
+    genotype: Genotype, table: LatencyTable | None = None
+) -> tuple[float, list[float] | None] | None:
+    """Milliseconds of a network and of each of its layers, or None where not known.
+
+    With a table of the genotype's space, and of its input shape where that is known:
+    its prediction. Without one, or with another: what the provenance says, and None for
+    the layers.
+    """
+    shape = genotype.provenance.get("input_shape")
+    if table is not None and shape in (None, table.input_shape):
+        try:
+            indices = SearchSpace.from_config(table.space).indices(genotype)
+        except ValueError:
+            pass  # of another space
+        else:
+            rows = zip(table.layer_ms, indices, strict=True)
+            return table.predict(indices), [row[i] for row, i in rows]
+    measured = genotype.provenance.get("latency_ms")
+    return None if measured is None else (float(measured), None)
+
+
+def percent(share: float | None) -> str:
+    """A share in percent; n/a for None."""
+    return "n/a" if share is None else f"{100 * share:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """Days, hours and minutes; seconds below an hour."""
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 24:
+        return f"{hours // 24} d {hours % 24} h"
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {left:02d} s"

@@ -1,0 +1,101 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Plots as Vega-Lite specifications: one for the page, for PNG, SVG and PDF files.
+
+The specifications are the templates in ``plots/``, filled with data. Colors are those
+of Okabe and Ito, "Color Universal Design" (2008), which color-blind readers can tell
+apart; maps use cividis (Nunez, Anderton and Renslow, 2018), which reads the same with
+and without color vision.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from ..space.checks import wrong
+
+BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#222222"
+PALETTE = (BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE)
+RUN_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+FORMATS = ("png", "svg", "pdf")
+FIGURE_WIDTH = 420
+
+_FOLDER = Path(__file__).parent / "plots"
+_TEMPLATES = Environment(
+    loader=PackageLoader("pvnas_mmaction.report", "plots"), undefined=StrictUndefined
+)
+CONFIG = json.loads((_FOLDER / "config.json").read_text(encoding="utf-8"))
+CONFIG["range"] = {"category": RUN_COLORS}
+
+
+@dataclass
+class Plot:
+    """A plot.
+
+    Args:
+        title: The page sets it as text above the plot, where it wraps.
+        spec: Vega-Lite specification, as wide as its place.
+        min_width: Pixels below which it is scrolled instead of squeezed.
+    """
+
+    title: str
+    spec: dict[str, Any]
+    min_width: int = 200
+
+
+def make_plot(template: str, title: str, min_width: int = 200, **values: Any) -> Plot:
+    """A plot out of ``plots/TEMPLATE.json.jinja``."""
+    text = _TEMPLATES.get_template(f"{template}.json.jinja").render(**values)
+    spec = json.loads(text)
+    if "layer" in spec:  # Vega warns of layers without data
+        spec["layer"] = [x for x in spec["layer"] if x.get("data") != {"values": []}]
+    return Plot(title, spec, min_width)
+
+
+def figure_bytes(plot: Plot, kind: str) -> bytes:
+    """A plot as the content of a file, one of :data:`FORMATS`."""
+    width = max(FIGURE_WIDTH, plot.min_width)
+    spec = {"title": plot.title, **plot.spec, "width": width}
+    if kind == "svg":
+        return vl_convert.vegalite_to_svg(spec, config=CONFIG).encode()
+    if kind == "pdf":
+        return vl_convert.vegalite_to_pdf(spec, config=CONFIG)
+    return vl_convert.vegalite_to_png(spec, scale=2, config=CONFIG)
+
+
+def save_figure(plot: Plot, path: str | os.PathLike[str]) -> None:
+    """Write a plot; the file's ending says in which format.
+
+    Raises:
+        ValueError: Another ending than one of :data:`FORMATS`.
+    """
+    path = Path(path)
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        endings = ", ".join(f".{name}" for name in FORMATS)
+        raise wrong(str(path), f"one of the endings {endings}", repr(path.suffix))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(figure_bytes(plot, kind))
+
+
+def figure_array(plot: Plot) -> np.ndarray:
+    """A plot as an RGB image, (H, W, 3), uint8."""
+    return np.asarray(Image.open(io.BytesIO(figure_bytes(plot, "png"))).convert("RGB"))
+
+
+def scripts(plots: Mapping[str, Plot]) -> tuple[str, str]:
+    """For a page: Vega's library, and the specifications as JSON by key."""
+    data = dict(config=CONFIG, specs={key: plot.spec for key, plot in plots.items()})
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return vl_convert.javascript_bundle(), text.replace("</", "<\\/")

@@ -1,0 +1,359 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Reading work directories, whole and broken ones."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from mmengine.hooks import Hook
+from report_runs import (
+    BUDGET,
+    CANDIDATES,
+    RECORD,
+    START,
+    genotype,
+    write_json,
+    write_launch,
+    write_search,
+    write_training,
+)
+from searching import build_search, run_search
+
+from pvnas_mmaction.report.data import (
+    SearchRun,
+    TrainRun,
+    parse_config,
+    read_work_dirs,
+)
+
+BLOCKS = ["mb_t1_k3_e2", "skip", "mb_t5_k3_e2", "skip"]
+
+
+def read(path: Path):
+    (run,) = read_work_dirs([path])
+    return run
+
+
+def test_a_search_as_it_was_written(tmp_path):
+    run = read(write_search(tmp_path / "a", lines=9))
+    assert isinstance(run, SearchRun) and run.finished and run.missing == []
+    assert run.name == "a" and run.record["seed"] == 7
+    assert run.candidates() == CANDIDATES
+    assert run.budget == dict(kind="flops", budget=BUDGET)
+    assert [record["step"] for record in run.history] == list(range(0, 180, 10))
+    assert [network.entry.cycle for network in run.networks] == [0, 1]
+    assert run.best() is run.networks[1] and run.judged == run.networks
+    file = tmp_path / "a/search/genotypes/cycle_02.json"
+    assert run.networks[1].text == file.read_text()
+    assert run.seconds == 2 * 3600 + 3 * 60 + 4
+    assert run.ended == datetime(2026, 1, 2, 12, 3, 4)
+    assert "SearchLoop" in run.config_text
+
+
+@pytest.mark.parametrize("archived", [True, False])
+def test_the_network_that_a_search_ended_in(tmp_path, archived):
+    """The one of lower accuracy, of the archive or not: it is chosen all the same."""
+    folder = write_search(tmp_path / "a") / "search"
+    archive = json.loads((folder / "archive.json").read_text())
+    archive["final"] = dict(archive["entries"][0])
+    if not archived:
+        archive["final"] |= dict(file="genotypes/final.json", cycle=1, accuracy=0.1)
+        archive["final"]["blocks"] = BLOCKS
+        write_json(folder / "genotypes/final.json", genotype(BLOCKS))
+    write_json(folder / "archive.json", archive)
+    run = read(tmp_path / "a")
+    assert run.missing == [] and len(run.networks) == 2
+    assert run.best() is run.final
+    assert list(run.final.genotype.blocks) == archive["final"]["blocks"]
+    assert len(run.judged) == (2 if archived else 3)
+
+
+def test_a_real_search(tmp_path):
+    runner = run_search(tmp_path)
+    loop, run = runner.train_loop, read(tmp_path)
+    assert run.missing == [] and run.finished
+    assert [n.entry for n in run.networks] == loop.archive.entries
+    assert run.history[-1]["step"] == 17
+    assert run.best().entry == loop.archive.final
+    assert run.record["seed"] == loop.seed
+    assert run.space.to_config() == loop.space.to_config()
+    assert "SearchLoop" in run.config_text
+
+
+def test_a_finished_search_that_goes_on_from_an_earlier_step(tmp_path):
+    hooks = [
+        dict(type="LRDiversityHook", mode="diversity", num_cycles=2),
+        dict(type="SearchHistoryHook", interval=1),
+    ]
+    run_search(tmp_path, custom_hooks=hooks)
+    seen = []
+
+    class Look(Hook):
+        priority = "VERY_LOW"
+
+        def after_train_iter(self, runner, *_, **__):
+            seen.append(read(tmp_path))
+
+    checkpoint = str(tmp_path / "epoch_5.pth")
+    again = build_search(
+        tmp_path, custom_hooks=hooks, resume=True, load_from=checkpoint
+    )
+    again.register_hook(Look())
+    again.train()
+    assert [run.finished for run in seen] == [False, False, False]
+    for run in seen[:2]:
+        assert any("resumed at a step before" in line for line in run.missing)
+    run = read(tmp_path)
+    assert run.finished and run.missing == [] and len(run.starts) == 2
+
+
+def test_starts_add_up_and_a_running_one_ends_with_its_history(tmp_path):
+    folder = write_search(tmp_path / "a", finished=False) / "search"
+    second = START | dict(started="2026-01-03T10:00:00", ended=None, device="H100")
+    write_json(folder / "run.json", RECORD | dict(state="running",
+                                                  starts=[START, second]))  # fmt: skip
+    end = datetime(2026, 1, 3, 11).timestamp()
+    os.utime(folder / "history.jsonl", (end, end))
+    run = read(tmp_path / "a")
+    assert run.seconds == 7384 + 3600 and run.ended == datetime(2026, 1, 3, 11)
+    assert run.missing == ["The search is still running, or was killed."]
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (dict(state="interrupted"), "The search was interrupted before its end."),
+        (
+            dict(state="failed", error="OSError: x"),
+            "The search has failed: OSError: x.",
+        ),
+    ],
+)
+def test_how_a_search_ended(tmp_path, state, message):
+    write_search(tmp_path / "a")
+    write_json(tmp_path / "a/search/run.json", RECORD | state)
+    run = read(tmp_path / "a")
+    assert run.missing == [message] and not run.finished
+
+
+def test_a_search_that_was_moved_aside_is_a_run(tmp_path):
+    path = write_search(tmp_path / "a")
+    earlier = path / "search_before_20260104_100000"
+    (path / "search").rename(earlier)
+    write_search(tmp_path / "b", lines=6)
+    (tmp_path / "b/search").rename(path / "search")
+    run, first = read_work_dirs([path, earlier])
+    assert run.name == "a" and len(run.history) == 12 and run.earlier == [earlier]
+    assert first.name == "a/search_before_20260104_100000"
+    assert first.missing == [] and first.finished and len(first.history) == 24
+    assert first.earlier == [] and first.seconds == 7384
+
+
+# -- what is missing ---------------------------------------------------------------
+
+
+def cut_last_line(search: Path) -> None:
+    path = search / "history.jsonl"
+    path.write_text(path.read_text()[:-40])
+
+
+def add_other_lines(search: Path) -> None:
+    lines = ["[1, 2]", json.dumps({"step": 3}),
+             json.dumps({"step": 4, "cycle": 0, "p": [[0.5, 0.5]]}),
+             json.dumps({"step": 5, "cycle": 0,
+                         "p": [[float("nan")] * 3] * 4})]  # fmt: skip
+    with (search / "history.jsonl").open("a") as stream:
+        stream.write("\n".join(lines))
+
+
+def change(name: str, **changes):
+    def act(search: Path) -> None:
+        data = json.loads((search / name).read_text())
+        write_json(search / name, data | changes)
+
+    return act
+
+
+def remove(name: str):
+    return lambda search: (search / name).unlink()
+
+
+def write(name: str, text: str):
+    return lambda search: (search / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_last_line, "history.jsonl: 1 line(s) can't be read"),
+        (add_other_lines, "history.jsonl: 4 line(s) can't be read"),
+        (
+            remove("history.jsonl"),
+            "search/history.jsonl is not there: there is nothing",
+        ),
+        (write("history.jsonl", ""), "search/history.jsonl holds no line yet"),
+        (
+            remove("archive.json"),
+            "search/archive.json is not there: no cycle has ended",
+        ),
+        (write("archive.json", '{"format'), "search/archive.json can't be read"),
+        (write("genotypes/cycle_01.json", "{}"), "cycle_01.json can't be read"),
+        (remove("genotypes/cycle_02.json"), "cycle_02.json is not there: this network"),
+        (remove("space.json"), "search/space.json is not there: candidates are numb"),
+        (change("space.json", space={"name": "x"}), "search/space.json can't be read"),
+        (change("space.json", budget=5), "search/space.json can't be read"),
+        (
+            change("space.json", input_shape=[3, 8]),
+            "space.json can't be read (input_sh",
+        ),
+        (remove("run.json"), "search/run.json is not there: command, machine and"),
+        (write("run.json", '{"state": 1}'), "search/run.json can't be read"),
+    ],
+)
+def test_what_is_missing_is_named_and_the_rest_is_read(tmp_path, damage, message):
+    write_search(tmp_path / "a")
+    damage(tmp_path / "a/search")
+    run = read(tmp_path / "a")
+    assert any(message in line for line in run.missing), run.missing
+    assert run.history or "history" in message
+    assert run.networks or "archive" in message
+    if run.space is None:
+        assert [len(row) for row in run.candidates()] == [3, 4, 2, 3]
+        assert run.candidates()[2] == ["candidate 1", "candidate 2"]
+
+
+def test_a_search_that_has_hardly_begun(tmp_path):
+    assert "The directory is empty" in read(tmp_path).missing[0]
+    write_launch(tmp_path, config="train_cfg = dict(type='SearchLoop')\n")
+    run = read(tmp_path)
+    assert isinstance(run, SearchRun)
+    assert "has not come to its first step" in run.missing[0]
+    (tmp_path / "search").mkdir()
+    run = read(tmp_path)
+    assert len(run.missing) == 5 and run.best() is None
+
+
+def test_a_wrong_path_is_an_error(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    for path, got in ((tmp_path / "no", "nothing"), (tmp_path / "notes.txt", "a file"),
+                      (tmp_path, "neither search/ nor")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"{path}: expected the work .* got {got}"):
+            read(path)
+
+
+def test_names_tell_runs_apart(tmp_path):
+    paths = [tmp_path / name for name in ("a/run", "b/run", "c/other")]
+    for path in paths:
+        path.mkdir(parents=True)
+    names = [run.name for run in read_work_dirs(paths)]
+    assert names == ["a/run", "b/run", "other"]
+    names = [run.name for run in read_work_dirs([paths[2], paths[2]])]
+    assert names == ["c/other (1)", "c/other (2)"]
+
+
+# -- trainings ---------------------------------------------------------------------
+
+TRAINS = "train_cfg = dict(max_epochs=2)\nresume = {}\n"
+
+
+def lines(*steps: int) -> list[dict]:
+    return [dict(loss=1.0 / s, epoch=1 + s // 6, iter=s, step=s) for s in steps]
+
+
+def test_a_training_as_it_was_written(tmp_path):
+    run = read(write_training(tmp_path / "t", epochs=3, per_epoch=5))
+    assert isinstance(run, TrainRun) and run.seconds == 7384
+    assert run.missing == ["The config names no genotype: the network is not drawn."]
+    assert [r["after_step"] for r in run.val] == [5, 10, 15]
+
+
+def test_a_resumed_training_counts_each_step_once(tmp_path):
+    path = write_training(tmp_path / "t", epochs=3, per_epoch=5)
+    again = [dict(loss=9.0, epoch=3, iter=s, step=s) for s in range(11, 16)]
+    again.append({"acc/top1": 0.99, "step": 3})
+    config = "resume = True\nstarted_with = dict(device='H100')\n"
+    write_launch(path, "20260103_100000", again, config)
+    # A test is no start of the training, nor is its metric one of the curve.
+    write_launch(path, "20260104_100000", [{"acc/top1": 0.1, "step": 0}])
+    run = read(path)
+    assert len(run.starts) == 2 and run.seconds == 2 * 7384
+    assert run.starts[1]["device"] == "H100"
+    assert [r["step"] for r in run.train] == list(range(1, 16))
+    assert [r["loss"] for r in run.train[10:]] == [9.0] * 5
+    assert [r["acc/top1"] for r in run.val] == [0.125, 0.25, 0.99]
+
+
+def test_a_training_that_starts_again_leaves_earlier_ones_out(tmp_path):
+    starts = (
+        ("20260102_100000", (3, 6), False, [3, 6]),
+        ("20260103_100000", (2, 4, 6, 9), False, [2, 4, 6, 9]),
+        # Killed at step 11, it went on from a checkpoint.
+        ("20260104_100000", (8, 10, 11), True, [2, 4, 6, 8, 10, 11]),
+        # Killed before its first line: it is passed over.
+        ("20260105_100000", (), True, [2, 4, 6, 8, 10, 11]),
+        # It found no checkpoint to go on from.
+        ("20260106_100000", (2, 4), True, [2, 4]),
+    )
+    for name, steps, resume, expected in starts:
+        write_launch(tmp_path / "t", name, lines(*steps), TRAINS.format(resume))
+        run = read(tmp_path / "t")
+        assert [r["step"] for r in run.train] == expected
+    assert len(run.starts) == 1
+
+
+def test_a_training_in_a_search_s_directory_is_a_run_of_its_own(tmp_path):
+    path = write_search(tmp_path / "a")
+    write_launch(path, "20260103_100000", lines(3, 6), TRAINS.format(False))
+    search, training = read_work_dirs([path])
+    assert isinstance(search, SearchRun) and isinstance(training, TrainRun)
+    assert (search.name, training.name) == ("a", "a, training")
+    assert len(training.train) == 2 and "SearchLoop" in search.config_text
+
+
+def test_a_validation_stands_at_the_steps_before_it(tmp_path):
+    """Not at those of the last line of training, which an epoch may go on after."""
+    scalars = []
+    for epoch in range(1, 16):
+        # Epochs of 50 steps, a line every 20; the second validation is left out.
+        for inner in (20, 40):
+            scalars.append(lines(50 * (epoch - 1) + inner)[0] | dict(epoch=epoch))
+        if epoch != 2:
+            scalars.append({"acc/top1": 0.25, "step": epoch})
+    write_launch(tmp_path / "t", scalars=scalars)
+    steps = [r["after_step"] for r in read(tmp_path / "t").val]
+    assert steps == [50, *range(150, 751, 50)]
+    # A loop that counts steps logs the step of a validation itself.
+    by_step = [dict(loss=1, iter=s, step=s) for s in (20, 40)]
+    write_launch(tmp_path / "s", scalars=[*by_step, {"acc/top1": 0.25, "step": 50}])
+    assert read(tmp_path / "s").val[-1]["after_step"] == 50
+
+
+def test_the_genotype_of_a_training(tmp_path):
+    write_json(tmp_path / "g.json", genotype(BLOCKS))
+    for source in (f"{tmp_path}/g.json", genotype(BLOCKS)):
+        path = tmp_path / f"t{isinstance(source, str)}"
+        config = f"model = dict(backbone=dict(genotype={source!r}))\n"
+        write_launch(path, scalars=lines(3), config=config)
+        run = read(path)
+        assert run.missing == [] and list(run.genotype.blocks) == BLOCKS
+    (tmp_path / "g.json").unlink()
+    (message,) = read(tmp_path / "tTrue").missing
+    assert "The genotype can't be read" in message and "g.json" in message
+
+
+def test_a_config_is_read_without_being_run(tmp_path):
+    target = tmp_path / "made"
+    text = (
+        f"import os\na = os.mkdir({str(target)!r})\nb = [1, (2, -3), {{'x': None}}]\n"
+        "c = dict(d=dict(e='f'))\ng = dict([(1, 2)])\nh: int = 3\ni = dict(**c)\n"
+    )
+    assert parse_config(text) == {
+        "b": [1, (2, -3), {"x": None}],
+        "c": {"d": {"e": "f"}},
+    }
+    assert not target.exists()
+    assert parse_config("a = (") == {}
