@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from searching import run_search
 
+from pvnas_mmaction.report.drawing import FAMILY_COLORS, OTHER_COLOR
 from pvnas_mmaction.report.genotype_picture_hook import GenotypePictureHook
-from pvnas_mmaction.report.palette import FAMILY_COLORS, OTHER_COLOR
 
 EventAccumulator = pytest.importorskip(
     "tensorboard.backend.event_processing.event_accumulator",
@@ -84,7 +84,7 @@ def test_only_a_search_has_networks_to_show(tmp_path):
         train_loop = object()
 
     with pytest.raises(
-        ValueError, match=r"train_cfg.type: found object, expected 'Sea"
+        ValueError, match=r"train_cfg.type: expected 'SearchLoop' .* got object"
     ):
         GenotypePictureHook().before_train(Runner())
 

@@ -66,7 +66,7 @@ def test_a_resumed_search_drops_what_it_takes_again(work_dir, tmp_path, torn):
     assert (tmp_path / "search/history.jsonl").read_text() == before
 
 
-def test_a_new_search_starts_a_new_file(work_dir, tmp_path):
+def test_a_new_search_starts_a_new_file(tmp_path):
     (tmp_path / "search").mkdir()
     (tmp_path / "search/history.jsonl").write_text('{"step": 0}\n')
     run_search(tmp_path, train_cfg=dict(max_epochs=4))

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Show a search space: stages, candidates, number of networks, cheapest and dearest.
+"""Show a search space: stages, candidates, number of networks, lowest and highest cost.
 
 CONFIG is a search config, or a file that holds ``space = dict(...)`` alone; the latter
 needs ``--input-shape`` for MACs.
@@ -19,11 +19,11 @@ from rich.table import Table
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_files import load_config, merge_options, read_space
 from pvnas_mmaction.report.layers import format_count, format_shape
-from pvnas_mmaction.report.runlog import lookup
 from pvnas_mmaction.search.derive import Budget
 from pvnas_mmaction.search.penalty import build_penalty
+from pvnas_mmaction.space.checks import check_count
 from pvnas_mmaction.space.cost import check_input_shape, layer_shapes
-from pvnas_mmaction.space.cost_table import CostTable, cost_tables, plain
+from pvnas_mmaction.space.cost_table import cost_tables, plain
 from pvnas_mmaction.space.search_space import SearchSpace
 
 DRAWN_NETWORKS = 10_000
@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def stage_table(space: SearchSpace, shape: Sequence[int] | None) -> Table:
-    """Stages with their candidates."""
+    """Stages with all candidates of their layers."""
     table = Table(header_style="bold", show_lines=True)
     for name in ("stage", "layers", "channels", "stride T, HxW"):
         table.add_column(name, justify="right")
@@ -64,51 +64,37 @@ def stage_table(space: SearchSpace, shape: Sequence[int] | None) -> Table:
     table.add_column("candidates", ratio=1)
     shapes = layer_shapes(space.skeleton, shape) if shape else None
     for number, stage in enumerate(space.skeleton.stages):
-        last = max(layer.index for layer in space.layers if layer.stage == number)
-        candidates = space.candidates[last]
-        out = (stage.out_channels, *shapes[last + 1]) if shapes else None
+        layers = [layer.index for layer in space.layers if layer.stage == number]
+        names = dict.fromkeys(name for i in layers for name in space.candidates[i])
+        out = (stage.out_channels, *shapes[layers[-1] + 1]) if shapes else None
+        strides = f"{stage.temporal_stride}, {stage.spatial_stride}"
         table.add_row(
-            str(number + 1),
-            str(stage.num_layers),
-            str(stage.out_channels),
-            f"{stage.temporal_stride}, {stage.spatial_stride}",
-            format_shape(out),
-            f"{len(candidates)}: {' '.join(candidates)}",
-        )
+            str(number + 1), str(len(layers)), str(stage.out_channels), strides,
+            format_shape(out), f"{len(names)}: {' '.join(names)}",
+        )  # fmt: skip
     return table
 
 
-def extremes(table: CostTable) -> tuple[float, float]:
-    """Cost of the cheapest and of the most expensive network."""
-    return plain(table.cheapest()), table.cost(table.most_expensive())
-
-
-def share_within(budget: Budget, number: int = DRAWN_NETWORKS) -> float:
-    """Share of networks that keep the limit, among some drawn uniformly (seed 0)."""
-    draw, table = random.Random(0), budget.table
-    kept = sum(
-        table.fixed + sum(draw.choice(row) for row in table.per_layer) <= budget.limit
-        for _ in range(number)
-    )
-    return kept / number
-
-
-def budget_lines(budget: Budget) -> list[str]:
-    """Where the budget lies between cheapest and most expensive, a line each."""
-    low, high = extremes(budget.table)
-    head = f"budget: {format_count(budget.limit)} {budget.table.unit}"
-    if budget.limit < low:
+def budget_lines(budget: Budget, low: float, high: float) -> list[str]:
+    """Where a budget lies between the lowest and the highest cost, a line each."""
+    table, limit = budget.table, budget.limit
+    head = f"budget: {format_count(limit)} {table.unit}"
+    if limit < low:
         return [f"{head}, below the cheapest network: none keeps it"]
-    if budget.limit >= high:
+    if limit >= high:
         return [f"{head}, not below the most expensive network: every one keeps it"]
-    place = (budget.limit - low) / (high - low)
+    draw = random.Random(0)
+    kept = sum(
+        table.fixed + sum(draw.choice(row) for row in table.per_layer) <= limit
+        for _ in range(DRAWN_NETWORKS)
+    )
+    place = (limit - low) / (high - low)
     mark = round(place * (BAR_WIDTH - 1))
     bar = "-" * mark + "|" + "-" * (BAR_WIDTH - 1 - mark)
-    kept = share_within(budget)
-    share = f"{100 * kept:.1f} %" if kept else "none"
     return [
         f"{head}, {100 * place:.1f} % of the way from cheapest to most expensive",
-        f"  {share} of {DRAWN_NETWORKS} networks drawn uniformly within it",
+        f"  {100 * kept / DRAWN_NETWORKS:.1f} % of {DRAWN_NETWORKS} networks drawn "
+        "uniformly keep it",
         f"  {format_count(low)} [{bar}] {format_count(high)}",
     ]
 
@@ -117,16 +103,14 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args.config)
     merge_options(cfg, args.cfg_options)
-    data = cfg.to_dict()
-    space = read_space(cfg, args.config)
-    shape = args.input_shape or lookup(data, "train_cfg.input_shape")
+    space, search = read_space(cfg, args.config), cfg.get("train_cfg") or {}
+    shape = args.input_shape or search.get("input_shape")
     if shape is not None:
         shape = check_input_shape(space.skeleton, shape)
-    if args.num_classes is not None and args.num_classes < 1:
-        raise ValueError(
-            f"--num-classes: found {args.num_classes}, expected a number from 1 up"
-        )
-    num_classes = args.num_classes or lookup(data, "model.cls_head.num_classes") or 1
+    if args.num_classes is not None:
+        check_count("--num-classes", args.num_classes, 1)
+    head = (cfg.get("model") or {}).get("cls_head") or {}
+    num_classes = args.num_classes or head.get("num_classes", 1)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(f"space {space.name}: {len(space.layers)} layers", markup=False)
     console.print(stage_table(space, shape))
@@ -135,20 +119,22 @@ def main() -> None:
         console.print("No input shape is known: give --input-shape C T H W for costs.")
         return
     console.print(f"input CxTxHxW: {format_shape(shape)}, classes: {num_classes}")
-    setting = lookup(data, "train_cfg.cost")
-    latency = (setting or {}).get("table")
-    tables = cost_tables(space, shape, num_classes, latency)
-    for table in tables.values():
-        low, high = extremes(table)
+    cost = search.get("cost")
+    tables = cost_tables(space, shape, num_classes, (cost or {}).get("table"))
+    extremes = {}
+    for kind, table in tables.items():
+        low, high = plain(table.cheapest()), table.cost(table.most_expensive())
+        extremes[kind] = low, high
         console.print(
             f"{table.unit}: cheapest {format_count(low)}, most expensive "
             f"{format_count(high)}, the same in all {format_count(table.fixed)}"
         )
-    penalty = build_penalty(setting, tables)
+    penalty = build_penalty(cost, tables)
     if penalty is None:
         console.print("budget: none in the config (train_cfg.cost)")
         return
-    for line in budget_lines(penalty.budget):
+    budget = penalty.budget
+    for line in budget_lines(budget, *extremes[budget.table.kind]):
         console.print(line, markup=False)
 
 
