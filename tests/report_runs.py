@@ -190,18 +190,20 @@ def write_search(
                 cycle=cycle,
                 step=10 * lines * (cycle + 1),
                 blocks=blocks,
-                macs=900_000 + 50_000 * cycle,
-                params=9_000 + 1_000 * cycle,
+                costs=dict(
+                    flops=900_000 + 50_000 * cycle, params=9_000 + 1_000 * cycle
+                ),
                 accuracy=accuracy,
                 distance=None if cycle == 0 else 1.0,
                 diversity=0.8,
+                planned_diversity=0.75,
                 file=file,
             )
         )
     summary = dict(mean_pairwise_hamming=0, distinct=0, best_accuracy=None)
     write_json(
         folder / "archive.json",
-        dict(format_version=1, entries=entries, summary=summary),
+        dict(format_version=2, final=None, entries=entries, summary=summary),
     )
     if finished:
         write_json(folder / "genotype.json", genotype(networks[-1], space))

@@ -25,6 +25,8 @@ from pvnas_mmaction.models.blocks import (
     build_stem,
     init_weights,
 )
+from pvnas_mmaction.report.drawing import family_colors, network_plot
+from pvnas_mmaction.report.layers import layer_rows
 from pvnas_mmaction.space import layout as data
 from pvnas_mmaction.space.cost import Cost, block_cost, network_cost
 from pvnas_mmaction.space.genotype import Skeleton, Stage, Stem, parse_genotype
@@ -326,7 +328,8 @@ def test_wrong_spec_names_the_layer() -> None:
 
 
 def test_a_new_family_is_one_function_and_one_line(monkeypatch, tmp_path) -> None:
-    """In the grammar, the space, the cost, the module, the network and its export."""
+    """In the grammar, the space, the cost, the module, the network, its picture and its
+    export."""
     monkeypatch.setattr("pvnas_mmaction.space.layout.FAMILIES", dict(FAMILIES))
 
     @family("full", temporal_kernels=(3, 5), expand_ratios=(1, 1))
@@ -370,6 +373,9 @@ def test_a_new_family_is_one_function_and_one_line(monkeypatch, tmp_path) -> Non
     export_onnx(classifier, tmp_path / "full.onnx", clip.shape[1:])
     (difference,) = max_difference(classifier, tmp_path / "full.onnx", [clip])
     assert difference < 1e-4
+    drawn = json.dumps(network_plot(layer_rows(genotype, (3, 4, 12, 12))).spec)
+    color = family_colors()["full"]
+    assert "full\\nt3 k3\\ne1" in drawn and drawn.count(f'"fill": "{color}"') == 2
     params = sum(value.numel() for value in net.parameters())
     cost = network_cost(genotype.skeleton, genotype.blocks, (3, 4, 12, 12), 0)
     assert cost.params == params

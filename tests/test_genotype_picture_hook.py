@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from searching import run_search
 
-from pvnas_mmaction.report.drawing import FAMILY_COLORS, OTHER_COLOR
+from pvnas_mmaction.report.drawing import OTHER_COLOR, family_colors
 from pvnas_mmaction.report.genotype_picture_hook import GenotypePictureHook
 
 EventAccumulator = pytest.importorskip(
@@ -49,7 +49,7 @@ def colors(image: np.ndarray) -> set[str]:
 
 def expected_colors(entry) -> set[str]:
     families = {block.split("_")[0] for block in entry.blocks} - {"skip"}
-    return {FAMILY_COLORS[family] for family in families} | {OTHER_COLOR}
+    return {family_colors()[family] for family in families} | {OTHER_COLOR}
 
 
 def test_every_cycle_has_a_picture_on_disk(search):
@@ -84,7 +84,7 @@ def test_only_a_search_has_networks_to_show(tmp_path):
         train_loop = object()
 
     with pytest.raises(
-        ValueError, match=r"train_cfg.type: expected 'SearchLoop' .* got object"
+        ValueError, match=r"train_cfg.type: expected 'SearchLoop' .* got 'object'"
     ):
         GenotypePictureHook().before_train(Runner())
 

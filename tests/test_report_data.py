@@ -76,11 +76,11 @@ def test_a_real_search(tmp_path):
     runner = run_search(tmp_path)
     loop, run = runner.train_loop, read(tmp_path)
     assert run.missing == [] and run.finished
-    assert [n.entry for n in run.networks] == loop.archive.entries
+    assert [n.entry for n in run.networks] == loop.search.archive.entries
     assert run.history[-1]["step"] == 17
-    assert run.best().entry == loop.archive.final
-    assert run.record["seed"] == loop.seed
-    assert run.space.to_config() == loop.space.to_config()
+    assert run.best().entry == loop.search.archive.final
+    assert run.record["seed"] == loop.search.seed
+    assert run.space.to_config() == loop.search.space.to_config()
     assert "SearchLoop" in run.config_text
 
 

@@ -12,7 +12,7 @@ from report_runs import genotype
 
 from pvnas_mmaction.models.pvnas_net import PVNASNet
 from pvnas_mmaction.report import drawing
-from pvnas_mmaction.report.drawing import FAMILY_COLORS, OTHER_COLOR, network_plot
+from pvnas_mmaction.report.drawing import OTHER_COLOR, family_colors, network_plot
 from pvnas_mmaction.report.layers import (
     format_count,
     layer_rows,
@@ -131,7 +131,7 @@ def test_every_convolution_has_a_bar_of_its_size(blocks):
             width = max(drawing.NARROWEST, macs / widest * drawing.WIDEST)
             assert bar["x2"] - bar["x"] == pytest.approx(width)
             family = row.block.split("_")[0]
-            assert bar["stroke"] == FAMILY_COLORS.get(family, OTHER_COLOR)
+            assert bar["stroke"] == family_colors().get(family, OTHER_COLOR)
             if conv.role != "shortcut":
                 assert (bar["fill"] == bar["stroke"]) == (conv.groups == 1)
         assert all(i < bar["x"] and bar["x2"] < i + 1 for bar in bars)
@@ -172,7 +172,7 @@ def _lab(color: str, kind: str) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", BLINDNESS)
 def test_colors_differ_for_color_blind_readers(kind):
-    families = [*FAMILY_COLORS.values(), OTHER_COLOR]
+    families = [*family_colors().values(), OTHER_COLOR]
     for colors in (families, RUN_COLORS[:4]):
         seen = [_lab(color, kind) for color in colors]
         apart = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
@@ -184,7 +184,7 @@ def test_a_picture_shows_the_colors_of_its_blocks(tmp_path):
     image = figure_array(plot)
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
     colors = {f"#{r:02X}{g:02X}{b:02X}" for r, g, b in image.reshape(-1, 3)}
-    assert {FAMILY_COLORS[name] for name in ("ts", "mb3d", "rb")} < colors
+    assert {family_colors()[name] for name in ("ts", "mb3d", "rb")} < colors
     heads = dict(png=b"\x89PNG", svg=b"<svg", pdf=b"%PDF")
     for kind, head in heads.items():
         save_figure(plot, tmp_path / f"deep/a.{kind}")

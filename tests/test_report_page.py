@@ -87,11 +87,15 @@ def test_a_diversity_that_missed_its_plan_is_a_warning(tmp_path):
     archive["entries"][1] |= dict(planned_diversity=0.1, diversity=0.93)
     write_json(path, archive)
     shown = text_of(render(tmp_path / "mine"))
-    assert (
-        "missed its plan by more than 0.1 ( cycle 2: planned 0.10, reached 0.93 )"
-        in (shown)
-    )
+    plan = "by more than 0.1 (cycle 2: planned 0.10, reached 0.93)"
+    assert f"Diversity D missed its plan {plan}" in shown
+    assert "raise train_cfg.min_steps or max_epochs" in shown
     assert "D planned, reached 0.10, 0.93" in shown
+    # Other modes have no feedback to follow the plan with.
+    record = json.loads((path.parent / "run.json").read_text())
+    record["schedule"]["mode"] = "cyclic"
+    write_json(path.parent / "run.json", record)
+    assert "missed its plan" not in text_of(render(tmp_path / "mine"))
 
 
 def test_genotypes_can_be_taken_from_the_page(tmp_path):

@@ -46,7 +46,7 @@ def test_a_search_that_ends(tmp_path):
     record, loop = read(tmp_path), runner.train_loop
     assert seen[0]["state"] == "running" and seen[0]["starts"][0]["ended"] is None
     assert record["state"] == "finished" and record["error"] is None
-    assert (record["seed"], record["num_steps"]) == (loop.seed, 18)
+    assert (record["seed"], record["num_steps"]) == (loop.search.seed, 18)
     assert record["schedule"]["mode"] == "diversity"
     assert record["schedule"]["total_steps"] == 18
     halves = ("num_weights_clips", "num_alphas_clips")

@@ -84,7 +84,6 @@ def test_nothing_is_searched(tmp_path):
 
 @pytest.mark.parametrize("interval", [0, -1, 2.0, True])
 def test_wrong_interval(interval):
-    with pytest.raises(
-        ValueError, match=f"interval: found {interval}, expected a whole"
-    ):
+    match = f"interval: expected a whole number from 1 up, got {interval}"
+    with pytest.raises(ValueError, match=match):
         SearchHistoryHook(interval)

@@ -15,33 +15,17 @@ from ..space.checks import wrong
 from ..space.genotype import write_atomically
 from .search_loop import SearchLoop
 
-SCALARS = (
-    "diversity",
-    "planned_diversity",
-    "gain",
-    "weights_lr",
-    "alphas_lr",
-    "entropy",
-    "expected_cost",
-    "cost_weight",
-    "num_skips",
-    "argmax_share",
-    "loss",
-    "alpha_loss",
-    "top1_acc",
-    "alpha_top1_acc",
-)
-
-ALPHA_STEP_SCALARS = {"alpha_loss", "alpha_top1_acc"}
+OF_WEIGHTS, OF_ALPHAS = ("loss", "top1_acc"), ("alpha_loss", "alpha_top1_acc")
 
 
 @HOOKS.register_module()
 class SearchHistoryHook(Hook):
     """Appends a line of JSON to ``work_dir/search/history.jsonl``.
 
-    A line holds ``step``, ``epoch``, ``cycle``, ``u``, ``p`` (a list per layer) and the
-    scalars that were logged last, those of alpha steps only where one was taken. A
-    resumed search first drops the lines of steps that it will take again.
+    A line holds ``step``, ``epoch``, ``cycle``, ``u``, ``p`` (a list per layer),
+    ``Search.scalars``, and losses and accuracies of the step's batches, those of alpha
+    steps only where one was taken. A resumed search first drops the lines of steps that
+    it will take again.
 
     Args:
         interval: Steps between two lines. Default 20.
@@ -56,16 +40,15 @@ class SearchHistoryHook(Hook):
 
     def __init__(self, interval: int = 20) -> None:
         if type(interval) is not int or interval < 1:
-            raise ValueError(
-                f"interval: found {interval!r}, expected a whole number from 1 up"
-            )
+            raise wrong("interval", "a whole number from 1 up", repr(interval))
         self.interval = interval
 
     def before_train(self, runner: Runner) -> None:
         if not isinstance(runner.train_loop, SearchLoop):
-            found = type(runner.train_loop).__name__
             expected = "'SearchLoop' with SearchHistoryHook"
-            raise wrong("train_cfg.type", expected, repr(found))
+            raise wrong(
+                "train_cfg.type", expected, repr(type(runner.train_loop).__name__)
+            )
         self.path = Path(runner.work_dir) / "search" / "history.jsonl"
         if not is_main_process():
             return
@@ -83,25 +66,18 @@ class SearchHistoryHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx, data_batch=None, outputs=None
     ) -> None:
-        step = runner.iter
-        last = step + 1 == runner.max_iters
+        step, last = runner.iter, runner.iter + 1 == runner.max_iters
         if not is_main_process() or (step % self.interval and not last):
             return
         search = runner.train_loop.search
-        schedule = search.schedule
-        record = dict(
-            step=step,
-            epoch=runner.epoch,
-            cycle=schedule.cycle_of(step),
-            u=schedule.position(step),
-            p=[[round(value, 5) for value in row] for row in search.probabilities],
-        )
+        p = [[round(value, 5) for value in row] for row in search.probabilities]
+        cycle, u = search.schedule.cycle_of(step), search.schedule.position(step)
+        record = dict(step=step, epoch=runner.epoch, cycle=cycle, u=u, p=p)
+        record |= search.scalars
         logged = runner.message_hub.log_scalars
-        for name in SCALARS:
+        # What was logged last may be of another step where the alphas rested in this.
+        for name in OF_WEIGHTS + (OF_ALPHAS if record["alphas_lr"] > 0 else ()):
             if f"train/{name}" in logged:
                 record[name] = float(logged[f"train/{name}"].current())
-        if record.get("alphas_lr") == 0:  # what was logged last is of another step
-            for name in ALPHA_STEP_SCALARS & record.keys():
-                del record[name]
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")

@@ -38,17 +38,6 @@ class Network:
     genotype: Genotype
     text: str
 
-    @property
-    def costs(self) -> dict[str, float]:
-        """Costs by kind."""
-        known = dict(flops=self.entry.macs, params=self.entry.params)
-        return getattr(self.entry, "costs", known)
-
-    @property
-    def planned_diversity(self) -> float:
-        """D* when it was derived."""
-        return getattr(self.entry, "planned_diversity", self.entry.diversity)
-
 
 @dataclass
 class Run:

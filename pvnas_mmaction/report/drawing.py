@@ -19,17 +19,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..space import layout
 from ..space.cost import part_cost
-from ..space.layout import FAMILIES, Conv, Shift, SqueezeExcitation, Triple, out_shape
+from ..space.layout import Conv, Shift, SqueezeExcitation, Triple, out_shape
 from .layers import LayerRow, describe, format_count, format_shape
 from .plot import PALETTE, Plot, make_plot
 
-FAMILY_COLORS = {f: PALETTE[i % len(PALETTE)] for i, f in enumerate(FAMILIES)}
 OTHER_COLOR = "#8A8F98"
 WIDEST, NARROWEST = 0.8, 0.035  # of a slot
 SLOT_PIXELS = 50  # a slot is at least this wide, so that labels do not touch
 FRAME_PIXELS = 14
 TITLE_FRAMES, LABEL_FRAMES = 2.4, 3.7
+
+
+def family_colors() -> dict[str, str]:
+    """A color for each family, also for those registered outside the package."""
+    families = enumerate(layout.FAMILIES)
+    return {name: PALETTE[i % len(PALETTE)] for i, name in families}
 
 
 def most_expensive_layer(networks: Sequence[Sequence[LayerRow]]) -> int:
@@ -82,7 +88,7 @@ def network_plot(
 
 def slabs(index: int, row: LayerRow, widest_macs: int) -> list[dict[str, Any]]:
     """Bars of one slot: from x to x2 in slots, from y to y2 in frames around 0."""
-    color = FAMILY_COLORS.get(row.spec.family if row.spec else "", OTHER_COLOR)
+    color = family_colors().get(row.spec.family if row.spec else "", OTHER_COLOR)
     size: Triple = row.in_shape[1:] if row.in_shape else (1, 1, 1)  # type: ignore
 
     def width(conv: Conv, size: Triple) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..search.diversity import hamming
+from ..space.cost_table import KINDS
 from ..space.layout import FAMILIES, BlockSpec
 from .data import Network, SearchRun, TrainRun
 from .plot import BLACK, BLUE, GREEN, ORANGE, VERMILION, Plot, make_plot
@@ -20,7 +21,6 @@ MAX_STEPS = 200
 MAX_NUMBERS = 30_000  # of p on one page, which bounds its size: 6 bytes each, twice
 WRITTEN_ROWS = 14  # up to so many rows, numbers are written into a matrix
 NAMED_CLASSES = 40  # up to so many, axes name the classes
-UNITS = {"flops": "MACs per view", "params": "parameters", "latency": "ms per view"}
 Rows = Sequence[Mapping[str, Any]]
 Costs = Callable[[Network], Mapping[str, float]]
 
@@ -160,7 +160,7 @@ def search_plots(run: SearchRun) -> dict[str, Plot]:
             ("alpha_loss", "alpha step", VERMILION), smooth=True, scale=near),
         cost=plot(
             "Expected cost" + (" (dashed: budget)" if limits else ""),
-            UNITS[run.budget["kind"] if run.budget else "flops"],
+            KINDS[run.budget["kind"] if run.budget else "flops"][0],
             ("expected_cost", "expected cost", BLUE), limits=limits, scale=near,
             pattern=number_format(column(history, "expected_cost"))),
         skips=plot(
@@ -246,7 +246,7 @@ def archive_plots(runs: Sequence[SearchRun], costs: Costs) -> dict[str, Plot]:
     """Accuracy against each kind of cost, all searches in one plot; without kinds that
     have no point."""
     plots = {}
-    for kind, unit in UNITS.items():
+    for kind, (unit, _) in KINDS.items():
         points = [
             dict(
                 cost=costs(n)[kind], accuracy=n.entry.accuracy, run=run.name,

@@ -16,18 +16,17 @@ from markupsafe import Markup
 
 from .. import __version__
 from ..search.diversity import mean_pairwise_hamming
+from ..search.schedule import MISSED_PLAN
 from ..space.checks import wrong
+from ..space.cost_table import KINDS
 from ..space.genotype import Genotype
 from ..space.latency_table import LatencyTable, load_latency_table
 from ..space.search_space import SearchSpace
 from . import figures, layers
 from .data import Network, Run, SearchRun, TrainRun, lookup
-from .drawing import FAMILY_COLORS, frames_high, most_expensive_layer, network_plot
+from .drawing import family_colors, frames_high, most_expensive_layer, network_plot
 from .plot import Plot, save_figure, scripts
 from .predictions import Predictions
-
-MISSED_PLAN = 0.1
-"""Difference of D from its plan above which the page warns."""
 
 
 @dataclass
@@ -70,11 +69,15 @@ class Section:
     @property
     def missed_plans(self) -> list[Network]:
         """Networks of cycles that ended with a D far from its plan."""
-        found = self.run.networks if isinstance(self.run, SearchRun) else []
+        if not isinstance(self.run, SearchRun):
+            return []
+        if lookup(self.run.record, "schedule.mode") not in (None, "diversity"):
+            return []  # other modes have no feedback to follow the plan with
+        entries = [(network, network.entry) for network in self.run.networks]
         return [
             network
-            for network in found
-            if abs(network.entry.diversity - network.planned_diversity) > MISSED_PLAN
+            for network, entry in entries
+            if abs(entry.diversity - entry.planned_diversity) > MISSED_PLAN
         ]
 
 
@@ -149,8 +152,8 @@ class Report:
             title=title or f"{kind}: {what}",
             now=(now or datetime.now()).replace(microsecond=0),
             version=__version__,
-            families=FAMILY_COLORS,
-            units=figures.UNITS,
+            families=family_colors(),
+            kinds=KINDS,
             missed_plan=MISSED_PLAN,
             lookup=lookup,
             library=Markup(library),
@@ -221,7 +224,7 @@ class Report:
         def costs(network: Network) -> Mapping[str, float]:
             known = latency_of(network.genotype, self.table)
             latency = {} if known is None else {"latency": known[0]}
-            return {**network.costs, **latency}
+            return {**network.entry.costs, **latency}
 
         keys = self._add(f"{prefix}-archive", figures.archive_plots(runs, costs))
         found = [network for run in runs for network in run.judged]
