@@ -151,6 +151,7 @@ def test_no_feedback_in_warmup_nor_in_other_modes():
         assert plan.observe(11, 0.9) == 1
         assert plan.alphas_lr(11) == 0.02
         assert plan.missed(11, 0.9) is None
+        assert plan.missed_cycles([(0.1, 0.9)]) is None
 
 
 def test_restart_far_from_the_archive_changes_nothing_but_the_gain():
@@ -223,6 +224,12 @@ def test_a_missed_plan_is_named_with_what_to_change():
     assert plan.missed(11, 0.93) == (
         "LRDiversityHook: expected D = 0.10 at the end of cycle 2, got 0.93: p is "
         "still undecided; raise train_cfg.min_steps or max_epochs"
+    )
+    assert plan.missed_cycles([(0.1, 0.15), (0.1, 0.2)]) is None
+    assert plan.missed_cycles([(0.1, 0.3), (0.1, 0.1), (0.5, 0.2)]) == (
+        "LRDiversityHook: 2 of 3 cycles (1, 3) ended more than 0.1 away from the "
+        "planned D, so p decided little, or too early; raise train_cfg.min_steps or "
+        "max_epochs"
     )
     early = schedule(settle=0.5, diversity_end=0.5).missed(5, 0.3)
     assert "cycle 1, got 0.30: p decided too early; set optim_wrapper.alphas" in early
@@ -513,7 +520,7 @@ def test_the_schedule_is_pure_arithmetic():
             imported.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module)
-    assert imported == {"math", "dataclasses", "space.checks"}
+    assert imported == {"math", "collections.abc", "dataclasses", "space.checks"}
 
 
 def test_the_worked_example_of_the_documentation(project_root):

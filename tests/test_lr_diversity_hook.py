@@ -219,10 +219,12 @@ def test_a_missed_plan_is_said_once_a_cycle(tmp_path, capsys, rate):
     alphas = dict(alphas=dict(optimizer=dict(lr=rate)))
     hook = dict(num_cycles=2, warmup=0.1)
     _, recorder, logged = run(tmp_path, hook, optim_wrapper=alphas)
-    said = capsys.readouterr().out.count("LRDiversityHook: expected D = ")
+    out = capsys.readouterr().out
+    said = out.count("LRDiversityHook: expected D = ")
     reached = [logged[8], logged[17]]
     missed = [abs(r["diversity"] - r["planned_diversity"]) > 0.1 for r in reached]
     assert said == sum(missed)
+    assert (f"{said} of 2 cycles" in out) == (said > 0)
     if rate == "auto":
         assert max(rate for (rate,) in recorder.rates["alphas"][:9]) > 0.1
         assert min(r["diversity"] for r in reached) < 0.5

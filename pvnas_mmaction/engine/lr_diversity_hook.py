@@ -143,9 +143,14 @@ class LRDiversityHook(Hook):
         if search.at_cycle_end:
             entry = runner.train_loop.end_cycle()
             self._report(runner, entry)
-            missed = search.schedule.missed(entry.step - 1, entry.diversity)
-            if missed:
-                runner.logger.warning(missed)
+            lines = [search.schedule.missed(entry.step - 1, entry.diversity)]
+            if search.is_done:
+                ends = [
+                    (e.planned_diversity, e.diversity) for e in search.archive.entries
+                ]
+                lines.append(search.schedule.missed_cycles(ends))
+            for line in filter(None, lines):
+                runner.logger.warning(line)
         self._set_rates(runner)
 
     def _report(self, runner: Runner, entry: ArchiveEntry) -> None:

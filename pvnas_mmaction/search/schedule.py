@@ -27,6 +27,7 @@ defaults come from.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..space.checks import COUNT, is_number, wrong
@@ -278,12 +279,32 @@ class LRDiversitySchedule:
         planned, cycle = self.planned_diversity(step), self.cycle_of(step) + 1
         if not self.has_feedback or abs(diversity - planned) <= MISSED_PLAN:
             return None
-        hint = "raise train_cfg.min_steps or max_epochs"
-        if self.config.alphas_lr != AUTO:
-            hint = f"set optim_wrapper.alphas.optimizer.lr={AUTO!r}, or {hint}"
+        hint = self._hint()
         what = "p is still undecided" if diversity > planned else "p decided too early"
         expected = f"D = {planned:.2f} at the end of cycle {cycle}"
         return str(wrong("LRDiversityHook", expected, f"{diversity:.2f}: {what}", hint))
+
+    def _hint(self) -> str:
+        hint = "raise train_cfg.min_steps or max_epochs"
+        if self.config.alphas_lr != AUTO:
+            hint = f"set optim_wrapper.alphas.optimizer.lr={AUTO!r}, or {hint}"
+        return hint
+
+    def missed_cycles(self, ends: Sequence[tuple[float, float]]) -> str | None:
+        """One line about a whole search, from D* and D at each cycle's end; None where
+        all cycles kept their plan, as in modes without feedback."""
+        missed = [
+            str(number)
+            for number, (planned, reached) in enumerate(ends, start=1)
+            if abs(reached - planned) > MISSED_PLAN
+        ]
+        if not self.has_feedback or not missed:
+            return None
+        return (
+            f"LRDiversityHook: {len(missed)} of {len(ends)} cycles "
+            f"({', '.join(missed)}) ended more than {MISSED_PLAN} away from the planned D, so p decided "
+            f"little, or too early; {self._hint()}"
+        )
 
     def restart(self, distance: float | None) -> float:
         """Prepare the next cycle; call it at the end of each but the last.
