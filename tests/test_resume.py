@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import searching
 import torch
+from mmengine.hooks import Hook
 from searching import NO_VALIDATION, run_forked, run_search, toy_model
 
 from pvnas_mmaction.engine.search_checkpoint import load_search_checkpoint
@@ -389,3 +391,32 @@ def test_a_new_search_keeps_an_earlier_one(tmp_path):
     (earlier,) = tmp_path.glob("search_before_*")
     assert (earlier / "genotype.json").read_bytes() == found
     assert (earlier / "history.jsonl").exists()
+
+
+def test_two_searches_do_not_share_a_folder(tmp_path):
+    """The second is refused before it writes anything; a lock that was left behind by
+    a killed process, and one that was let go, are none."""
+    running, stop = multiprocessing.Event(), multiprocessing.Event()
+
+    class Wait(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            running.set()
+            stop.wait(60)
+
+    def first():
+        runner = searching.build_search(tmp_path, **NO_VALIDATION)
+        runner.register_hook(Wait(), "LOWEST")
+        runner.train()
+
+    process = multiprocessing.get_context("fork").Process(target=first)
+    process.start()
+    assert running.wait(60)
+    files = {p: p.read_bytes() for p in tmp_path.glob("search/**/*.json")}
+    message = f"expected a folder for itself, got the search of process {process.pid} "
+    with pytest.raises(ValueError, match=message):
+        run_search(tmp_path, **NO_VALIDATION)
+    assert {p: p.read_bytes() for p in tmp_path.glob("search/**/*.json")} == files
+    process.kill()
+    process.join()
+    run_search(tmp_path, resume=True, **NO_VALIDATION)
+    assert (tmp_path / "search/genotype.json").is_file()
