@@ -300,10 +300,10 @@ class LRDiversitySchedule:
         ]
         if not self.has_feedback or not missed:
             return None
+        share = f"{len(missed)} of {len(ends)} cycles ({', '.join(missed)})"
         return (
-            f"LRDiversityHook: {len(missed)} of {len(ends)} cycles "
-            f"({', '.join(missed)}) ended more than {MISSED_PLAN} away from the planned D, so p decided "
-            f"little, or too early; {self._hint()}"
+            f"LRDiversityHook: {share} ended more than {MISSED_PLAN} away from the "
+            f"planned D, so p decided little, or too early; {self._hint()}"
         )
 
     def restart(self, distance: float | None) -> float:
