@@ -124,7 +124,7 @@ def test_short_search_lands_in_the_best_quarter(
     cfg = Config.fromfile(CONFIG)
     # Small batches: so short a search gains more from many steps than from many clips.
     cfg.train_dataloader.batch_size = 4
-    cfg.train_cfg.update(max_epochs=8, num_ranked=4)
+    cfg.train_cfg.update(max_epochs=8, min_steps=0, num_ranked=4)
     for hook in cfg.custom_hooks:
         if hook["type"] == "LRDiversityHook":
             hook.update(num_cycles=1, warmup=0.75)
