@@ -54,9 +54,7 @@ class GenotypePictureHook(Hook):
             return
         entry, final = archive.entries[-1], archive.final
         self._show(runner, entry, "genotype", f"Cycle {entry.cycle + 1}")
-        if final is not None and final.blocks not in {
-            e.blocks for e in archive.entries
-        }:
+        if final and all(final.blocks != e.blocks for e in archive.entries):
             self._show(runner, final, "genotype_final", "Found at the end")
 
     def _show(self, runner: Runner, entry: ArchiveEntry, name: str, found: str) -> None:

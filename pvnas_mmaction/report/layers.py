@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..space.cost import Cost, check_input_shape, layout_cost
+from ..space.cost import check_input_shape, layout_cost
 from ..space.genotype import Genotype
 from ..space.layout import BlockSpec, Conv, Layout, MaxPool, Part, Shift, layout
 
@@ -71,44 +71,37 @@ def layer_rows(
     shape: Shape = (skeleton.in_channels, 1, 1, 1)
     if input_shape is not None:
         shape = check_input_shape(skeleton, input_shape)
-    rows: list[LayerRow] = []
-
-    def add(
-        name: str, block: str, parts: Layout, width: int, cost: Cost | None = None,
-        stage: int | None = None, latency: float | None = None,
-    ) -> None:  # fmt: skip
-        nonlocal shape
-        _, t, h, w = shape
-        out = (width, *parts.out_shape((t, h, w)))
-        cost = cost or layout_cost(parts, (t, h, w))
-        rows.append(
-            LayerRow(
-                name, block, parts, stage, shape, out, cost.macs, cost.params, latency
-            )
-        )
-        shape = out
-
-    def words(parts: Layout) -> str:
-        return ", ".join(map(describe, parts.parts))
-
+    latencies = latency_ms or [None] * len(genotype.blocks)
     stem, head = skeleton.stem_layout, skeleton.head_layout
-    add("stem", words(stem), stem, skeleton.stem.channels)
-    for layer, block in zip(skeleton.layers, genotype.blocks, strict=True):
-        ms = latency_ms and latency_ms[layer.index]
-        parts = layout(block, layer)
-        add(f"layer {layer.index}", block, parts, layer.out_channels, None,
-            layer.stage, ms)  # fmt: skip
+    places = [("stem", _words(stem), stem, skeleton.stem.channels, None, None)]
+    places += [
+        (f"layer {i.index}", block, layout(block, i), i.out_channels, i.stage, ms)
+        for i, block, ms in zip(
+            skeleton.layers, genotype.blocks, latencies, strict=True
+        )
+    ]  # fmt: skip
     if head.parts:
-        add("last conv", words(head), head, skeleton.out_channels)
+        width = skeleton.out_channels
+        places.append(("last conv", _words(head), head, width, None, None))
+    rows: list[LayerRow] = []
+    for name, block, parts, width, stage, ms in places:
+        cost = layout_cost(parts, shape[1:])
+        out = (width, *parts.out_shape(shape[1:]))
+        rows.append(LayerRow(name, block, parts, stage, shape, out, cost.macs,
+                             cost.params, ms))  # fmt: skip
+        shape = out
     if num_classes is not None:
         weights = skeleton.out_channels * num_classes
-        cost = Cost(weights, weights + num_classes)
-        shape = (skeleton.out_channels, *shape[1:])
-        add("classifier", "mean, fully connected", Layout(()), num_classes, cost)
-        rows[-1] = replace(rows[-1], out_shape=(num_classes, 1, 1, 1))
+        rows.append(LayerRow("classifier", "mean, fully connected", Layout(()), None,
+                             shape, (num_classes, 1, 1, 1), weights,
+                             weights + num_classes))  # fmt: skip
     if input_shape is None:
         rows = [replace(r, in_shape=None, out_shape=None, macs=None) for r in rows]
     return rows
+
+
+def _words(block: Layout) -> str:
+    return ", ".join(map(describe, block.parts))
 
 
 def describe(part: Part) -> str:

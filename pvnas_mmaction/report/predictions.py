@@ -46,12 +46,7 @@ class _Unpickler(pickle.Unpickler):
 
 @dataclass(frozen=True)
 class Predictions:
-    """How often each class was taken for which.
-
-    Args:
-        counts: Clips by true class (row) and predicted class (column).
-        names: One name per class.
-    """
+    """Clips by true class (row) and predicted class (column), names of classes."""
 
     counts: list[list[int]]
     names: list[str]
@@ -115,13 +110,11 @@ def class_names(config: dict[str, Any]) -> list[str]:
 def for_trainings(
     runs: Sequence[Run], given: Path | None = None
 ) -> dict[Path, Predictions]:
-    """Predictions of each training, by its work directory.
+    """Predictions of each training, by its work directory: from the newest ``.pkl`` in
+    it, or for a single training from the one that is given.
 
-    Args:
-        runs: Searches are passed over.
-        given: Dump of the only training. Default: the newest ``.pkl`` of each; one that
-            can't be read or is older than the training's end is noted in the run's
-            ``missing``, as is that there is none.
+    What is missing, can't be read or is older than the training's end is noted in the
+    run's ``missing``.
 
     Raises:
         ValueError: ``given`` is no dump, or the number of trainings is not one.
