@@ -49,6 +49,33 @@ def test_split_gives_both_halves_of_each_class_a_clip():
     assert sum(labels[i] == 2 for i in weights + alphas) == 1
 
 
+def test_split_keeps_clips_of_one_file_together():
+    labels = [0, 0, 1, 1] * 6
+    files = [f"{i % 16}.mp4" for i in range(24)]  # eight are there twice
+    weights, alphas = split_by_class(labels, 0.5, 0, files)
+    assert sorted(weights + alphas) == list(range(24))
+    assert not {files[i] for i in weights} & {files[i] for i in alphas}
+    plain = split_by_class(labels, 0.5, 0)
+    assert plain == split_by_class(labels, 0.5, 0, [str(i) for i in range(24)])
+
+
+def test_search_takes_one_file_to_one_half(motion_clips, tmp_path):
+    lines = (motion_clips / "train.txt").read_text().splitlines()[:16]
+    again = [f"./{line}" for line in lines[:8]]
+    (tmp_path / "list.txt").write_text("\n".join(lines + again))
+    config = dict(
+        type="PVNASVideoDataset",
+        ann_file=str(tmp_path / "list.txt"),
+        data_prefix=dict(video=str(motion_clips)),
+        pipeline=[],
+    )
+    init_default_scope("mmaction")
+    data = SearchData(dict(batch_size=2, num_workers=0, dataset=config), 0.5)
+    data.set_up(Runner.__new__(Runner), seed=0)
+    for half in (data.weights_half, data.alpha_half):
+        assert half and all((i + 16 in half) == (i in half) for i in range(8))
+
+
 @pytest.mark.parametrize(
     ("labels", "share", "message"),
     [

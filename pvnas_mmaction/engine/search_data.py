@@ -23,6 +23,7 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..datasets.video_list import resolve
 from ..search.randomness import Stream, derived_seed, seeded
 from ..search.search import digest_of
 from ..space.checks import wrong
@@ -37,7 +38,10 @@ METRIC = "acc/top1"
 
 
 def split_by_class(
-    labels: Sequence[int], alpha_share: float, seed: int
+    labels: Sequence[int],
+    alpha_share: float,
+    seed: int,
+    files: Sequence[str] | None = None,
 ) -> tuple[list[int], list[int]]:
     """Split a list of clips into a weights half and an alpha half, class by class.
 
@@ -47,6 +51,8 @@ def split_by_class(
             of two clips or more has at least one in each half. Default of the search
             loop: 0.5.
         seed: The same seed gives the same split.
+        files: What each clip is read from; clips of one file come to one half. Default
+            None: each has a file of its own.
 
     Returns:
         Indices of the weights half and of the alpha half, ascending, disjoint and
@@ -60,21 +66,29 @@ def split_by_class(
         expected = "a number above 0 and below 1"
         raise wrong("train_cfg.alpha_share", expected, repr(alpha_share))
     generator = np.random.default_rng(seed)
-    weights: list[int] = []
-    alphas: list[int] = []
     labels = np.asarray(labels)
+    _, firsts, numbers = np.unique(
+        np.arange(len(labels)) if files is None else np.asarray(files),
+        return_index=True,
+        return_inverse=True,
+    )
+    stand_in = firsts[numbers]  # the first clip of the same file
+    chosen: list[int] = []
     for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
+        own = (labels == label) & (stand_in == np.arange(len(labels)))
+        members = generator.permutation(np.flatnonzero(own))
         count = round(len(members) * alpha_share)
         if len(members) > 1:
             count = min(max(count, 1), len(members) - 1)
-        alphas.extend(members[:count].tolist())
-        weights.extend(members[count:].tolist())
+        chosen.extend(members[:count].tolist())
+    in_alphas = np.isin(stand_in, chosen)
+    alphas = np.flatnonzero(in_alphas).tolist()
+    weights = np.flatnonzero(~in_alphas).tolist()
     if not weights or not alphas:
         expected = "two clips or more of one class"
         hint = "weights and alphas are trained on different clips"
         raise wrong(LIST, expected, f"{len(labels)} clips, no two of one class", hint)
-    return sorted(weights), sorted(alphas)
+    return weights, alphas
 
 
 class StepSampler(Sampler[Key]):
@@ -209,7 +223,10 @@ class SearchData:
         self._runner = runner
         self._calibration: list[dict] = []
         self.weights_half, self.alpha_half = split_by_class(
-            self._labels, self.alpha_share, derived_seed(seed, Stream.SPLIT)
+            self._labels,
+            self.alpha_share,
+            derived_seed(seed, Stream.SPLIT),
+            resolve(_paths(self._dataset)),
         )
         # A video that can't be read is replaced within its own half.
         _keep_apart(self._dataset, [self.weights_half, self.alpha_half])
@@ -290,16 +307,25 @@ def _keep_apart(dataset: Any, halves: Sequence[Sequence[int]]) -> None:
             start = end
 
 
+def _paths(dataset: Any) -> list[str]:
+    """What each clip of a data set is read from; its place where that isn't known."""
+    if isinstance(dataset, ConcatDataset):
+        return [path for part in dataset.datasets for path in _paths(part)]
+    paths = []
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        found = (info.get(key) for key in ("filename", "frame_dir", "video_id"))
+        paths.append(str(next(filter(None, found), index)))
+    return paths
+
+
 def _names(dataset: Any) -> list[str]:
     """What a data set calls its clips, without the folder of all."""
     if isinstance(dataset, ConcatDataset):
         return [name for part in dataset.datasets for name in _names(part)]
     folders = [f for f in (getattr(dataset, "data_prefix", None) or {}).values() if f]
     names = []
-    for index in range(len(dataset)):
-        info = dataset.get_data_info(index)
-        found = (info.get(key) for key in ("filename", "frame_dir", "video_id"))
-        name = str(next(filter(None, found), ""))
+    for name in _paths(dataset):
         for folder in folders:
             name = name.removeprefix(folder).lstrip("/")
         names.append(name)
