@@ -56,10 +56,7 @@ def test_folder_without_clips(tmp_path):
 
 
 def test_every_epoch_has_an_order_and_moments_of_its_own():
-    # Clip c shows the value 20 c + t at frame t; a view of 8 of 12 frames has 5 starts.
-    values = (20 * torch.arange(3)[:, None] + torch.arange(12)).to(torch.uint8)
-    frames = values[:, :, None, None, None].expand(-1, -1, 4, 4, 3).contiguous()
-    clips = MotionClips(frames, torch.arange(3), clip_len=8)
+    clips = numbered_clips(12)
 
     def views(seed: int, epoch: int) -> list[tuple[int, float]]:
         batches = clips.training_batches(1, seed, epoch)

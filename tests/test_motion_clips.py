@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -15,6 +14,8 @@ import av
 import cv2
 import numpy as np
 import pytest
+from mmaction.registry import DATASETS
+from mmaction.utils import register_all_modules
 from scipy.stats import f_oneway
 
 from pvnas_mmaction.datasets import VideoFrames
@@ -68,20 +69,19 @@ def test_translation_shifts_the_picture(label: int, axis: int, shift: int) -> No
     assert np.abs(clip[1] - clip[0]).max() > 20
 
 
-def test_a_rotation_of_twice_the_speed_skips_every_other_frame() -> None:
+@pytest.mark.parametrize(
+    ("option", "label", "other"), [("turn_speed", 12, 14), ("growth_speed", 14, 12)]
+)
+def test_a_motion_of_twice_the_speed_skips_every_other_frame(
+    option: str, label: int, other: int
+) -> None:
     options = dict(size=40, frames=9, speed_range=(0.03, 0.03), noise=0.0)
-    slow = tool.render_clip(3, "train", 12, tool.Picture(**options))
-    fast = tool.render_clip(3, "train", 12, tool.Picture(**options, turn_speed=2.0))
-    assert np.array_equal(fast[:5], slow[::2])
-    assert not np.array_equal(fast[1], slow[1])
-
-
-def test_growing_at_half_the_speed_takes_twice_the_frames() -> None:
-    options = dict(size=40, frames=9, speed_range=(0.04, 0.04), noise=0.0)
-    fast = tool.render_clip(3, "train", 14, tool.Picture(**options))
-    slow = tool.render_clip(3, "train", 14, tool.Picture(**options, growth_speed=0.5))
-    assert np.array_equal(slow[::2], fast[:5])
-    assert not np.array_equal(fast[1], slow[1])
+    slow, fast = tool.Picture(**options), tool.Picture(**options, **{option: 2.0})
+    frames = tool.render_clip(3, "train", label, slow)
+    assert np.array_equal(tool.render_clip(3, "train", label, fast)[:5], frames[::2])
+    for still in (0, other):  # the other motions keep their speed
+        pair = [tool.render_clip(3, "train", still, p) for p in (slow, fast)]
+        assert np.array_equal(*pair)
 
 
 @pytest.mark.parametrize("radii", [(0.12, 0.3), (0.1, 0.4)])
@@ -97,8 +97,8 @@ def test_all_motions_move_the_outline_alike(
         return paint(shape, image, shift, turn, scaling)
 
     monkeypatch.setattr(tool.Shape, "paint", paint_seen)
-    picture = tool.Picture(frames=3, objects=1, speed_range=(0.03,) * 2)
-    picture = dataclasses.replace(picture, radius_range=radii)
+    options = dict(frames=3, objects=1, speed_range=(0.03, 0.03))
+    picture = tool.Picture(**options, radius_range=radii)
     medium = (radii[0] * radii[1]) ** 0.5
     for label in range(8):
         seen.clear()
@@ -108,38 +108,6 @@ def test_all_motions_move_the_outline_alike(
             grown = medium * scaling * np.log(radii[1] / radii[0])
             moved = shift, abs(turn) * medium, abs(grown)
             assert sorted(moved) == pytest.approx([0, 0, 0.03 * time])
-
-
-@pytest.mark.parametrize(
-    ("option", "label"),
-    [("turn_speed", 0), ("turn_speed", 6), ("growth_speed", 0), ("growth_speed", 4)],
-)
-def test_speed_of_one_motion_leaves_the_others(option: str, label: int) -> None:
-    slow, fast = (
-        tool.render_clip(0, "val", label, tool.Picture(**{option: speed}))
-        for speed in (1.0, 2.0)
-    )
-    assert np.array_equal(slow, fast)
-
-
-def test_radii_are_those_asked_for() -> None:
-    """One shape over an even background, at all sizes: the area it covers."""
-    areas = []
-    for low, high in ((0.12, 0.3), (0.2, 0.4)):
-        picture = tool.Picture(
-            size=80, frames=40, noise=0.0, clutter=0.0, objects=1,
-            radius_range=(low, high), speed_range=(0.01, 0.01),
-        )  # fmt: skip
-        largest = 0.0
-        for index in range(6, 6 + 8 * 8, 8):
-            clip = tool.render_clip(0, "train", index, picture).astype(int)
-            background = np.median(clip, axis=(1, 2), keepdims=True)
-            covered = np.abs(clip - background) > 2
-            largest = max(largest, covered.any(axis=3).mean(axis=(1, 2)).max())
-        # A disc of the largest radius, or less: polygons, and fading near that size.
-        assert 0.35 * np.pi * high**2 < largest < 1.1 * np.pi * high**2
-        areas.append(largest)
-    assert 1.4 < areas[1] / areas[0] < 2.2
 
 
 def flow_features(clip: np.ndarray) -> np.ndarray:
@@ -248,38 +216,44 @@ def test_a_reversed_clip_is_one_of_the_opposite_class(clips: np.ndarray) -> None
 def test_files_and_lists(tmp_path: Path) -> None:
     out = tmp_path / "clips"
     assert make(out, "--num-train", "19") == 0
-    classes = (out / "classes.txt").read_text().splitlines()
-    assert classes == list(tool.CLASSES)
+    assert (out / "classes.txt").read_text().splitlines() == list(tool.CLASSES)
     for split, count in (("train", 19), ("val", 8)):
         rows = [line.split() for line in (out / f"{split}.txt").open()]
-        labels = [int(label) for _, label in rows]
-        counts = np.bincount(labels, minlength=8)
+        counts = np.bincount([int(label) for _, label in rows], minlength=8)
         assert len(rows) == count
         assert counts.max() - counts.min() <= 1
         assert all((out / path).is_file() for path, _ in rows)
     assert json.loads((out / "manifest.json").read_text())["num_train"] == 19
-    names = {p.name for p in out.iterdir()}
-    assert names == {
-        *("train", "val", "train.txt", "val.txt", "classes.txt", "manifest.json")
-    }
+    lists = ["train.txt", "val.txt", "classes.txt", "manifest.json"]
+    assert {p.name for p in out.iterdir()} == {"train", "val", *lists}
 
 
-@pytest.mark.parametrize("codec", sorted(tool.CODECS))
-def test_decoded_clip_is_the_rendered_one(tmp_path: Path, codec: str) -> None:
-    picture = tool.Picture(size=32, frames=5, noise=0.0)
+@pytest.mark.parametrize("size", [16, 24, 48, 72])
+def test_clips_of_any_size_can_be_read(tmp_path: Path, size: int) -> None:
+    """Also those that decord cannot open; 48 is what the compact space takes."""
+    assert make(tmp_path / "clips", "--size", str(size), "--noise", "0") == 0
+    register_all_modules(init_default_scope=True)
+    pipeline = [dict(type="DecordInit"), dict(type="SampleFrames", clip_len=4)]
+    dataset = DATASETS.build(
+        dict(
+            type="PVNASVideoDataset",
+            ann_file=str(tmp_path / "clips/val.txt"),
+            data_prefix=dict(video=str(tmp_path / "clips")),
+            pipeline=[*pipeline, dict(type="DecordDecode")],
+            test_mode=True,
+        )
+    )
+    picture = tool.Picture(size=size, frames=4, noise=0.0)
     clip = tool.render_clip(0, "val", 3, picture)
-    path = tmp_path / "clip.mp4"
-    tool.write_video(path, clip, codec)
-    decoded = decode(path)
+    decoded = np.stack(dataset[3]["imgs"])
     assert decoded.shape == clip.shape
     error = np.abs(decoded.astype(int) - clip).mean((1, 2, 3))
     other = np.abs(np.roll(decoded, 1, 0).astype(int) - clip).mean((1, 2, 3))
     assert error.max() < 8
     assert (error < other).all()
     # Intra-coded throughout: no frame was predicted from another one.
-    with av.open(str(path)) as container:
+    with av.open(dataset.get_data_info(3)["filename"]) as container:
         assert all(frame.key_frame for frame in container.decode(video=0))
-    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 def test_same_seed_same_pixels(tmp_path: Path) -> None:
@@ -301,7 +275,6 @@ def test_a_second_call_renders_only_what_is_missing(
 ) -> None:
     out = tmp_path / "clips"
     assert make(out) == 0
-    assert "24 clips, 24 rendered now" in capsys.readouterr().out
     before = decode_all(out)
     assert make(out) == 0
     assert "24 clips, 0 rendered now" in capsys.readouterr().out
@@ -325,84 +298,51 @@ def test_another_render_is_not_overwritten(
     assert make(out) == 0
     assert make(out, "--seed", "5", "--noise", "0.1") == 2
     error = capsys.readouterr().err
-    assert "different render" in error
-    assert "seed: found 0, asked for 5" in error
-    assert "noise: found 0.02, asked for 0.1" in error
+    assert "expected a render with seed=5, got 0, noise=0.1, got 0.02; give" in error
     # A speed of 1 is not in the manifest: folders from before the option hold none.
-    assert "growth_speed" not in json.loads((out / "manifest.json").read_text())
     assert make(out, "--growth-speed", "0.5") == 2
-    error = capsys.readouterr().err
-    assert "different render (growth_speed: found None, asked for 0.5)" in error
+    assert "with growth_speed=0.5, got None;" in capsys.readouterr().err
     assert make(out, "--growth-speed", "1") == 0
-    assert make(out) == 0
-
-
-def test_a_render_of_another_growth_speed_is_not_overwritten(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    out = tmp_path / "clips"
-    assert make(out, "--growth-speed", "0.5") == 0
-    assert json.loads((out / "manifest.json").read_text())["growth_speed"] == 0.5
-    assert make(out) == 2
-    assert "growth_speed: found 0.5, asked for None" in capsys.readouterr().err
-
-
-def test_a_foreign_folder_is_left_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     assert make(tmp_path) == 2
-    assert "is not empty and has no manifest.json" in capsys.readouterr().err
-    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    assert "expected an empty folder, got files" in capsys.readouterr().err
     (tmp_path / "thesis.tex").rename(tmp_path / "manifest.json")
     assert make(tmp_path) == 2
-    assert "not a manifest of this tool" in capsys.readouterr().err
+    assert (tmp_path / "manifest.json").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--num-train", "7"], "--num-train: expected >= 8, found 7"),
-        (["--num-val", "0"], "--num-val: expected >= 8, found 0"),
-        (["--num-val", "many"], "invalid int value: 'many'"),
-        (["--size", "33"], "--size: expected even, >= 16, found 33"),
-        (["--size", "8"], "--size: expected even, >= 16, found 8"),
-        (["--frames", "1"], "--frames: expected >= 2, found 1"),
-        (["--seed", "-1"], "--seed: expected >= 0, found -1"),
-        (["--workers", "0"], "--workers: expected >= 1, found 0"),
-        (["--speed-range", "0.1", "0.05"], "0 < LOW <= HIGH <= 0.25, found 0.1 0.05"),
-        (["--noise", "2"], "--noise: expected 0 to 1, found 2.0"),
-        (["--noise", "nan"], "--noise: expected 0 to 1, found nan"),
-        (["--min-contrast", "-1"], "--min-contrast: expected 0 to 1, found -1.0"),
-        (["--clutter", "3"], "--clutter: expected 0 to 1, found 3.0"),
-        (["--objects", "0"], "--objects: expected >= 1, found 0"),
-        (["--distractors", "-2"], "--distractors: expected >= 0, found -2"),
-        (["--codec", "gif"], "invalid choice: 'gif'"),
-        (["--radius-range", "0.3", "0.1"], "0.02 <= LOW < HIGH <= 0.4, found 0.3 0.1"),
-        (["--radius-range", "0.1", "0.5"], "0.02 <= LOW < HIGH <= 0.4, found 0.1 0.5"),
-        (["--turn-speed", "0"], "--turn-speed: expected above 0, to 4, found 0.0"),
-        (["--growth-speed", "5"], "--growth-speed: expected above 0, to 4, found 5.0"),
+        ("--num-train 7", "--num-train: expected 8 to inf, got 7"),
+        ("--num-val many", "invalid int value: 'many'"),
+        ("--size 33", "--size: expected even, 16 to inf, got 33"),
+        ("--size 8", "--size: expected even, 16 to inf, got 8"),
+        ("--frames 1", "--frames: expected 2 to inf, got 1"),
+        ("--seed -1", "--seed: expected 0 to inf, got -1"),
+        ("--speed-range 0.1 0.05", "expected LOW < HIGH, 0.0001 to 0.25, got 0.1 0.05"),
+        ("--noise nan", "--noise: expected 0 to 1, got nan"),
+        ("--clutter 3", "--clutter: expected 0 to 1, got 3.0"),
+        ("--radius-range 0.3 0.3", "expected LOW < HIGH, 0.02 to 0.4, got 0.3 0.3"),
+        ("--radius-range 0.1 0.5", "expected LOW < HIGH, 0.02 to 0.4, got 0.1 0.5"),
+        ("--turn-speed 0", "--turn-speed: expected 0.01 to 4, got 0.0"),
+        ("--out {file}", "--out: expected a folder, got the file"),
     ],
 )
 def test_a_wrong_option_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture, options: list[str], message: str
+    tmp_path: Path, capsys: pytest.CaptureFixture, options: str, message: str
 ) -> None:
+    (tmp_path / "file").write_text("")
+    given = options.format(file=tmp_path / "file").split()
     with pytest.raises(SystemExit, match="2"):
-        make(tmp_path / "clips", *options)
+        make(tmp_path / "clips", *given)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "clips").exists()
 
 
-def test_out_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit, match="2"):
-        make(tmp_path / "file")
-    assert "is not a folder" in capsys.readouterr().err
-
-
 def test_command_is_quiet_without_a_terminal(tmp_path: Path) -> None:
     command = [sys.executable, str(TOOL), "--out", "clips", *SMALL, "--workers", "2"]
-    command += ["--objects", "1", "--distractors", "2", "--codec", "mpeg4"]
+    command += ["--objects", "1", "--distractors", "2"]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
