@@ -47,7 +47,7 @@ def encode(
     gop: int = 20,
     b_frames: int = 0,
     **options: str,
-) -> Path:
+) -> None:
     """Write a video of numbered frames, at ``times`` in 1/600 s (default: 30 fps)."""
     times = [20 * i for i in range(length)] if times is None else times
     with av.open(str(path), "w") as container:
@@ -65,10 +65,9 @@ def encode(
             frame.pts, frame.time_base = time, Fraction(1, 600)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    return path
 
 
-def remux(source: Path, path: Path, first: int = 0, **options: str) -> Path:
+def remux(source: Path, path: Path, first: int = 0, **options: str) -> None:
     """Frames from ``first`` on without re-encoding, as ``ffmpeg -ss -c copy`` cuts:
     from the key frame before, at negative times up to the cut."""
     with av.open(str(source)) as old, av.open(str(path), "w", options=options) as new:
@@ -84,20 +83,18 @@ def remux(source: Path, path: Path, first: int = 0, **options: str) -> Path:
             packet.dts -= start + first * step
             packet.stream = copy
             new.mux(packet)
-    return path
 
 
-def turn(path: Path, a: int, b: int, c: int, d: int) -> Path:
+def turn(source: Path, path: Path, a: int, b: int, c: int, d: int) -> None:
     """Write a display matrix (a, b, c, d) into the track header of an mp4 file."""
-    data = bytearray(path.read_bytes())
+    data = bytearray(source.read_bytes())
     place = data.find(b"tkhd") + 44
     matrix = [value << 16 for value in (a, b, 0, c, d, 0, 0, 0)]
     data[place : place + 36] = struct.pack(">9i", *matrix, 1 << 30)
     path.write_bytes(data)
-    return path
 
 
-def with_cover(source: Path, path: Path) -> Path:
+def with_cover(source: Path, path: Path) -> None:
     """With a picture as another video stream, and a title in Latin-1."""
     cover = av.VideoFrame.from_ndarray(np.zeros((300, 300, 3), np.uint8))
     with av.open(str(source)) as old, av.open(str(path), "w") as new:
@@ -113,173 +110,130 @@ def with_cover(source: Path, path: Path) -> Path:
                 packet.stream = copy
                 new.mux(packet)
     path.write_bytes(path.read_bytes().replace(b"QQQ", b"\xe9t\xe9"))
-    return path
 
 
-def damage(path: Path) -> Path:
-    """Zeros in place of the frames from 30 on."""
-    with av.open(str(path)) as container:
+def damage(source: Path, path: Path, first: int = 30) -> None:
+    """Zeros in place of the frames from ``first`` on; the container stays whole."""
+    with av.open(str(source)) as container:
         packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
-    data = bytearray(path.read_bytes())
-    for position, size in packets[30:]:
+    data = bytearray(source.read_bytes())
+    for position, size in packets[first:]:
         data[position : position + size] = bytes(size)
     path.write_bytes(data)
-    return path
 
 
-def behind(path: Path, source: Path, share: float) -> Path:
+def behind(source: Path, path: Path) -> None:
     """What is left of a transport stream when its start is cut off."""
     data = source.read_bytes()
-    path.write_bytes(data[int(len(data) // 188 * share) * 188 :])
-    return path
+    path.write_bytes(data[int(len(data) // 188 * 0.4) * 188 :])
 
 
 OPEN = {"x264-params": "open-gop=1:keyint=20:bframes=3:b-adapt=0"}
+REFRESH = {"x264-params": "intra-refresh=1:keyint=20"}
 HEVC = {"x265-params": "log-level=none:keyint=20:bframes=3:open-gop=1:pools=1"}
 UNEVEN = [20 * i + 5 * (i % 3) for i in range(20)] + [60 * i for i in range(20, 60)]
+FINE = dict(b_frames=2, qmax="3")
 
-# Kind: what makes the file in a folder, and the numbers of the frames that it shows.
-KINDS = {
-    "h264 mp4": (lambda d: encode(d / "a.mp4", b_frames=3), None),
-    "h264 avi": (lambda d: encode(d / "a.avi", b_frames=2), None),
-    "h264 mkv, open groups": (lambda d: encode(d / "a.mkv", **OPEN), None),
-    "h264 ts, open groups": (lambda d: encode(d / "a.ts", **OPEN), None),
-    "h264 flv": (lambda d: encode(d / "a.flv", b_frames=2), None),
-    "h264, intra refresh": (
-        lambda d: encode(d / "a.mp4", **{"x264-params": "intra-refresh=1:keyint=20"}),
-        None,
-    ),
-    "h264, 10 bit": (lambda d: encode(d / "a.mp4", pix_fmt="yuv420p10le"), None),
-    "h264, gray": (lambda d: encode(d / "a.mp4", pix_fmt="gray"), None),
-    "h264, fragments": (
-        lambda d: remux(encode(d / "a.mp4"), d / "b.mp4", movflags="frag_keyframe"),
-        None,
-    ),
-    "hevc mp4": (lambda d: encode(d / "a.mp4", "libx265", **HEVC), None),
-    "hevc mkv, 10 bit": (
-        lambda d: encode(d / "a.mkv", "libx265", "yuv420p10le", **HEVC),
-        None,
-    ),
-    "mpeg4 avi": (lambda d: encode(d / "a.avi", "mpeg4", b_frames=2, qmax="3"), None),
-    "mpeg4 mp4": (lambda d: encode(d / "a.mp4", "mpeg4", b_frames=2, qmax="3"), None),
-    "vp8 webm": (lambda d: encode(d / "a.webm", "libvpx", b="1M"), None),
-    "vp9 webm, hidden frames": (
-        lambda d: encode(
-            d / "a.webm", "libvpx-vp9", **{"auto-alt-ref": "1", "cpu-used": "8"}
-        ),
-        None,
-    ),
-    "av1 mp4": (lambda d: encode(d / "a.mp4", "libsvtav1", preset="10", qp="10"), None),
-    "mjpeg avi": (lambda d: encode(d / "a.avi", "mjpeg", "yuvj420p", qmax="3"), None),
-    "mpeg2 ts": (
-        lambda d: encode(d / "a.ts", "mpeg2video", b_frames=2, qmax="3"),
-        None,
-    ),
-    "mpeg2 mpg": (
-        lambda d: encode(d / "a.mpg", "mpeg2video", b_frames=2, qmax="3"),
-        None,
-    ),
-    "wmv": (lambda d: encode(d / "a.wmv", "wmv2", qmax="3"), None),
-    "gif": (lambda d: encode(d / "a.gif", "gif", "gray"), None),
-    "uneven times, mp4": (lambda d: encode(d / "a.mp4", times=UNEVEN), None),
-    "uneven times, mkv": (
-        lambda d: encode(d / "a.mkv", times=UNEVEN, b_frames=2),
-        None,
-    ),
-    "odd sizes": (lambda d: encode(d / "a.mp4", "libx264", "yuv444p", (95, 71)), None),
-    **{
-        f"{side} pixels wide": (
-            lambda d, side=side: encode(d / "a.mp4", size=(side, side), crf="8"),
-            None,
-        )
-        for side in (16, 24, 48, 72)
-    },
-    "turned by a quarter": (lambda d: turn(encode(d / "a.mp4"), 0, 1, -1, 0), None),
-    "turned by half": (lambda d: turn(encode(d / "a.mp4"), -1, 0, 0, -1), None),
-    "turned back": (lambda d: turn(encode(d / "a.mp4"), 0, -1, 1, 0), None),
-    "mirrored": (lambda d: turn(encode(d / "a.mp4"), -1, 0, 0, 1), None),
-    "with a cover": (lambda d: with_cover(encode(d / "a.mp4"), d / "b.mp4"), None),
-    "damaged at the end": (
-        lambda d: damage(encode(d / "a.mkv", "mpeg4", qmax="3")),
-        range(30),
-    ),
-    "one frame": (lambda d: encode(d / "a.mp4", length=1), [0]),
-    # A cut keeps the frames from the key frame on; an edit list hides them in mp4.
-    "cut in mp4": (
-        lambda d: remux(encode(d / "a.mp4", b_frames=2), d / "b.mp4", 33),
-        range(33, 60),
-    ),
-    "cut in mp4, one key frame": (
-        lambda d: remux(encode(d / "a.mp4", gop=250), d / "b.mp4", 25),
-        range(25, 60),
-    ),
-    "cut in mp4, open groups": (
-        lambda d: remux(encode(d / "a.mp4", **OPEN), d / "b.mp4", 47),
-        range(47, 60),
-    ),
-    "cut in mkv": (
-        lambda d: remux(encode(d / "a.mp4", sc_threshold="0"), d / "b.mkv", 33),
-        range(20, 60),
-    ),
-    "ts from amidst a group": (
-        lambda d: behind(
-            d / "b.ts",
-            encode(d / "a.ts", "mpeg2video", sc_threshold="1000000", qmax="3"),
-            0.4,
-        ),
-        range(40, 60),
-    ),
+ENCODED = {
+    "h264.mp4": dict(b_frames=2),
+    "h264.avi": dict(b_frames=2),
+    "h264.flv": dict(b_frames=2),
+    "open_groups.mp4": OPEN,
+    "open_groups.mkv": OPEN,
+    "open_groups.ts": OPEN,
+    "intra_refresh.mp4": REFRESH,
+    "one_key_frame.mp4": dict(gop=250),
+    "fixed_groups.mp4": dict(sc_threshold="0"),
+    "ten_bits.mp4": dict(pix_fmt="yuv420p10le"),
+    "gray.mp4": dict(pix_fmt="gray"),
+    "hevc.mp4": dict(codec="libx265", **HEVC),
+    "hevc_ten_bits.mkv": dict(codec="libx265", pix_fmt="yuv420p10le", **HEVC),
+    "mpeg4.avi": dict(codec="mpeg4", **FINE),
+    "mpeg4.mp4": dict(codec="mpeg4", **FINE),
+    "mpeg4.mkv": dict(codec="mpeg4", qmax="3"),
+    "vp8.webm": dict(codec="libvpx", b="1M", deadline="realtime"),
+    "vp9_hidden_frames.webm": {"codec": "libvpx-vp9", "auto-alt-ref": "1"},
+    "av1.mp4": dict(codec="libsvtav1", preset="10", qp="10"),
+    "mjpeg.avi": dict(codec="mjpeg", pix_fmt="yuvj420p", qmax="3"),
+    "mpeg2.ts": dict(codec="mpeg2video", sc_threshold="1000000", qmax="3"),
+    "mpeg2.mpg": dict(codec="mpeg2video", **FINE),
+    "wmv2.wmv": dict(codec="wmv2", qmax="3"),
+    "gif.gif": dict(codec="gif", pix_fmt="gray"),
+    "uneven_times.mp4": dict(times=UNEVEN),
+    "uneven_times.mkv": dict(times=UNEVEN, b_frames=2),
+    "odd_sizes.mp4": dict(pix_fmt="yuv444p", size=(95, 71)),
+    "16_pixels.mp4": dict(size=(16, 16), crf="8"),
+    "24_pixels.mp4": dict(size=(24, 24), crf="8"),
+    "48_pixels.mp4": dict(size=(48, 48)),
+    "72_pixels.mp4": dict(size=(72, 72)),
+    "one_frame.mp4": dict(length=1),
 }
-
+# A cut holds the frames from the key frame on; in mp4, an edit list hides the first.
+ALL = range(LENGTH)
+MADE = {
+    "fragments.mp4": ("h264.mp4", remux, dict(movflags="frag_keyframe"), ALL),
+    "cut.mp4": ("h264.mp4", remux, dict(first=33), range(33, LENGTH)),
+    "cut_one_key.mp4": ("one_key_frame.mp4", remux, dict(first=25), range(25, LENGTH)),
+    "cut_open.mp4": ("open_groups.mp4", remux, dict(first=47), range(47, LENGTH)),
+    "cut.mkv": ("fixed_groups.mp4", remux, dict(first=33), range(20, LENGTH)),
+    "cut.ts": ("mpeg2.ts", behind, {}, range(40, LENGTH)),
+    "damaged.mkv": ("mpeg4.mkv", damage, {}, range(30)),
+    "cover.mp4": ("h264.mp4", with_cover, {}, ALL),
+    "quarter_turn.mp4": ("h264.mp4", turn, dict(a=0, b=1, c=-1, d=0), ALL),
+    "half_turn.mp4": ("h264.mp4", turn, dict(a=-1, b=0, c=0, d=-1), ALL),
+    "turn_back.mp4": ("h264.mp4", turn, dict(a=0, b=-1, c=1, d=0), ALL),
+    "mirrored.mp4": ("h264.mp4", turn, dict(a=-1, b=0, c=0, d=1), ALL),
+}
 UPRIGHT = {
-    "turned by a quarter": lambda frame: np.rot90(frame, 1),
-    "turned by half": lambda frame: np.rot90(frame, 2),
-    "turned back": lambda frame: np.rot90(frame, 3),
-    "mirrored": lambda frame: frame[:, ::-1],
+    "quarter_turn.mp4": np.rot90,
+    "half_turn.mp4": lambda frame: frame[::-1, ::-1],
+    "turn_back.mp4": lambda frame: np.rot90(frame, -1),
+    "mirrored.mp4": lambda frame: frame[:, ::-1],
 }
+KINDS = [*ENCODED, *MADE]
 
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory):
-    """What gives the file of a kind; each is made once."""
-    made: dict[str, Path] = {}
+    """What gives the path of a kind; each file is made once."""
+    folder = tmp_path_factory.mktemp("zoo")
 
-    def file_of(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = KINDS[kind][0](tmp_path_factory.mktemp("kind"))
-        return made[kind]
+    def path_of(kind: str) -> str:
+        path = folder / kind
+        if kind in ENCODED and not path.exists():
+            encode(path, **ENCODED[kind])
+        elif not path.exists():
+            source, function, options, _ = MADE[kind]
+            function(Path(path_of(source)), path, **options)
+        return str(path)
 
-    return file_of
+    return path_of
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_frame_is_the_one_presented(zoo, kind: str) -> None:
-    path, expected = str(zoo(kind)), KINDS[kind][1]
-    video = VideoFrames(path)
+    video = VideoFrames(zoo(kind))
     frames = video.read(range(len(video)))
-    if "turned" in kind or "mirrored" in kind:
-        assert numbers([UPRIGHT[kind](f) for f in frames]) == list(range(LENGTH))
-        assert numbers(frames) != list(range(LENGTH))
-        return
-    assert numbers(frames) == list(range(LENGTH) if expected is None else expected)
+    upright = [UPRIGHT[kind](f) for f in frames] if kind in UPRIGHT else frames
+    expected = (
+        MADE[kind][3] if kind in MADE else range(1 if "one_frame" in kind else 60)
+    )
+    assert numbers(upright) == list(expected)
     # Later reads know the length, and may jump to key frames.
     generator = np.random.default_rng(0)
     for count in (1, 2, 5):
         chosen = generator.integers(0, len(frames), count)
-        again = VideoFrames(path, video.length).read(chosen)
-        assert all(
-            np.array_equal(a, frames[i]) for a, i in zip(again, chosen, strict=True)
-        )
+        again = VideoFrames(zoo(kind), video.length).read(chosen)
+        assert np.array_equal(again, [frames[i] for i in chosen])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_frames_are_those_of_ffmpeg(zoo, kind: str) -> None:
     if shutil.which("ffmpeg") is None:
         pytest.skip("needs the ffmpeg program")
-    path = str(zoo(kind))
-    video = VideoFrames(path)
+    video = VideoFrames(zoo(kind))
     ours = np.stack(video.read(range(len(video))))
-    command = ["ffmpeg", "-v", "error", "-i", path, "-vsync", "passthrough"]
+    command = ["ffmpeg", "-v", "error", "-i", zoo(kind), "-fps_mode", "passthrough"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:"]
     raw = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stdout
     theirs = np.frombuffer(raw, np.uint8).reshape(-1, *ours.shape[1:])
@@ -288,10 +242,10 @@ def test_frames_are_those_of_ffmpeg(zoo, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["h264 mp4", "uneven times, mkv", "cut in mp4", "turned by a quarter"]
+    "kind", ["h264.mp4", "uneven_times.mkv", "cut.mp4", "quarter_turn.mp4"]
 )
 def test_backends_give_the_same_frames(zoo, kind: str) -> None:
-    videos = [VideoFrames(str(zoo(kind)), backend=b) for b in ("pyav", "opencv")]
+    videos = [VideoFrames(zoo(kind), backend=name) for name in ("pyav", "opencv")]
     ours, theirs = (np.stack(v.read(range(len(v)))).astype(int) for v in videos)
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).mean((1, 2, 3)).max() < 4
@@ -299,38 +253,32 @@ def test_backends_give_the_same_frames(zoo, kind: str) -> None:
 
 
 def test_where_a_backend_fails_the_next_one_reads(
-    zoo, monkeypatch: pytest.MonkeyPatch
+    zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = str(zoo("h264 mp4"))
-    monkeypatch.setattr(av, "open", lambda *a, **k: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        VideoFrames(path)
-
     def fail(*args, **kwargs):
         raise av.error.InvalidDataError(1, "bad atom")
 
+    path = zoo("h264.mp4")
     monkeypatch.setattr(av, "open", fail)
     video = VideoFrames(path)
     assert numbers(video.read([3, 59, 3])) == [3, 59, 3]
     assert numbers(VideoFrames(path, video.length).read([58])) == [58]
-    (bad := zoo("one frame").with_name("bad.mp4")).write_bytes(b"no video")
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
     with pytest.raises(ValueError, match="pyav: bad atom; opencv: no frames"):
-        VideoFrames(str(bad))
+        VideoFrames(str(tmp_path / "bad.mp4"))
 
 
 def test_long_video_is_not_kept_in_memory(zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video_frames, "KEEP_BYTES", 10_000)
-    for kind in ("h264 mp4", "h264 ts, open groups", "cut in mkv", "mpeg4 avi"):
-        video = VideoFrames(str(zoo(kind)))
+    for kind in ("h264.mp4", "open_groups.ts", "mpeg4.avi"):
+        video = VideoFrames(zoo(kind))
         assert not video._readers[0][1]._kept
-        assert numbers(video.read([39, 7, 20])) in ([39, 7, 20], [59, 27, 40])
+        assert numbers(video.read([39, 7, 20])) == [39, 7, 20]
 
 
 def test_later_reads_jump_to_key_frames(zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = str(zoo("hevc mp4"))
-    length = VideoFrames(path).length
-    decoded = []
-    decode = video_frames._decode
+    length = VideoFrames(zoo("hevc.mp4")).length
+    decoded, decode = [], video_frames._decode
 
     def counted(*args):
         for frame in decode(*args):
@@ -338,7 +286,7 @@ def test_later_reads_jump_to_key_frames(zoo, monkeypatch: pytest.MonkeyPatch) ->
             yield frame
 
     monkeypatch.setattr(video_frames, "_decode", counted)
-    assert numbers(VideoFrames(path, length).read([1, 42])) == [1, 42]
-    assert length == LENGTH
+    assert numbers(VideoFrames(zoo("hevc.mp4"), length).read([1, 42])) == [1, 42]
     # Key frames are 0, 20 and 40; leading frames drop out.
+    assert length == LENGTH
     assert len(decoded) <= 8

@@ -260,10 +260,12 @@ def _seek(
 
 def _to_array(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
     """The upright RGB picture, of the size that a video starts with."""
-    image = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+    # One thread: a pool that is freed in a forked worker waits for ever.
+    rgb = frame.reformat(width=width, height=height, format="rgb24", threads=1)
+    image = rgb.to_ndarray()
     matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
     if matrix is None:
-        return image
+        return np.ascontiguousarray(image)
     # Where the picture's axes, right and down, point on the display.
     a, b, c, d = np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist()
     if abs(b) > abs(a):
