@@ -47,8 +47,10 @@ def test_none_was_saved(tmp_path):
     assert latest_checkpoint(tmp_path / "none") is None
 
 
-def test_killed_while_the_name_was_written(work_dir):
+def test_killed_while_the_name_was_written_or_a_name_that_was_lost(work_dir):
     (work_dir / "last_checkpoint").write_text("")
+    assert found(work_dir) == "epoch_11.pth"
+    (work_dir / "last_checkpoint").unlink()
     assert found(work_dir) == "epoch_11.pth"
 
 
@@ -76,9 +78,7 @@ def test_a_folder_that_was_copied(work_dir):
 def test_none_is_whole(work_dir):
     for number in (9, 10, 11):
         cut(work_dir / f"epoch_{number}.pth")
-    with pytest.raises(
-        ValueError, match=r"--resume: found a truncated file .*epoch_11"
-    ):
+    with pytest.raises(ValueError, match=r"--resume: expected a whole .*epoch_11"):
         latest_checkpoint(work_dir)
 
 

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import onnx
@@ -13,12 +12,14 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import save_checkpoint
+from tool_processes import call_tool as call_tool
 
 from pvnas_mmaction.apis.export import (
     check_inputs,
     export_onnx,
     load_classifier,
     max_difference,
+    model_facts,
 )
 from pvnas_mmaction.models.pvnas_net import PVNASNet
 from pvnas_mmaction.models.recognizers import build_recognizer
@@ -114,29 +115,40 @@ def test_onnx_of_other_weights_is_noticed(tmp_path):
 # -- the tool --------------------------------------------------------------------
 
 
-def run(*options: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "tools" / "export_onnx.py")]
-    return subprocess.run(
-        [*command, *map(str, options)], capture_output=True, text=True, timeout=300
-    )
-
-
-def test_tool(tmp_path):
-    config = write_config(tmp_path, genotype_of("ts"))
+def test_tool(tmp_path, call_tool, capsys):
+    """The file holds the weights of the checkpoint, and what one needs to use it."""
+    path = write_config(tmp_path, genotype_of("ts"))
+    with path.open("a") as file:
+        file.write(
+            f"test_dataloader = dict(dataset=dict(ann_file='{tmp_path}/val.txt'))\n"
+        )
+    (tmp_path / "classes.txt").write_text("a\nb b\nü\nd\ne\n")
+    config = Config.fromfile(str(path))
     torch.manual_seed(1)
-    recognizer = build_recognizer(Config.fromfile(str(config)))
+    recognizer = build_recognizer(config)
     checkpoint = tmp_path / "trained.pth"
     save_checkpoint(dict(state_dict=recognizer.state_dict()), str(checkpoint))
     out = tmp_path / "new" / "model.onnx"
-    done = run(config, checkpoint, "--out", out, "--input-shape", *SHAPE)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("max abs difference") == 3
-    assert "clips (N, 3, 6, 32, 32) -> logits (N, 5)" in done.stdout
-    # The file holds the weights of the checkpoint.
-    classifier = load_classifier(
-        Config.fromfile(str(config)), str(checkpoint), SHAPE
-    ).eval()
+    argv = [path, checkpoint, "--out", out, "--input-shape", *SHAPE]
+    assert not call_tool("export_onnx", *argv)
+    printed = capsys.readouterr().out
+    assert printed.count("max abs difference") == 3
+    assert "clips (N, 3, 6, 32, 32) -> logits (N, 5)" in printed
+    classifier = load_classifier(config, str(checkpoint), SHAPE).eval()
     assert max(max_difference(classifier, out, check_inputs(SHAPE))) <= TOLERANCE
+    found = {item.key: json.loads(item.value) for item in onnx.load(out).metadata_props}
+    assert found == dict(
+        classes=["a", "b b", "ü", "d", "e"],
+        frames=6,
+        height=32,
+        width=32,
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+    )
+    (tmp_path / "classes.txt").write_text("a\n")
+    assert "expected 5 lines, as model.cls_head" in call_tool("export_onnx", *argv)
+    (tmp_path / "classes.txt").unlink()
+    assert json.loads(model_facts(config, SHAPE)["classes"]) == list("01234")
 
 
 @pytest.mark.parametrize("opset", [18, 20, 99])
@@ -145,60 +157,12 @@ def test_opset(opset, tmp_path):
     classifier = load_classifier(config, None, SHAPE)
     path = tmp_path / "model.onnx"
     if opset == 99:
-        with pytest.raises(ValueError, match=r"opset: found 99, expected one .* as 18"):
+        with pytest.raises(ValueError, match=r"--opset: expected one .* as 18, got 99"):
             export_onnx(classifier, path, SHAPE, opset)
         assert not path.exists()
     else:
         export_onnx(classifier, path, SHAPE, opset)
         assert [entry.version for entry in onnx.load(path).opset_import] == [opset]
-
-
-@pytest.mark.parametrize(
-    ("family", "num_classes", "message"),
-    [
-        ("rb", 5, "checkpoint: expected the genotype of space"),
-        ("mb", 7, r"trained\.pth: found other weights than those of the config"),
-    ],
-)
-def test_checkpoint_of_another_network(family, num_classes, message, tmp_path):
-    path = write_config(tmp_path, genotype_of(family), num_classes)
-    recognizer = build_recognizer(Config.fromfile(str(path)))
-    checkpoint = tmp_path / "trained.pth"
-    save_checkpoint(dict(state_dict=recognizer.state_dict()), str(checkpoint))
-    config = Config.fromfile(str(write_config(tmp_path, genotype_of("mb"))))
-    with pytest.raises(ValueError, match=message):
-        load_classifier(config, str(checkpoint), SHAPE)
-
-
-def test_missing_checkpoint(tmp_path):
-    config = write_config(tmp_path, genotype_of("mb"))
-    done = run(config, tmp_path / "none.pth", "--out", tmp_path / "m.onnx")
-    assert done.returncode == 2
-    assert "none.pth" in done.stderr
-
-
-def test_a_supernet_is_refused(tmp_path):
-    (config,) = (ROOT / "configs/pvnas").glob("pvnas-tiny_search_*_motion-clips.py")
-    done = run(config, "none", "--out", tmp_path / "m.onnx")
-    assert done.returncode == 2
-    assert "found 'PVNASSupernet', expected one network" in done.stderr
-
-
-def test_wrong_input_shape(tmp_path):
-    config = write_config(tmp_path, genotype_of("mb"))
-    shape = (3, 6, 0, 32)
-    done = run(config, "none", "--out", tmp_path / "m.onnx", "--input-shape", *shape)
-    assert done.returncode == 2
-    assert f"error: --input-shape: found {shape}, expected four whole" in done.stderr
-    with pytest.raises(ValueError, match="input_shape: expected C = 3"):
-        load_classifier(Config.fromfile(str(config)), None, (1, 6, 32, 32))
-
-
-def test_a_head_that_does_not_fit(tmp_path):
-    config = Config.fromfile(str(write_config(tmp_path, genotype_of("mb"))))
-    config.model.cls_head.in_channels += 1
-    with pytest.raises(ValueError, match=r"model\.cls_head\.in_channels: found"):
-        load_classifier(config, None, SHAPE)
 
 
 # -- shipped genotypes ------------------------------------------------------------

@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Whole runs of tools/train.py and tools/test.py on the shipped configs."""
+"""tools/train.py, test.py and their launchers, run whole, next to MMAction2's own."""
 
 from __future__ import annotations
 
@@ -14,33 +14,19 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from tool_processes import RETRAIN, ROOT, SEARCH, TOOLS, UPSTREAM_TOOLS, run_process
-
-from pvnas_mmaction import __version__
-from pvnas_mmaction.space.genotype import save_genotype
-from pvnas_mmaction.space.search_space import SearchSpace
+from tool_processes import (
+    CONFIGS,
+    RETRAIN,
+    ROOT,
+    SEARCH,
+    TOOLS,
+    UPSTREAM_TOOLS,
+    data_options,
+    run_process,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-
-def write_config(path: Path, base: str, clips: Path, extra: str = "") -> Path:
-    """A config that inherits a shipped one and reads the rendered clips."""
-    loaders = "".join(
-        f"{split}_dataloader = dict(batch_size=4, dataset=dict(\n"
-        f"    ann_file='{clips / list_}', data_prefix=dict(video='{clips}')))\n"
-        for split, list_ in (
-            ("train", "train.txt"),
-            ("val", "val.txt"),
-            ("test", "val.txt"),
-        )
-    )
-    path.write_text(
-        f"_base_ = ['{ROOT / 'configs/pvnas' / base}']\n"
-        + loaders
-        + "default_hooks = dict(logger=dict(interval=1))\n"
-        + extra
-    )
-    return path
+TRAIN, TEST = TOOLS / "train.py", TOOLS / "test.py"
 
 
 def full_log(work_dir: Path) -> str:
@@ -49,145 +35,71 @@ def full_log(work_dir: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(motion_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A work dir after one epoch of the retrain config, which sets a seed itself."""
+def folder(motion_clips: Path, tmp_path_factory) -> Path:
+    """A config, and its work dir after one epoch; the config sets a seed itself."""
     folder = tmp_path_factory.mktemp("tools")
-    space = SearchSpace.from_config(
-        Config.fromfile(ROOT / "configs/pvnas/_base_/spaces/tiny.py").space
+    cfg = Config.fromfile(CONFIGS / RETRAIN)
+    cfg.merge_from_dict(
+        dict(option.split("=") for option in data_options(motion_clips))
     )
-    genotype = space.genotype([1] * len(space.layers), {})
-    save_genotype(genotype, folder / "genotype.json")
-    config = write_config(
-        folder / "retrain.py",
-        RETRAIN,
-        motion_clips,
-        f"model = dict(backbone=dict(genotype='{folder / 'genotype.json'}'))\n"
-        "randomness = dict(seed=1)\n",
-    )
-    run_process(
-        sys.executable,
-        TOOLS / "train.py",
-        config,
-        "--work-dir",
-        folder / "work",
-        "--seed",
-        "3",
-        "--amp",
-        "--auto-scale-lr",
-        "--cfg-options",
-        "auto_scale_lr.base_batch_size=8",
-        "train_cfg.max_epochs=1",
-        "param_scheduler=None",
-        cwd=folder,
-    )
+    for split in ("train", "val", "test"):
+        cfg[f"{split}_dataloader"].update(num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.batch_size = 4
+    cfg.randomness = dict(seed=1)
+    cfg.train_cfg.max_epochs = 1
+    cfg.default_hooks.logger = dict(type="LoggerHook", interval=1)
+    cfg.dump(folder / "retrain.py")
+    options = ["--cfg-options", "auto_scale_lr.base_batch_size=8"]
+    command = [TRAIN, "retrain.py", "--work-dir", "work", "--seed", "3", "--amp"]
+    run_process(sys.executable, *command, "--auto-scale-lr", *options, cwd=folder)
     return folder
 
 
-def test_run_obeys_the_options(trained: Path) -> None:
-    log = full_log(trained / "work")
-    assert "seed: 3" in log
-    assert "Command: " in log and "--seed 3" in log
-    assert f"Version: pvnas_mmaction {__version__}" in log
-    assert "type='BFloat16OptimWrapper'" in log
+def test_run_obeys_the_options(folder: Path) -> None:
+    log = full_log(folder / "work")
+    cfg = Config.fromfile(folder / "work" / "retrain.py")
+    assert "--seed 3" in cfg.started_with.command
+    assert cfg.optim_wrapper.type in log and "seed: 3" in log
     assert "Scaling the original LR by 0.5" in log
-    cfg = Config.fromfile(next((trained / "work").glob("*.py")))
-    lr = cfg.optim_wrapper.optimizer.lr
-    assert f"lr: {lr / 2:.4e}" in log
+    assert f"lr: {cfg.optim_wrapper.optimizer.lr / 2:.4e}" in log
     assert "Epoch(train) [1][8/8]" in log  # 32 clips in batches of 4
     assert "Epoch(val) [1]" in log
 
 
-def test_run_resumes_from_the_latest_checkpoint(trained: Path) -> None:
-    work_dir = trained / "resumed"
-    work_dir.mkdir()
-    checkpoint = work_dir / "epoch_1.pth"
-    checkpoint.write_bytes((trained / "work" / "epoch_1.pth").read_bytes())
-    (work_dir / "last_checkpoint").write_text(str(checkpoint))
-    run_process(
-        sys.executable,
-        TOOLS / "train.py",
-        trained / "retrain.py",
-        "--work-dir",
-        work_dir,
-        "--resume",
-        "--no-validate",
-        "--cfg-options",
-        "train_cfg.max_epochs=2",
-        "param_scheduler=None",
-    )
-    log = full_log(work_dir)
+def test_run_resumes_from_the_latest_checkpoint(folder: Path, tmp_path) -> None:
+    (tmp_path / "epoch_1.pth").write_bytes((folder / "work/epoch_1.pth").read_bytes())
+    (tmp_path / "last_checkpoint").write_text("/moved/from/epoch_1.pth")
+    command = [TRAIN, folder / "retrain.py", "--work-dir", tmp_path, "--seed", "3"]
+    command += ["--resume", "--no-validate", "--cfg-options", "train_cfg.max_epochs=2"]
+    run_process(sys.executable, *command)
+    log = full_log(tmp_path)
     assert "resumed epoch: 1, iter: 8" in log
     assert "Epoch(train) [2][8/8]" in log
     assert "Epoch(train) [1]" not in log and "Epoch(val)" not in log
-    assert (work_dir / "epoch_2.pth").is_file()
+    assert (tmp_path / "epoch_2.pth").is_file()
 
 
-def test_run_does_not_resume_with_another_number_of_classes(trained: Path) -> None:
-    done = run_process(
-        sys.executable,
-        TOOLS / "train.py",
-        trained / "retrain.py",
-        "--work-dir",
-        trained / "other_classes",
-        "--resume",
-        trained / "work" / "epoch_1.pth",
-        "--cfg-options",
-        "model.cls_head.num_classes=9",
-        ok=False,
-    )
-    message = (
-        "error: --resume: found cls_head.fc_cls.weight of shape (8, 64) in the "
-        "checkpoint, expected (9, 64). Resume with the config that it was written with"
-    )
-    assert done.returncode == 2
-    assert message in done.stderr
-
-
-def accuracy(predictions: list[dict]) -> float:
-    """Top-1 accuracy, from the dumped scores alone."""
-    hits = [int(np.argmax(p["pred_score"])) == int(p["gt_label"]) for p in predictions]
-    return float(np.mean(hits))
-
-
-def reported_accuracy(work_dir: Path) -> float:
-    return float(re.findall(r"acc/top1: ([\d.]+)", full_log(work_dir))[-1])
-
-
-def predictions(tool: Path, trained: Path, name: str) -> list[dict]:
-    """What a test tool predicts with the checkpoint of ``trained``."""
-    dump = trained / f"{name}.pkl"
-    run_process(
-        sys.executable,
-        tool,
-        trained / "retrain.py",
-        trained / "work" / "epoch_1.pth",
-        "--work-dir",
-        trained / name,
-        "--dump",
-        dump,
-    )
+def predictions(command: list, folder: Path, name: str) -> list[dict]:
+    """What a test tool predicts with the checkpoint of ``folder``."""
+    dump = folder / f"{name}.pkl"
+    files = [folder / "retrain.py", folder / "work" / "epoch_1.pth"]
+    tool, *processes = command
+    interpreter = [] if tool.suffix == ".sh" else [sys.executable]
+    options = ["--work-dir", folder / name, "--dump", dump]
+    run_process(*interpreter, tool, *files, *processes, *options)
     return pickle.loads(dump.read_bytes())
 
 
 @pytest.fixture(scope="module")
-def tested(trained: Path) -> list[dict]:
-    return predictions(TOOLS / "test.py", trained, "tested")
+def tested(folder: Path) -> list[dict]:
+    return predictions([TEST], folder, "tested")
 
 
-def test_test_reports_the_accuracy_of_what_it_dumps(
-    trained: Path, tested: list[dict]
-) -> None:
+def test_test_reports_the_accuracy_of_what_it_dumps(folder, tested) -> None:
     assert len(tested) == 16
-    assert reported_accuracy(trained / "tested") == pytest.approx(
-        accuracy(tested), abs=1e-4
-    )
-
-
-def test_upstream_test_predicts_the_same(trained: Path, tested: list[dict]) -> None:
-    """MMAction2's own tool, unchanged, on the same config and checkpoint."""
-    theirs = predictions(UPSTREAM_TOOLS / "test.py", trained, "upstream")
-    for a, b in zip(tested, theirs, strict=True):
-        torch.testing.assert_close(a["pred_score"], b["pred_score"])
+    hits = [int(np.argmax(p["pred_score"])) == int(p["gt_label"]) for p in tested]
+    reported = re.findall(r"acc/top1: ([\d.]+)", full_log(folder / "tested"))[-1]
+    assert float(reported) == pytest.approx(np.mean(hits), abs=1e-4)
 
 
 def free_port() -> str:
@@ -196,38 +108,54 @@ def free_port() -> str:
         return str(server.getsockname()[1])
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="looks at the CPU's group")
-def test_dist_train_and_test_on_two_processes(
-    trained: Path, tested: list[dict], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Half the iterations; testing on two processes gives one process's predictions."""
+@pytest.mark.parametrize(
+    "command",
+    [
+        [UPSTREAM_TOOLS / "test.py"],
+        pytest.param([TOOLS / "dist_test.sh", "2"], marks=pytest.mark.slow),
+    ],
+    ids=["upstream", "two_processes"],
+)
+def test_predictions_are_the_same(command, folder, tested, monkeypatch) -> None:
+    """By MMAction2's own tool, unchanged, and on two processes."""
     monkeypatch.setenv("PORT", free_port())
-    run_process(
-        TOOLS / "dist_train.sh",
-        trained / "retrain.py",
-        "2",
-        "--work-dir",
-        trained / "dist",
-        "--no-validate",
-        "--cfg-options",
-        "train_cfg.max_epochs=1",
-    )
-    log = full_log(trained / "dist")
-    assert "Epoch(train) [1][4/4]" in log  # 32 clips, 2 processes, batches of 4
-    monkeypatch.setenv("PORT", free_port())
-    run_process(
-        TOOLS / "dist_test.sh",
-        trained / "retrain.py",
-        trained / "work" / "epoch_1.pth",
-        "2",
-        "--work-dir",
-        trained / "dist_tested",
-        "--dump",
-        trained / "dist.pkl",
-    )
-    both = pickle.loads((trained / "dist.pkl").read_bytes())
-    for a, b in zip(tested, both, strict=True):
+    theirs = predictions(command, folder, command[0].stem)
+    for a, b in zip(tested, theirs, strict=True):
         torch.testing.assert_close(a["pred_score"], b["pred_score"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="looks at the CPU's group")
+def test_training_on_two_processes(folder, monkeypatch) -> None:
+    monkeypatch.setenv("PORT", free_port())
+    command = [TOOLS / "dist_train.sh", folder / "retrain.py", "2", "--no-validate"]
+    run_process(*command, "--work-dir", folder / "dist")
+    # 32 clips, 2 processes, batches of 4
+    assert "Epoch(train) [1][4/4]" in full_log(folder / "dist")
+
+
+@pytest.mark.slow
+def test_a_shipped_search_on_two_processes(motion_clips, tmp_path, monkeypatch) -> None:
+    """By the command that the README gives for several GPUs."""
+    monkeypatch.setenv("PORT", free_port())
+    options = [*data_options(motion_clips), "train_dataloader.batch_size=2"]
+    options += ["train_cfg.max_epochs=3", "train_cfg.min_steps=0"]
+    options += ["train_cfg.num_ranked=1"]
+    command = [TOOLS / "dist_train.sh", CONFIGS / SEARCH, "2", "--seed", "0"]
+    done = run_process(*command, "--work-dir", tmp_path, "--cfg-options", *options)
+    assert "Search done: 3 genotype(s)" in done.stdout + done.stderr
+    assert (tmp_path / "search" / "genotype.json").is_file()
+
+
+@pytest.mark.slow
+def test_search_runs_with_amp(motion_clips, tmp_path: Path) -> None:
+    options = [*data_options(motion_clips), "train_cfg.max_epochs=3"]
+    options += ["train_cfg.min_steps=0"]
+    command = [TRAIN, CONFIGS / SEARCH, "--work-dir", tmp_path, "--amp"]
+    run_process(sys.executable, *command, "--no-validate", "--cfg-options", *options)
+    checkpoint = torch.load(tmp_path / "epoch_3.pth", weights_only=True)
+    alphas = [v for k, v in checkpoint["state_dict"].items() if "alphas" in k]
+    assert alphas and all(alpha.dtype == torch.float32 for alpha in alphas)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads from /proc")
@@ -262,41 +190,3 @@ def test_run_ends_the_threads_of_a_group() -> None:
     """
     code = textwrap.dedent(code).replace("PORT", free_port())
     run_process(sys.executable, "-c", code, cwd=ROOT)
-
-
-def test_search_runs_with_amp(motion_clips: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path / "search.py", SEARCH, motion_clips)
-    run_process(
-        sys.executable,
-        TOOLS / "train.py",
-        config,
-        "--work-dir",
-        tmp_path / "work",
-        "--amp",
-        "--no-validate",
-        "--cfg-options",
-        "train_cfg.max_epochs=3",
-        "train_cfg.min_steps=0",
-    )
-    checkpoint = torch.load(tmp_path / "work" / "epoch_3.pth", weights_only=True)
-    alphas = [v for k, v in checkpoint["state_dict"].items() if "alphas" in k]
-    assert alphas and all(alpha.dtype == torch.float32 for alpha in alphas)
-
-
-def test_a_shipped_search_on_two_processes(motion_clips, tmp_path):
-    """By the command that the README gives for several GPUs."""
-    config = write_config(
-        tmp_path / "search.py",
-        SEARCH,
-        motion_clips,
-        "train_dataloader.update(batch_size=2)\n"
-        "train_cfg = dict(max_epochs=3, min_steps=0, num_ranked=1)\n",
-    )
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-    work_dir = tmp_path / "work"
-    command = ["env", f"PORT={port}", TOOLS / "dist_train.sh", config, "2"]
-    done = run_process(*command, "--work-dir", work_dir, "--seed", "0")
-    assert "Search done: 3 genotype(s)" in done.stdout + done.stderr
-    assert (work_dir / "search" / "genotype.json").is_file()
