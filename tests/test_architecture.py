@@ -103,6 +103,7 @@ REGISTERED = {
     "OPTIMIZERS": {"MuonAdamW"},
     "OPTIM_WRAPPERS": {"BFloat16OptimWrapper"},
     "OPTIM_WRAPPER_CONSTRUCTORS": {"SearchOptimWrapperConstructor"},
+    "PARAM_SCHEDULERS": {"WarmupCosineLR"},
     "MODEL_WRAPPERS": {"SearchDataParallel"},
 }  # fmt: skip
 

@@ -41,7 +41,7 @@ def genotypes(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(motion_clips, genotypes, tmp_path_factory) -> Path:
-    """The work dir of a training of the genotype ``shift``, one of two epochs done."""
+    """The work dir of a training of the genotype ``shift``, two epochs long."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         capture = _NoCapture()
@@ -59,7 +59,7 @@ class _NoCapture:
 
 def arguments(clips: Path, genotypes: Path, work_dir: Path, *more: str) -> list:
     options = [*data_options(clips), f"model.backbone.genotype={genotypes}/shift.json"]
-    options += ["train_cfg.max_epochs=1", "train_dataloader.batch_size=8"]
+    options += ["train_cfg.max_epochs=2", "train_dataloader.batch_size=8"]
     seed = ["--work-dir", work_dir, "--seed", "0"]
     return [CONFIG, *seed, "--cfg-options", *options, *more]
 
@@ -102,20 +102,20 @@ NINE_CLASSES = [f"{field}.num_classes=9" for field in ("model.cls_head", *DATA)]
          "train_dataloader.dataset.pipeline[1].clip_len"),
         (("train_dataloader.batch_size=4",), "train_dataloader.batch_size"),
         (("optim_wrapper.optimizer.lr=0.5",), "optim_wrapper.optimizer.lr"),
-        (("train_cfg.max_epochs=0",), "train_cfg.max_epochs"),
+        (("train_cfg.max_epochs=1",), "train_cfg.max_epochs"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )  # fmt: skip
 def test_resume_with_something_else_is_refused(
     options, field, work_dir, lists, genotypes, motion_clips, call_tool
 ):
-    before = (work_dir / "epoch_1.pth").read_bytes()
+    before = (work_dir / "epoch_2.pth").read_bytes()
     options = [option.format(lists=lists, genotypes=genotypes) for option in options]
     line = call_tool(
         "train", *arguments(motion_clips, genotypes, work_dir, *options), *RESUME
     )
     assert f"{field}: expected " in line and ", got " in line
-    assert (work_dir / "epoch_1.pth").read_bytes() == before
+    assert (work_dir / "epoch_2.pth").read_bytes() == before
 
 
 def test_resume_with_another_seed_is_refused(
@@ -138,7 +138,7 @@ def test_resume_of_the_same_run_fits(
     )  # fmt: skip
     assert not call_tool("train", *argv, "--resume", "--no-validate")
     log = max(work_dir.glob("*/*.log"), key=lambda path: path.parent.name).read_text()
-    assert "Nothing left to do: 1 of 1 epochs are done" in log
+    assert "Nothing left to do: 2 of 2 epochs are done" in log
 
 
 @pytest.mark.parametrize("resumed", ["nothing", "elsewhere"])
@@ -146,10 +146,10 @@ def test_a_new_training_overwrites_no_other(
     resumed, work_dir, finished, genotypes, motion_clips, call_tool
 ):
     argv = arguments(motion_clips, genotypes, work_dir)
-    argv += ["--resume", finished / "epoch_1.pth"] if resumed == "elsewhere" else []
+    argv += ["--resume", finished / "epoch_2.pth"] if resumed == "elsewhere" else []
     assert call_tool("train", *argv) == (
         "--work-dir: expected a folder without checkpoints of another run, got "
-        f"{work_dir}/epoch_1.pth; go on with that run by --resume, or name another "
+        f"{work_dir}/epoch_2.pth; go on with that run by --resume, or name another "
         "folder"
     )
 
@@ -159,7 +159,7 @@ def test_weights_of_another_network_are_no_start(
 ):
     for name, refused in (("same_shapes", True), ("shift", False)):
         options = [f"model.backbone.genotype={genotypes}/{name}.json"]
-        options += [f"load_from={finished}/epoch_1.pth", "train_cfg.max_epochs=0"]
+        options += [f"load_from={finished}/epoch_2.pth", "train_cfg.max_epochs=1"]
         argv = arguments(motion_clips, genotypes, tmp_path / name, *options)
         line = call_tool("train", *argv)
         assert ("model.backbone.genotype.blocks[0]: expected 'ts_" in line) == refused
@@ -201,7 +201,7 @@ def changed(checkpoint: Path, folder: Path, **weights: torch.Tensor | None) -> P
 def test_a_checkpoint_of_something_else_gives_no_score(
     tool, what, message, finished, genotypes, motion_clips, tmp_path, call_tool
 ):
-    checkpoint, name, options = finished / "epoch_1.pth", "shift", []
+    checkpoint, name, options = finished / "epoch_2.pth", "shift", []
     if what == "genotype":
         name = "same_shapes"
     elif what == "mean":
@@ -231,7 +231,7 @@ def test_a_search_and_a_training_do_not_swap_checkpoints(
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), supernet)
     for config, checkpoint, message in (
         (CONFIG, supernet, "derive a network from it with tools/derive_genotype.py"),
-        (CONFIGS / SEARCH, finished / "epoch_1.pth", "checkpoint of a search"),
+        (CONFIGS / SEARCH, finished / "epoch_2.pth", "checkpoint of a search"),
     ):
         argv = [config, checkpoint, "--work-dir", tmp_path / "work", "--cfg-options"]
         assert message in call_tool("test", *argv, *data_options(motion_clips))
@@ -242,7 +242,7 @@ def test_a_test_leaves_the_config_of_the_training(
 ):
     """In its folder, on other clips than those it validated on, which is no mistake."""
     dumped = (work_dir / RETRAIN).read_text()
-    argv = [work_dir / RETRAIN, work_dir / "epoch_1.pth", "--work-dir", work_dir]
+    argv = [work_dir / RETRAIN, work_dir / "epoch_2.pth", "--work-dir", work_dir]
     option = f"test_dataloader.dataset.ann_file={lists}/short_val.txt"
     assert not call_tool("test", *argv, "--cfg-options", option)
     assert (work_dir / RETRAIN).read_text() == dumped
@@ -288,7 +288,7 @@ def test_a_budget_of_other_clips_is_said_not_to_hold(
     found = load_genotype(genotypes / "shift.json")
     provenance = {**found.provenance, "input_shape": [3, 8, 48, 48]}
     save_genotype(replace(found, provenance=provenance), tmp_path / "g.json")
-    options = [f"model.backbone.genotype={tmp_path}/g.json", "train_cfg.max_epochs=0"]
+    options = [f"model.backbone.genotype={tmp_path}/g.json", "train_cfg.max_epochs=1"]
     argv = arguments(motion_clips, genotypes, tmp_path, *options)
     assert not call_tool("train", *argv)
     log = next(tmp_path.glob("*/*.log")).read_text()

@@ -23,7 +23,7 @@ def check_whole(cfg: Config, split: str | None = None) -> None:
         split: "train" or "test". Default None: the model alone counts.
 
     Raises:
-        ValueError: One is missing.
+        ValueError: One is missing, or a training has no epochs.
     """
     hint = "inherit a whole config, not a part alone"
     if cfg.get("model") is None:
@@ -31,6 +31,9 @@ def check_whole(cfg: Config, split: str | None = None) -> None:
     if split and (cfg.get(f"{split}_dataloader") or {}).get("dataset") is None:
         loader = f"a {split}_dataloader with a dataset"
         raise wrong(f"config {cfg.filename}", loader, "none", hint)
+    epochs = (cfg.get("train_cfg") or {}).get("max_epochs", 1)
+    if split == "train" and epochs < 1:
+        raise wrong("train_cfg.max_epochs", "1 or more", str(epochs))
 
 
 def check_one_network(cfg: Config) -> None:
