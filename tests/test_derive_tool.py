@@ -112,23 +112,6 @@ def test_best_network_of_each_budget(work_dir, derive, tmp_path):
         assert f"{cost.params / 1e6:.4f}" in stdout
 
 
-def test_several_budgets_at_once(work_dir, derive, tmp_path):
-    networks = all_networks(work_dir)
-    costs = [cost_of(blocks_of(c)) for _, c in networks]
-    macs = sorted(cost.macs for cost in costs)[30]
-    params = sorted(cost.params for cost in costs)[12]
-    expected = next(
-        c
-        for (_, c), cost in zip(networks, costs, strict=True)
-        if cost.macs <= macs and cost.params <= params
-    )
-    budgets = ["--budget-gflops", repr(macs / 1e9)]
-    budgets += ["--budget-params", repr(params / 1e6)]
-    status, *_ = derive(work_dir, *budgets, "--out", tmp_path)
-    assert status == 0
-    assert load_genotype(tmp_path / "genotype_01.json").blocks == blocks_of(expected)
-
-
 @pytest.mark.parametrize(
     ("option", "layers"), [("2", 2), ("0.5", 2), ("1", 1), ("0.34", 2), ("3", 3)]
 )
@@ -243,42 +226,6 @@ def test_ranking_calibrates_on_the_weights_half_of_the_config(tmp_path):
     networks = InheritedNetworks(SimpleNamespace(seed=0), cfg)
     # Of 12 clips of one class and 13 of the other, 2 and 3.
     assert len(networks.data.alpha_half) == 5
-
-
-def test_work_directory_that_was_moved(work_dir, derive, tmp_path):
-    moved = tmp_path / "moved"
-    shutil.copytree(work_dir, moved)
-    pointer = moved / "last_checkpoint"
-    pointer.write_text("/somewhere/else/" + Path(pointer.read_text()).name)
-    status, *_ = derive(moved, "--out", tmp_path / "out")
-    assert status == 0
-    genotype = load_genotype(tmp_path / "out" / "genotype_01.json")
-    assert genotype.blocks == blocks_of(all_networks(work_dir)[0][1])
-
-
-def test_checkpoints_that_lie_elsewhere(work_dir, derive, tmp_path):
-    """As CheckpointHook leaves them with an out_dir."""
-    search, other = tmp_path / "search", tmp_path / "other"
-    shutil.copytree(work_dir, search)
-    other.mkdir()
-    checkpoint = shutil.move(search / "epoch_6.pth", other)
-    (search / "last_checkpoint").write_text(str(checkpoint))
-    status, *_ = derive(search, "--out", tmp_path / "out")
-    assert status == 0
-    genotype = load_genotype(tmp_path / "out" / "genotype_01.json")
-    assert genotype.blocks == blocks_of(all_networks(work_dir)[0][1])
-
-
-def test_costs_are_those_of_the_checkpoints_own_search(work_dir, derive, tmp_path):
-    """A later search in the same folder has left its files, not its checkpoints."""
-    search = tmp_path / "search"
-    shutil.copytree(work_dir, search)
-    file = search / "search/space.json"
-    later = json.loads(file.read_text()) | dict(input_shape=[3, 8, 64, 64])
-    file.write_text(json.dumps(later | dict(num_classes=9)))
-    assert derive(search, "--out", tmp_path / "out")[0] == 0
-    genotype = load_genotype(tmp_path / "out" / "genotype_01.json")
-    assert genotype.provenance["macs"] == cost_of(genotype.blocks).macs
 
 
 def test_a_checkpoint_is_enough(work_dir, derive, tmp_path):

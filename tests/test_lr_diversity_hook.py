@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from searching import QUIET, SPACE, build_search, toy_model
+from searching import QUIET, build_search, toy_model
 
 from pvnas_mmaction.apis.run_checks import warn_of_supernet
 from pvnas_mmaction.engine.lr_diversity_hook import LRDiversityHook
@@ -428,29 +427,6 @@ def test_weights_of_a_search_come_without_its_decision(tmp_path, resume):
         assert recorder.diversity[:6] == pytest.approx([0.9] * 6, abs=1e-6)
 
 
-def test_alphas_of_init_cfg_come_without_their_decision(tmp_path):
-    alphas = dict(alphas=dict(optimizer=dict(type="Adam", lr=1.5)))
-    run(tmp_path / "first", dict(num_cycles=1), optim_wrapper=alphas)
-    checkpoint = str(tmp_path / "first/epoch_5.pth")
-    start = dict(type="Pretrained", checkpoint=checkpoint, prefix="backbone.")
-    model = dict(backbone=dict(init_cfg=start))
-    _, recorder, _ = run(
-        tmp_path / "second", dict(num_cycles=1, diversity_start=0.9), model=model
-    )
-    assert recorder.diversity[0] == pytest.approx(0.9, abs=1e-6)
-
-
-def test_a_space_of_one_network_has_nothing_to_shrink(tmp_path, capsys):
-    model = toy_model()
-    stage = dict(out_channels=8, num_layers=1, candidates=["mb_t3_k3_e2"])
-    model["backbone"]["space"] = dict(SPACE, head_channels=8, stages=[stage])
-    runner, *_ = run(
-        tmp_path, dict(num_cycles=1), model=model, log_level="INFO", **QUIET
-    )
-    assert len(runner.train_loop.search.archive) == 1
-    assert "shrunk" not in capsys.readouterr().out
-
-
 def test_alphas_that_would_never_move_are_refused(tmp_path):
     """Six alpha steps in a cycle, and what has accumulated at its end is dropped."""
     runs = []
@@ -502,22 +478,3 @@ def test_a_search_config_can_be_tested(tmp_path, monkeypatch):
     warn_of_supernet(runner)
     assert "tested as its most probable network" in said[0]
     assert 0 <= runner.test()["acc/top1"] <= 1
-
-
-def test_gain_and_cost_weight_move_with_the_alphas_optimiser(tmp_path):
-    """Once per step of the optimiser: where gradients wait for a second batch, with
-    every second one. Both are logged before they move."""
-    cost = dict(kind="flops", budget=19000)
-    changes = dict(
-        optim_wrapper=dict(alphas=dict(accumulative_counts=2)),
-        train_cfg=dict(cost=cost),
-    )
-    hook = dict(num_cycles=1, kappa=0.5, damping=0.1)
-    *_, logged = run(tmp_path, hook, **changes)
-    moved = {}
-    for name in ("gain", "cost_weight"):
-        values = column(logged, name)[6:17]  # from the first alpha step on
-        moved[name] = [a != b for a, b in itertools.pairwise(values)]
-    assert moved["gain"] == [False, True] * 5
-    # The weight may stay where it is, but moves at no other time.
-    assert any(moved["cost_weight"][1::2]) and not any(moved["cost_weight"][::2])

@@ -176,14 +176,6 @@ def test_gradient_of_weights_is_that_of_finite_differences(name: str) -> None:
     assert torch.autograd.gradcheck(weights, (alpha,))
 
 
-def test_alpha_gets_a_gradient_where_drawn_only() -> None:
-    for seed in range(10):
-        alpha = make_alpha()
-        choice = draw("two_path", alpha, seed)
-        choice.weights[0].backward()
-        assert tuple(alpha.grad.nonzero().flatten()) == tuple(sorted(choice.indices))
-
-
 @pytest.mark.parametrize("name", RELAXATIONS)
 def test_the_seed_decides(name: str) -> None:
     def sequence(seed: int) -> list[tuple]:

@@ -264,11 +264,6 @@ def test_reading_calibration_clips_draws_nothing_from_the_outside():
     assert drawn[0] == drawn[1]
 
 
-def test_another_seed_gives_another_split():
-    assert make_data(0).alpha_half == make_data(0).alpha_half
-    assert make_data(0).alpha_half != make_data(1).alpha_half
-
-
 def list_data(lines: list[str], folder: Path, parts: int = 1) -> SearchData:
     """Halves of a list of videos, which none reads, in one data set or several."""
     init_default_scope("mmaction")

@@ -163,16 +163,6 @@ def test_gradient_of_alphas_by_finite_differences() -> None:
         assert found == pytest.approx(slope, rel=1e-5)
 
 
-def test_two_paths_by_hand() -> None:
-    supernet = make_supernet(SPACES["all"]).eval()
-    path = supernet.sample("two_path", torch.Generator().manual_seed(0))
-    x = supernet.stem(clip())
-    for layer, choice in zip(supernet.layers, path, strict=True):
-        (i, j), (a, b) = choice.indices, choice.weights
-        x = a * layer.ops[i](x) + b * layer.ops[j](x)
-    torch.testing.assert_close(supernet(clip(), path), supernet.head(x))
-
-
 def test_alphas_are_in_the_state_dict() -> None:
     supernet, other = make_supernet(TINY), PVNASSupernet(TINY)
     torch.nn.init.normal_(supernet.alphas)
@@ -242,19 +232,6 @@ def test_find_supernet() -> None:
         find_supernet(pair)
 
 
-def test_the_seed_decides_the_path() -> None:
-    supernet = PVNASSupernet(SPACES["all"])
-    for name in ("gumbel_st", "two_path", "uniform"):
-        paths = [
-            [
-                choice.indices
-                for choice in supernet.sample(name, torch.Generator().manual_seed(seed))
-            ]
-            for seed in (0, 0, 1)
-        ]
-        assert paths[0] == paths[1] != paths[2]
-
-
 def test_paths_nest_and_end_with_an_exception() -> None:
     supernet = make_supernet(TINY).eval()
     outer, inner = supernet.path_of((1, 1, 1, 1)), supernet.path_of((2, 2, 2, 2))
@@ -293,10 +270,3 @@ def test_every_family_is_in_the_space_of_these_tests() -> None:
 def test_wrong_temperature(tau: float) -> None:
     with pytest.raises(ValueError, match=f"tau: expected a number above 0, got {tau}"):
         PVNASSupernet(TINY, tau=tau)
-
-
-def test_wrong_space() -> None:
-    with pytest.raises(
-        ValueError, match=r"space 'tiny', unknown key: expected .*, got 'width'"
-    ):
-        build_recognizer(dict(type="PVNASSupernet", space=dict(TINY, width=3)))
