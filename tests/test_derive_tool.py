@@ -91,16 +91,17 @@ def test_best_network_of_each_budget(work_dir, derive, tmp_path):
     networks = all_networks(work_dir)
     macs = sorted(cost_of(blocks_of(c)).macs for _, c in networks)
     for number, limit in enumerate((macs[0], macs[10], macs[-1])):
-        expected = next(c for _, c in networks if cost_of(blocks_of(c)).macs <= limit)
+        best = next(p for p, c in networks if cost_of(blocks_of(c)).macs <= limit)
         out = tmp_path / str(number)
         status, stdout, _ = derive(
             work_dir, "--budget-gflops", repr(limit / 1e9), "--out", out
         )
         assert status == 0
         genotype = load_genotype(out / "genotype_01.json")
-        assert genotype.blocks == blocks_of(expected)
         cost = cost_of(genotype.blocks)
         assert cost.macs <= limit
+        found = {blocks_of(c): p for p, c in networks}[genotype.blocks]
+        assert found == pytest.approx(best, abs=1e-9)  # several may tie
         assert genotype.provenance["macs"] == cost.macs
         assert genotype.provenance["params"] == cost.params
         assert genotype.provenance["step"] == 18
@@ -324,7 +325,7 @@ def test_infeasible_budget_names_the_cheapest_cost(work_dir, derive, tmp_path):
         (["--budget-gflops", -1], "--budget-gflops: expected a number above 0, got -1"),
         (["--num-candidates", 0], "--num-candidates: expected 1 or more, got 0"),
         (["--latency-table", "none.json"], "no such latency table"),
-        (["--rank-on", "none.py"], "found no file none.py"),
+        (["--rank-on", "none.py"], "expected a file, got none.py"),
         (["--device", "gpu"], "device: expected cpu, cuda"),
     ],
 )

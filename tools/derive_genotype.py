@@ -17,6 +17,7 @@ import math
 import shlex
 import sys
 from datetime import datetime, timezone
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,13 @@ from pvnas_mmaction.engine.search_checkpoint import (
 from pvnas_mmaction.profiling.clock import check_device
 from pvnas_mmaction.search.derive import Budget, derive
 from pvnas_mmaction.space.checks import wrong
-from pvnas_mmaction.space.cost_table import cost_tables
+from pvnas_mmaction.space.cost_table import cost_tables, plain
 from pvnas_mmaction.space.genotype import save_genotype
 
 # Option, kind of cost, and what one of the option's unit is.
 BUDGETS = (
-    ("--budget-gflops", "flops", 1e9),
-    ("--budget-params", "params", 1e6),
+    ("--budget-gflops", "flops", 10**9),
+    ("--budget-params", "params", 10**6),
     ("--budget-ms", "latency", 1),
 )
 
@@ -118,7 +119,12 @@ def find(args: argparse.Namespace, checkpoint: SearchCheckpoint) -> list[dict]:
     limits = [(kind, value_of(args, option), unit) for option, kind, unit in BUDGETS]
     derived = derive(
         checkpoint.log_probs(),
-        [Budget(tables[k], limit * u) for k, limit, u in limits if limit is not None],
+        # As decimals: 0.1 GFLOPs are 1e8 multiply-accumulates, not a little less.
+        [
+            Budget(tables[kind], plain(Fraction(repr(limit)) * unit))
+            for kind, limit, unit in limits
+            if limit is not None
+        ],
         args.num_candidates,
         parse_distance(args.min_distance, len(space.layers)),
     )
