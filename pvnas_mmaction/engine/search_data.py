@@ -92,7 +92,7 @@ def split_by_class(
 
 
 class StepSampler(Sampler[Key]):
-    """Keys for one half: shuffled anew in every epoch, from any batch on.
+    """Keys for one half: in another order in every epoch, from any batch on.
 
     Epoch e is a permutation seeded by (seed, e), shared between the ranks in strides,
     its last incomplete batch left out. Iteration starts at batch ``start`` and goes on
