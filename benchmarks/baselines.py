@@ -47,10 +47,7 @@ class Oracle:
         self.allowed = sorted(n.indices for n in self.table.ranked(self.max_macs))
         self._allowed = set(self.allowed)
         if not self.allowed:
-            raise ValueError(
-                f"max_macs: found {self.max_macs}, expected the cost of a network of "
-                "the table or more"
-            )
+            self.table.best(self.max_macs)  # says what would be enough
 
     @property
     def clips(self) -> int:

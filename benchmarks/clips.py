@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,25 +22,13 @@ import torch
 from torch import Tensor
 
 from pvnas_mmaction.datasets import VideoFrames
+from pvnas_mmaction.space.checks import wrong
 
 # As in configs/pvnas/_base_/models.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 # The class of each motion clip played backwards.
 OPPOSITES = (1, 0, 3, 2, 5, 4, 7, 6)
-
-
-class ClipSource(Protocol):
-    """Labelled clips that give views of themselves."""
-
-    labels: Tensor
-
-    def views(
-        self, indices: Sequence[int], seeds: Sequence[int] | None = None
-    ) -> Tensor:
-        """Views (N, 3, T, H, W), 0 to 255: random ones, each by its seed, or without
-        seeds the one that validation takes."""
-        ...
 
 
 def normalise(views: Tensor) -> Tensor:
@@ -67,10 +55,8 @@ class MotionClips:
 
     def __init__(self, frames: Tensor, labels: Tensor, clip_len: int = 8) -> None:
         if frames.shape[1] < clip_len:
-            raise ValueError(
-                f"clips: found {frames.shape[1]} frames, expected {clip_len} or more, "
-                "the length of a view"
-            )
+            expected = f"{clip_len} frames or more, the length of a view"
+            raise wrong("clips", expected, str(frames.shape[1]))
         self.frames = frames
         self.labels = labels
         self.clip_len = clip_len
@@ -100,7 +86,7 @@ class MotionClips:
 
         Raises:
             FileNotFoundError: There is no such folder, list or video.
-            ValueError: Fewer clips than asked for, or clips of different shapes.
+            ValueError: Fewer clips than asked for.
         """
         folder = Path(folder)
         listed = [
@@ -108,13 +94,10 @@ class MotionClips:
             for line in (folder / f"{split}.txt").read_text().splitlines()
             if line.strip()
         ]
-        if limit is not None:
-            if len(listed) < limit:
-                raise ValueError(
-                    f"{folder.name}/{split}.txt: found {len(listed)} clips, expected "
-                    f"{limit} or more"
-                )
-            listed = listed[:limit]
+        if limit is not None and len(listed) < limit:
+            name = f"{folder.name}/{split}.txt"
+            raise wrong(name, f"{limit} clips or more", str(len(listed)))
+        listed = listed[:limit]
         labels = torch.tensor([int(label) for _, label in listed])
         names = [name for name, _ in listed]
         if cache is None:
@@ -137,11 +120,6 @@ class MotionClips:
     @property
     def num_classes(self) -> int:
         return int(self.labels.max()) + 1
-
-    @property
-    def input_shape(self) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of a view."""
-        return (3, self.clip_len, *self.frames.shape[2:4])
 
     def to(self, device: str | torch.device) -> MotionClips:
         """The clips on a device."""
@@ -206,45 +184,17 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "manifest.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no such file; make the clips with tools/make_motion_clips.py "
-            f"--out {folder}"
+            f"{path}: no such file; make the clips with tools/make_motion_clips.py"
         )
     return json.loads(path.read_text())
-
-
-def decode(path: str | Path, positions: Sequence[int] | None = None) -> np.ndarray:
-    """Frames of a video, (F, H, W, 3), uint8, red first.
-
-    Args:
-        path: The video.
-        positions: Which frames. Default None: all.
-    """
-    video = VideoFrames(str(path))
-    return np.stack(video.read(range(len(video)) if positions is None else positions))
-
-
-def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Frames at another size, bilinear: (F, H, W, 3) -> (F, height, width, 3)."""
-    if frames.shape[1:3] == (height, width):
-        return frames
-    return np.stack([cv2.resize(frame, (width, height)) for frame in frames])
 
 
 def _decode(folder: Path, names: Sequence[str], size: int | None) -> np.ndarray:
     clips: list[np.ndarray] = []
     for name in names:
-        path = folder / name
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file, though it is in the list")
-        clip = decode(path)
-        if size is not None:
-            clip = resize(clip, size, size)
-        if clips and clip.shape != clips[0].shape:
-            raise ValueError(
-                f"{folder.name}/{name}: found a clip of shape {clip.shape}, expected "
-                f"{clips[0].shape} as the first one"
-            )
-        clips.append(clip)
-    if not clips:
-        raise ValueError(f"{folder.name}: found an empty list of clips")
+        reader = VideoFrames(str(folder / name))
+        frames = reader.read(range(len(reader)))
+        if size is not None and frames[0].shape[:2] != (size, size):
+            frames = [cv2.resize(frame, (size, size)) for frame in frames]
+        clips.append(np.stack(frames))
     return np.stack(clips)

@@ -141,10 +141,10 @@ class Study:
         started = time.perf_counter()
         cfg = load_config(str(self.search_config))
         cfg.train_cfg.cost = dict(kind="flops", budget=max_macs)
-        loop = self.run(cfg, self.inner(fold), seed).train_loop
-        best = loop.archive.best()
-        indices = loop.space.indices_of_blocks(best.blocks)
-        genotype = loop.space.genotype(indices, dict(macs=best.macs, seed=seed))
+        search = self.run(cfg, self.inner(fold), seed).train_loop.search
+        best = search.archive.best()
+        indices = search.space.indices_of_blocks(best.blocks)
+        genotype = search.space.genotype(indices, dict(macs=best.macs, seed=seed))
         return dict(
             genotype=json.loads(genotype.to_json()),
             macs=best.macs,

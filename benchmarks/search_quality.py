@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mmengine.config import Config, DictAction
 
-from benchmarks.clips import ClipSource, MotionClips, read_manifest
+from benchmarks.clips import MotionClips, read_manifest
 from benchmarks.ground_truth import DEFAULT, GroundTruth, load
 from benchmarks.ground_truth.table import shuffled_indices
 from benchmarks.jobs import JobLog, missing, provenance, run_jobs
@@ -32,6 +32,7 @@ from benchmarks.memory_search import MemorySearch
 from benchmarks.search_report import judge_all, markdown
 from pvnas_mmaction.apis.cli import run
 from pvnas_mmaction.profiling.clock import check_device
+from pvnas_mmaction.space.checks import wrong
 from pvnas_mmaction.space.genotype import write_atomically
 from pvnas_mmaction.space.search_space import SearchSpace
 
@@ -55,13 +56,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         ),
     ),
     "budget": dict(budget=True),
-    # What two parts of the default add.
-    "no_largest": dict(train_cfg=dict(largest_every=0)),
-    "no_ranking": dict(train_cfg=dict(num_ranked=1)),
-    "softmax": dict(train_cfg=dict(relaxations=dict(alphas="softmax"))),
 }
-# Not run unless named: four times the time of the default.
-DEFAULT_VARIANTS = [name for name in VARIANTS if name != "softmax"]
 
 
 def variant_config(cfg: Config, name: str, median_macs: int) -> Config:
@@ -90,8 +85,8 @@ class State:
 
     cfg: Config
     median_macs: int
-    train: ClipSource
-    val: ClipSource
+    train: MotionClips
+    val: MotionClips
     ranked: list[tuple[int, ...]]
     device: str
 
@@ -128,10 +123,8 @@ class Loader:
         if SearchSpace.from_config(self.base_config().model.backbone.space) != (
             self.table.space
         ):
-            raise ValueError(
-                f"{self.config.name}: model.backbone.space: found another space than "
-                f"that of the table, {self.table.space.name!r} with its candidates"
-            )
+            name = f"{self.config.name}: model.backbone.space"
+            raise wrong(name, f"the table's, {self.table.space.name!r}", "another one")
 
     def base_config(self) -> Config:
         """The config that variants start from, at the size of the table's clips."""
@@ -188,8 +181,8 @@ def work(state: State, job: tuple[str, int]) -> dict[str, Any]:
 
 def run_search(
     cfg: Config,
-    train: ClipSource,
-    val: ClipSource,
+    train: MotionClips,
+    val: MotionClips,
     seed: int,
     device: str = "cpu",
     ranked: Sequence[Sequence[int]] = (),
@@ -206,25 +199,20 @@ def run_search(
 
     Returns:
         Plain data: ``found`` (candidate indices of what the search ended in, which may
-        stand beside the archive), ``archive``
-        (its entries with indices), ``mean_pairwise_hamming``, ``distinct``,
-        ``inherited`` (pairs of network and accuracy), ``clips``, ``path_clips``,
-        ``forward_clips`` (of the search alone), ``wall_s`` (of the search alone),
-        ``rank_wall_s``, ``p`` (at the end, a list for each layer), ``final_diversity``,
+        not be part of the archive), ``macs``, ``archive`` (its entries with indices),
+        ``mean_pairwise_hamming``, ``distinct``, ``inherited`` (pairs of network and
+        accuracy), ``clips``, ``path_clips``, ``forward_clips`` and ``wall_s`` (of the
+        search alone), ``p`` (at the end, a list for each layer), ``final_diversity``,
         ``steps`` and ``alpha_steps``.
     """
     started = time.perf_counter()
-    search = MemorySearch(cfg, train, val, seed, device)
-    best = search.run()
-    wall = time.perf_counter() - started
-    forward_clips = search.forward_clips
-    summary = search.archive.summary()
-    inherited = [[list(indices), search.evaluate(indices)] for indices in ranked]
+    memory = MemorySearch(cfg, train, val, seed, device)
+    best, search = memory.run(), memory.search
+    counts = {key: getattr(memory, f"{key}clips") for key in ("", "path_", "forward_")}
+    wall, summary = time.perf_counter() - started, search.archive.summary()
     indices_of = search.space.indices_of_blocks
-
     return dict(
         found=list(indices_of(best.blocks)),
-        found_blocks=list(best.blocks),
         macs=best.macs,
         archive=[
             dict(indices=list(indices_of(e.blocks)), accuracy=e.accuracy, macs=e.macs)
@@ -232,16 +220,13 @@ def run_search(
         ],
         mean_pairwise_hamming=summary["mean_pairwise_hamming"],
         distinct=summary["distinct"],
-        inherited=inherited,
-        clips=search.clips,
-        path_clips=search.path_clips,
-        forward_clips=forward_clips,
+        inherited=[[list(indices), search.judge(indices)] for indices in ranked],
+        **{f"{key}clips": value for key, value in counts.items()},
         wall_s=round(wall, 2),
-        rank_wall_s=round(time.perf_counter() - started - wall, 2),
-        p=[row.tolist() for row in search.supernet.probabilities()],
-        final_diversity=search.history[-1]["diversity"],
-        steps=len(search.history),
-        alpha_steps=search.alpha_steps,
+        p=search.probabilities,
+        final_diversity=search.scalars["diversity"],
+        steps=search.num_steps,
+        alpha_steps=search.num_alpha_steps,
     )
 
 
@@ -254,7 +239,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--table", type=Path, default=DEFAULT, help="default: the project's own")
     add("--config", type=Path, default=CONFIG, help="search config of the default")
     add("--cfg-options", nargs="+", action=DictAction, default={})
-    add("--variants", nargs="+", choices=VARIANTS, default=DEFAULT_VARIANTS)
+    add("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     add("--train-clips", type=int, help="default: those of the table's trainings")
     add("--ranked", type=int, default=40, help="networks judged by inherited weights")

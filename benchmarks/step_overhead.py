@@ -8,16 +8,11 @@ alpha step, medians over many:
   ``cpu`` and the like). On a GPU each is a synchronisation. They are counted on a CPU
   by following which tensors would be on the device;
 - milliseconds outside the data, the forward, the backward pass and the optimiser.
-
-    python benchmarks/step_overhead.py --configs FILE [FILE ...]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +20,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from mmaction.registry import DATASETS
@@ -42,14 +35,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from benchmarks.jobs import provenance
-from pvnas_mmaction.profiling.clock import Clock, thread_count
+from pvnas_mmaction.models.supernet import find_supernet
+from pvnas_mmaction.profiling.clock import Clock
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = [
-    "pvnas-l_search_8xb8-8x8x1-50e_kinetics400-rgb.py",
-    "pvnas-m_search_8xb4-16x4x1-50e_kinetics400-rgb.py",
-]
 READS = {"tolist", "numpy", "cpu"}
 SCALARS = {"aten::_local_scalar_dense", "aten::equal", "aten::nonzero"}
 # What any training calls: class and method, in addition to its recognizer's.
@@ -168,7 +157,8 @@ class OwnTime:
     @contextmanager
     def installed(self, model: nn.Module) -> Iterator[None]:
         """Within this context the functions that any training calls are timed."""
-        own = [(type(model), "forward"), (type(model), "parse_losses")]
+        names = ("forward", "extract_feat", "parse_losses")
+        own = [(type(model), name) for name in names]
         own.append((type(model.data_preprocessor), "forward"))
         with ExitStack() as stack:
             for owner, name in (*SHARED, *own):
@@ -232,7 +222,8 @@ def build_runner(
     cfg = Config.fromfile(ROOT / "configs" / "pvnas" / config)
     old, cfg.train_cfg.input_shape = cfg.train_cfg.input_shape, (3, *shape)
     scale = shape[0] * shape[1] * shape[2] / (old[1] * old[2] * old[3])
-    cfg.train_cfg.cost.budget *= scale
+    if cfg.train_cfg.get("cost"):
+        cfg.train_cfg.cost.budget *= scale
     cfg.train_cfg.max_epochs = 1
     cfg.train_dataloader = dict(
         batch_size=1,
@@ -251,9 +242,12 @@ def build_runner(
 
 
 def measure(
-    config: str, steps: int, shape: Sequence[int], device: str = "cpu"
+    config: str,
+    steps: int = 80,
+    shape: Sequence[int] = (4, 32, 32),
+    device: str = "cpu",
 ) -> dict[str, Any]:
-    """Reads and times per iteration of a search."""
+    """Reads and times per iteration of a search of a config in configs/pvnas."""
     reads, times, own = [], [], OwnTime(device)
     with tempfile.TemporaryDirectory() as work_dir:
         runner = build_runner(config, work_dir, steps, shape)
@@ -276,7 +270,7 @@ def measure(
         loop.run_iter = run_iter
         with own.installed(runner.model):
             runner.train()
-        space = loop.supernet.space
+        space = find_supernet(runner.model).space
     return dict(
         config=config,
         layers=len(space.layers),
@@ -288,27 +282,3 @@ def measure(
         step_ms=round(statistics.median(whole for whole, _ in times), 2),
         iterations=len(times),
     )
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--configs", nargs="+", default=CONFIGS, help="of configs/pvnas")
-    add("--steps", type=int, default=60)
-    add(
-        "--input-shape", type=int, nargs=3, default=(4, 32, 32), metavar=("T", "H", "W")
-    )
-    add("--out", type=Path)
-    args = parser.parse_args(argv)
-    with thread_count(1):
-        rows = [measure(c, args.steps, args.input_shape) for c in args.configs]
-    result = dict(provenance("benchmarks/step_overhead.py"), rows=rows)
-    print(json.dumps(result, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

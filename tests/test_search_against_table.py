@@ -132,12 +132,12 @@ def test_short_search_lands_in_the_best_quarter(
         rendered(table, split, count, monkeypatch)
         for split, count in (("train", 512), ("val", 256))
     )
-    search = MemorySearch(cfg, train, val, seed=0)
-    best = search.run()
+    memory = MemorySearch(cfg, train, val, seed=0)
+    best, search = memory.run(), memory.search
     found = search.space.indices_of_blocks(best.blocks)
     assert table.rank(found) <= len(table) / 4
 
     networks = shuffled_indices(search.space)[:32]
-    inherited = [search.evaluate(indices) for indices in networks]
+    inherited = [search.judge(indices) for indices in networks]
     truth = [table[indices].accuracy for indices in networks]
     assert kendalltau(inherited, truth).statistic > 0.3

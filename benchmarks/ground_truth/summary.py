@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -16,7 +16,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from scipy.stats import spearmanr
 
-from benchmarks.clips import OPPOSITES
 from pvnas_mmaction.space.layout import BlockSpec
 
 from .table import GroundTruth, Network
@@ -58,11 +57,8 @@ def deviation_of_one_training(networks: Iterable[Network]) -> float:
     """Standard deviation of the accuracy of one training about its network's mean, a
     share: the square root of the networks' mean variance (with n - 1); NaN where none
     was trained twice."""
-    return _deviation(network.trained for network in networks)
-
-
-def _deviation(groups: Iterable[Sequence[float]]) -> float:
-    variances = [statistics.variance(group) for group in groups if len(group) > 1]
+    trained = [network.trained for network in networks]
+    variances = [statistics.variance(group) for group in trained if len(group) > 1]
     return math.sqrt(statistics.fmean(variances)) if variances else math.nan
 
 
@@ -102,8 +98,6 @@ def summarise(table: GroundTruth) -> str:
             f"no motion     {len(still)} networks without an operation over time: mean "
             f"{statistics.fmean(still):.4f}, best {max(still):.4f}"
         )
-    lines += _by_class(table)
-    lines += _by_pair(table)
     return "\n".join(lines)
 
 
@@ -124,47 +118,6 @@ def _by_first_layer(table: GroundTruth) -> list[str]:
             f"{deviation_of_one_training(members):.4f}, Spearman of seeds "
             f"{', '.join(f'{value:.2f}' for value in pairs) or '-'}"
         )
-    return lines
-
-
-def _by_class(table: GroundTruth) -> list[str]:
-    """How well each class is known: by the mean network, by how many, by the best."""
-    rows = [network.class_accuracies for network in table.values()]
-    known = [row for row in rows if row]
-    best = table.best().class_accuracies
-    if not known or not best:
-        return []
-    names = table.settings["clips"]["classes"]
-    lines = []
-    for name, column, found in zip(names, zip(*known, strict=True), best, strict=True):
-        knowing = sum(value > 0.75 for value in column)
-        lines.append(
-            f"class         {name}: mean recall {statistics.fmean(column):.4f}, above "
-            f"0.75 in {knowing} networks, of the best {found:.4f}"
-        )
-    return lines
-
-
-def _by_pair(table: GroundTruth) -> list[str]:
-    """For each class with its reversal, the mean recall of both and how much trainings
-    of one network differ in it: one that knows their axis alone may guess either."""
-    names = table.settings["clips"]["classes"]
-    known = [
-        [recalls for recalls in network.recalls if recalls is not None]
-        for network in table.values()
-    ]
-    if not any(known):
-        return []
-    lines = []
-    for one, other in enumerate(OPPOSITES):
-        if one < other:
-            trainings = [[(r[one] + r[other]) / 2 for r in rows] for rows in known]
-            means = [statistics.fmean(shares) for shares in trainings if shares]
-            lines.append(
-                f"pair          {names[one]}, {names[other]}: mean "
-                f"{statistics.fmean(means):.4f}, one training +- "
-                f"{_deviation(trainings):.4f}"
-            )
     return lines
 
 

@@ -61,12 +61,6 @@ class Network:
         """Mean accuracy over the seeds that were trained."""
         return statistics.fmean(self.trained)
 
-    @property
-    def class_accuracies(self) -> tuple[float, ...]:
-        """Mean top-1 of each class over the seeds that were trained; () if unknown."""
-        known = [recalls for recalls in self.recalls if recalls is not None]
-        return tuple(map(statistics.fmean, zip(*known, strict=True)))
-
 
 class GroundTruth(Mapping[Indices, Network]):
     """The table, from candidate indices to :class:`Network`.

@@ -271,13 +271,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--best", type=int, help="only the so many best networks by other seeds")
     add("--limit", type=int, help="at most so many trainings now")
     add("--table", type=Path, default=DEFAULT, help="to extend, where it exists")
-    for name, value in asdict(Recipe()).items():
-        kind = (
-            dict(action=argparse.BooleanOptionalAction)
-            if isinstance(value, bool)
-            else dict(type=type(value))
-        )
-        add(f"--{name.replace('_', '-')}", default=value, **kind)
 
     pack = commands.add_parser("pack", help="write the trainings so far as a table")
     pack.add_argument("--work-dir", **work_dir)
@@ -293,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.command == "train":
         check_device(args.device)
-        recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
+        recipe = Recipe()
         space = Config.fromfile(args.space).space.to_dict()
         loader = Loader(space, recipe, args.data, args.work_dir, args.device)
         state = loader()  # decodes the clips before any process wants them

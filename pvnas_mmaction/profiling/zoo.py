@@ -11,18 +11,16 @@ from __future__ import annotations
 import copy
 import gc
 import json
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -153,21 +151,17 @@ class Subject:
         model: nn.Module | None = None,
     ) -> None:
         self.settings, self.training = settings, training
-        self.view = view_of(config)
-        size = settings.crop
-        self.view = replace(
-            self.view,
-            frames=settings.frames or self.view.frames,
-            height=size or self.view.height,
-            width=size or self.view.width,
-        )
+        asked = dict(frames=settings.frames, height=settings.crop, width=settings.crop)
+        changes = {key: value for key, value in asked.items() if value}
+        self.view = replace(view_of(config), **changes)
         self.model = (build_recognizer(config) if model is None else model).eval()
         self.folded = False
         self._inputs: dict[int, Tensor] = {}
 
     def prepare(self) -> None:
         """Fold, convert and move the model as the settings say."""
-        settings, model = self.settings, self.model.train(self.training) or self.model
+        settings, model = self.settings, self.model
+        model.train(self.training)  # those of TSM give no model back
         self.folded = settings.deploy and not self.training and fold_batch_norm(model)
         if settings.channels_last:
             formats = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -217,33 +211,25 @@ class Subject:
         return times[1:]
 
 
-@dataclass
-class Job:
-    """A kind of run of one model, until it fails.
-
-    Args:
-        result: Where an error goes.
-        subject: The model made ready.
-        timing: ``batch_size``, and ``rounds_ms`` with the times of every round.
-        works: False from the first error on.
-    """
+class Job(NamedTuple):
+    """A kind of run of one model: its result, the model made ready, and ``batch_size``
+    with ``rounds_ms``, the times of every round."""
 
     result: Result
     subject: Subject
     timing: dict[str, Any]
-    works: bool = True
 
-    def attempt(self, warm_up: bool = False) -> None:
-        """Time one round, or run once."""
+    def attempt(self, warm_up: bool = False) -> bool:
+        """Time one round, or run once; whether that works."""
         size = self.timing["batch_size"]
         kind = "training step" if self.subject.training else "inference"
-        self.works = False
         with _recorded(self.result, f"{kind}, batch size {size}"):
             if warm_up:
                 self.subject.run(size)
             else:
                 self.timing["rounds_ms"].append(self.subject.time_round(size))
-            self.works = True
+            return True
+        return False
 
 
 def number_of_steps(num_models: int, settings: Settings) -> int:
@@ -288,23 +274,22 @@ def measure(
             configs[name] = load(path)
             jobs += _set_up(result, configs[name], settings)
     for _ in range(settings.rounds):
-        for job in jobs:
-            if job.works:
-                advance(job.result["name"])
-                job.attempt()
-    timed = [(job.result, job.subject.training, job.timing) for job in jobs]
+        for job in tuple(jobs):
+            advance(job.result["name"])
+            if not job.attempt():
+                jobs.remove(job)
     jobs.clear()
     gc.collect()
-    for result, training, timing in timed:
-        first = training or timing["batch_size"] == settings.batch_sizes[0]
-        if settings.memory and first and timing["rounds_ms"]:
-            name = result["name"]
-            advance(name)
-            kind = "training" if training else "inference"
-            with _recorded(result, f"memory of {kind}"):
-                result[f"{kind}_memory_mib"] = peak_memory(
-                    configs[name], settings, training
-                )
+    for result in results if settings.memory else []:
+        kinds = dict(inference=result["inference"][:1], training=[result["training"]])
+        for kind, (timing,) in kinds.items() if result["inference"] else []:
+            if timing and timing["rounds_ms"]:
+                name = result["name"]
+                advance(name)
+                with _recorded(result, f"memory of {kind}"):
+                    result[f"{kind}_memory_mib"] = peak_memory(
+                        configs[name], settings, kind == "training"
+                    )
     return results
 
 
@@ -326,12 +311,12 @@ def _set_up(result: Result, config: Config, settings: Settings) -> list[Job]:
             one.prepare()
             for batch_size in batch_sizes:
                 job = Job(result, one, dict(batch_size=batch_size, rounds_ms=[]))
-                job.attempt(warm_up=True)
-                jobs.append(job)
                 if one.training:
                     result["training"] = job.timing
                 else:
                     result["inference"].append(job.timing)
+                if job.attempt(warm_up=True):
+                    jobs.append(job)
     result["batch_norm_folded"] = subject.folded
     return jobs
 
@@ -384,11 +369,10 @@ def memory_bytes(device: str, peak: bool = False) -> int:
         found = torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated
         return found(device)
     status = Path("/proc/self/status")
-    if status.is_file():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(lines["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if not status.is_file():
+        raise OSError("peak memory is measured on Linux alone; use --no-memory")
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(lines["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
 
 
 def reset_peak(device: str) -> None:
@@ -396,10 +380,8 @@ def reset_peak(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
         return
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
 
 
 def add_figures(

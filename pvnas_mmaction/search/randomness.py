@@ -47,7 +47,10 @@ def seed_all(seed: int) -> None:
     """
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # spares the record that PyTorch makes for a GPU that may come
+        torch.default_generator.manual_seed(seed)
 
 
 @contextmanager
