@@ -80,7 +80,7 @@ CASES = [
     ("train {dir}/part.py", "config {dir}/part.py: expected a train_dataloader"),
     ("test {dir}/part.py {dir}/c.pth", "config {dir}/part.py: expected a test_datal"),
     (f"train {CONFIG} -o {DATA}.pipeline.30.type=Flip", "--cfg-options: Index 30 ex"),
-    (f"train {CONFIG} -o train_cfg.max_epochs=0", "train_cfg.max_epochs: expected 1 or"),
+    (f"train {CONFIG} -o train_cfg.max_epochs=0", "train_cfg.max_epochs: expected 1"),
     # checkpoints
     (f"test {CONFIG} {{dir}}/none.pth", "checkpoint: expected a checkpoint, got "),
     (f"test {CONFIG} {{dir}}/half.pth", "checkpoint: expected a whole checkpoint"),
