@@ -354,8 +354,7 @@ def test_the_search_config_of_the_readme(project_root, tmp_path, monkeypatch):
     text = (project_root / "README.md").read_text()
     block, _ = re.findall(r"```python\n(_base_ = .*?)```", text, re.DOTALL)
     config = tmp_path / "own.py"
-    assert '"pvnas_mmaction::pvnas/' in block  # MMEngine notes where these come from
-    config.write_text(block.replace("pvnas_mmaction::pvnas", str(FOLDER)))
+    config.write_text(block.replace("configs/pvnas", str(FOLDER)))
     found = Config.fromfile(config)
     monkeypatch.setenv("ANN_FILE_TRAIN", "my/train.txt")
     monkeypatch.setenv("ANN_FILE_VAL", "my/val.txt")
@@ -386,7 +385,10 @@ def test_the_config_of_the_readme(project_root, tmp_path):
     assert path in block
     shipped = project_root / "configs/pvnas/genotypes/pvnas-compact.json"
     config = tmp_path / "own.py"
-    config.write_text(block.replace(path, str(shipped)))
+    config.write_text(
+        block.replace(path, str(shipped)).replace("configs/pvnas", str(FOLDER), 1)
+    )
+    init_default_scope("mmaction")
     model = MODELS.build(Config.fromfile(config).model)
     clips = [torch.full((2, 3, 6, 20, 20), 123, dtype=torch.uint8)]
     batch = dict(inputs=clips, data_samples=[ActionDataSample()])
