@@ -224,7 +224,7 @@ def build_runner(
     scale = shape[0] * shape[1] * shape[2] / (old[1] * old[2] * old[3])
     if cfg.train_cfg.get("cost"):
         cfg.train_cfg.cost.budget *= scale
-    cfg.train_cfg.max_epochs = 1
+    cfg.train_cfg.update(max_epochs=1, min_steps=0)
     cfg.train_dataloader = dict(
         batch_size=1,
         num_workers=0,

@@ -8,14 +8,12 @@ import importlib.util
 import json
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from matplotlib.figure import Figure
 from mmaction.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
@@ -288,33 +286,6 @@ def test_table_shows_what_is_missing():
     assert "- a: build: no file" in text
     assert "`benchmark.py`" in text
     assert "x baseline" in text and "None" not in text
-
-
-def test_tick_labels_of_the_picture_do_not_overlap(monkeypatch, tmp_path):
-    """On an axis of one and a half decades matplotlib also labels ticks in between."""
-    drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **_: drawn.append(self))
-    results = [
-        a_result(name, [(1, [[ms]])], macs=macs)
-        for name, macs, ms in [
-            ("a", 12_272_064, 3.1),
-            ("b", 200_000_000, 31.5),
-            ("c", 320_000_000, 55.8),
-        ]
-    ]
-    zoo.save_plot(figures(results), tmp_path / "benchmark.png")
-    [figure] = drawn
-    figure.draw_without_rendering()
-    [axes] = figure.axes
-    left, right = axes.get_xlim()
-    labels = [
-        label
-        for label in axes.get_xticklabels(which="both")
-        if label.get_text() and left <= label.get_position()[0] <= right
-    ]
-    boxes = sorted((label.get_window_extent() for label in labels), key=lambda b: b.x0)
-    assert len(boxes) > 4
-    assert all(first.x1 < second.x0 for first, second in pairwise(boxes))
 
 
 # -- measuring -------------------------------------------------------------------

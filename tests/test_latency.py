@@ -328,12 +328,6 @@ def test_calibration_keeps_the_fixed_part_positive():
     assert calibrated.fixed_ms == pytest.approx(scale * 0.5)
 
 
-def test_calibration_on_networks_of_one_cost():
-    calibrated = latency.calibrate(toy_table(), rows_of([(4.0, 5.0), (4.0, 5.0)]))
-    assert calibrated.setting["calibration"]["offset_ms"] == 0
-    assert calibrated.predict([0, 0, 0, 0]) == pytest.approx(1.25 * 10.5)
-
-
 # -- the tool ---------------------------------------------------------------------
 
 

@@ -374,11 +374,3 @@ def test_seed_decides(motion_clips, table_file):
 def test_table_about_other_clips(motion_clips, table):
     with pytest.raises(ValueError, match="expected the clips that the table is about"):
         Loader(table, motion_clips)
-
-
-def test_config_of_another_space(motion_clips, table):
-    settings = copy.deepcopy(dict(table.settings, clips=read_manifest(motion_clips)))
-    settings["space"]["stem"] = dict(channels=8)
-    other = GroundTruth(settings, table.seeds, list(table.values()))
-    with pytest.raises(ValueError, match="space: expected the table"):
-        Loader(other, motion_clips)
