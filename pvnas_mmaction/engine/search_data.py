@@ -261,6 +261,15 @@ class SearchData:
         for batch in self._calibration:
             yield copy.deepcopy(batch)
 
+    def judging(self, num_clips: int) -> Iterator[dict]:
+        """Batches of so many clips of the alpha half, as far as it has them: the same
+        ones on every rank and every time."""
+        loader = self._loader(self.alpha_half, Stream.SENSITIVITY_DATA, 0, 1)
+        wanted = min(num_clips, len(self.alpha_half)) / loader.sampler.batch_size
+        loader.sampler.num_batches = max(1, round(wanted))
+        with seeded(self.seed):  # as in calibration
+            yield from loader
+
     @property
     def digest(self) -> str:
         """What tells this list and its halves from others: class ids and split."""

@@ -44,8 +44,8 @@ class SearchLoop(EpochBasedTrainLoop):
     :class:`LRDiversityHook` builds its schedule and ends its cycles.
 
     Files, written by rank 0 to ``work_dir/search/``: ``space.json``, ``split.json``,
-    ``archive.json``, ``genotypes/cycle_NN.json`` and, at the end, ``genotype.json``
-    and, where the archive lacks it, the same as ``genotypes/final.json``.
+    ``archive.json``, ``genotypes/cycle_NN.json``, with a donor
+    ``sensitivities.json`` and, at the end, ``genotype.json`` and, where the archive lacks it, the same as ``genotypes/final.json``.
 
     Args:
         runner: The runner.
@@ -58,7 +58,7 @@ class SearchLoop(EpochBasedTrainLoop):
         min_steps: Fewest weights steps of the search: where ``max_epochs`` are less,
             as with few clips, there are more epochs. Default 0.
         **settings: ``input_shape``, ``cost``, ``relaxations``, ``num_ranked``,
-            ``largest_every`` and ``alpha_weight`` of :class:`Search`.
+            ``largest_every``, ``alpha_weight`` and ``donor`` of :class:`Search`.
 
     Attributes:
         search: The search, from ``before_run`` of the hook on.
@@ -109,6 +109,12 @@ class SearchLoop(EpochBasedTrainLoop):
         find_supernet(self.model)  # for its error, before anything else fails
         self.data.check_num_classes(self.model.cls_head.num_classes)
 
+    @property
+    def num_tune_steps(self) -> int:
+        """Steps that tune the full network of a donor, before the cycles begin."""
+        steps = (self.settings.get("donor") or {}).get("tune_steps", 0)
+        return steps if isinstance(steps, int) else 0  # Search refuses what is none
+
     def build_search(self, schedule: LRDiversitySchedule) -> Search:
         """Build the search, once the runner has its optimisers and validation loop."""
         loop = self.runner.val_loop
@@ -126,6 +132,7 @@ class SearchLoop(EpochBasedTrainLoop):
             seed=self.data.seed,
             validate=self.validation,
             calibration=lambda: self.data.calibration(self.calibration_batches),
+            judging=self.data.judging,
             num_clips=self.validation.num_clips if self.validation else 0,
             **self.settings,
         )
@@ -224,6 +231,8 @@ class SearchLoop(EpochBasedTrainLoop):
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
         alphas_batch = None if self.search.rests else self._next_alpha_batch()
         outputs = self.search.step(data_batch, alphas_batch)
+        if self.search.donor and self.search.num_cycle_steps == 0:
+            self.record.write_sensitivities()
         self.runner.call_hook(
             "after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs
         )

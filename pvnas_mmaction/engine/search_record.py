@@ -115,6 +115,13 @@ class SearchRecord:
             )
 
     @_by_rank_0
+    def write_sensitivities(self) -> None:
+        """Write what single blocks of the donor are worth, if that was judged."""
+        if found := self.search.sensitivities:
+            path = self.directory / "sensitivities.json"
+            write_atomically(path, json.dumps(found) + "\n")
+
+    @_by_rank_0
     def write_entry(self, entry: ArchiveEntry) -> None:
         """Write the genotype of a cycle, and the archive with it."""
         self._save(entry, entry.file)

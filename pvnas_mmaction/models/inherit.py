@@ -217,6 +217,36 @@ def inherit(
     return inherited, dict(table)
 
 
+@torch.no_grad()
+def spread(supernet: nn.Module, indices: Sequence[int]) -> list[str]:
+    """Give every candidate of a supernet the weights of one network in it.
+
+    Args:
+        supernet: A supernet.
+        indices: Candidate index of each layer; blocks without temporal convolutions.
+            They stay as they are.
+
+    Returns:
+        Candidates that keep some of their own weights, as ``"layers.3 mb_t1_k3_e8"``.
+    """
+    left = []
+    for i, (mixed, index) in enumerate(zip(supernet.layers, indices, strict=True)):
+        source = mixed.ops[index].state_dict()
+        block = {k: v[:, :, 0] if v.dim() == 5 else v for k, v in source.items()}
+        block = rank_channels(block)
+        for j, op in enumerate(mixed.ops):
+            own = op.state_dict()
+            shapes = {
+                k: v.shape for k, v in own.items() if not k.endswith("batches_tracked")
+            }
+            weights = {} if j == index else shape_block(block, shapes)
+            for key, value in weights.items():
+                own[key].copy_(value)
+            if j != index and len(weights) < len(shapes):
+                left.append(f"layers.{i} {supernet.space.candidates[i][j]}")
+    return left
+
+
 @WEIGHT_INITIALIZERS.register_module()
 class InheritFrom:
     """Initialise a supernet or a network from a donor; for its ``init_cfg``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -71,6 +72,7 @@ class PVNASSupernet(BaseModule):
         self.alphas = nn.Parameter(torch.zeros(len(self.counts), max(self.counts)))
         self._padding: Tensor | None = None
         self._choices: Choices | None = None
+        self._first = 0
 
     def init_weights(self) -> None:
         """Initialise the weights, then follow ``init_cfg``; once, as in MMEngine.
@@ -148,19 +150,29 @@ class PVNASSupernet(BaseModule):
         return tuple(row.index(max(row)) for row in self.read_alphas())
 
     @contextmanager
-    def use_path(self, path: Choices) -> Iterator[None]:
-        """Run ``path`` in every forward within this context."""
-        previous, self._choices = self._choices, path
+    def use_path(self, path: Choices, first: int = 0) -> Iterator[None]:
+        """Run ``path`` in every forward within this context.
+
+        Args:
+            path: What each layer runs.
+            first: Above 0: the input is what the layer of this number takes, and what
+                stands in front of it is not run. Default 0.
+        """
+        previous = self._choices, self._first
+        self._choices, self._first = path, first
         try:
             yield
         finally:
-            self._choices = previous
+            self._choices, self._first = previous
 
     def forward(self, x: Tensor, path: Choices | None = None) -> Tensor:
         """(N, C, T, H, W) -> (N, head_channels, T', H', W')."""
         path = path or self._choices or self.path_of(self.argmax_indices())
-        x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))
-        for layer, choice in zip(self.layers, path, strict=True):
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+        if self._first == 0:
+            x = self.stem(x)
+        layers = zip(self.layers, path, strict=True)
+        for layer, choice in islice(layers, self._first, None):
             x = layer(x, choice)
         return self.head(x)
 

@@ -32,6 +32,8 @@ class Stream(IntEnum):
     ALPHA_PATH = 5
     WEIGHTS_STEP = 6
     ALPHA_STEP = 7
+    NEAR_FULL = 8
+    SENSITIVITY_DATA = 9
 
 
 def derived_seed(*numbers: int) -> int:

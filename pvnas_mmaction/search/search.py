@@ -21,13 +21,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from mmengine.dist import get_rank
+from mmaction.models.heads import BaseHead
+from mmengine.dist import broadcast_object_list, get_rank
+from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from ..models.inherit import spread
 from ..models.relaxation import check_relaxation
 from ..models.supernet import Choices, find_supernet, padded
 from ..space.checks import check_count, check_mapping, wrong
@@ -36,7 +40,8 @@ from ..space.cost_table import cost_tables
 from . import diversity
 from .archive import Archive, ArchiveEntry
 from .derive import Indices
-from .distributed import check_ranks_agree
+from .distributed import check_ranks_agree, together
+from .donor_warmup import FIELD, DonorWarmup, alphas_from, block_losses
 from .penalty import build_penalty
 from .randomness import Stream, derived_seed, seed_all
 from .schedule import LRDiversitySchedule
@@ -83,6 +88,10 @@ class Search:
         alpha_weight: What a network's log-probability counts next to its accuracy when
             networks are judged, see :mod:`pvnas_mmaction.search.selection`. Default 0:
             accuracy alone decides.
+        donor: Settings of :class:`DonorWarmup`, for a supernet that inherits from a
+            pretrained network. Default None: no such warm-up.
+        judging: Gives that many clips of the alpha half in batches, the same ones on
+            every rank. Needed for the ``sensitivities`` of ``donor``.
 
     Attributes:
         alphas: Alphas of each layer, read from the device once per step.
@@ -90,6 +99,8 @@ class Search:
         scalars: What is worth logging of the last step.
         num_steps: Weights steps made.
         num_alpha_steps: Alpha steps made.
+        sensitivities: What single blocks are worth, from the end of the donor's tuning
+            on; None before, and where there is none.
 
     Raises:
         ValueError: A setting that can't be used; says which and what was expected.
@@ -111,6 +122,8 @@ class Search:
         num_ranked: int = 1,
         largest_every: int = 0,
         alpha_weight: float = 0.0,
+        donor: Mapping[str, Any] | None = None,
+        judging: Callable[[int], Iterable[dict]] | None = None,
     ) -> None:
         check_count("train_cfg.largest_every", largest_every, 0)
         self.model, self.optimizers, self.schedule = model, optimizers, schedule
@@ -119,6 +132,12 @@ class Search:
         self.relaxations = _read_relaxations(relaxations)
         self.supernet = find_supernet(model)
         self.space = self.supernet.space
+        self.donor = DonorWarmup.read(donor, self.space)
+        if self.donor and type(model.cls_head).loss is not BaseHead.loss:
+            got = f"{type(model.cls_head).__name__}, which makes its loss itself"
+            expected = f"a head with the loss of BaseHead, as {FIELD} needs its scores"
+            raise wrong("model.cls_head.type", expected, got, "set it to I3DHead")
+        self.judging, self.sensitivities = judging, None
         self.num_classes = model.cls_head.num_classes
         self.input_shape = check_input_shape(self.space.skeleton, input_shape)
         self.steps = Steps(
@@ -160,17 +179,29 @@ class Search:
     @property
     def is_done(self) -> bool:
         """Whether all steps have been made."""
-        return self.num_steps == self.schedule.config.total_steps
+        return self.num_cycle_steps == self.schedule.config.total_steps
+
+    @property
+    def num_cycle_steps(self) -> int:
+        """Weights steps made within the cycles, which the schedule counts; below 0
+        while a donor is tuned."""
+        return self.num_steps - (self.donor.tune_steps if self.donor else 0)
+
+    @property
+    def is_tuning(self) -> bool:
+        """Whether the next step tunes the full network of a donor."""
+        return self.num_cycle_steps < 0
 
     @property
     def rests(self) -> bool:
         """Whether the alphas rest in the next step."""
-        return self.schedule.is_warmup(self.num_steps)
+        return self.is_tuning or self.schedule.is_warmup(self.num_cycle_steps)
 
     @property
     def at_cycle_end(self) -> bool:
         """Whether the last step was the last one of its cycle."""
-        return self.num_steps > 0 and self.schedule.is_cycle_end(self.num_steps - 1)
+        done = self.num_cycle_steps
+        return done > 0 and self.schedule.is_cycle_end(done - 1)
 
     # -- steps ----------------------------------------------------------------------
 
@@ -185,19 +216,27 @@ class Search:
             self._shrink(self.schedule.diversity_start)
         self.probabilities = diversity.softmax(self.alphas, self.supernet.tau)
         weights, alphas = self.optimizers["weights"], self.optimizers["alphas"]
-        total = self.schedule.config.total_steps
+        total = self.schedule.config.total_steps + self.num_steps - self.num_cycle_steps
         weights.initialize_count_status(self.model, self.num_steps, total)
         waiting = self.num_alpha_steps - self._accumulated_from
         alphas.initialize_count_status(self.model, waiting, -1)
 
+    def weights_lr(self) -> float:
+        """Learning rate of the weights in the next step."""
+        if self.is_tuning:
+            config = self.schedule.config
+            share = self.donor.rate(self.num_steps, config.weights_lr_floor)
+            return config.weights_lr * share
+        return self.schedule.weights_lr(self.num_cycle_steps)
+
     def set_rates(self) -> None:
         """Set the learning rates of the next step, absolutely."""
-        rate = self.schedule.weights_lr(self.num_steps)
+        rate = self.weights_lr()
         groups = self.optimizers["weights"].optimizer.param_groups
         for group, share in zip(groups, self._shares, strict=True):
             group["lr"] = rate * share
         for group in self.optimizers["alphas"].optimizer.param_groups:
-            group["lr"] = self.schedule.alphas_lr(self.num_steps)
+            group["lr"] = self.schedule.alphas_lr(max(self.num_cycle_steps, 0))
 
     def step(
         self, weights_batch: dict, alphas_batch: dict | None = None
@@ -218,29 +257,83 @@ class Search:
             paths.append(self._draw(self.relaxations["alphas"], Stream.ALPHA_PATH))
         check_ranks_agree(step, paths, self.alphas, self.model)
         self._seed(Stream.WEIGHTS_STEP)
-        logs = self.steps.weights_step(weights_batch, paths[0])
+        logs = self.steps.weights_step(weights_batch, paths[0], **self._teacher())
         if alphas_batch is not None:
             self._seed(Stream.ALPHA_STEP)
             logs |= self.steps.alpha_step(alphas_batch, paths[1], self.penalty)
             self.num_alpha_steps += 1
         before = self.alphas
         values = self._read_all(logs)
-        self._note(step)
+        self._note()
         # Not where gradients accumulate, or a gradient scaler has skipped the step.
         if self.alphas != before:
-            self.schedule.observe(step, self.scalars["diversity"])
+            self.schedule.observe(self.num_cycle_steps, self.scalars["diversity"])
             if self.penalty is not None:
                 self.penalty.update(self.scalars["expected_cost"])
         self.num_steps += 1
+        if self.donor and self.num_cycle_steps == 0:
+            self._end_tuning()
         return values
 
     def _weights_path(self) -> Choices:
         """What a weights step runs."""
+        if self.is_tuning:
+            return self.supernet.path_of(self.donor.full)
         every, first_cycle = self.largest_every, not self.archive.entries
         if first_cycle and every and self.num_steps % every == 0:
             return self.supernet.path_of(self.selection.table.most_expensive())
         kind = "warmup" if self.rests else "weights"
-        return self._draw(self.relaxations[kind], Stream.WEIGHTS_PATH)
+        path = self._draw(self.relaxations[kind], Stream.WEIGHTS_PATH)
+        if self.donor and self.schedule.cycle_of(self.num_cycle_steps) == 0:
+            seed = derived_seed(self.seed, Stream.NEAR_FULL, self.num_steps)
+            generator = torch.Generator().manual_seed(seed)
+            progress = self.schedule.position(self.num_cycle_steps)
+            path = self.donor.near_full(path, progress, generator)
+        return path
+
+    def _teacher(self) -> dict[str, Any]:
+        """What a weights step distils its path from."""
+        if self.donor is None or self.is_tuning or not self.donor.sandwich:
+            return {}
+        full = self.supernet.path_of(self.donor.full)
+        return dict(teacher=full, distill=self.donor.distill)
+
+    def _end_tuning(self) -> None:
+        """Let all candidates inherit from the tuned network, and set the alphas by what
+        single blocks are worth."""
+        donor = self.donor
+        left = spread(self.supernet, donor.full)
+        print_log(
+            f"The full network is tuned; {sum(self.supernet.counts) - len(left)} of "
+            f"{sum(self.supernet.counts)} candidates have its weights, the others in "
+            f"part or not at all: {', '.join(left) or 'none'}",
+            logger="current",
+        )
+        if not donor.clips:
+            return
+        assert self.judging is not None
+        found: list = [None]
+        with together():
+            if get_rank() == 0:
+                batches = self.judging(donor.clips)
+                found = [block_losses(self.model, donor.full, batches)]
+        broadcast_object_list(found)
+        base, rows = found[0]
+        alphas, temperature = alphas_from(
+            base, rows, self.schedule.config.diversity_start, self.supernet.tau
+        )
+        self.supernet.write_alphas(alphas)
+        self.alphas = self.supernet.read_alphas()
+        self.probabilities = diversity.softmax(self.alphas, self.supernet.tau)
+        self.sensitivities = dict(
+            full=list(self.selection.blocks(donor.full)),
+            loss=base,
+            temperature=temperature,
+            losses=[
+                dict(zip(candidates, row, strict=True))
+                for candidates, row in zip(self.space.candidates, rows, strict=True)
+            ],
+        )
 
     def _draw(self, relaxation: str, stream: Stream) -> Choices:
         seed = derived_seed(self.seed, stream, self.num_steps)
@@ -263,12 +356,13 @@ class Search:
         self.probabilities = diversity.softmax(self.alphas, self.supernet.tau)
         return dict(zip(logs, flat[alphas.numel() :], strict=True))
 
-    def _note(self, step: int) -> None:
+    def _note(self) -> None:
         """Put down what holds at a step, after it."""
         p, schedule = self.probabilities, self.schedule
+        rate, step = self.weights_lr(), max(self.num_cycle_steps, 0)
         argmax = [row.index(max(row)) for row in p]
         self.scalars = dict(
-            weights_lr=schedule.weights_lr(step),
+            weights_lr=rate,
             alphas_lr=schedule.alphas_lr(step),
             gain=schedule.gain,
             diversity=diversity.diversity(p),
@@ -291,7 +385,7 @@ class Search:
     def end_cycle(self) -> ArchiveEntry:
         """Archive the genotype of the cycle that is over, and restart the next one."""
         schedule, log_probs = self.schedule, self.log_probs()
-        cycle = schedule.cycle_of(self.num_steps - 1)
+        cycle = schedule.cycle_of(self.num_cycle_steps - 1)
         nearest = self.selection.most_probable_distance(log_probs)
         entry = self.selection.finish_cycle(
             log_probs,
@@ -299,7 +393,7 @@ class Search:
             schedule.archive_distance,
             step=self.num_steps,
             diversity=diversity.diversity(self.probabilities),
-            planned_diversity=schedule.planned_diversity(self.num_steps - 1),
+            planned_diversity=schedule.planned_diversity(self.num_cycle_steps - 1),
         )
         if cycle + 1 < schedule.num_cycles:
             self._shrink(schedule.restart(nearest))
@@ -345,6 +439,7 @@ class Search:
                 [[t.kind, t.fixed, t.per_layer] for t in self.tables.values()]
             ),
             "train_cfg.relaxations": self.relaxations,
+            "train_cfg.donor": self.donor and asdict(self.donor),
             "optim_wrapper.alphas.accumulative_counts": getattr(
                 self.optimizers["alphas"], "_accumulative_counts", 1
             ),
@@ -362,6 +457,7 @@ class Search:
             schedule=self.schedule.state_dict(),
             penalty=self.penalty and self.penalty.state_dict(),
             archive=self.archive.to_dict(),
+            sensitivities=self.sensitivities,
             pending_gradients={
                 name: parameter.grad.clone()
                 for name, parameter in self.model.named_parameters()
@@ -380,6 +476,7 @@ class Search:
         if self.penalty is not None:
             self.penalty.load_state_dict(state["penalty"])
         self.selection.archive = Archive.from_dict(state["archive"])
+        self.sensitivities = state["sensitivities"]
         self.seed = state["seed"]
         self.num_steps = state["num_steps"]
         self.num_alpha_steps = state["num_alpha_steps"]

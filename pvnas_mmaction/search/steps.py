@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from mmaction.models.heads import BaseHead
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
@@ -67,19 +68,45 @@ class Steps:
         own = [p for p in shared.weights if p is not self.supernet.alphas]
         self._shared = shared._replace(weights=own)
 
-    def weights_step(self, batch: dict, path: Choices) -> dict[str, Tensor]:
+    def weights_step(
+        self,
+        batch: dict,
+        path: Choices,
+        teacher: Choices | None = None,
+        distill: float = 1.0,
+    ) -> dict[str, Tensor]:
         """One optimiser step of the weights on a path, without gradient to the alphas.
+
+        With a teacher, both learn in the one step: the teacher from the labels, the
+        path from the teacher's probabilities (in-place distillation, Yu and Huang,
+        ICCV 2019).
 
         Args:
             batch: A batch of the weights half.
             path: What each layer runs, drawn under ``torch.no_grad``.
+            teacher: Another path. Default None.
+            distill: Share of the path's loss that is its Kullback-Leibler divergence
+                from the teacher; the rest is the loss on the labels. Default 1.
 
         Returns:
-            The values to log: ``loss`` and what the head adds.
+            The values to log: ``loss`` and what the head adds; with a teacher these are
+            the teacher's, and ``path_loss`` is the path's.
         """
-        with self.weights.optim_context(self.model), self.supernet.use_path(path):
-            loss, logs = self._loss(batch)
-        _update(self.weights, loss, self._running(path).weights)
+        paths = [path] if teacher is None else [teacher, path]
+        with self.weights.optim_context(self.model):
+            data = self._data(batch)
+            with self.supernet.use_path(paths[0]):
+                loss, logs, scores = self._loss(data)
+            if teacher is not None:
+                with self.supernet.use_path(path):
+                    own, _, path_scores = self._loss(data)
+                target = torch.softmax(scores.detach().float(), 1)
+                found = torch.log_softmax(path_scores.float(), 1)
+                distance = F.kl_div(found, target, reduction="batchmean")
+                path_loss = distill * distance + (1 - distill) * own
+                loss = loss + path_loss
+                logs["path_loss"] = path_loss.detach()
+        _update(self.weights, loss, self._running(*paths).weights)
         return logs
 
     def alpha_step(
@@ -102,26 +129,31 @@ class Steps:
         running = self._running(path)
         with frozen(running.weights), untracked(running.norms):
             with self.alphas.optim_context(self.model), self.supernet.use_path(path):
-                loss, logs = self._loss(batch)
+                loss, logs, _ = self._loss(self._data(batch))
             if penalty is not None:
                 loss = loss + penalty.loss(self.supernet.probabilities())
             _update(self.alphas, loss, [self.supernet.alphas])
         return {f"alpha_{name}": value for name, value in logs.items()}
 
-    def _loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+    def _data(self, batch: dict) -> dict:
         data = self.model.data_preprocessor(batch, training=True)
         shape = tuple(data["inputs"].shape[-4:])
         if self.input_shape not in (None, shape):
             expected = f"{shape}, (C, T, H, W) of the clips that train_dataloader gives"
             hint = "costs and budgets are counted for it; change the one or the other"
             raise wrong("train_cfg.input_shape", expected, str(self.input_shape), hint)
-        return self.model.parse_losses(losses(self.model, **data))
+        return data
 
-    def _running(self, path: Choices) -> _Part:
-        """What runs on a path."""
+    def _loss(self, data: dict) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        found, scores = losses(self.model, **data)
+        return *self.model.parse_losses(found), scores
+
+    def _running(self, *paths: Choices) -> _Part:
+        """What runs on some paths."""
         weights, norms = list(self._shared.weights), list(self._shared.norms)
-        for candidates, choice in zip(self._candidates, path, strict=True):
-            for index in choice.indices:
+        for candidates, *choices in zip(self._candidates, *paths, strict=True):
+            indices = [index for choice in choices for index in choice.indices]
+            for index in dict.fromkeys(indices):
                 weights += candidates[index].weights
                 norms += candidates[index].norms
         return _Part(weights, norms)
@@ -129,15 +161,16 @@ class Steps:
 
 def losses(
     model: nn.Module, inputs: Tensor, data_samples: list
-) -> dict[str, Tensor | list[Tensor]]:
-    """What ``model(inputs, data_samples, mode="loss")`` gives, from scores in float32.
+) -> tuple[dict[str, Tensor | list[Tensor]], Tensor | None]:
+    """What ``model(inputs, data_samples, mode="loss")`` gives, from scores in float32,
+    and the scores; None for a head that makes its loss in its own way.
 
     MMAction2's heads copy scores and labels to the host to count the clips that are
     right, and take no bfloat16 there; here that is done where the scores are.
     """
     head = model.cls_head
     if type(head).loss is not BaseHead.loss:
-        return model(inputs, data_samples, mode="loss")
+        return model(inputs, data_samples, mode="loss"), None
     scores, extra = model.extract_feat(inputs, stage="head", data_samples=data_samples)
     scores = scores.float()
     labels = torch.stack([sample.gt_label for sample in data_samples]).flatten()
@@ -152,7 +185,7 @@ def losses(
         right = best == labels[:, None]
         for k in head.topk:
             found[f"top{k}_acc"] = right[:, :k].any(1).float().mean()
-    return {**found, **extra.get("loss_aux", {})}
+    return {**found, **extra.get("loss_aux", {})}, scores
 
 
 @contextmanager
