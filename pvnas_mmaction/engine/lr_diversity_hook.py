@@ -109,7 +109,7 @@ class LRDiversityHook(Hook):
         supernet = find_supernet(runner.train_loop.model)
         schedule = LRDiversitySchedule(
             LRDiversityConfig(
-                total_steps=runner.max_iters,
+                total_steps=runner.max_iters - runner.train_loop.num_tune_steps,
                 weights_lr=weights.defaults["lr"] * scale,
                 alphas_lr=alphas.defaults["lr"],
                 num_candidates=tuple(supernet.counts),
@@ -131,7 +131,7 @@ class LRDiversityHook(Hook):
         search.set_rates()
         # What MMEngine logs as lr where there is more than one group.
         if weights.base_param_settings is not None:
-            rate = search.schedule.weights_lr(search.num_steps)
+            rate = search.weights_lr()
             weights.base_param_settings["lr"] = rate
 
     def after_train_iter(
@@ -143,7 +143,8 @@ class LRDiversityHook(Hook):
         if search.at_cycle_end:
             entry = runner.train_loop.end_cycle()
             self._report(runner, entry)
-            lines = [search.schedule.missed(entry.step - 1, entry.diversity)]
+            done = search.num_cycle_steps
+            lines = [search.schedule.missed(done - 1, entry.diversity)]
             if search.is_done:
                 ends = [
                     (e.planned_diversity, e.diversity) for e in search.archive.entries

@@ -231,20 +231,23 @@ def spread(supernet: nn.Module, indices: Sequence[int]) -> list[str]:
     """
     left = []
     for i, (mixed, index) in enumerate(zip(supernet.layers, indices, strict=True)):
-        source = mixed.ops[index].state_dict()
+        source = _floats(mixed.ops[index])
         block = {k: v[:, :, 0] if v.dim() == 5 else v for k, v in source.items()}
         block = rank_channels(block)
         for j, op in enumerate(mixed.ops):
-            own = op.state_dict()
-            shapes = {
-                k: v.shape for k, v in own.items() if not k.endswith("batches_tracked")
-            }
+            own = _floats(op)
+            shapes = {key: value.shape for key, value in own.items()}
             weights = {} if j == index else shape_block(block, shapes)
             for key, value in weights.items():
                 own[key].copy_(value)
             if j != index and len(weights) < len(shapes):
                 left.append(f"layers.{i} {supernet.space.candidates[i][j]}")
     return left
+
+
+def _floats(module: nn.Module) -> Block:
+    """State dict without counters."""
+    return {k: v for k, v in module.state_dict().items() if v.is_floating_point()}
 
 
 @WEIGHT_INITIALIZERS.register_module()

@@ -1,0 +1,367 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The warm-up from a donor: what each phase runs, against what it says it computes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmaction.registry import MODELS
+from mmengine.registry import init_default_scope
+from searching import (
+    INPUT_SHAPE,
+    NO_VALIDATION,
+    QUIET,
+    SPACE,
+    make_batch,
+    run_forked,
+    run_ranks,
+    run_search,
+    toy_model,
+    toy_optimizers,
+)
+from test_resume import kill_and_resume, last_checkpoint, leaves
+from torch import nn
+
+from pvnas_mmaction.models.inherit import spread
+from pvnas_mmaction.search.diversity import diversity, softmax
+from pvnas_mmaction.search.donor_warmup import (
+    DonorWarmup,
+    alphas_from,
+    block_losses,
+    full_network,
+)
+from pvnas_mmaction.search.schedule import LRDiversityConfig, LRDiversitySchedule
+from pvnas_mmaction.search.search import Search
+from pvnas_mmaction.search.steps import Steps
+from pvnas_mmaction.space.search_space import SearchSpace
+
+BLOCKS = [
+    *("mb_t1_k3_e2", "ts_t3_k3_e2", "mb_t3_k3_e2", "mb3d_t5_k3_e2", "mb_t1_k5_e2"),
+    *("mb_t1_k3_e1.5", "mb_t3_k5_e1.5", "skip"),
+]
+AS_WIDE = [0, 2, 3, 4]  # compute what the first does when they inherit from it
+STAGE = dict(SPACE["stages"][0], candidates=BLOCKS)
+DONOR_SPACE = dict(SPACE, name="donor", stages=[STAGE])
+DONOR = dict(tune_steps=4, full="mb_t1", sensitivities=dict(clips=8))
+
+
+def model_config() -> dict:
+    config = toy_model()
+    config["backbone"]["space"] = DONOR_SPACE
+    return config
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    init_default_scope("mmaction")
+    torch.manual_seed(0)
+    model = MODELS.build(model_config())
+    for module in model.modules():  # zero batch norms would hide everything
+        if isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    return model.train()
+
+
+def make_search(model: nn.Module, **donor) -> Search:
+    schedule = LRDiversityConfig(total_steps=18, num_cycles=2, alphas_lr=0.1)
+    return Search(
+        model,
+        toy_optimizers(model),
+        LRDiversitySchedule(schedule),
+        input_shape=INPUT_SHAPE,
+        seed=0,
+        donor=dict(DONOR, **donor),
+        judging=lambda clips: [make_batch(clips, 7)],
+    )
+
+
+def step(search: Search) -> dict:
+    search.set_rates()
+    batch = None if search.rests else make_batch(seed=search.num_steps)
+    return search.step(make_batch(seed=100 + search.num_steps), batch)
+
+
+def run(search: Search) -> None:
+    search.begin()
+    while not search.is_done:
+        step(search)
+        if search.at_cycle_end:
+            search.end_cycle()
+    search.finish()
+
+
+def features(model: nn.Module, indices, clips) -> torch.Tensor:
+    net = model.backbone
+    return net(clips, net.path_of(indices))
+
+
+def test_all_candidates_inherit_from_the_full_network(model):
+    net, full = model.backbone.eval(), (0, 0, 0)
+    clips = torch.randn(2, *INPUT_SHAPE)
+    with torch.no_grad():
+        before = features(model, full, clips)
+        far = (features(model, (2, 3, 4), clips) - before).abs().max()
+        assert spread(net, full) == []
+        for j in AS_WIDE:
+            found = features(model, (j, 0, j), clips)
+            torch.testing.assert_close(found, before, rtol=1e-4, atol=1e-4)
+        assert far > 0.1
+        assert torch.equal(features(model, full, clips), before)
+        narrow = features(model, (5, 5, 5), clips)
+        assert (narrow - before).abs().max() > 1e-4
+    # A narrower block has the channels that count most, in all of its parts.
+    wide, other = net.layers[0].ops[0], net.layers[0].ops[5]
+    norms = wide.project.conv.weight.abs().sum((0, 2, 3, 4))
+    kept = norms.argsort(descending=True)[: len(other.expand.conv.weight)]
+    for role in ("expand", "spatial"):
+        ours, theirs = (getattr(op, role).conv.weight for op in (other, wide))
+        assert torch.equal(ours, theirs[kept])
+    assert torch.equal(other.project.conv.weight, wide.project.conv.weight[:, kept])
+
+
+def test_single_blocks_are_judged(model):
+    """Each loss is that of a whole forward of the changed network."""
+    full, batches = (0, 1, 5), [make_batch(4, 3), make_batch(2, 4)]
+    state = copy.deepcopy(model.state_dict())
+    base, rows = block_losses(model, full, copy.deepcopy(batches))
+    assert model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+    def loss(indices) -> float:
+        total = 0.0
+        for batch in copy.deepcopy(batches):
+            data = model.data_preprocessor(batch, training=False)
+            x = model.backbone(data["inputs"][:, 0], model.backbone.path_of(indices))
+            scores = model.cls_head.fc_cls(x.mean((2, 3, 4)))
+            labels = torch.cat([sample.gt_label for sample in data["data_samples"]])
+            total += float(F.cross_entropy(scores, labels, reduction="sum"))
+        return total / 6
+
+    assert base == pytest.approx(loss(full), rel=1e-5)
+    for layer, row in enumerate(rows):
+        for j, value in enumerate(row):
+            changed = (*full[:layer], j, *full[layer + 1 :])
+            assert value == pytest.approx(loss(changed), rel=1e-4), (layer, j)
+
+
+def test_alphas_are_what_single_blocks_are_worth():
+    rows = [[1.0, 1.2, 3.0], [1.0, 0.9, 1.1], [1.0, 1.0, 4.0]]
+    alphas, temperature = alphas_from(1.0, rows, 0.9, tau=0.7)
+    assert diversity(softmax(alphas, 0.7)) == pytest.approx(0.9)
+    for row, losses in zip(alphas, rows, strict=True):
+        expected = [-(loss - 1) / temperature for loss in losses]
+        assert row == pytest.approx(expected)
+    assert alphas_from(1.0, [[1.0, 1.0]], 0.9) == ([[0.0, 0.0]], 1.0)
+    # Two of three are equally good: p can't be less diverse than that.
+    alphas, _ = alphas_from(1.0, [[1.0, 1.0, 2.0]], 0.1)
+    assert diversity(softmax(alphas)) == pytest.approx(0.75, abs=1e-6)
+
+
+@pytest.mark.parametrize("distill", [1.0, 0.25, 0.0])
+def test_the_path_is_distilled_from_the_full_network(model, distill):
+    """Gradients of the one step are those of the two losses written out."""
+    model.cls_head.dropout = None
+    reference = copy.deepcopy(model)
+    optimizers = toy_optimizers(model, lr=1.0)
+    net, batch = model.backbone, make_batch()
+    steps = Steps(model, optimizers["weights"], optimizers["alphas"])
+    full, path = (net.path_of(indices) for indices in ((0, 0, 0), (0, 5, 2)))
+    before = {k: v.detach().clone() for k, v in model.named_parameters()}
+    logs = steps.weights_step(copy.deepcopy(batch), path, full, distill)
+
+    data = reference.data_preprocessor(batch, training=True)
+    labels = torch.cat([sample.gt_label for sample in data["data_samples"]])
+    scores = []
+    for indices in ((0, 0, 0), (0, 5, 2)):
+        x = features(reference, indices, data["inputs"][:, 0])
+        scores.append(reference.cls_head.fc_cls(x.mean((2, 3, 4))))
+    p, q = scores[0].detach().softmax(1), scores[1].softmax(1)
+    distance = (p * (p.log() - q.log())).sum(1).mean()
+    own = F.cross_entropy(scores[1], labels)
+    path_loss = distill * distance + (1 - distill) * own
+    (F.cross_entropy(scores[0], labels) + path_loss).backward()
+    assert float(logs["path_loss"]) == pytest.approx(float(path_loss), rel=1e-4)
+    moved = 0
+    for (name, ours), theirs in zip(
+        model.named_parameters(), reference.parameters(), strict=True
+    ):
+        gradient = torch.zeros_like(ours) if theirs.grad is None else theirs.grad
+        torch.testing.assert_close(
+            before[name] - ours, gradient, rtol=1e-3, atol=1e-5, msg=name
+        )
+        moved += theirs.grad is not None
+    assert 0 < moved < len(before)
+
+
+def test_the_range_of_paths_grows():
+    warmup = DonorWarmup((0,) * 10, 1, True, 1.0, 0)
+    space = SearchSpace.from_config(
+        dict(DONOR_SPACE, stages=[dict(STAGE, num_layers=10)])
+    )
+    net = MODELS.build(dict(type="mmaction.PVNASSupernet", space=space.to_config()))
+    path = net.path_of([5] * 10)
+
+    def differing(progress: float, seed: int) -> list[int]:
+        generator = torch.Generator().manual_seed(seed)
+        near = warmup.near_full(path, progress, generator)
+        assert all(c.indices in ((0,), (5,)) for c in near)
+        return [i for i, c in enumerate(near) if c.indices == (5,)]
+
+    counts = [len(differing(i / 20, i)) for i in range(21)]
+    assert (counts[0], counts[-1]) == (1, 10)
+    assert all(b - a in (0, 1) for a, b in pairwise(counts))
+    assert len({differing(0, seed)[0] for seed in range(60)}) == 10
+
+
+def test_phases_of_a_search(model, monkeypatch):
+    seen, weights_step = [], Steps.weights_step
+
+    def noted(steps, batch, path, **extra):
+        indices = tuple(choice.indices[0] for choice in path)
+        rates = steps.weights.optimizer.param_groups[0]["lr"]
+        seen.append((indices, extra, rates))
+        return weights_step(steps, batch, path, **extra)
+
+    monkeypatch.setattr(Steps, "weights_step", noted)
+    search = make_search(model)
+    alphas = []
+    search.begin()
+    while not search.is_done:
+        tuning, rests = search.is_tuning, search.rests
+        step(search)
+        alphas.append((tuning, rests, search.alphas))
+        if search.at_cycle_end:
+            search.end_cycle()
+    assert len(seen) == 22 and search.num_alpha_steps == 12
+    assert [entry.step for entry in search.archive.entries] == [13, 22]
+    for indices, extra, rate in seen[:4]:
+        assert indices == (0, 0, 0) and extra == {} and 0 < rate <= 0.05
+    assert seen[1][2] > seen[3][2]
+    for indices, extra, _ in seen[4:]:
+        teacher = [choice.indices for choice in extra["teacher"]]
+        assert teacher == [(0,)] * 3 and extra["distill"] == 1
+    changed = [sum(j != 0 for j in indices) for indices, _, _ in seen[4:13]]
+    assert all(n <= 1 + 2 * k // 9 for k, n in enumerate(changed)), changed
+    assert any(sum(j != 0 for j in indices) == 3 for indices, _, _ in seen[13:])
+    # Alphas: uniform, then what single blocks are worth, at rest until the warm-up ends.
+    assert alphas[2][2] == [[0.0] * 8] * 3
+    assert [t for t, _, _ in alphas] == [True] * 4 + [False] * 18
+    assert diversity(softmax(alphas[3][2])) == pytest.approx(0.95, abs=1e-6)
+    found = search.sensitivities
+    for row, losses in zip(alphas[3][2], found["losses"], strict=True):
+        for alpha, (block, loss) in zip(row, losses.items(), strict=True):
+            expected = (found["loss"] - loss) / found["temperature"]
+            assert alpha == pytest.approx(expected, abs=1e-5), block
+    assert list(found["losses"][0]) == BLOCKS and found["full"] == ["mb_t1_k3_e2"] * 3
+    assert alphas[6][1] and alphas[6][2] == alphas[3][2] != alphas[-1][2]
+
+
+@pytest.mark.parametrize("at", [2, 4, 5, 9, 15])
+def test_state_goes_on_in_another_search(model, at):
+    first, second, whole = (make_search(copy.deepcopy(model)) for _ in range(3))
+    run(whole)
+    first.begin()
+    for _ in range(at):
+        step(first)
+        if first.at_cycle_end:
+            first.end_cycle()
+    second.model.load_state_dict(first.model.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    run(second)
+    assert second.archive.to_dict() == whole.archive.to_dict()
+    assert second.sensitivities == whole.sensitivities is not None
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
+
+
+def settings(**changes) -> dict:
+    config = dict(max_epochs=8, donor=DONOR)
+    return dict(model=model_config(), train_cfg=config, **NO_VALIDATION, **changes)
+
+
+def test_killed_in_each_phase(tmp_path):
+    """In the tuning, right before and after what ends it, in both cycles."""
+    hooks = [
+        dict(type="LRDiversityHook", num_cycles=2),
+        dict(type="SearchHistoryHook", interval=2),
+    ]
+    checkpoint = dict(default_hooks=dict(checkpoint=dict(by_epoch=False, interval=1)))
+    whole = settings(custom_hooks=hooks, **checkpoint)
+    assert run_forked(run_search, tmp_path / "whole", **whole) == 0
+    kills = [2, 3, 4, 9, 17]
+    hooks = [*hooks, dict(type="KillHook", steps=kills, before_checkpoint=True)]
+    killed = settings(custom_hooks=hooks, **checkpoint)
+    kill_and_resume(tmp_path / "killed", killed, len(kills))
+    ours, theirs = (last_checkpoint(tmp_path / n) for n in ("killed", "whole"))
+    assert ours["meta"]["iter"] == theirs["meta"]["iter"] == 24
+    for part in ("state_dict", "optimizer", "pvnas_search"):
+        found, expected = leaves(ours[part]), leaves(theirs[part])
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            same = torch.equal if isinstance(value, torch.Tensor) else math.isclose
+            if isinstance(value, int | float | torch.Tensor):
+                assert same(found[name], value), name
+    for name in ("sensitivities.json", "archive.json", "history.jsonl"):
+        files = [tmp_path / n / "search" / name for n in ("killed", "whole")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    written = json.loads(files[0].with_name("sensitivities.json").read_text())
+    assert written == theirs["pvnas_search"]["sensitivities"]
+
+
+def two_steps(batches: list[dict], world: int) -> dict:
+    """A tuning step, its end, and a sandwich step, on a share of each batch."""
+    init_default_scope("mmaction")
+    torch.manual_seed(0)
+    model = MODELS.build(model_config()).train()
+    for module in model.modules():  # one rank normalises by its own clips
+        if isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d):
+            module.eval()
+    model.cls_head.dropout = None
+    search = make_search(model, tune_steps=1)
+    search.begin()
+    rank = torch.distributed.get_rank() if world > 1 else 0
+    for batch in batches:
+        search.set_rates()
+        search.step({k: v[rank::world] for k, v in batch.items()})
+        model.train(False)
+    return dict(state=model.state_dict(), found=search.sensitivities)
+
+
+def test_two_ranks_equal_one(tmp_path):
+    batches = [make_batch(4, seed) for seed in (1, 2)]
+    alone = two_steps(batches, 1)
+    found = run_ranks(tmp_path, 2, two_steps, batches, 2)
+    for result in found:
+        assert not isinstance(result, str), result
+        for name, value in alone["state"].items():
+            torch.testing.assert_close(
+                result["state"][name], value, rtol=1e-4, atol=1e-5, msg=name
+            )
+    assert found[0]["found"] == found[1]["found"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(tune_steps=0), r"donor\.tune_steps: expected an integer of 1"),
+        (dict(distil=1), r"donor: expected tune_steps and some of full, sandwich"),
+        (dict(distill=2), r"donor\.distill: expected a share up to 1, got 2"),
+        (dict(sensitivities=dict(batches=2)), r"sensitivities: expected dict\(clips="),
+        (dict(full="rb"), r"donor\.full: expected what a candidate .*, got 'rb'"),
+        (dict(full="mb_t3"), r"donor\.full: expected blocks without a temporal"),
+    ],
+)
+def test_mistakes_in_the_settings(change, message):
+    space = SearchSpace.from_config(DONOR_SPACE)
+    with pytest.raises(ValueError, match=message):
+        DonorWarmup.read(dict(DONOR, **change), space)
+    assert DonorWarmup.read(None, space) is None
+    assert full_network(space, "ts_t3") == (1, 1, 1)
