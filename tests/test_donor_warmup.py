@@ -16,7 +16,6 @@ from mmengine.registry import init_default_scope
 from searching import (
     INPUT_SHAPE,
     NO_VALIDATION,
-    QUIET,
     SPACE,
     make_batch,
     run_forked,
@@ -42,8 +41,8 @@ from pvnas_mmaction.search.steps import Steps
 from pvnas_mmaction.space.search_space import SearchSpace
 
 BLOCKS = [
-    *("mb_t1_k3_e2", "ts_t3_k3_e2", "mb_t3_k3_e2", "mb3d_t5_k3_e2", "mb_t1_k5_e2"),
-    *("mb_t1_k3_e1.5", "mb_t3_k5_e1.5", "skip"),
+    *("mb_t1_k3_e4", "ts_t3_k3_e4", "mb_t3_k3_e4", "mb3d_t5_k3_e4", "mb_t1_k5_e4"),
+    *("mb_t1_k3_e2", "mb_t3_k5_e2", "skip"),
 ]
 AS_WIDE = [0, 2, 3, 4]  # compute what the first does when they inherit from it
 STAGE = dict(SPACE["stages"][0], candidates=BLOCKS)
@@ -245,13 +244,13 @@ def test_phases_of_a_search(model, monkeypatch):
     for indices, extra, rate in seen[:4]:
         assert indices == (0, 0, 0) and extra == {} and 0 < rate <= 0.05
     assert seen[1][2] > seen[3][2]
-    for indices, extra, _ in seen[4:]:
+    for _, extra, _ in seen[4:]:
         teacher = [choice.indices for choice in extra["teacher"]]
         assert teacher == [(0,)] * 3 and extra["distill"] == 1
     changed = [sum(j != 0 for j in indices) for indices, _, _ in seen[4:13]]
     assert all(n <= 1 + 2 * k // 9 for k, n in enumerate(changed)), changed
     assert any(sum(j != 0 for j in indices) == 3 for indices, _, _ in seen[13:])
-    # Alphas: uniform, then what single blocks are worth, at rest until the warm-up ends.
+    # Alphas: uniform, then what single blocks are worth, at rest in the warm-up.
     assert alphas[2][2] == [[0.0] * 8] * 3
     assert [t for t, _, _ in alphas] == [True] * 4 + [False] * 18
     assert diversity(softmax(alphas[3][2])) == pytest.approx(0.95, abs=1e-6)
@@ -260,7 +259,7 @@ def test_phases_of_a_search(model, monkeypatch):
         for alpha, (block, loss) in zip(row, losses.items(), strict=True):
             expected = (found["loss"] - loss) / found["temperature"]
             assert alpha == pytest.approx(expected, abs=1e-5), block
-    assert list(found["losses"][0]) == BLOCKS and found["full"] == ["mb_t1_k3_e2"] * 3
+    assert list(found["losses"][0]) == BLOCKS and found["full"] == ["mb_t1_k3_e4"] * 3
     assert alphas[6][1] and alphas[6][2] == alphas[3][2] != alphas[-1][2]
 
 

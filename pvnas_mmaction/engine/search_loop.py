@@ -44,8 +44,9 @@ class SearchLoop(EpochBasedTrainLoop):
     :class:`LRDiversityHook` builds its schedule and ends its cycles.
 
     Files, written by rank 0 to ``work_dir/search/``: ``space.json``, ``split.json``,
-    ``archive.json``, ``genotypes/cycle_NN.json``, with a donor
-    ``sensitivities.json`` and, at the end, ``genotype.json`` and, where the archive lacks it, the same as ``genotypes/final.json``.
+    ``archive.json``, ``genotypes/cycle_NN.json``, with a donor ``sensitivities.json``
+    and, at the end, ``genotype.json`` and, where the archive lacks it, the same as
+    ``genotypes/final.json``.
 
     Args:
         runner: The runner.

@@ -8,9 +8,9 @@
    is worth; the alphas start from it.
 4. From then on a weights step runs the full network and a sampled path that is
    distilled from it (sandwich rule and in-place distillation, Yu and Huang, ICCV 2019).
-   In the first cycle the number of layers in which the two may differ grows from one to
-   all (progressive shrinking, Cai et al., ICLR 2020): features of a network all of whose
-   layers are narrowed at once are of no use at first.
+   In the first cycle the number of layers in which the two may differ grows from one
+   to all (progressive shrinking, Cai et al., ICLR 2020): features of a network all of
+   whose layers are narrowed at once are of no use at first.
 """
 
 from __future__ import annotations
