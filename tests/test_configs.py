@@ -193,9 +193,10 @@ def test_search_budget_binds_and_can_be_kept(name):
     assert budget.table.cost(budget.table.most_expensive()) > budget.limit
     (found,) = derive([[0.0] * len(row) for row in space.candidates], [budget])
     blocks = space.genotype(found.indices).blocks
-    assert network_cost(
-        space.skeleton, blocks, shape, cfg.num_classes
-    ).macs <= budget.limit
+    assert (
+        network_cost(space.skeleton, blocks, shape, cfg.num_classes).macs
+        <= budget.limit
+    )
 
 
 @pytest.mark.parametrize("name", SEARCH)
