@@ -229,6 +229,12 @@ class Search:
             return config.weights_lr * share
         return self.schedule.weights_lr(self.num_cycle_steps)
 
+    def alphas_lr(self) -> float:
+        """Learning rate of the alphas in the next step."""
+        if self.is_tuning:
+            return 0.0
+        return self.schedule.alphas_lr(self.num_cycle_steps)
+
     def set_rates(self) -> None:
         """Set the learning rates of the next step, absolutely."""
         rate = self.weights_lr()
@@ -236,7 +242,7 @@ class Search:
         for group, share in zip(groups, self._shares, strict=True):
             group["lr"] = rate * share
         for group in self.optimizers["alphas"].optimizer.param_groups:
-            group["lr"] = self.schedule.alphas_lr(max(self.num_cycle_steps, 0))
+            group["lr"] = self.alphas_lr()
 
     def step(
         self, weights_batch: dict, alphas_batch: dict | None = None
@@ -359,11 +365,11 @@ class Search:
     def _note(self) -> None:
         """Put down what holds at a step, after it."""
         p, schedule = self.probabilities, self.schedule
-        rate, step = self.weights_lr(), max(self.num_cycle_steps, 0)
+        step = max(self.num_cycle_steps, 0)
         argmax = [row.index(max(row)) for row in p]
         self.scalars = dict(
-            weights_lr=rate,
-            alphas_lr=schedule.alphas_lr(step),
+            weights_lr=self.weights_lr(),
+            alphas_lr=self.alphas_lr(),
             gain=schedule.gain,
             diversity=diversity.diversity(p),
             planned_diversity=schedule.planned_diversity(step),
