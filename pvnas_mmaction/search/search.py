@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from ..models.inherit import spread
 from ..models.relaxation import check_relaxation
-from ..models.supernet import Choices, find_supernet, padded
+from ..models.supernet import Choices, find_supernet, inherit_weights, padded
 from ..space.checks import check_count, check_mapping, wrong
 from ..space.cost import check_input_shape
 from ..space.cost_table import cost_tables
@@ -46,7 +46,7 @@ from .penalty import build_penalty
 from .randomness import Stream, derived_seed, seed_all
 from .schedule import LRDiversitySchedule
 from .selection import Selection
-from .steps import Steps, judge
+from .steps import Steps, judge, reestimated_batch_norm
 
 DEFAULT_RELAXATIONS = dict(warmup="uniform", weights="gumbel_st", alphas="two_path")
 
@@ -421,6 +421,20 @@ class Search:
         assert self.validate is not None and self.calibration is not None
         with self.supernet.use_path(self.supernet.path_of(indices)):
             return judge(self.model, self.calibration, self.validate, self.seed)
+
+    def inherited(self, indices: Indices) -> dict[str, Tensor]:
+        """State dict, on the CPU, of a recognizer around one network, with batch
+        normalisation re-estimated."""
+        assert self.calibration is not None
+        names = (n for n, m in self.model.named_modules() if m is self.supernet)
+        seed = derived_seed(self.seed, Stream.CALIBRATION)
+        with (
+            self.supernet.use_path(self.supernet.path_of(indices)),
+            reestimated_batch_norm(self.model, self.calibration(), seed),
+        ):
+            state = self.model.state_dict()
+            found = inherit_weights(state, indices, f"{next(names)}.")
+            return {k: v.cpu().clone() for k, v in found.items()}
 
     def _shrink(self, target: float) -> None:
         """Shrink all alphas by one factor, so that D(p) is at least ``target``."""
