@@ -88,7 +88,7 @@ def hamming(a: Sequence, b: Sequence) -> float:
         a: Block specs (or candidate indices), one per layer.
         b: The same for the other network.
     """
-    return sum(x != y for x, y in zip(a, b, strict=True)) / len(a)
+    return sum(bool(x != y) for x, y in zip(a, b, strict=True)) / len(a)
 
 
 def mean_pairwise_hamming(networks: Sequence[Sequence]) -> float:

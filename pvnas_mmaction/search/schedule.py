@@ -78,7 +78,8 @@ def travel_lr(
     noise; the feedback does the rest. See docs/schedule.md.
     """
     travel = logit_lead(end, num_candidates) - logit_lead(start, num_candidates)
-    return 1.2 * tau * travel * (num_candidates / 2) ** 0.25 / num_steps**0.75
+    width = math.pow(num_candidates / 2, 0.25)
+    return 1.2 * tau * travel * width / math.pow(num_steps, 0.75)
 
 
 @dataclass(frozen=True)
