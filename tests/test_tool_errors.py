@@ -240,13 +240,18 @@ def test_ctrl_c(config, motion_clips, tmp_path) -> None:
             stderr=err,
             text=True,
             cwd=ROOT,
+            # a job in the background, as of some CI, would ignore it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as process,
     ):
-        for line in process.stdout:
-            if "Epoch(train)" in line:
-                break
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=120)
+        try:
+            for line in process.stdout:
+                if "Epoch(train)" in line:
+                    break
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == cli.EXIT_INTERRUPTED
     *_, line = (tmp_path / "err").read_text().splitlines()
     assert line.startswith("interrupted: ") and "--resume" in line
