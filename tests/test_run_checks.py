@@ -4,6 +4,7 @@ or it is refused before anything runs."""
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from mmengine.registry import init_default_scope
 from tool_processes import CONFIGS, RETRAIN, SEARCH, call_tool, data_options
 
 from pvnas_mmaction.apis.run_checks import check_weights
+from pvnas_mmaction.engine.folder_lock import folder_lock
 from pvnas_mmaction.space.genotype import load_genotype, save_genotype
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -295,3 +297,28 @@ def test_a_budget_of_other_clips_is_said_not_to_hold(
     assert (
         "gives clips (3, 6, 20, 20), model.backbone.genotype was found for (3, 8" in log
     )
+
+
+@pytest.mark.parametrize("config", [RETRAIN, SEARCH])
+def test_two_runs_do_not_share_a_folder(config, motion_clips, tmp_path, call_tool):
+    """The second, a training or a search, is refused before it writes anything."""
+    ready, stop = multiprocessing.Event(), multiprocessing.Event()
+
+    def first():
+        with folder_lock(tmp_path / ".training.lock", "the training"):
+            ready.set()
+            stop.wait(120)
+
+    process = multiprocessing.get_context("fork").Process(target=first)
+    process.start()
+    assert ready.wait(60)
+    kept = tmp_path / config
+    kept.write_text("that of the first")
+    options = ["--cfg-options", *data_options(motion_clips)]
+    line = call_tool("train", CONFIGS / config, "--work-dir", tmp_path, *options)
+    stop.set()
+    process.join()
+    who = f"got the training of process {process.pid} on "
+    assert f"{tmp_path}: expected a folder for itself, {who}" in line
+    assert kept.read_text() == "that of the first"
+    assert {path.name for path in tmp_path.iterdir()} == {config, ".training.lock"}

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -28,8 +29,10 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from ..engine.checkpoint_files import check_checkpoint, latest_checkpoint
+from ..engine.folder_lock import folder_lock
 from ..engine.optim import is_bfloat16
 from ..engine.run_file import start_facts
+from ..search.distributed import together
 from ..space.checks import wrong
 from .config_checks import check_num_classes
 from .config_files import KeyValueAction, make_portable, merge_options
@@ -237,7 +240,7 @@ def build_runner(cfg: Config, tested: bool = False) -> Runner:
 
     Raises:
         ValueError: The parts of its model do not fit, or its work dir cannot be written
-            to.
+            to, or another training is running there.
     """
     check_num_classes(cfg)
     make_portable(cfg)
@@ -246,9 +249,16 @@ def build_runner(cfg: Config, tested: bool = False) -> Runner:
         cfg.experiment_name = Path(cfg.filename).stem
         object.__setattr__(cfg, "_filename", None)
     start_distributed(cfg)
-    if is_main_process():
-        make_out_folder(cfg.work_dir, "--work-dir")
+    lock = ExitStack()  # held until the runner, or the process, ends
+    with together():
+        if is_main_process():
+            make_out_folder(cfg.work_dir, "--work-dir")
+            if not tested:  # before the runner writes its config there
+                file = Path(cfg.work_dir) / ".training.lock"
+                lock.enter_context(folder_lock(file, "the training"))
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     check_head(runner.model)
-    runner.register_hook(RunCheckHook(resumed=bool(cfg.get("resume")), tested=tested))
+    hook = RunCheckHook(resumed=bool(cfg.get("resume")), tested=tested)
+    hook.lock = lock
+    runner.register_hook(hook)
     return runner

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -184,10 +185,14 @@ class RunCheckHook(Hook):
         resumed: Whether a checkpoint is loaded to go on with its training.
         tested: Whether it is loaded to be tested. Where neither, only the network that
             it was written for has to fit, and a head may be another.
+
+    Attributes:
+        lock: What is held of the work dir while the run lives.
     """
 
     def __init__(self, resumed: bool, tested: bool) -> None:
         self.resumed, self.tested = resumed, tested
+        self.lock = ExitStack()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         record = run_record(runner.cfg, runner.seed)
