@@ -322,3 +322,34 @@ def test_two_runs_do_not_share_a_folder(config, motion_clips, tmp_path, call_too
     assert f"{tmp_path}: expected a folder for itself, {who}" in line
     assert kept.read_text() == "that of the first"
     assert {path.name for path in tmp_path.iterdir()} == {config, ".training.lock"}
+
+
+def test_a_search_checks_what_it_is_judged_on(motion_clips, tmp_path, call_tool):
+    """Class ids of all validation clips, before the first step."""
+    text = (motion_clips / "val.txt").read_text().replace(" 7\n", " 8\n")
+    (tmp_path / "val.txt").write_text(text)
+    options = [*data_options(motion_clips), "val_dataloader.dataset.num_classes=None"]
+    options += [f"val_dataloader.dataset.ann_file={tmp_path}/val.txt"]
+    options += ["train_cfg.max_epochs=1", "train_cfg.min_steps=24"]
+    work_dir = tmp_path / "work"
+    line = call_tool(
+        "train", CONFIGS / SEARCH, "--work-dir", work_dir, "--cfg-options", *options
+    )
+    assert "val_dataloader.dataset.ann_file: expected class ids below 8, as mod" in line
+    assert not (work_dir / "search" / "archive.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("work_dir=2024", "data/custom/train.txt"),
+        ("load_from=2024", "load_from: expected a checkpoint, got 2024, which is no"),
+        ("train_dataloader.dataset.data_root=2024", "got 2024/"),
+        ("train_cfg.max_epochs=eight", "expected an integer, 1 or more, got 'eight'"),
+        ("train_cfg.max_epochs=1.5", "expected an integer, 1 or more, got 1.5"),
+    ],
+)
+def test_numbers_for_names_and_names_for_numbers(option, line, tmp_path, call_tool):
+    config = next(CONFIGS.glob("pvnas-tiny_retrain_*_custom-rgb.py"))
+    where = [] if option.startswith("work_dir") else ["--work-dir", tmp_path / "work"]
+    assert line in call_tool("train", config, *where, "--cfg-options", option)

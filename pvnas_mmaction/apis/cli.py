@@ -69,6 +69,9 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _merge_shared(cfg: Config, args: argparse.Namespace) -> None:
     merge_options(cfg, args.cfg_options)
+    for key in ("work_dir", "load_from"):  # a name of digits became a number
+        if isinstance(cfg.get(key), int | float):
+            cfg[key] = str(cfg[key])
     cfg.launcher = args.launcher
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     if args.work_dir is not None:

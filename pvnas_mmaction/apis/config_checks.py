@@ -32,8 +32,8 @@ def check_whole(cfg: Config, split: str | None = None) -> None:
         loader = f"a {split}_dataloader with a dataset"
         raise wrong(f"config {cfg.filename}", loader, "none", hint)
     epochs = (cfg.get("train_cfg") or {}).get("max_epochs", 1)
-    if split == "train" and epochs < 1:
-        raise wrong("train_cfg.max_epochs", "1 or more", str(epochs))
+    if split == "train" and not (isinstance(epochs, int) and epochs >= 1):
+        raise wrong("train_cfg.max_epochs", "an integer, 1 or more", repr(epochs))
 
 
 def check_one_network(cfg: Config) -> None:
@@ -127,4 +127,4 @@ def list_file(dataset: Any) -> Path | None:
     name = dataset.get("ann_file")
     if not isinstance(name, str) or not name or "://" in name:
         return None
-    return Path(dataset.get("data_root") or "", name)
+    return Path(str(dataset.get("data_root") or ""), name)

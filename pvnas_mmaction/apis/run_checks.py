@@ -210,10 +210,9 @@ class RunCheckHook(Hook):
             check_resumed_schedulers(runner, checkpoint, path)
 
     def before_train(self, runner: Runner) -> None:
-        if isinstance(backbone_of(runner.model), PVNASSupernet):
-            return  # a search looks at its own data
-        warn_of_other_length(runner)
-        check_first_clip(runner, "train")
+        if not isinstance(backbone_of(runner.model), PVNASSupernet):
+            warn_of_other_length(runner)
+            check_first_clip(runner, "train")  # a search looks at its own
         if runner.val_loop is not None:
             check_first_clip(runner, "val")
 
@@ -263,7 +262,16 @@ def check_first_clip(runner: Runner, split: str) -> None:
         if np.max(label) >= classes:
             expected = f"class ids below {classes}, as model.cls_head.num_classes"
             raise wrong(f"{field}.ann_file", expected, f"{label} in entry {index}")
-    if not (isinstance(backbone, PVNASNet) and isinstance(clip, Tensor)):
+    if not isinstance(clip, Tensor):
+        return
+    said = runner.cfg.train_cfg.get("input_shape") if split == "val" else None
+    if said is not None and tuple(said) != (shape := tuple(clip.shape[1:])):
+        runner.logger.warning(
+            f"{field}.pipeline gives clips {shape}, train_cfg.input_shape says "
+            f"{tuple(said)}: networks are judged on other clips than they are trained "
+            "on, and than costs are counted for"
+        )
+    if not isinstance(backbone, PVNASNet):
         return
     genotype, shape = backbone.genotype, tuple(clip.shape[1:])
     if len(shape) != 4 or shape[0] != genotype.skeleton.in_channels:
