@@ -345,8 +345,8 @@ def test_a_search_checks_what_it_is_judged_on(motion_clips, tmp_path, call_tool)
         ("work_dir=2024", "data/custom/train.txt"),
         ("load_from=2024", "load_from: expected a checkpoint, got 2024, which is no"),
         ("train_dataloader.dataset.data_root=2024", "got 2024/"),
-        ("train_cfg.max_epochs=eight", "expected an integer, 1 or more, got 'eight'"),
-        ("train_cfg.max_epochs=1.5", "expected an integer, 1 or more, got 1.5"),
+        ("train_cfg.max_epochs=eight", "expected 1 or more, an integer, got 'eight'"),
+        ("train_cfg.max_epochs=1.5", "expected 1 or more, an integer, got 1.5"),
     ],
 )
 def test_numbers_for_names_and_names_for_numbers(option, line, tmp_path, call_tool):

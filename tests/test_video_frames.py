@@ -290,3 +290,19 @@ def test_later_reads_jump_to_key_frames(zoo, monkeypatch: pytest.MonkeyPatch) ->
     # Key frames are 0, 20 and 40; leading frames drop out.
     assert length == LENGTH
     assert len(decoded) <= 8
+
+
+def test_later_reads_of_a_damaged_avi_give_the_same_frames(tmp_path: Path) -> None:
+    """Its index counts the packets that were lost, a read from the start does not."""
+    path = tmp_path / "damaged.avi"
+    encode(path, codec="mjpeg", pix_fmt="yuvj420p", qmax="3", length=90)
+    data = bytearray(path.read_bytes())
+    start = int(0.6 * len(data))
+    data[start : start + 500] = b"U" * 500
+    path.write_bytes(data)
+    video = VideoFrames(str(path))
+    frames = video.read(range(len(video)))
+    assert len(frames) == 89
+    for i, frame in enumerate(frames):
+        (again,) = VideoFrames(str(path), video.length).read([i])
+        assert np.array_equal(again, frame), i

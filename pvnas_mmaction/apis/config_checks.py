@@ -33,7 +33,7 @@ def check_whole(cfg: Config, split: str | None = None) -> None:
         raise wrong(f"config {cfg.filename}", loader, "none", hint)
     epochs = (cfg.get("train_cfg") or {}).get("max_epochs", 1)
     if split == "train" and not (isinstance(epochs, int) and epochs >= 1):
-        raise wrong("train_cfg.max_epochs", "an integer, 1 or more", repr(epochs))
+        raise wrong("train_cfg.max_epochs", "1 or more, an integer", repr(epochs))
 
 
 def check_one_network(cfg: Config) -> None:

@@ -118,6 +118,8 @@ class _PyAVReader:
         packets: list[tuple[int | None, bool]] = []
         times, intra, size = [], set(), 0
         with self._open() as (container, stream):
+            # After a seek AVI counts by its index, which knows of lost packets.
+            is_avi = container.format.name == "avi"
             for frame in _decode(container, stream, packets):
                 times.append(frame.pts)
                 if frame.key_frame and frame.pict_type == PictureType.I:
@@ -129,7 +131,8 @@ class _PyAVReader:
             self._kept = []
         by_time = {time for time, _ in packets}
         can_seek = (
-            None not in by_time
+            not is_avi
+            and None not in by_time
             and len(by_time) == len(packets)
             and sorted(by_time) == times
             and all(time in intra for time, is_key in packets if is_key)
