@@ -15,7 +15,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from mmaction.registry import MODELS
+from mmaction.registry import MODELS, OPTIMIZERS
 from mmengine.config import Config
 from tool_processes import CONFIGS, RETRAIN, ROOT, SEARCH, TOOLS, data_options
 from tool_processes import call_tool as call_tool
@@ -121,6 +121,8 @@ CASES = [
     (f"export_onnx {CONFIGS / SEARCH} none --out {{dir}}/m", "model.backbone.type: e"),
     (f"{EXPORT} --input-shape 3 6 0 32", "--input-shape: expected four whole numbers"),
     (f"{EXPORT} --input-shape 1 6 32 32", "input_shape"),
+    (f"train {CONFIG} --work-dir {{dir}}/w -o {' '.join(LISTS)} "
+     f"{DATA}.pipeline.3.scale=32,32", "Resize: Scale must be float or tuple of int"),
     # options
     (f"train {CONFIG} --amp -o optim_wrapper.type=ApexOptimWrapper",
      "--amp: expected an optim_wrapper.type of "),
@@ -177,6 +179,10 @@ def test_a_setting_that_a_class_does_not_take(capsys) -> None:
         cli.run(lambda: MODELS.build(settings))
     expected = "error: PVNASNet.__init__() got an unexpected keyword argument 'width'"
     assert capsys.readouterr().err.splitlines()[0] == expected
+    settings = dict(type="SGD", params=[torch.zeros(1)], lr="fast")
+    with pytest.raises(SystemExit, match=f"^{cli.EXIT_USER_ERROR}$"):
+        cli.run(lambda: OPTIMIZERS.build(settings))
+    assert capsys.readouterr().err.startswith("error: SGD: ")
     # A call that goes wrong within the program is no such setting.
     assert not is_user_error(TypeError("f() got an unexpected keyword argument"))
 

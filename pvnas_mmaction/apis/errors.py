@@ -17,9 +17,6 @@ from .launchers import end_distributed
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
-_WRONG_SETTING = re.compile(
-    r"\w+\.__init__\(\) (got an unexpected keyword argument|missing \d+ required)"
-)
 
 
 def is_user_error(error: BaseException) -> bool:
@@ -32,10 +29,19 @@ def is_user_error(error: BaseException) -> bool:
         return True
     if isinstance(error, KeyError):  # "X is not in the mmaction::model registry"
         return "registry" in str(error)
-    if isinstance(error, TypeError):  # a setting that the class built does not take
-        return _WRONG_SETTING.match(str(error)) is not None
+    if isinstance(error, TypeError):  # a setting that the class does not take
+        return _class_being_built(error) is not None
     # torch on a truncated checkpoint
     return isinstance(error, RuntimeError) and "PytorchStreamReader" in str(error)
+
+
+def _class_being_built(error: BaseException) -> str | None:
+    """Name of the class that MMEngine was building from a config, if it was."""
+    name = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "build_from_cfg" and "obj_cls" in frame.f_locals:
+            name = getattr(frame.f_locals["obj_cls"], "__name__", None)
+    return name
 
 
 def error_line(error: BaseException) -> str:
@@ -50,6 +56,9 @@ def error_line(error: BaseException) -> str:
         return type(error).__name__
     if "Original Traceback" in text:
         return re.sub(r"^[\w.]+: ", "", lines[-1])
+    built = _class_being_built(error)
+    if isinstance(error, TypeError) and built and "__init__()" not in text:
+        lines.insert(0, f"{built}:")
     return " ".join(lines)
 
 
