@@ -378,8 +378,8 @@ def test_the_search_config_of_the_readme(project_root, tmp_path, monkeypatch):
     macs = [[cost.macs for cost in row] for row in layer_costs(space, shape)]
     fixed = skeleton_cost(space.skeleton, shape, 7).macs
     assert cost.kind == "flops"
-    cheapest, dearest = (fixed + sum(map(pick, macs)) for pick in (min, max))
-    assert cheapest < cost.budget < dearest
+    cheapest, most_expensive = (fixed + sum(map(pick, macs)) for pick in (min, max))
+    assert cheapest < cost.budget < most_expensive
 
 
 def test_the_config_of_the_readme(project_root, tmp_path):

@@ -118,7 +118,7 @@ def test_every_epoch_is_another_permutation():
     ]
     for keys, order in zip(epochs, orders, strict=True):
         assert [index for index, _ in keys] == order
-    # The same clip is augmented anew, two clips are augmented differently.
+    # The same clip is augmented again, two clips are augmented differently.
     assert len({seed for keys in epochs for _, seed in keys}) == 200
     another = StepSampler(range(50), 5, seed=1)
     assert another.order(0).tolist() != orders[0]

@@ -107,7 +107,7 @@ def test_relaxations_and_steps_follow_the_schedule(searched):
     assert witness.draws == cycle * 2
     assert len(witness.batches["weights"]) == 18
     assert len(witness.batches["alphas"]) == 12
-    # Dropout is drawn anew in every step.
+    # Dropout is drawn again in every step.
     assert len(set(witness.seeds)) == 30
 
 

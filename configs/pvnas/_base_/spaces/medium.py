@@ -1,5 +1,5 @@
 # For PV-NAS-M (at most 33 GMACs at 3x16x224x224): the residual class, with a joint 3D
-# depthwise block beside it. About 2e21 networks.
+# depthwise block in addition. About 2e21 networks.
 space = dict(
     name="medium",
     stem=dict(channels=48),
