@@ -30,7 +30,7 @@ from pvnas_mmaction.profiling.clock import Clock, thread_count
 from pvnas_mmaction.space.genotype import write_atomically
 
 ROOT = Path(__file__).resolve().parent
-# (name, in, out, groups, kernel, stride, T, H = W): places in `light` and `medium`.
+# (name, in, out, groups, kernel, stride, T, H = W): places in networks of the project.
 CASES = (
     ("stem", 3, 24, 1, (1, 3, 3), (1, 2, 2), 8, 224),
     ("pointwise", 40, 120, 1, (1, 1, 1), (1, 1, 1), 8, 56),

@@ -225,6 +225,7 @@ def build_runner(
     if cfg.train_cfg.get("cost"):
         cfg.train_cfg.cost.budget *= scale
     cfg.train_cfg.update(max_epochs=1, min_steps=0)
+    cfg.train_cfg.pop("donor", None)  # its tuning has no alpha steps
     cfg.train_dataloader = dict(
         batch_size=1,
         num_workers=0,

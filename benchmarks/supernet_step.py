@@ -46,7 +46,7 @@ from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "configs" / "pvnas" / "_base_"
-CONFIGS = ["pvnas-l_search_8xb8-8x8x1-50e_kinetics400-rgb.py"]
+CONFIGS = ["pvnas-l_search_8xb8-8x8x1-10e_kinetics400-rgb.py"]
 NUM_CLASSES = 400
 # (step, relaxation): an alpha step needs a gradient to the alphas, uniform gives none.
 STEPS = (
@@ -226,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--space", default="light", help="default: light")
+    add("--space", default="lite0", help="default: lite0")
     add("--input-shape", type=int, nargs=3, default=(8, 112, 112))
     add("--batch-size", type=int, default=8, help="of time; 1 where all candidates run")
     add("--paths", type=int, default=3)

@@ -20,8 +20,9 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from pvnas_mmaction.apis.config_files import load_config
+from pvnas_mmaction.models.blocks import init_weights
 from pvnas_mmaction.models.pvnas_net import resolve_genotype
-from pvnas_mmaction.models.recognizers import view_of
+from pvnas_mmaction.models.recognizers import view_of, without_pretrained
 from pvnas_mmaction.search.derive import derive
 from pvnas_mmaction.search.donor_warmup import DonorWarmup
 from pvnas_mmaction.search.penalty import build_penalty
@@ -35,7 +36,8 @@ CONFIGS = sorted(path.name for path in FOLDER.glob("*.py"))
 SEARCH = [name for name in CONFIGS if "_search_" in name]
 RETRAIN = [name for name in CONFIGS if "_retrain_" in name]
 # MACs per view of 8 frames (M: 16); other numbers of frames in proportion.
-BUDGETS = {"s": (2e9, 8), "l": (16e9, 8), "m": (33e9, 16)}
+# At 224x224; smaller views in proportion.
+BUDGETS = {"s": (1e9, 8), "l": (4e9, 8), "m": (33e9, 16)}
 # Views of one video in the test: clips x crops.
 TEST_VIEWS = {
     "kinetics400": 10 * 3,
@@ -144,7 +146,10 @@ def test_pipelines_give_the_views_of_the_recipe(name, motion_clips):
 def test_retrain_config_runs(name):
     cfg = load(name)
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
+    config = cfg.model
+    if "package://" not in str(config):  # of weights that have to be downloaded
+        config = without_pretrained(config)
+    model = MODELS.build(config)
     model.init_weights()
     data = batch(cfg.num_classes)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
@@ -166,6 +171,8 @@ def test_retrain_config_runs(name):
 @pytest.mark.parametrize("name", [n for n in RETRAIN if parts(n)["size"] in BUDGETS])
 def test_retrain_network_keeps_the_budget(name):
     cfg = load(name)
+    if cfg.model.backbone.genotype.endswith("lite0-tsm.json"):
+        pytest.skip("the donor itself, until a search has found a network")
     genotype = resolve_genotype(cfg.model.backbone.genotype)
     view = view_of(cfg)
     shape = (3, view.frames, view.height, view.width)
@@ -185,11 +192,14 @@ def test_search_budget_binds_and_can_be_kept(name):
     limit, frames = BUDGETS[parts(name)["size"]]
     tables = cost_tables(space, shape, cfg.num_classes)
     budget = build_penalty(cfg.train_cfg.cost, tables).budget
-    if donor := DonorWarmup.read(cfg.train_cfg.get("donor"), space):
-        limit = budget.table.cost(donor.full) / 3
-        assert 0.9 * limit < budget.limit <= limit
-    else:
-        assert budget.limit == limit * shape[1] / frames
+    limit *= shape[1] / frames * shape[2] * shape[3] / 224**2
+    assert budget.limit == pytest.approx(limit)
+    assert DonorWarmup.read(cfg.train_cfg.donor, space)
+    # Padding makes the smallest maps of small frames larger in proportion.
+    full = (3, shape[1], 224, 224)
+    ratio = 224**2 / shape[2] / shape[3]
+    for row, large in zip(*(layer_costs(space, s) for s in (shape, full)), strict=True):
+        assert all(b.macs <= ratio * a.macs for a, b in zip(row, large, strict=True))
     assert budget.table.cost(budget.table.most_expensive()) > budget.limit
     (found,) = derive([[0.0] * len(row) for row in space.candidates], [budget])
     blocks = space.genotype(found.indices).blocks
@@ -217,9 +227,10 @@ def test_search_config_runs(name):
     alpha_path = supernet.sample("two_path", generator)
     for layer, *choices in zip(supernet.layers, weights_path, alpha_path, strict=True):
         for index in {i for choice in choices for i in choice.indices}:
-            _reset(layer.ops[index])
+            init_weights(layer.ops[index])
     for part in (supernet.stem, supernet.head, model.cls_head):
-        _reset(part)
+        init_weights(part)
+    model.cls_head.init_std = 1e-3  # random features may be large
     model.cls_head.init_weights()
 
     model.train()
@@ -236,13 +247,6 @@ def test_search_config_runs(name):
     steps.alpha_step(data, alpha_path, penalty)
     assert torch.equal(first, supernet.stem.spatial.conv.weight)
     assert supernet.alphas.isfinite().all() and supernet.alphas.any(1).all()
-
-
-def _reset(module: nn.Module) -> None:
-    """Default values for everything under a module."""
-    for part in module.modules():
-        if hasattr(part, "reset_parameters"):
-            part.reset_parameters()
 
 
 @pytest.mark.slow

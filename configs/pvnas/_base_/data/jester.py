@@ -1,7 +1,7 @@
-# Uniform sampling (u8) at 160x160; the test sees 2 clips x 3 crops. Lists and videos as
+# Uniform sampling (u8) at 224x224; the test sees 2 clips x 3 crops. Lists and videos as
 # MMAction2's tools/data/jester make them: class ids in the order of
 # jester-v1-labels.csv.
-_base_ = "sthv2_160.py"
+_base_ = "sthv2.py"
 
 data_root = "data/jester/videos"
 ann_file_train = "data/jester/jester_train_list_videos.txt"

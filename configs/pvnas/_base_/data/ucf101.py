@@ -1,6 +1,6 @@
-# Dense sampling (8x8x1) at 160x160, split 1. Lists and videos as MMAction2's
+# Dense sampling (8x8x1) at 224x224, split 1. Lists and videos as MMAction2's
 # tools/data/ucf101 make them.
-_base_ = "kinetics400_160.py"
+_base_ = "kinetics400.py"
 
 data_root = "data/ucf101/videos"
 ann_file_train = "data/ucf101/ucf101_train_split_1_videos.txt"

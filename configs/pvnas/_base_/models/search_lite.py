@@ -1,4 +1,0 @@
-# Clips as EfficientNet-Lite was trained on them.
-_base_ = "search.py"
-
-model = dict(data_preprocessor=dict(mean=[127, 127, 127], std=[128, 128, 128]))

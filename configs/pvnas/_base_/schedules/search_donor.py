@@ -1,0 +1,15 @@
+# A search from pretrained weights, which are tuned first; weights learn as in
+# finetune.py. A config sets what search.py says, and the budget.
+_base_ = "search.py"
+
+train_cfg = dict(min_steps=600, num_ranked=8, donor=dict(tune_steps=200))
+optim_wrapper = dict(
+    weights=dict(
+        optimizer=dict(_delete_=True, type="AdamW", lr=5e-4, weight_decay=0.05),
+    ),
+    paramwise_cfg=dict(
+        norm_decay_mult=0,
+        bias_decay_mult=0,
+        custom_keys=dict(cls_head=dict(lr_mult=10)),
+    ),
+)
