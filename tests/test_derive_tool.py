@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import pickle
 import runpy
 import shutil
 import sys
@@ -113,9 +112,7 @@ def test_best_network_of_each_budget(work_dir, derive, tmp_path):
         assert f"{cost.params / 1e6:.4f}" in stdout
 
 
-@pytest.mark.parametrize(
-    ("option", "layers"), [("2", 2), ("0.5", 2), ("1", 1), ("0.34", 2), ("3", 3)]
-)
+@pytest.mark.parametrize(("option", "layers"), [("2", 2), ("0.34", 2)])
 def test_candidates_keep_their_distance(work_dir, derive, tmp_path, option, layers):
     expected: list[tuple[int, ...]] = []
     for _, indices in all_networks(work_dir):
@@ -131,13 +128,6 @@ def test_candidates_keep_their_distance(work_dir, derive, tmp_path, option, laye
     assert status == 0
     found = [load_genotype(file).blocks for file in sorted(tmp_path.glob("*.json"))]
     assert found == [blocks_of(indices) for indices in expected]
-
-
-def test_a_share_is_rounded_up_but_for_what_floating_point_adds():
-    path = Path(__file__).resolve().parents[1] / "tools/derive_genotype.py"
-    parse_distance = runpy.run_path(str(path))["parse_distance"]
-    assert 0.14 * 50 > 7
-    assert [parse_distance(share, 50) for share in (0.13, 0.14, 0.15)] == [7, 7, 8]
 
 
 def test_fewer_than_wanted_is_said(work_dir, derive, tmp_path):
@@ -276,16 +266,12 @@ def test_nothing_in_a_checkpoint_is_executed(derive, tmp_path):
 def test_bad_checkpoints(derive, tmp_path):
     out = ["--out", tmp_path / "out"]
     (tmp_path / "text.pth").write_text("no checkpoint")
-    (tmp_path / "pickle.pth").write_bytes(pickle.dumps([1]))
-    (tmp_path / "words.pth").write_text("jobs: 4\n")
     (tmp_path / "zero.pth").touch()
     torch.save(dict(state_dict={}), tmp_path / "other.pth")
     (tmp_path / "empty").mkdir()
     for name, message in (
         ("none.pth", "none.pth: expected a checkpoint, or the work directory"),
         ("text.pth", "expected a checkpoint that MMEngine has written"),
-        ("pickle.pth", "expected a checkpoint that"),
-        ("words.pth", "words.pth: expected a checkpoint that MMEngine"),
         ("zero.pth", "has written, got an empty file"),
         ("other.pth", "expected the state of a search"),
         ("empty", "empty: expected a checkpoint, or the work directory"),
@@ -298,15 +284,6 @@ def test_bad_checkpoints(derive, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_infeasible_budget_names_the_cheapest_cost(work_dir, derive, tmp_path):
-    cheapest = min(cost_of(blocks_of(c)).macs for _, c in all_networks(work_dir))
-    limit = repr((cheapest - 1) / 1e9)
-    status, _, stderr = derive(work_dir, "--budget-gflops", limit, "--out", tmp_path)
-    assert status == 2
-    assert f"cheapest possible costs {cheapest}" in stderr
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -315,18 +292,11 @@ def test_infeasible_budget_names_the_cheapest_cost(work_dir, derive, tmp_path):
             "--budget-ms: expected a --latency-table as well",
         ),
         (["--save-weights"], "--save-weights: expected --rank-on CONFIG as well"),
-        (
-            ["--min-distance", 1.5],
-            "from 1 to 3, the number of layers, got 1.5",
-        ),
-        (["--min-distance", 4], "expected a share above 0 and below 1, or a whole"),
-        (["--min-distance", "inf"], "layers, got inf"),
-        (["--min-distance", "nan"], "layers, got nan"),
+        (["--min-distance", 1.5], "from 1 to 3, the number of layers, got 1.5"),
         (["--budget-gflops", -1], "--budget-gflops: expected a number above 0, got -1"),
+        (["--budget-gflops", 1e-9], "cheapest possible costs "),
         (["--num-candidates", 0], "--num-candidates: expected 1 or more, got 0"),
         (["--latency-table", "none.json"], "no such latency table"),
-        (["--rank-on", "none.py"], "expected a file, got none.py"),
-        (["--device", "gpu"], "device: expected cpu, cuda"),
     ],
 )
 def test_wrong_options(work_dir, derive, tmp_path, options, message):
@@ -344,14 +314,3 @@ def test_files_of_an_earlier_derivation_are_named(work_dir, derive, tmp_path):
     assert f"also holds files of an earlier derivation: {left}" in stderr
     _, _, stderr = derive(work_dir, "--num-candidates", 1, "--out", tmp_path / "new")
     assert "earlier derivation" not in stderr
-
-
-def test_ranking_on_data_that_does_not_fit(work_dir, derive, tmp_path):
-    options = ["--rank-on", work_dir / "toy.py", "--cfg-options"]
-    out = ["--out", tmp_path]
-    status, _, stderr = derive(work_dir, *out, *options, "model.cls_head.num_classes=5")
-    assert status == 2
-    assert "expected one that the weights of" in stderr
-    status, _, stderr = derive(work_dir, *out, *options, "train_cfg.metric=acc/none")
-    assert status == 2
-    assert "metric: expected one of ['acc/mean1'" in stderr

@@ -29,13 +29,10 @@ from searching import (
 )
 from torch import nn
 
-from pvnas_mmaction.apis import cli
 from pvnas_mmaction.engine import search_record
 from pvnas_mmaction.models.relaxation import Choice
 from pvnas_mmaction.search.distributed import (
     WEIGHTS_EVERY,
-    SearchDataParallel,
-    average_gradients,
     check_ranks_agree,
     shared_seed,
 )
@@ -193,27 +190,6 @@ def test_gradients_that_wait_are_the_same_on_every_rank(tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_average_gradients_by_hand(tmp_path):
-    def rank():
-        scale = float(dist.get_rank() + 1)
-        parameters = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(4))]
-        parameters += [nn.Parameter(torch.zeros(5, dtype=torch.float64))]
-        # Not contiguous, as channels-last weights are.
-        parameters[0].grad = (torch.arange(6.0).reshape(3, 2) * scale).T
-        parameters[2].grad = torch.ones(5, dtype=torch.float64) * scale
-        average_gradients(parameters)
-        return [p.grad for p in parameters]
-
-    for found in run_ranks(tmp_path, 3, rank):
-        assert torch.equal(found[0], (torch.arange(6.0).reshape(3, 2) * 2).T)
-        assert found[1] is None
-        assert torch.equal(found[2], torch.full((5,), 2.0, dtype=torch.float64))
-    alone = nn.Parameter(torch.zeros(1))
-    alone.grad = torch.ones(1)
-    average_gradients([alone])
-    assert alone.grad == 1
-
-
 # staying equal
 
 
@@ -303,20 +279,6 @@ def test_a_perturbed_rank_stops_the_search(tmp_path):
     assert all(found.startswith(message) for found in run_ranks(tmp_path, 2, rank))
 
 
-def test_the_wrapper_copies_rank_0(tmp_path):
-    def rank():
-        torch.manual_seed(dist.get_rank())
-        model = SearchDataParallel(nn.BatchNorm1d(3))
-        nn.init.normal_(model.module.weight)
-        with torch.no_grad():
-            model(torch.randn(4, 3))
-        copied = SearchDataParallel(model.module)
-        return copied.module.state_dict()
-
-    first, second = run_ranks(tmp_path, 2, rank)
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
-
-
 def test_seeds_that_differ_by_rank(tmp_path):
     """MMAction2's --diff-rank-seed: one split and one path all the same."""
 
@@ -332,9 +294,9 @@ def test_seeds_that_differ_by_rank(tmp_path):
         runner = Runner.from_cfg(config)
         runner.train()
         loop = runner.train_loop
-        alphas = loop.search.supernet.alphas.detach()
+        state = runner.model.module.state_dict()
         seeds = runner.seed, shared_seed(runner.seed), torch.initial_seed()
-        return *seeds, loop.data.alpha_half, alphas
+        return *seeds, loop.data.alpha_half, state
 
     first, second = run_ranks(tmp_path, 2, rank)
     assert (first[0], second[0]) == (5, 6)
@@ -342,7 +304,9 @@ def test_seeds_that_differ_by_rank(tmp_path):
     # That of the last step's dropout, which each rank draws for its own clips.
     assert first[2] != second[2]
     assert first[3] == second[3]
-    assert torch.equal(first[4], second[4])
+    for name, value in first[4].items():
+        if "running" not in name:  # each rank's own batches
+            assert torch.equal(value, second[4][name]), name
 
 
 def test_killed_and_resumed_on_two_processes(tmp_path):
@@ -394,41 +358,6 @@ def test_another_wrapper_is_refused(tmp_path):
         "'MMDistributedDataParallel'"
     )
     assert all(message in found for found in run_ranks(tmp_path, 2, rank))
-
-
-def test_plain_training_on_two_processes(tmp_path):
-    """A network from a genotype, with MMEngine's own loop and wrapper."""
-    genotype = tmp_path / "genotype.json"
-    space = build_toy_model().backbone.space
-    genotype.write_text(space.genotype([0, 1, 2], {}).to_json())
-
-    def rank():
-        config = search_config(
-            tmp_path / "work",
-            launcher="pytorch",
-            model=dict(
-                backbone=dict(_delete_=True, type="PVNASNet", genotype=str(genotype))
-            ),
-            train_cfg=dict(_delete_=True, type="EpochBasedTrainLoop", max_epochs=2),
-            optim_wrapper=dict(_delete_=True, optimizer=dict(type="SGD", lr=0.1)),
-            custom_hooks=[],
-        )
-        config.pop("model_wrapper_cfg")
-        runner = cli.build_runner(config)
-        before = copy.deepcopy(runner.model.module.state_dict())
-        runner.train()
-        after = dict(runner.model.module.named_parameters())
-        moved = [name for name, p in after.items() if not torch.equal(p, before[name])]
-        assert len(moved) > len(after) / 2
-        return type(runner.model).__name__, runner.model.module.state_dict()
-
-    ranks = run_ranks(tmp_path, 2, rank, join=False)  # the tool does
-    assert isinstance(ranks[0], tuple), ranks
-    (kind, first), (_, second) = ranks
-    assert kind == "MMDistributedDataParallel"
-    for name, value in first.items():
-        if "running" not in name:  # each rank's own batches
-            assert torch.equal(value, second[name])
 
 
 def test_ranks_calibrate_on_the_same_clips(tmp_path):

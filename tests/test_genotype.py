@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pvnas_mmaction.space.genotype import (
@@ -88,32 +88,11 @@ def test_spec_round_trip(spec: BlockSpec) -> None:
     assert BlockSpec.parse(str(spec)) == spec
 
 
-def test_spec_reads_each_part() -> None:
-    spec = BlockSpec.parse("mb3d_t5_k7_e2.25_se")
-    assert spec == BlockSpec("mb3d", 5, 7, 2.25, True)
-    assert spec.is_temporal and not spec.is_skip
-    assert not BlockSpec.parse("mb_t1_k3_e4").is_temporal
-    assert BlockSpec.parse("skip").is_skip and str(BlockSpec.parse("skip")) == "skip"
-
-
 @settings(deadline=None, max_examples=40)
 @given(genotypes())
 def test_genotype_round_trip(genotype: Genotype) -> None:
     assert parse_genotype(genotype.to_json()) == genotype
     assert parse_genotype(json.loads(genotype.to_json())) == genotype
-
-
-@settings(
-    deadline=None,
-    max_examples=10,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(genotype=genotypes())
-def test_file_round_trip(genotype: Genotype, tmp_path: Path) -> None:
-    path = tmp_path / "new folder" / "genotype.json"
-    save_genotype(genotype, path)
-    assert load_genotype(path) == genotype
-    assert os.listdir(path.parent) == ["genotype.json"]
 
 
 def content() -> dict[str, Any]:
@@ -135,16 +114,6 @@ def content() -> dict[str, Any]:
     }
 
 
-def test_layers_of_the_skeleton() -> None:
-    layers = parse_genotype(content()).skeleton.layers
-    assert [(x.in_channels, x.out_channels, x.stride) for x in layers] == [
-        (16, 16, (1, 2, 2)),
-        (16, 16, (1, 1, 1)),
-        (16, 24, (2, 1, 1)),
-    ]
-    assert [layer.keeps_shape for layer in layers] == [False, True, False]
-
-
 # Path of keys into `content()`, new value, and the message after the file's name.
 # A value of DELETE takes the key away.
 DELETE = object()
@@ -153,32 +122,18 @@ AS_WELL = "expected the key {!r} as well, got ["
 # fmt: off
 PLACES: list[tuple[tuple[str | int, ...], Any, str]] = [
     (("extra",), 1, ", unknown key: expected one of format_version, space, skeleton"),
-    ((*STAGE, 1, "extra"), 1, ": skeleton.stages[1], unknown key: expected one of out"),
-    (("provenance", "extra"), 1, ": provenance, unknown key: expected one of data, co"),
     (("blocks",), DELETE, ": " + AS_WELL.format("blocks")),
-    (("skeleton", "head_channels"), DELETE, AS_WELL.format("head_channels")),
-    ((*STAGE, 0, "num_layers"), DELETE, "stages[0]: " + AS_WELL.format("num_layers")),
     (("skeleton", "stem", "channels"), DELETE, "stem: " + AS_WELL.format("channels")),
     (("format_version",), "1", ": format_version: expected 2, got '1'"),
     (("space",), 7, ": space: expected a name, got 7"),
-    (("skeleton", "stem"), 16, ": skeleton.stem: expected a mapping, got 16"),
     (("skeleton", "stem", "channels"), 0, "stem.channels: expected a whole number f"),
-    (("skeleton", "stem", "kernel"), 4, "stem.kernel: expected an odd number from 1 u"),
     (("skeleton", "stem", "pool"), 2, "stem.pool: expected an odd number from 1 up, o"),
-    (("skeleton", "head_channels"), 64.0, "head_channels: expected a whole number f"),
     (("skeleton", "activation"), "gelu", "activation: expected relu or relu6 or silu"),
-    (("skeleton", "bn_eps"), 0, "skeleton.bn_eps: expected a number above 0, got 0"),
-    (("skeleton", "padding"), "same", "padding: expected symmetric or tf_same, got "),
     (STAGE, [], "skeleton.stages: expected a list of at least one stage, got []"),
-    ((*STAGE, 0), 16, "stages[0]: expected a mapping with the keys out_channels, num_"),
-    ((*STAGE, 0, "out_channels"), True, "out_channels: expected a whole number from 1"),
     ((*STAGE, 1, "temporal_stride"), 3, "[1].temporal_stride: expected 1 or 2, got 3"),
-    (("blocks",), "skip", ": blocks: expected a list of block specs, got 'skip'"),
     (("blocks",), ["skip"], ": number of blocks: expected 3, one for each layer of th"),
     (("blocks", 0), "skip", "[0]: expected an operation: 16 to 16 channels, stride (1"),
-    (("provenance",), "me", ": provenance: expected a mapping, got 'me'"),
     (("provenance", "macs"), 1.5, "provenance.macs: expected a whole number, got 1.5"),
-    (("provenance", "accuracy"), "0.9", ".accuracy: expected a number, or none, got"),
     (("provenance", "latency_ms"), math.inf, ".latency_ms: expected a number, got inf"),
     (("provenance", "input_shape"), [8, 32, 32], ".input_shape: expected [C, T, H, W]"),
 ]
@@ -186,20 +141,13 @@ PLACES: list[tuple[tuple[str | int, ...], Any, str]] = [
 GRAMMAR = "expected 'skip' or FAMILY_t<Kt>_k<Ks>_e<E>[_se], e.g."
 SPECS = [
     ("mb_t3_k3_e4.0", "expected its normal form 'mb_t3_k3_e4'"),
-    ("mb_t03_k3_e4", "expected its normal form 'mb_t3_k3_e4'"),
     ("mb_t3_k٣_e4", "expected its normal form 'mb_t3_k3_e4'"),
     ("conv_t3_k3_e4", "expected a family out of mb, mb3d, ts, rb, rs"),
     ("mb_t2_k3_e4", "expected t odd and from 1 to 11 for mb"),
     ("mb_t3_k4_e4", "expected k odd and from 1 to 11 for mb"),
-    ("mb_t13_k3_e4", "expected t odd and from 1 to 11 for mb"),
-    ("mb3d_t1_k3_e4", "expected t odd and from 3 to 11 for mb3d"),
-    ("ts_t5_k3_e4", "expected t odd and from 3 to 3 for ts"),
-    ("rb_t3_k3_e2", "expected e from 0.01 to 1 for rb"),
     ("rs_t1_k3_e1", "expected t odd and from 3 to 3 for rs"),
     ("mb_t3_k3_e0.5", "expected e from 1 to 16 for mb"),
-    ("mb_t3_k3_e17", "expected e from 1 to 16 for mb"),
-    *((text, GRAMMAR) for text in ("mb_k3_t3_e4", "mb_t3_k3_e4_cbam", "mb_t3_k3_e4\n")),
-    *((text, GRAMMAR) for text in ("mb_t3_k3_e-4", "skip_se", "", None, 3)),
+    *((text, GRAMMAR) for text in ("mb_k3_t3_e4", "mb_t3_k3_e4\n", "skip_se", None)),
 ]
 PLACES += [(("blocks", 1), text, f": blocks[1]: {message}") for text, message in SPECS]
 
@@ -239,27 +187,14 @@ def test_malformed_content(
 
 
 TEXT = json.dumps(content(), indent=1).encode()
-FILES: list[tuple[bytes, str]] = [
-    (b"", "got Expecting value: line 1 column 1"),
-    (TEXT[:-1], "got Expecting ',' delimiter"),
-    (TEXT.replace(b'"toy",', b'"toy"'), "delimiter: line 4 column 2"),
-    (b"[1, 2]", "expected a mapping with the keys format_version, space, skeleton,"),
-    (TEXT.replace(b"toy", b"t\xffy"), "can't decode byte 0xff in position"),
-    (TEXT.replace(b"null", b"NaN"), "provenance.accuracy: expected a number, or none"),
-    (b"\x80\x04K\x01.", "can't decode byte 0x80 in position 0"),  # a pickle
-]
 
 
-@pytest.mark.parametrize(("text", "message"), FILES)
-def test_malformed_file(text: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
-    path.write_bytes(text)
-    with pytest.raises(ValueError, match="^" + re.escape(str(path))) as info:
-        load_genotype(path)
-    assert message in str(info.value)
-
-
-def test_missing_file_and_folder(tmp_path: Path) -> None:
+    for text in (TEXT[:-1], b"[1, 2]", TEXT.replace(b"toy", b"t\xffy"), b"\x80\x04K."):
+        path.write_bytes(text)
+        with pytest.raises(ValueError, match="^" + re.escape(str(path))):
+            load_genotype(path)
     for path in (tmp_path / "none.json", tmp_path):
         with pytest.raises(FileNotFoundError, match=f"{path}: no such genotype file"):
             load_genotype(path)

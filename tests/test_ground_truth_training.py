@@ -3,27 +3,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-
 import pytest
 import torch
-from ground_truth_runs import RECIPE, SPACE, settings_of
+from ground_truth_runs import RECIPE, settings_of
 
-from benchmarks.clips import MotionClips
-from benchmarks.ground_truth import load
 from benchmarks.ground_truth.recipe import (
     Classifier,
     Recipe,
-    fit,
     train_network,
-    validate,
     weighted_cross_entropy,
 )
-from benchmarks.ground_truth.table import all_indices
-from benchmarks.ground_truth.train import LOG, list_jobs, train_table
+from benchmarks.ground_truth.train import LOG, train_table
 from benchmarks.jobs import JobLog
-from pvnas_mmaction.engine.muon import MuonAdamW
-from pvnas_mmaction.space.search_space import SearchSpace
 
 
 def test_learning_rates():
@@ -34,18 +25,6 @@ def test_learning_rates():
     assert rates == pytest.approx(expected)
     # Every clip of the two passes forwards and backwards.
     assert recipe.views == 2 * 2 * 160
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (dict(train_clips=7), "train_clips: expected an integer of 16 or more, got 7"),
-        (dict(warmup=0.5, cooldown=0.6), "warmup, cooldown: expected shares"),
-    ],
-)
-def test_impossible_recipe(change, message):
-    with pytest.raises(ValueError, match=message):
-        Recipe(**change)
 
 
 def test_cross_entropy_is_that_of_the_pair_and_of_the_sign():
@@ -61,10 +40,6 @@ def test_cross_entropy_is_that_of_the_pair_and_of_the_sign():
         assert float(found) == pytest.approx(
             float((of_pair + weight * of_sign).mean()), rel=1e-5
         )
-
-
-def test_default_recipe_is_that_of_the_table():
-    assert asdict(Recipe()) == load().settings["recipe"]
 
 
 def test_every_clip_is_seen_forwards_and_backwards(trained_table, monkeypatch):
@@ -83,81 +58,6 @@ def test_every_clip_is_seen_forwards_and_backwards(trained_table, monkeypatch):
         clips, backwards = x.chunk(2)
         assert torch.equal(backwards, clips.flip(2))
         assert not torch.equal(backwards, clips)
-
-
-@pytest.mark.parametrize("muon", [True, False])
-def test_steps_follow_the_recipe_and_batches_the_seed(trained_table, monkeypatch, muon):
-    state = trained_table[0]()
-    recipe = replace(
-        RECIPE, epochs=2, muon=muon, muon_momentum=0.7, beta1=0.8, weight_decay=0.2
-    )
-    asked, groups, initial, defaults = [], [], [], []
-    batches, kind = MotionClips.training_batches, type(state.train)
-    optimizer = MuonAdamW if muon else torch.optim.AdamW
-    step = optimizer.step
-
-    def batches_asked(self, size, seed, epoch):
-        asked.append((size, seed, epoch))
-        return batches(self, size, seed, epoch)
-
-    def step_seen(self, closure=None):
-        if not groups:
-            weights = [p for each in self.param_groups for p in each["params"]]
-            initial.append(torch.cat([p.detach().flatten() for p in weights]))
-            defaults.append(self.defaults)
-        groups.append([dict(group) for group in self.param_groups])
-        return step(self, closure)
-
-    monkeypatch.setattr(kind, "training_batches", batches_asked)
-    monkeypatch.setattr(optimizer, "step", step_seen)
-    for seed, indices in ((0, (0,)), (3, (0,))):
-        groups.clear()
-        fit(state.space, indices, state.train, recipe, seed)
-    assert asked == [(16, seed, epoch) for seed in (0, 3) for epoch in (0, 1)]
-    assert len(groups) == recipe.steps == 4
-    assert not torch.equal(*initial)
-    for number, row in enumerate(groups):
-        for group in row:
-            by_muon = muon and group["muon"]
-            peak = recipe.muon_lr if by_muon else recipe.lr
-            assert group["lr"] == pytest.approx(peak * recipe.rate(number))
-            assert group["weight_decay"] == 0.2
-            assert by_muon or group["betas"] == (0.8, 0.99)
-    assert all(each.get("muon_momentum", 0.7) == 0.7 for each in defaults)
-
-
-def test_recall_of_each_class(trained_table):
-    state = trained_table[0]()
-
-    class Constant(torch.nn.Module):
-        """Says class 3, but class 5 for the first clip of that."""
-
-        def __init__(self):
-            super().__init__()
-            self.five = int((state.val.labels == 5).nonzero()[0])
-            self.seen = 0
-
-        def forward(self, x):
-            scores = torch.zeros(len(x), 8)
-            scores[:, 3] = 1
-            if self.seen <= self.five < self.seen + len(x):
-                scores[self.five - self.seen, 5] = 2
-            self.seen += len(x)
-            return scores
-
-    accuracy, recalls = validate(Constant(), state.val)
-    assert recalls == [0, 0, 0, 1, 0, 0.5, 0, 0]
-    assert accuracy == 3 / 16
-
-
-def test_order_is_a_fixed_shuffle():
-    space = SearchSpace.from_config(dict(SPACE, stages=SPACE["stages"] * 4))
-    jobs = list_jobs(space, [5, 6])
-    assert jobs == list_jobs(space, [5, 6])
-    assert sorted(jobs) == [(i, seed) for i in all_indices(space) for seed in (5, 6)]
-    assert jobs != sorted(jobs)
-    # A network's seeds follow each other, so that a partial table has pairs.
-    assert all(a[0] == b[0] for a, b in zip(jobs[::2], jobs[1::2], strict=True))
 
 
 def test_killed_training_goes_on(trained_table, motion_clips, tmp_path):

@@ -142,13 +142,3 @@ def test_the_layout_is_kept(stride: tuple[int, int], grad: bool) -> None:
         with torch.set_grad_enabled(grad):
             y = conv(x)
         assert y.stride() == y.contiguous(memory_format=LAST).stride(), (kernel, groups)
-
-
-@pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_no_lowering_in_an_exported_graph(kernel: tuple[int, int]) -> None:
-    conv = make_conv(kernel, (2, 1), groups=4)
-    x = torch.randn(2, 4, 5, 9, 6, dtype=torch.float64)
-    exported = torch.export.export(conv, (x,))
-    calls = [node.target for node in exported.graph.nodes if node.op == "call_function"]
-    assert calls == [torch.ops.aten.conv3d.default]
-    torch.testing.assert_close(exported.module()(x), reference(x, conv))

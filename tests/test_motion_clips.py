@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 from mmaction.registry import DATASETS
 from mmaction.utils import register_all_modules
-from scipy.stats import f_oneway
 
 from pvnas_mmaction.datasets import VideoFrames
 
@@ -84,32 +82,6 @@ def test_a_motion_of_twice_the_speed_skips_every_other_frame(
         assert np.array_equal(*pair)
 
 
-@pytest.mark.parametrize("radii", [(0.12, 0.3), (0.1, 0.4)])
-def test_all_motions_move_the_outline_alike(
-    monkeypatch: pytest.MonkeyPatch, radii: tuple[float, float]
-) -> None:
-    """That of a shape of medium radius, by the speed per frame."""
-    seen = []
-    paint = tool.Shape.paint
-
-    def paint_seen(shape, image, shift, turn, scaling):
-        seen.append((float(np.abs(shift).sum()), turn, scaling))
-        return paint(shape, image, shift, turn, scaling)
-
-    monkeypatch.setattr(tool.Shape, "paint", paint_seen)
-    options = dict(frames=3, objects=1, speed_range=(0.03, 0.03))
-    picture = tool.Picture(**options, radius_range=radii)
-    medium = (radii[0] * radii[1]) ** 0.5
-    for label in range(8):
-        seen.clear()
-        tool.render_clip(0, "train", label, picture)
-        for time, (shift, turn, scaling) in enumerate(seen):
-            # A whole turn of the circle of sizes goes from the lowest to the highest.
-            grown = medium * scaling * np.log(radii[1] / radii[0])
-            moved = shift, abs(turn) * medium, abs(grown)
-            assert sorted(moved) == pytest.approx([0, 0, 0.03 * time])
-
-
 def flow_features(clip: np.ndarray) -> np.ndarray:
     """Mean velocity (x, y), curl (clockwise > 0) and divergence of optical flow.
 
@@ -129,18 +101,6 @@ def flow_features(clip: np.ndarray) -> np.ndarray:
         fields = (vx, vy, 4 * curl, 4 * divergence)
         sums.append([np.mean(weight * np.clip(field, -2, 2)) for field in fields])
     return np.median(sums, axis=0)
-
-
-def test_rotation_and_scaling_have_the_direction_of_their_names() -> None:
-    picture = tool.Picture(size=64, frames=8, noise=0.0, clutter=0.1)
-    features = np.array(
-        [flow_features(tool.render_clip(0, "val", i, picture)) for i in range(64)]
-    ).reshape(8, 8, 4)
-    curl, divergence = features[..., 2], features[..., 3]
-    assert np.median(curl[:, 4]) > 0 > np.median(curl[:, 5])
-    assert np.median(divergence[:, 6]) > 0 > np.median(divergence[:, 7])
-    assert (curl[:, 4] > curl[:, 5]).mean() > 0.8
-    assert (divergence[:, 6] > divergence[:, 7]).mean() > 0.8
 
 
 # -- what does not tell the class ----------------------------------------------------
@@ -168,18 +128,6 @@ def clips() -> np.ndarray:
     picture = tool.Picture(size=32, frames=8)
     frames = [tool.render_clip(1, "train", i, picture) for i in range(384)]
     return np.stack(frames).reshape(48, 8, *frames[0].shape)
-
-
-@pytest.mark.parametrize("time", [0, 4, 7])
-def test_a_frame_is_distributed_alike_in_all_classes(
-    clips: np.ndarray, time: int
-) -> None:
-    features = np.stack(
-        [[frame_features(clip[time : time + 1])[0] for clip in row] for row in clips]
-    )
-    pvalues = f_oneway(*(features[:, c] for c in range(8)), axis=0).pvalue
-    # Bonferroni: one in a thousand over all features.
-    assert pvalues.min() > 1e-3 / len(pvalues)
 
 
 def fit_and_test(features: np.ndarray) -> float:
@@ -228,7 +176,7 @@ def test_files_and_lists(tmp_path: Path) -> None:
     assert {p.name for p in out.iterdir()} == {"train", "val", *lists}
 
 
-@pytest.mark.parametrize("size", [16, 24, 48, 72])
+@pytest.mark.parametrize("size", [16, 48])
 def test_clips_of_any_size_can_be_read(tmp_path: Path, size: int) -> None:
     """Also those that decord cannot open; 48 is what the compact space takes."""
     assert make(tmp_path / "clips", "--size", str(size), "--noise", "0") == 0
@@ -315,17 +263,9 @@ def test_another_render_is_not_overwritten(
     ("options", "message"),
     [
         ("--num-train 7", "--num-train: expected 8 to inf, got 7"),
-        ("--num-val many", "invalid int value: 'many'"),
         ("--size 33", "--size: expected even, 16 to inf, got 33"),
-        ("--size 8", "--size: expected even, 16 to inf, got 8"),
-        ("--frames 1", "--frames: expected 2 to inf, got 1"),
         ("--seed -1", "--seed: expected 0 to inf, got -1"),
         ("--speed-range 0.1 0.05", "expected LOW < HIGH, 0.0001 to 0.25, got 0.1 0.05"),
-        ("--noise nan", "--noise: expected 0 to 1, got nan"),
-        ("--clutter 3", "--clutter: expected 0 to 1, got 3.0"),
-        ("--radius-range 0.3 0.3", "expected LOW < HIGH, 0.02 to 0.4, got 0.3 0.3"),
-        ("--radius-range 0.1 0.5", "expected LOW < HIGH, 0.02 to 0.4, got 0.1 0.5"),
-        ("--turn-speed 0", "--turn-speed: expected 0.01 to 4, got 0.0"),
         ("--out {file}", "--out: expected a folder, got the file"),
     ],
 )
@@ -338,14 +278,3 @@ def test_a_wrong_option_is_named(
         make(tmp_path / "clips", *given)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "clips").exists()
-
-
-def test_command_is_quiet_without_a_terminal(tmp_path: Path) -> None:
-    command = [sys.executable, str(TOOL), "--out", "clips", *SMALL, "--workers", "2"]
-    command += ["--objects", "1", "--distractors", "2"]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "24 clips, 24 rendered now" in done.stdout
-    assert decode(tmp_path / "clips" / "val" / "00007.mp4").shape == (4, 32, 32, 3)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import signal
@@ -206,18 +207,6 @@ def test_resuming_a_finished_search_changes_nothing(tmp_path):
     assert search_files(tmp_path) == files
 
 
-def test_a_checkpoint_of_another_space_is_refused(tmp_path):
-    changes = dict(train_cfg=dict(max_epochs=2))
-    run_search(tmp_path, **changes)
-    model = toy_model()
-    stage = dict(model["backbone"]["space"]["stages"][0])
-    stage["candidates"] = ["mb_t1_k3_e2", *stage["candidates"][1:]]
-    model["backbone"]["space"] = dict(model["backbone"]["space"], stages=[stage])
-    message = "model.backbone.space: expected 'toy .*, got .* search with 'toy "
-    with pytest.raises(ValueError, match=message):
-        run_search(tmp_path, model=model, resume=True, **changes)
-
-
 def test_a_checkpoint_of_no_search_is_refused(tmp_path):
     run_search(tmp_path, train_cfg=dict(max_epochs=2))
     path = tmp_path / "epoch_2.pth"
@@ -235,40 +224,21 @@ def test_a_checkpoint_of_no_search_is_refused(tmp_path):
     )
 
 
-@pytest.mark.parametrize("version", [None, 1])
-def test_a_state_of_another_version_is_refused(tmp_path, version):
+def test_a_state_of_another_version_is_refused(tmp_path):
     run_search(tmp_path, train_cfg=dict(max_epochs=2))
     path = tmp_path / "epoch_2.pth"
     checkpoint = torch.load(path, weights_only=True)
-    checkpoint["pvnas_search"]["format_version"] = version
+    checkpoint["pvnas_search"]["format_version"] = 1
     torch.save(checkpoint, path)
-    message = f"pvnas_search: expected format version 2, got {version}; use the version"
+    message = "pvnas_search: expected format version 2, got 1; use the version"
     with pytest.raises(ValueError, match=message):
         run_search(tmp_path, resume=True)
     with pytest.raises(ValueError, match=message):
         load_search_checkpoint(path)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            dict(train_dataloader=dict(batch_size=3)),
-            "total_steps: expected .* with 18",
-        ),
-        (dict(train_cfg=dict(max_epochs=12)), "total_steps: expected 36 .* with 18"),
-    ],
-)
-def test_another_number_of_steps_is_refused(tmp_path, changes, message):
-    """Cycles would begin and end elsewhere: one may be missed, or come twice."""
-    settings = arguments([4], BY_STEP)
-    assert run_forked(run_search, tmp_path, **settings) == -signal.SIGKILL
-    archive = sorted((tmp_path / "search").rglob("*.json"))
-    with pytest.raises(ValueError, match=message):
-        run_search(tmp_path, **arguments([], BY_STEP, **changes), resume=True)
-    assert sorted((tmp_path / "search").rglob("*.json")) == archive
-
-
+OTHER_SPACE = dict(model=copy.deepcopy(toy_model()))
+OTHER_SPACE["model"]["backbone"]["space"]["stages"][0]["candidates"][0] = "mb_t1_k3_e2"
 FLOPS = r"\['flops', 19000\]"
 
 
@@ -283,17 +253,18 @@ FLOPS = r"\['flops', 19000\]"
             rf"cost: expected \['params', 19000\], .*{FLOPS}",
         ),
         (BUDGET, dict(train_cfg=dict(cost=None)), f"cost: expected None, .*{FLOPS}"),
-        (
-            None,
-            dict(train_cfg=dict(cost=dict(BUDGET, _delete_=True))),
-            f"cost: expected {FLOPS}, .* None;",
-        ),
+        # Cycles would begin and end elsewhere: one may be missed, or come twice.
+        (None, dict(train_cfg=dict(max_epochs=12)), "total_steps: expected 36 .* 6"),
         # As many steps, but some clips that trained the alphas would train the weights.
         (None, dict(train_cfg=dict(alpha_share=0.45)), "alpha_share .halves of the"),
-        (None, dict(train_dataloader=dict(dataset=dict(length=24))), "dataset .clips"),
         (None, dict(train_dataloader=dict(dataset=dict(name="x"))), "dataset .clips"),
         # It would end in neither search's result.
         (None, dict(model=dict(backbone=dict(tau=5.0))), r"tau: expected 5\.0.* 1\.0"),
+        (
+            None,
+            OTHER_SPACE,
+            "backbone.space: expected 'toy .*, got .* search with 'toy",
+        ),
         (
             None,
             dict(train_cfg=dict(relaxations=dict(alphas="softmax"))),
@@ -346,8 +317,7 @@ def test_a_search_resumed_in_another_folder_has_all_its_files(tmp_path, validati
         }  # fmt: skip
 
 
-@pytest.mark.parametrize("earlier_stops", [[], [4]])
-@pytest.mark.parametrize("stop", [1, 4])
+@pytest.mark.parametrize(("earlier_stops", "stop"), [([], 1), ([4], 4)])
 def test_resume_goes_on_with_the_new_search(tmp_path, earlier_stops, stop):
     """Killed before or after its first checkpoint, in the folder of a search of another
     seed, which ended or was killed before its first genotype."""
@@ -377,20 +347,6 @@ def test_a_search_resumed_in_the_folder_of_another_keeps_it(tmp_path):
         for name in ("other", "whole")
     )
     assert found == expected != archive
-
-
-def test_a_new_search_keeps_an_earlier_one(tmp_path):
-    """Started in the same folder and stopped early, it does not show the other's
-    result as its own, and the other's is still there."""
-    run_search(tmp_path, **arguments([], BY_STEP))
-    found = (tmp_path / "search" / "genotype.json").read_bytes()
-    settings = arguments([2], BY_STEP)
-    assert run_forked(run_search, tmp_path, **settings) == -signal.SIGKILL
-    assert not (tmp_path / "search" / "genotype.json").exists()
-    assert not (tmp_path / "search" / "archive.json").exists()
-    (earlier,) = tmp_path.glob("search_before_*")
-    assert (earlier / "genotype.json").read_bytes() == found
-    assert (earlier / "history.jsonl").exists()
 
 
 def test_two_searches_do_not_share_a_folder(tmp_path):

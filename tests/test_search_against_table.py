@@ -16,6 +16,7 @@ from scipy.stats import kendalltau
 
 from benchmarks.clips import MotionClips
 from benchmarks.ground_truth import GroundTruth, load
+from benchmarks.ground_truth.summary import MIN_CORRELATION, seed_correlations
 from benchmarks.ground_truth.table import shuffled_indices
 from benchmarks.memory_search import MemorySearch
 from benchmarks.search_quality import CONFIG
@@ -33,15 +34,12 @@ def table() -> GroundTruth:
     return load()
 
 
-def test_table_holds_every_network_with_two_seeds(table: GroundTruth) -> None:
+def test_table_is_complete_and_informative(table: GroundTruth) -> None:
     space = Config.fromfile(ROOT / "configs/pvnas/_base_/spaces/tiny.py").space
     assert table.space == SearchSpace.from_config(space)
-    assert table.is_complete
+    assert table.is_complete and len(table.seeds) >= 2
     assert len(table) == table.space.size == 256
-    assert len(table.seeds) >= 2
-
-
-def test_table_is_informative(table: GroundTruth) -> None:
+    assert min(seed_correlations(table).values()) >= MIN_CORRELATION
     accuracies = [network.accuracy for network in table.values()]
     assert max(accuracies) < 0.97
     assert max(accuracies) - np.median(accuracies) >= 0.08
@@ -57,7 +55,7 @@ def test_table_is_informative(table: GroundTruth) -> None:
     assert abs(np.mean(blind) - 0.125) < 3 * spread
 
 
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("share", [0.1, 0.5])
 def test_derivation_finds_what_the_table_says(table: GroundTruth, share: float) -> None:
     """log p from the mean accuracy of each candidate: the derived networks are those
     that a look at all rows of the table, with its own costs, gives."""
@@ -118,6 +116,7 @@ def rendered(
     return MotionClips(torch.from_numpy(np.stack(frames)), labels, recipe["clip_len"])
 
 
+@pytest.mark.slow
 def test_short_search_lands_in_the_best_quarter(
     table: GroundTruth, monkeypatch: pytest.MonkeyPatch
 ) -> None:

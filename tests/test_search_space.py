@@ -130,11 +130,6 @@ def test_shipped_space(path: Path) -> None:
     ]
 
 
-def test_the_spaces_are_shipped() -> None:
-    names = {path.stem for path in FILES}
-    assert names >= {"tiny", "compact", "lite0", "lite2", "mobilenet_v2", "resnet50"}
-
-
 @settings(deadline=None, max_examples=30)
 @given(data=st.data(), path=st.sampled_from(FILES))
 def test_indices_of_a_genotype_are_its_own(data: st.DataObject, path: Path) -> None:
@@ -147,29 +142,18 @@ def test_indices_of_a_genotype_are_its_own(data: st.DataObject, path: Path) -> N
     assert genotype.provenance == {"seed": 1}
 
 
-SPEC = "expected 'skip' or FAMILY_t<Kt>_k<Ks>_e<E>[_se]"
 LISTS = "expected a list of block specs, got "
 # fmt: off
 BAD_CONFIGS: list[tuple[Any, str]] = [
     (["toy"], "space: expected a dict, got ['toy']"),
     (dict(toy(), depth=3), "space 'toy', unknown key: expected one of stem, head_chan"),
-    (dict(toy(), stem_channels=3), "space 'toy', unknown key: expected one of stem"),
-    (without("name"), "space: name: expected a name, got None"),
     (without("stem"), "space 'toy': expected the key 'stem' as well"),
-    (without("stages"), "space 'toy': stages: expected a list of at least one stage"),
     (dict(toy(), name=3), "space: name: expected a name, got 3"),
-    (dict(toy(), stem=dict(channels=0)), "space 'toy': stem.channels: expected a whol"),
     (dict(toy(), stages=[]), "space 'toy': stages: expected a list of at least one st"),
-    (dict(toy(), stages=["a"]), "stages[0]: expected a stage with the key 'candidates"),
     (with_stage(1, width=3), "'toy': stages[1], unknown key: expected one of out_chan"),
-    (with_stage(1, num_layers=0), "stages[1].num_layers: expected a whole number from"),
     (with_stage(0, candidates="skip"), "'toy': stages[0].candidates: " + LISTS + "'sk"),
-    (with_stage(0, candidates=[]), "stages[0].candidates: " + LISTS + "[]"),
-    (with_stage(1, candidates=[3]), "[1].candidates[0]: " + LISTS + "3"),
     (with_stage(0, candidates=[["skip"]]), "candidates: expected 3 lists, one a layer"),
-    (with_stage(0, candidates=["skip", ["skip"]]), LISTS + "['skip', ['skip']]"),
     (with_stage(0, candidates=["mb_t{1,2}_k3_e2"]), "candidates: expected t odd and"),
-    (with_stage(0, candidates=["mb_t1_k{3_e2"]), SPEC),
     (with_stage(0, candidates=["mb_t1_k3_e2", "mb_t{3,1}_k3_e2"]), "each block spec o"),
     (with_stage(1, candidates=["skip"]), "expected an operation, since layer 3 change"),
 ]

@@ -16,16 +16,13 @@ from searching import SPACE, build_toy_model, make_batch, toy_model, toy_optimiz
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pvnas_mmaction.models.relaxation import RELAXATIONS
 from pvnas_mmaction.search.derive import Budget
 from pvnas_mmaction.search.penalty import CostPenalty
 from pvnas_mmaction.search.randomness import seed_all
 from pvnas_mmaction.search.steps import (
     Steps,
-    frozen,
     losses,
     reestimated_batch_norm,
-    untracked,
 )
 from pvnas_mmaction.space.cost_table import CostTable
 
@@ -119,15 +116,14 @@ def test_weights_gradient_is_that_of_the_sampled_network(model):
         torch.testing.assert_close(difference, -gradient, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(set(RELAXATIONS) - {"uniform"}))
-def test_alpha_step_of_a_space_of_one_network(name):
+def test_alpha_step_of_a_space_of_one_network():
     """There is nothing to choose, and nothing fails."""
     init_default_scope("mmaction")
     config = toy_model()
     stage = dict(out_channels=4, num_layers=1, candidates=["mb_t3_k3_e2"])
     config["backbone"]["space"] = dict(SPACE, stages=[stage])
     steps = make_steps(MODELS.build(config), lr=0.1)
-    path = steps.supernet.sample(name, torch.Generator().manual_seed(0))
+    path = steps.supernet.sample("two_path", torch.Generator().manual_seed(0))
     logs = steps.alpha_step(make_batch(), path)
     assert logs["alpha_loss"].isfinite()
     assert steps.supernet.alphas.tolist() == [[0.0]]
@@ -163,16 +159,6 @@ def test_each_step_leaves_the_rest_bitwise_alone(model):
         assert all(m.track_running_stats for m in norms)
 
 
-def test_alpha_step_normalises_by_the_batch(model):
-    steps, batch = make_steps(model, lr=0.0), make_batch()
-    first = steps.alpha_step(batch, steps.supernet.sample("softmax"))
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            module.running_mean.fill_(1e3)
-    again = steps.alpha_step(batch, steps.supernet.sample("softmax"))
-    assert torch.equal(first["alpha_loss"], again["alpha_loss"])
-
-
 def test_batches_are_prepared_as_in_training(model):
     """In training alone a preprocessor blends clips."""
     seen = []
@@ -183,17 +169,6 @@ def test_batches_are_prepared_as_in_training(model):
     for step in (steps.weights_step, steps.alpha_step):
         step(batch, steps.supernet.sample("softmax"))
     assert seen == [True, True]
-
-
-def test_clips_of_another_shape_are_refused_before_a_step(model):
-    steps = Steps(model, **toy_optimizers(model), input_shape=(3, 4, 8, 16))
-    before = copy.deepcopy(model.state_dict())
-    message = r"train_cfg.input_shape: expected \(3, 4, 8, 8\), .*train_dataloader.*16"
-    for step in (steps.weights_step, steps.alpha_step):
-        with pytest.raises(ValueError, match=message):
-            step(make_batch(), steps.supernet.sample("softmax"))
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name])
 
 
 @pytest.mark.parametrize("head", ["plain", "smooth", "soft", "own"])
@@ -214,32 +189,6 @@ def test_losses_are_those_of_the_model(model, head):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(torch.as_tensor(found[name]), torch.as_tensor(value).float())
-
-
-@pytest.mark.parametrize("part", ["weights", "alphas"])
-def test_gradients_are_clipped_per_optimiser(model, part):
-    def moved(model: nn.Module, **settings) -> Tensor:
-        steps = make_steps(model, **settings)
-        step = steps.weights_step if part == "weights" else steps.alpha_step
-        path = steps.supernet.sample("softmax")
-        moves = move(getattr(steps, part), step, make_batch(), path)
-        return torch.cat([m.flatten() for m in moves])
-
-    free = moved(copy.deepcopy(model))
-    limit = float(free.norm()) / 2
-    clipped = moved(model, clip_grad=dict(max_norm=limit))
-    torch.testing.assert_close(clipped, free / 2, rtol=1e-3, atol=1e-5)
-
-
-def test_frozen_and_untracked_end_also_on_error(model):
-    weights = list(model.backbone.stem.parameters())
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm3d)]
-    weights[0].requires_grad_(False)
-    with pytest.raises(RuntimeError, match="stop"), frozen(weights), untracked(norms):
-        assert not any(p.requires_grad for p in weights)
-        raise RuntimeError("stop")
-    assert [p.requires_grad for p in weights] == [False] + [True] * (len(weights) - 1)
-    assert all(m.track_running_stats for m in norms)
 
 
 class _Classifier(nn.Module):
@@ -313,13 +262,13 @@ def test_reestimated_batch_norm_restores_on_error(model, where):
     assert not model.training
 
 
-@pytest.mark.parametrize(
-    "draw", [lambda: float(torch.rand(())), np.random.rand, random.random]
-)
-def test_reestimated_batch_norm_follows_from_its_seed(draw):
+def test_reestimated_batch_norm_follows_from_its_seed():
     """Even where the preprocessor draws, as blendings do in training; others' draws go
     on."""
     model = _Classifier()
+
+    def draw() -> float:
+        return float(torch.rand(())) + np.random.rand() + random.random()
 
     def preprocess(batch: dict, training: bool) -> dict:
         assert not torch.is_grad_enabled()

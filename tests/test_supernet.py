@@ -15,8 +15,7 @@ from toys import build_recognizer, space_of_all_families
 
 from pvnas_mmaction.models import PVNASNet, PVNASSupernet
 from pvnas_mmaction.models.relaxation import RELAXATIONS, Choice
-from pvnas_mmaction.models.supernet import find_supernet, inherit_weights
-from pvnas_mmaction.space.layout import FAMILIES
+from pvnas_mmaction.models.supernet import inherit_weights
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "pvnas" / "_base_"
 TINY = Config.fromfile(CONFIGS / "spaces" / "tiny.py").space.to_dict()
@@ -139,30 +138,6 @@ def test_gradients_reach_exactly_what_was_sampled(relaxation: str) -> None:
                 assert reached == tuple(range(count))
 
 
-def test_gradient_of_alphas_by_finite_differences() -> None:
-    """All four layers at once, through softmax over every candidate, in float64."""
-    supernet = make_supernet(SPACES["all"], tau=2.0).double().eval()
-    draws = torch.Generator().manual_seed(2)
-    supernet.alphas.data.normal_(generator=draws)
-    x = clip().double()
-
-    def loss() -> Tensor:
-        return supernet(x, supernet.sample("softmax")).square().mean()
-
-    loss().backward()
-    step = 1e-6  # smaller than the way to the next kink of a ReLU
-    for layer, alpha in enumerate(supernet.alphas):
-        with torch.no_grad():
-            alpha[1] += step
-            above = loss()
-            alpha[1] -= 2 * step
-            below = loss()
-            alpha[1] += step
-        slope = (above - below).item() / (2 * step)
-        found = supernet.alphas.grad[layer, 1].item()
-        assert found == pytest.approx(slope, rel=1e-5)
-
-
 def test_alphas_are_in_the_state_dict() -> None:
     supernet, other = make_supernet(TINY), PVNASSupernet(TINY)
     torch.nn.init.normal_(supernet.alphas)
@@ -170,19 +145,6 @@ def test_alphas_are_in_the_state_dict() -> None:
     other.init_weights()  # must not touch them
     assert torch.equal(other.alphas, supernet.state_dict()["alphas"])
     assert other.alphas.dtype == torch.float32 and other.alphas.requires_grad
-
-
-def test_weights_are_initialised_once() -> None:
-    supernet = PVNASSupernet(TINY)
-    built = {name: value.clone() for name, value in supernet.state_dict().items()}
-    supernet.init_weights()
-    first = {name: value.clone() for name, value in supernet.state_dict().items()}
-    assert not torch.equal(
-        first["stem.spatial.conv.weight"], built["stem.spatial.conv.weight"]
-    )
-    supernet.init_weights()
-    for name, value in supernet.state_dict().items():
-        assert torch.equal(value, first[name]), name
 
 
 def test_probabilities_and_temperature() -> None:
@@ -224,14 +186,6 @@ def test_layers_may_differ_in_their_number_of_candidates() -> None:
     assert supernet.alphas[2].tolist() == [1, 1, *[0] * (most - 2)]
 
 
-def test_find_supernet() -> None:
-    with pytest.raises(ValueError, match="model: expected one supernet, got 0"):
-        find_supernet(torch.nn.Linear(1, 1))
-    pair = torch.nn.ModuleList([PVNASSupernet(TINY), PVNASSupernet(TINY)])
-    with pytest.raises(ValueError, match="model: expected one supernet, got 2"):
-        find_supernet(pair)
-
-
 def test_paths_nest_and_end_with_an_exception() -> None:
     supernet = make_supernet(TINY).eval()
     outer, inner = supernet.path_of((1, 1, 1, 1)), supernet.path_of((2, 2, 2, 2))
@@ -258,12 +212,6 @@ def test_path_of_takes_a_genotype_or_indices() -> None:
     other = PVNASSupernet(SPACES["all"]).space.genotype((0, 0, 0, 0))
     with pytest.raises(ValueError, match="space: expected 'tiny', got 'all'"):
         supernet.path_of(other)
-
-
-def test_every_family_is_in_the_space_of_these_tests() -> None:
-    supernet = PVNASSupernet(SPACES["all"])
-    for texts in supernet.space.candidates:
-        assert {text.partition("_")[0] for text in texts} >= set(FAMILIES)
 
 
 @pytest.mark.parametrize("tau", [0, -1.0, float("nan")])
