@@ -18,7 +18,6 @@ from mmaction.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.utils import get_installed_path
-from torch import nn
 
 from pvnas_mmaction.apis.config_files import load_config
 from pvnas_mmaction.models import recognizers
@@ -70,24 +69,6 @@ def test_counted_cost_is_that_of_the_formulas(config):
     assert recognizers.count_params(model) == expected.params
 
 
-@pytest.mark.parametrize("need_weights", [True, False])
-def test_fused_attention_is_counted(need_weights):
-    """4 clips of 7 tokens: projections to 3 * 32 and back to 32, two products."""
-
-    class Attention(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
-
-        def forward(self, x, **_):
-            return self.attention(x, x, x, need_weights=need_weights)[0]
-
-    expected = 4 * 7 * 32 * (96 + 32) + 2 * 4 * 7 * 7 * 32
-    macs = recognizers.count_macs(Attention().eval(), torch.randn(4, 7, 32))
-    assert macs == expected
-    assert torch.backends.mha.get_fastpath_enabled()
-
-
 # The zoo counts batch normalisation, pooling and activations as well, up to a tenth in
 # networks of depthwise convolutions.
 @pytest.mark.parametrize(
@@ -95,8 +76,6 @@ def test_fused_attention_is_counted(need_weights):
     [
         ("TSM-R50", (8, 224, 224), 0.01),
         ("X3D-S", (13, 182, 182), 0.10),
-        ("SlowOnly-R50", (8, 256, 256), 0.01),
-        ("SlowFast-R50", (32, 256, 256), 0.01),
     ],
 )
 def test_counted_cost_is_that_of_the_zoo(name, views, tolerance):
@@ -145,20 +124,6 @@ def test_nothing_pretrained_is_left():
     assert model.backbone.pretrained == "torchvision://resnet50"
 
 
-def test_settled_batch_norm_is_that_of_the_batch():
-    class Recognizer(nn.Sequential):
-        def forward(self, x, mode, stage):
-            return super().forward(x)
-
-    model = Recognizer(nn.BatchNorm1d(3))
-    x = torch.randn(50, 3) * 4 + 7
-    recognizers.settle_batch_norm(model, x)
-    (norm,) = model
-    torch.testing.assert_close(norm.running_mean, x.mean(0))
-    torch.testing.assert_close(norm.running_var, x.var(0))
-    assert norm.momentum == 0.1 and not model.training
-
-
 # -- views -----------------------------------------------------------------------
 
 
@@ -172,14 +137,6 @@ def test_settled_batch_norm_is_that_of_the_batch():
                 dict(type="FormatShape", input_format="NCHW"),
             ],
             View(8, 224, 224, is_2d=True),
-        ),
-        (
-            [
-                dict(type="SampleFrames", clip_len=16, num_clips=10),
-                dict(type="ThreeCrop", crop_size=(200, 100)),
-                dict(type="FormatShape", input_format="NCTHW"),
-            ],
-            View(16, 200, 100, is_2d=False),
         ),
         (
             [
@@ -208,24 +165,6 @@ def test_view_is_that_of_the_loader():
     changed.test_dataloader = changed.test_pipeline = None
     changed.val_dataloader.dataset.pipeline[4].crop_size = 48
     assert str(recognizers.view_of(changed)) == "8x48x48"
-
-
-def test_pipelines_that_tell_no_view():
-    with pytest.raises(ValueError, match="config: expected a loader with a pipeline"):
-        recognizers.view_of(Config(dict(train_pipeline=[])))
-    pipeline = [dict(type="SampleFrames", clip_len=8)]
-    with pytest.raises(ValueError, match="got clip_len 8, crop None and format None"):
-        recognizers.view_of(Config(dict(test_pipeline=pipeline)))
-
-
-@pytest.mark.parametrize("is_2d", [False, True])
-def test_layout_changes_no_number(is_2d):
-    view = View(4, 6, 5, is_2d)
-    plain, other = (view.random_input(2, channels_last=last) for last in (False, True))
-    assert plain.shape == ((2, 4, 3, 6, 5) if is_2d else (2, 1, 3, 4, 6, 5))
-    torch.testing.assert_close(plain, other, rtol=0, atol=0)
-    channel = plain.dim() - 3 if is_2d else 2
-    assert plain.is_contiguous() and other.stride(channel) == 1
 
 
 # -- figures ---------------------------------------------------------------------
@@ -266,28 +205,6 @@ def test_statistics_are_numpys():
     assert other["ratio"] == data["results"][1]["training"]["ratio"] == 1
 
 
-def test_the_default_baseline_is_one_of_the_zoo():
-    def names(*results, baseline=None):
-        return figures(list(results), baseline)["baseline"]
-
-    ours, mine, theirs = (
-        a_result(name, [(1, [[1.0]])]) for name in ("PV-NAS-S", "mine", "TSM-R50")
-    )
-    assert names(ours, mine, theirs) == "TSM-R50"
-    assert names(ours, mine) == "PV-NAS-S"
-    assert names(ours, mine, baseline="mine") == "mine"
-    broken = a_result("X3D-S", errors=["build: no"])
-    assert names(broken) is None
-    assert names(broken, dict(theirs, errors=["training: no"])) == "TSM-R50"
-
-
-def test_table_shows_what_is_missing():
-    text = zoo.to_markdown(figures([a_result("a", errors=["build: no file"])]))
-    assert "- a: build: no file" in text
-    assert "`benchmark.py`" in text
-    assert "x baseline" in text and "None" not in text
-
-
 # -- measuring -------------------------------------------------------------------
 
 
@@ -295,10 +212,8 @@ def test_table_shows_what_is_missing():
     ("field", "value", "message"),
     [
         ("dtype", "float64", "dtype: expected one of float32"),
-        ("device", "tpu", "device: expected cpu, cuda"),
         ("rounds", 0, "rounds: expected an integer of 1 or more"),
         ("batch_sizes", (2, 0), "batch_sizes: expected an integer of 1 or more, got 0"),
-        ("train_batch_size", -1, "train_batch_size: expected an integer of 0 or more"),
     ],
 )
 def test_settings_out_of_range(field, value, message):
@@ -306,6 +221,7 @@ def test_settings_out_of_range(field, value, message):
         zoo.Settings(**{field: value})
 
 
+@pytest.mark.slow
 def test_memory_holds_weights_and_gradients(config):
     """A head of 40 million weights: once for inference, twice for training."""
     wide = load_config(str(config))
@@ -318,37 +234,11 @@ def test_memory_holds_weights_and_gradients(config):
     assert 2 * weights < training < 2.7 * weights
 
 
-def test_memory_is_that_of_the_gpu_asked_for(monkeypatch):
-    asked = []
-    for name, value in dict(memory_allocated=1, max_memory_allocated=7).items():
-        monkeypatch.setattr(
-            torch.cuda,
-            name,
-            lambda device=None, value=value: asked.append(device) or value,
-        )
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", asked.append)
-    zoo.reset_peak("cuda:1")
-    assert zoo.memory_bytes("cuda:1") == 1
-    assert zoo.memory_bytes("cuda:1", peak=True) == 7
-    assert asked == ["cuda:1"] * 3
-
-
 def measure(config, seen=None, models=("a",), **settings):
     settings = zoo.Settings(**dict(dict(rounds=2, iters=1, crop=32), **settings))
     advance = (lambda name: None) if seen is None else seen.append
     models = dict.fromkeys(models, str(config))
     return zoo.measure(models, load_config, settings, advance), settings
-
-
-def test_number_of_steps_is_right(config):
-    seen = []
-    results, settings = measure(
-        config, seen, ("a", "b"), batch_sizes=(1, 2), memory=False
-    )
-    assert len(seen) == zoo.number_of_steps(2, settings)
-    for result in results:
-        assert not result["errors"]
-        assert [len(t["rounds_ms"]) for t in result["inference"]] == [2, 2]
 
 
 def test_the_first_run_of_a_round_does_not_count(config, monkeypatch):
@@ -368,7 +258,7 @@ def test_the_first_run_of_a_round_does_not_count(config, monkeypatch):
     assert runs == [9.0, 1.0]
 
 
-@pytest.mark.parametrize("fails_at", [1, 2, 4])  # warm-up, first and last round
+@pytest.mark.parametrize("fails_at", [1, 4])  # warm-up and last round
 def test_a_training_step_that_fails_costs_no_inference_time(
     config, monkeypatch, fails_at
 ):
@@ -404,6 +294,7 @@ def run(*options: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_tool(config, tmp_path):
     out = tmp_path / "out"
     done = run(
@@ -451,7 +342,6 @@ def tool():
     ("options", "message"),
     [
         (["TSM-R50", "TSM-R50"], "models: expected each name once"),
-        (["--rounds", "0"], "rounds: expected an integer of 1 or more, got 0"),
         (["NoSuchNet", "--small"], "models: expected one that can be measured"),
         (["a=a.py", "--baseline", "b"], "--baseline: expected one of a, got 'b'"),
     ],
@@ -460,21 +350,3 @@ def test_tool_says_what_is_wrong(tool, monkeypatch, options, message):
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *options])
     with pytest.raises(ValueError, match=message):
         tool.main()
-
-
-def test_names_of_models(tool):
-    models = tool.read_models(
-        ["TSM-R50", "a/b_c.py", "mmaction::x/y.py", "Mine=a/b.py"]
-    )
-    assert models == {
-        "TSM-R50": zoo.DEFAULT["TSM-R50"],
-        "b_c": "a/b_c.py",
-        "y": "mmaction::x/y.py",
-        "Mine": "a/b.py",
-    }
-
-
-def test_a_supernet_is_no_model_to_measure(tool):
-    search = next((ROOT / "configs/pvnas").glob("pvnas-tiny_search_*_custom-rgb.py"))
-    with pytest.raises(ValueError, match="PVNASSupernet"):
-        tool.load_network(str(search))

@@ -37,16 +37,6 @@ def found(work_dir: Path) -> str:
     return Path(path).name
 
 
-def test_the_one_that_is_named(work_dir):
-    (work_dir / "last_checkpoint").write_text(f"{work_dir / 'epoch_10.pth'}\n")
-    assert found(work_dir) == "epoch_10.pth"
-
-
-def test_none_was_saved(tmp_path):
-    assert latest_checkpoint(tmp_path) is None
-    assert latest_checkpoint(tmp_path / "none") is None
-
-
 def test_killed_while_the_name_was_written_or_a_name_that_was_lost(work_dir):
     (work_dir / "last_checkpoint").write_text("")
     assert found(work_dir) == "epoch_11.pth"
@@ -80,9 +70,3 @@ def test_none_is_whole(work_dir):
         cut(work_dir / f"epoch_{number}.pth")
     with pytest.raises(ValueError, match=r"--resume: expected a whole .*epoch_11"):
         latest_checkpoint(work_dir)
-
-
-def test_nothing_but_an_empty_name(tmp_path):
-    (tmp_path / "last_checkpoint").touch()
-    with pytest.raises(FileNotFoundError, match=r"empty file .*last_checkpoint"):
-        latest_checkpoint(tmp_path)

@@ -58,18 +58,6 @@ def test_diversity_is_the_expected_difference_of_two_draws(seed):
     assert diversity(probs) == pytest.approx(enumerated_difference(probs) / uniform)
 
 
-def test_diversity_of_unequal_layers_by_hand():
-    # (1 - (0.75^2 + 0.25^2)) / (1/2) = 0.75 and (1 - 0.5) / (3/4) = 2/3
-    probs = [[0.75, 0.25], [0.5, 0.5, 0.0, 0.0], [1.0]]
-    assert diversity(probs) == pytest.approx((0.75 + 2 / 3) / 2)
-
-
-def test_entropy_and_argmax_share_by_hand():
-    probs = [[0.5, 0.25, 0.25, 0.0], [1.0, 0.0], [1.0]]
-    assert entropy(probs) == pytest.approx((1.5 / 2 + 0) / 2)
-    assert argmax_share(probs) == pytest.approx((0.5 + 1.0) / 2)
-
-
 def test_bounds_uniform_one_hot_and_no_choice():
     uniform = [[1 / 3] * 3, [1 / 7] * 7]
     one_hot = [[0.0, 1.0, 0.0], [1.0, 0.0]]
@@ -113,16 +101,6 @@ def test_shrink_reaches_the_target_or_leaves_the_alphas(alphas, target, tau):
     for old, new in zip(alphas, shrink(alphas, factor), strict=True):
         mean = sum(old) / len(old)
         assert new == pytest.approx([mean + factor * (a - mean) for a in old])
-
-
-def test_shrink_of_two_candidates_has_a_closed_form():
-    # D = 4 p (1 - p), so p = (1 + sqrt(1 - D)) / 2 and the gap is log(p / (1 - p)).
-    gap, tau = 9.0, 1.5
-    for target in (0.2, 0.5, 0.95, 0.999):
-        p = (1 + math.sqrt(1 - target)) / 2
-        expected = tau * math.log(p / (1 - p)) / gap
-        factor = shrink_to_diversity([[gap, 0.0], [1.0, 1.0 + gap]], target, tau)
-        assert factor == pytest.approx(expected, rel=1e-6)
 
 
 def test_alphas_that_diverged_are_named():

@@ -13,18 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.jobs import JobLog, missing, provenance
+from benchmarks.jobs import JobLog, missing
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def test_the_record_of_a_command_does_not_say_where_things_lie(monkeypatch):
-    words = ["/home/me/clips", "../data/tennis", "benchmarks/x.json", "--seeds", "0"]
-    monkeypatch.setattr("sys.argv", ["real_clips.py", *words])
-    command = provenance("benchmarks/real_clips.py")["command"]
-    assert command == (
-        "python benchmarks/real_clips.py clips tennis benchmarks/x.json --seeds 0"
-    )
 
 
 def test_other_settings_do_not_mix(tmp_path):

@@ -15,25 +15,11 @@ from pvnas_mmaction.apis.launchers import export_ranks
 ECHO = '#!/bin/sh\nfor a in "$@"; do echo "[$a]"; done\necho "PYTHONPATH=$PYTHONPATH"\n'
 OPTIONS = ["--cfg-options", "model.name=two words", "a=[1, 2]"]
 DIST = dict(NNODES="2", NODE_RANK="1", PORT="12345", MASTER_ADDR="10.0.0.1")
-TORCHRUN = [
-    "-m",
-    "torch.distributed.run",
-    "--nnodes=2",
-    "--node_rank=1",
-    "--master_addr=10.0.0.1",
-    "--master_port=12345",
-    "--nproc_per_node=3",
-]
+TORCHRUN = """-m torch.distributed.run --nnodes=2 --node_rank=1
+    --master_addr=10.0.0.1 --master_port=12345 --nproc_per_node=3"""
 SLURM = dict(GPUS="4", GPUS_PER_NODE="2", SRUN_ARGS="--exclusive --mem=1G")
-SRUN = [
-    "--gres=gpu:2",
-    "--ntasks=4",
-    "--ntasks-per-node=2",
-    "--cpus-per-task=5",
-    "--kill-on-bad-exit=1",
-    "--exclusive",
-    "--mem=1G",
-]
+SRUN = """--gres=gpu:2 --ntasks=4 --ntasks-per-node=2 --cpus-per-task=5
+    --kill-on-bad-exit=1 --exclusive --mem=1G"""
 
 
 def echoed(script: str, args: list[str], tmp_path: Path, **env: str) -> list[str]:
@@ -63,13 +49,20 @@ def test_script_passes_every_argument_whole(launcher, tool, tmp_path) -> None:
     script = str(TOOLS / f"{tool}.py")
     if launcher == "dist":
         args = echoed(f"dist_{tool}.sh", [*files, "3", *OPTIONS], tmp_path, **DIST)
-        assert args == [*TORCHRUN, script, *files, "--launcher", "pytorch", *OPTIONS]
+        assert args == [
+            *TORCHRUN.split(),
+            script,
+            *files,
+            "--launcher",
+            "pytorch",
+            *OPTIONS,
+        ]
     else:
         argv = ["part", "my job", *files, *OPTIONS]
         args = echoed(f"slurm_{tool}.sh", argv, tmp_path, **SLURM)
         started = [str(tmp_path / "echo_python"), "-u", script]
         assert args == [
-            "-p", "part", "--job-name=my job", *SRUN, *started, *files,
+            "-p", "part", "--job-name=my job", *SRUN.split(), *started, *files,
             "--launcher", "slurm", *OPTIONS,
         ]  # fmt: skip
 

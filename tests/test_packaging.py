@@ -64,7 +64,7 @@ def test_an_install_brings_what_files_import() -> None:
     assert missing == set()
 
 
-@pytest.mark.parametrize("minor", [9, 10, 11, 12, 13, 14])
+@pytest.mark.parametrize("minor", [9, 10, 13, 14])
 def test_bootstrap_takes_the_pythons_of_the_classifiers(minor, tmp_path) -> None:
     """With an interpreter that says it is 3.MINOR and makes no environment. What is not
     supported gets no line that would install the same again."""

@@ -37,17 +37,6 @@ def test_columns_and_means_take_numbers_alone():
     assert means[:4] == [None, 2, 3, 3] and means[-1] == sum(range(10, 20)) / 10
 
 
-def test_cycles_start_where_u_is_zero():
-    # Cycles of 25 steps, a line every 10: steps 25 and 50 have no line.
-    records = [
-        dict(step=step, cycle=step // 25, u=step % 25 / 25) for step in range(0, 75, 10)
-    ]
-    assert figures.cycle_starts(records) == pytest.approx([25, 50])
-    assert figures.cycle_starts(records[:2]) == []
-    # A single line of a cycle says no more than that it has started.
-    assert figures.cycle_starts(records[:4]) == [30]
-
-
 def test_alphas_rest_in_the_first_third():
     records = history(CANDIDATES, cycles=2, lines=10, seed=0)
     assert figures.resting_spans(records) == [(0, 20), (100, 120)]
@@ -110,14 +99,6 @@ def test_accuracies_say_when_they_were_measured(tmp_path):
     plots = figures.archive_plots([run], lambda network: dict(flops=1.0))
     assert [p["origin"] for p in values(plots["flops"])] == ["cycle 1", "cycle 2",
                                                              "its end"]  # fmt: skip
-
-
-def test_a_search_has_one_color_in_all_comparisons(tmp_path):
-    runs = read_work_dirs([write_search(tmp_path / name) for name in "abc"])
-    runs[0].history = []
-    spec = figures.comparison_plots(runs)["diversity"].spec
-    assert spec["encoding"]["color"]["scale"]["domain"] == ["a", "b", "c"]
-    assert {row["run"] for row in spec["data"]["values"]} == {"b", "c"}
 
 
 def test_the_mean_of_a_long_training_is_one_of_logged_steps(tmp_path: Path):

@@ -16,7 +16,6 @@ from report_runs import write_search, write_training
 
 from pvnas_mmaction.report.data import read_work_dirs
 from pvnas_mmaction.report.predictions import (
-    class_names,
     for_trainings,
     load_predictions,
 )
@@ -100,13 +99,6 @@ def test_what_is_no_dump_is_named(tmp_path, data):
         ValueError, match=r"p.pkl: expected the list that tools/test.py"
     ):
         load_predictions(path)
-
-
-def test_names_stand_next_to_the_annotations(tmp_path):
-    (tmp_path / "classes.txt").write_text("left\nright\n\n")
-    config = dict(test_dataloader=dict(dataset=dict(ann_file=str(tmp_path / "v.txt"))))
-    assert class_names(config) == ["left", "right"]
-    assert class_names({}) == []
 
 
 def test_each_training_takes_the_newest_dump_in_it(tmp_path):

@@ -16,7 +16,6 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from tool_processes import CONFIGS, RETRAIN, SEARCH, call_tool, data_options
 
-from pvnas_mmaction.apis.run_checks import check_weights
 from pvnas_mmaction.engine.folder_lock import folder_lock
 from pvnas_mmaction.space.genotype import load_genotype, save_genotype
 
@@ -92,18 +91,12 @@ NINE_CLASSES = [f"{field}.num_classes=9" for field in ("model.cls_head", *DATA)]
     ("options", "field"),
     [
         (("model.backbone.genotype={genotypes}/same_shapes.json",), "blocks[0]"),
-        (("model.backbone.genotype={genotypes}/other.json",), "blocks[0]"),
         (("model.data_preprocessor.mean=[1,2,3]",), "model.data_preprocessor.mean[0]"),
-        (("model.cls_head.dropout_ratio=0.9",), "model.cls_head.dropout_ratio"),
         (NINE_CLASSES, "model.cls_head.num_classes"),
         (("train_dataloader.dataset.ann_file={lists}/short_train.txt",),
          "train_dataloader.dataset.ann_file"),
-        (("val_dataloader.dataset.ann_file={lists}/short_val.txt",),
-         "val_dataloader.dataset.ann_file"),
         (("train_dataloader.dataset.pipeline.1.clip_len=4",),
          "train_dataloader.dataset.pipeline[1].clip_len"),
-        (("train_dataloader.batch_size=4",), "train_dataloader.batch_size"),
-        (("optim_wrapper.optimizer.lr=0.5",), "optim_wrapper.optimizer.lr"),
         (("train_cfg.max_epochs=1",), "train_cfg.max_epochs"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
@@ -118,14 +111,6 @@ def test_resume_with_something_else_is_refused(
     )
     assert f"{field}: expected " in line and ", got " in line
     assert (work_dir / "epoch_2.pth").read_bytes() == before
-
-
-def test_resume_with_another_seed_is_refused(
-    work_dir, genotypes, motion_clips, call_tool
-):
-    argv = arguments(motion_clips, genotypes, work_dir)
-    line = call_tool("train", *argv, *RESUME, "--seed", "1")
-    assert line.startswith("randomness.seed: expected 0, as in the run of ")
 
 
 def test_resume_of_the_same_run_fits(
@@ -179,26 +164,15 @@ def changed(checkpoint: Path, folder: Path, **weights: torch.Tensor | None) -> P
     return path
 
 
-@pytest.mark.parametrize("tool", ["test", "export_onnx"])
 @pytest.mark.parametrize(
-    ("what", "message"),
+    ("tool", "what", "message"),
     [
-        (
-            "genotype",
-            "backbone.genotype.blocks[0]: expected 'ts_t3_k3_e2', as",
-        ),
-        ("mean", "model.data_preprocessor.mean[0]: expected "),
-        (
-            "classes",
-            "fc_cls.weight: expected shape (9, 64), got shape (8, 64)",
-        ),
-        (
-            "no_head",
-            "fc_cls.weight: expected shape (8, 64), got no such weight",
-        ),
-        ("more", "neck.weight: expected no such weight, got shape (1,)"),
+        ("test", "genotype", "backbone.genotype.blocks[0]: expected 'ts_t3_k3_e2', as"),
+        ("export_onnx", "mean", "model.data_preprocessor.mean[0]: expected "),
+        ("test", "classes", "fc_cls.weight: expected shape (9, 64), got shape (8, 64)"),
+        ("test", "no_head", "fc_cls.weight: expected shape (8, 64), got no such weigh"),
+        ("export_onnx", "more", "neck.weight: expected no such weight, got shape (1,)"),
     ],
-    ids=lambda value: value if " " not in value else "",
 )
 def test_a_checkpoint_of_something_else_gives_no_score(
     tool, what, message, finished, genotypes, motion_clips, tmp_path, call_tool
@@ -250,17 +224,6 @@ def test_a_test_leaves_the_config_of_the_training(
     assert (work_dir / RETRAIN).read_text() == dumped
 
 
-def test_weights_of_any_model():
-    """The order of names, and what old versions of PyTorch do without, do not count."""
-    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 3))
-    state = dict(reversed(model.state_dict().items()))
-    del state["0.num_batches_tracked"]
-    check_weights(model, {f"module.{key}": value for key, value in state.items()}, "c")
-    state["1.bias"] = torch.zeros(4)
-    with pytest.raises(ValueError, match=r"c, 1.bias: expected shape \(3,\), got"):
-        check_weights(model, state, "c")
-
-
 # -- the first clip ----------------------------------------------------------------
 
 
@@ -282,21 +245,6 @@ def test_data_that_the_model_does_not_take(
 ):
     argv = arguments(motion_clips, genotypes, tmp_path, *options)
     assert call_tool("train", *argv).startswith(message)
-
-
-def test_a_budget_of_other_clips_is_said_not_to_hold(
-    motion_clips, genotypes, tmp_path, call_tool
-):
-    found = load_genotype(genotypes / "shift.json")
-    provenance = {**found.provenance, "input_shape": [3, 8, 48, 48]}
-    save_genotype(replace(found, provenance=provenance), tmp_path / "g.json")
-    options = [f"model.backbone.genotype={tmp_path}/g.json", "train_cfg.max_epochs=1"]
-    argv = arguments(motion_clips, genotypes, tmp_path, *options)
-    assert not call_tool("train", *argv)
-    log = next(tmp_path.glob("*/*.log")).read_text()
-    assert (
-        "gives clips (3, 6, 20, 20), model.backbone.genotype was found for (3, 8" in log
-    )
 
 
 @pytest.mark.parametrize("config", [RETRAIN, SEARCH])
@@ -342,14 +290,11 @@ def test_a_search_checks_what_it_is_judged_on(motion_clips, tmp_path, call_tool)
 @pytest.mark.parametrize(
     ("option", "line"),
     [
-        ("work_dir=2024", "data/custom/train.txt"),
         ("load_from=2024", "load_from: expected a checkpoint, got 2024, which is no"),
-        ("train_dataloader.dataset.data_root=2024", "got 2024/"),
         ("train_cfg.max_epochs=eight", "expected 1 or more, an integer, got 'eight'"),
-        ("train_cfg.max_epochs=1.5", "expected 1 or more, an integer, got 1.5"),
     ],
 )
 def test_numbers_for_names_and_names_for_numbers(option, line, tmp_path, call_tool):
     config = next(CONFIGS.glob("pvnas-tiny_retrain_*_custom-rgb.py"))
-    where = [] if option.startswith("work_dir") else ["--work-dir", tmp_path / "work"]
-    assert line in call_tool("train", config, *where, "--cfg-options", option)
+    argv = [config, "--work-dir", tmp_path / "work", "--cfg-options", option]
+    assert line in call_tool("train", *argv)

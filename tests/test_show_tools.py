@@ -87,20 +87,6 @@ def test_a_shipped_genotype_by_package_and_path(run_tool):
         assert status == 0 and table_rows(out)[-1][0] == "total"
 
 
-def test_another_shape_and_number_of_classes(tmp_path, run_tool):
-    data = genotype(BLOCKS)
-    data["provenance"] = {}
-    write_json(tmp_path / "g.json", data)
-    _, out, _ = run_tool("show_genotype", tmp_path / "g.json")
-    assert "give --input-shape C T H W" in out and table_rows(out)[-1][6] == "n/a"
-    arguments = [tmp_path / "g.json", "--input-shape", 3, 16, 64, 64]
-    _, out, _ = run_tool("show_genotype", *arguments, "--num-classes", 100)
-    skeleton = parse_genotype(data).skeleton
-    cost = network_cost(skeleton, BLOCKS, (3, 16, 64, 64), 100)
-    assert table_rows(out)[-1][6] == format_count(cost.macs)
-    assert table_rows(out)[-2][4] == "100x1x1x1"
-
-
 def test_latency_from_a_table(tmp_path, run_tool):
     write_json(tmp_path / "g.json", genotype(BLOCKS))
     save_table(tmp_path / "t.json", SHAPE, 0.25, lambda i: 1.5 * (i + 1))
@@ -120,23 +106,19 @@ def test_latency_from_a_table(tmp_path, run_tool):
     assert status == 2 and "'toy'" in error and "'other'" in error
 
 
-@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
-def test_a_picture(tmp_path, run_tool, ending):
+def test_a_picture(tmp_path, run_tool):
     write_json(tmp_path / "g.json", genotype(BLOCKS))
-    out = tmp_path / f"new/g.{ending}"
+    out = tmp_path / "new/g.svg"
     status, text, _ = run_tool("show_genotype", tmp_path / "g.json", "--picture", out)
     assert status == 0 and f"drawn: {out}" in text
-    head = dict(png=b"\x89PNG", svg=b"<svg", pdf=b"%PDF")[ending]
-    assert out.read_bytes().startswith(head)
+    assert out.read_bytes().startswith(b"<svg")
 
 
 @pytest.mark.parametrize(
     ("text", "arguments", "message"),
     [
         (None, [], "g.json: no such genotype file"),
-        ('{"format_version": 1,', [], "g.json: expected a genotype as JSON"),
         ("{}", ["--num-classes", 0], "--num-classes: expected an integer of 1 or more"),
-        (None, ["--picture", "a.bmp"], "g.json: no such genotype file"),
     ],
 )
 def test_a_wrong_genotype_is_named(tmp_path, run_tool, text, arguments, message):
@@ -201,16 +183,6 @@ def test_the_place_of_a_budget(tmp_path, run_tool):
         assert words in out
 
 
-def test_a_latency_budget(tmp_path, run_tool):
-    save_table(tmp_path / "t.json", SHAPE, 1.0, lambda i: i + 1.0)
-    cost = dict(kind="latency", budget=9.0, table=str(tmp_path / "t.json"))
-    write_config(tmp_path / "c.py", train_cfg=dict(input_shape=SHAPE, cost=cost))
-    _, out, _ = run_tool("show_space", tmp_path / "c.py")
-    # 1 + 4 layers of 1; 1 + 3 + 4 + 2 + 3.
-    assert re.search("ms: cheapest 5, most expensive 13", out)
-    assert "budget: 9 ms, 50.0 % of the way" in out
-
-
 def test_shipped_spaces(project_root, run_tool):
     for path in sorted((project_root / "configs/pvnas/_base_/spaces").glob("*.py")):
         status, out, _ = run_tool("show_space", path, "--input-shape", 3, 8, 64, 64)
@@ -221,9 +193,7 @@ def test_shipped_spaces(project_root, run_tool):
     ("text", "message"),
     [
         ("a = 1\n", "expected model.backbone.space or space"),
-        ("space = dict(name='x')\n", "stem"),
         (f"space = {SPACE!r}\ntrain_cfg = dict(input_shape=(1, 2, 3, 4))", "C = 3"),
-        ("space = dict(\n", "c.py"),
     ],
 )
 def test_a_wrong_space_is_named(tmp_path, run_tool, text, message):

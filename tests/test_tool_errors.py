@@ -4,12 +4,9 @@ status 2; and what happens to all other errors, and to Ctrl-C."""
 
 from __future__ import annotations
 
-import errno
-import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -22,7 +19,7 @@ from tool_processes import call_tool as call_tool
 
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_checks import check_annotations
-from pvnas_mmaction.apis.errors import error_line, is_user_error
+from pvnas_mmaction.apis.errors import is_user_error
 from pvnas_mmaction.apis.run_checks import RunCheckHook
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -40,14 +37,11 @@ def folder(tmp_path: Path) -> Path:
     """Files of all kinds that commands name wrongly."""
     texts = {
         "a.txt": "a.mp4 0\n",
-        "empty.txt": "\n  \n",
         "syntax.py": "model = dict(\n",
         "undefined.py": "a = undefined",
-        "attribute.py": "_base_ = ['one.py']\na = _base_.a",
         "one.py": "x = 1\n",
         "twice.py": "_base_ = ['one.py', 'two.py']",
         "two.py": "x = 2\n",
-        "bad.yaml": "a: [1",
         "part.py": "model = dict(type='Recognizer3D')\n",
         "text.pth": "version https://git-lfs.github.com/spec/v1\n",
         "own.py": f"_base_ = {CONFIG!r}\nann_file_train = 'my/train.txt'\n"
@@ -59,9 +53,8 @@ def folder(tmp_path: Path) -> Path:
     whole = (tmp_path / "c.pth").read_bytes()
     (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.pth").touch()
-    for name in ("half", "none"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "last_checkpoint").write_text(f"{tmp_path}/{name}.pth")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "last_checkpoint").write_text(f"{tmp_path}/half.pth")
     return tmp_path
 
 
@@ -71,46 +64,30 @@ CASES = [
     ("train nopack::x.py", "nopack::x.py: expected an installed package"),
     ("train {dir}/syntax.py", "config {dir}/syntax.py: "),
     ("train {dir}/undefined.py", "config {dir}/undefined.py: NameError: name 'un"),
-    ("train {dir}/attribute.py", "config {dir}/attribute.py: AttributeError: "),
     ("train {dir}/twice.py", "config {dir}/twice.py: KeyError: Duplicate key"),
-    ("train {dir}/bad.yaml", "config {dir}/bad.yaml: ParserError: "),
     ("train {dir}/one.py", "config {dir}/one.py: expected a model, got none"),
     ("test {dir}/one.py {dir}/c.pth", "config {dir}/one.py: expected a model, "),
-    ("export_onnx {dir}/one.py none --out {dir}/m", "config {dir}/one.py: expected a"),
     ("train {dir}/part.py", "config {dir}/part.py: expected a train_dataloader"),
-    ("test {dir}/part.py {dir}/c.pth", "config {dir}/part.py: expected a test_datal"),
     (f"train {CONFIG} -o {DATA}.pipeline.30.type=Flip", "--cfg-options: Index 30 ex"),
     (f"train {CONFIG} -o train_cfg.max_epochs=0", "train_cfg.max_epochs: expected 1"),
     # checkpoints
     (f"test {CONFIG} {{dir}}/none.pth", "checkpoint: expected a checkpoint, got "),
     (f"test {CONFIG} {{dir}}/half.pth", "checkpoint: expected a whole checkpoint"),
-    (f"test {CONFIG} {{dir}}/empty.pth", "checkpoint: expected a whole checkpoint"),
     (f"test {CONFIG} {{dir}}/text.pth", "checkpoint: expected a checkpoint as torch"),
-    (f"export_onnx {CONFIG} {{dir}}/half.pth --out {{dir}}/m", "checkpoint: expected "),
     (f"train {CONFIG} --resume {{dir}}/half.pth", "--resume: expected a whole check"),
-    (f"train {CONFIG} --resume {{dir}}/none.pth", "--resume: expected a checkpoint, "),
     (f"train {CONFIG} --work-dir {{dir}}/half --resume", "--resume: expected a whole"),
-    (f"train {CONFIG} --work-dir {{dir}}/none --resume", "--resume: expected a check"),
     (f"train {CONFIG} -o load_from={{dir}}/empty.pth", "load_from: expected a whole "),
-    (f"train {CONFIG} -o load_from={{dir}}/none.pth", "load_from: expected a checkp"),
     # lists
-    *((f"train {CONFIG} -o {LISTS[1 - i]} {s}_dataloader.dataset.ann_file={{dir}}/no",
-       f"{s}_dataloader.dataset.ann_file: expected one video and its class id per line")
-      for i, s in enumerate(("train", "val"))),
+    (f"train {CONFIG} -o {LISTS[1]} train_dataloader.dataset.ann_file={{dir}}/no",
+     "train_dataloader.dataset.ann_file: expected one video and its class id per line"),
     (f"test {CONFIG} {CHECKPOINT} -o test_dataloader.dataset.ann_file={{dir}}/no",
      "test_dataloader.dataset.ann_file: expected one video"),
     (f"train {CUSTOM}", "as the environment variable ANN_FILE_TRAIN, with DATA_PREFIX"),
-    (f"test {CUSTOM} {CHECKPOINT}", "as the environment variable ANN_FILE_VAL, with"),
     ("train {dir}/own.py", "ann_file_train='my/train.txt' is not passed on to a data "),
-    (f"train {CONFIG} -o {DATA}.ann_file={{dir}}/empty.txt", f"{DATA}.ann_file: "),
     # folders
     ("export_onnx c.py none --out {dir}", "--out: expected the name of a file"),
-    ("report w --out {dir}", "--out: expected the name of a file"),
-    ("build_latency_table c.py --out {dir}", "--out: expected the name of a file"),
     (f"train {CONFIG} --work-dir {{dir}}/a.txt -o {' '.join(LISTS)}",
      "--work-dir: expected a folder that can be written to, got {dir}/a.txt (File ex"),
-    (f"train {CONFIG} --work-dir {{dir}}/a.txt/b -o {' '.join(LISTS)}",
-     "--work-dir: expected a folder that can be written to, got {dir}/a.txt/b (Not a"),
     # models
     (f"train {CONFIG} --work-dir {{dir}}/w -o {' '.join(LISTS)} "
      "model.backbone.type=NoSuchNet", "NoSuchNet is not in the mmaction::model regis"),
@@ -120,7 +97,6 @@ CASES = [
      "model.cls_head.in_channels=32", "model.cls_head.in_channels: expected 64, the "),
     (f"export_onnx {CONFIGS / SEARCH} none --out {{dir}}/m", "model.backbone.type: e"),
     (f"{EXPORT} --input-shape 3 6 0 32", "--input-shape: expected four whole numbers"),
-    (f"{EXPORT} --input-shape 1 6 32 32", "input_shape"),
     (f"train {CONFIG} --work-dir {{dir}}/w -o {' '.join(LISTS)} "
      f"{DATA}.pipeline.3.scale=32,32", "Resize: Scale must be float or tuple of int"),
     # options
@@ -148,16 +124,6 @@ def test_one_line_that_names_the_field(
     line = call_tool(*command.format(dir=folder).split())
     assert message.format(dir=folder) in line
     assert not (folder / "m").exists()
-
-
-def test_a_folder_that_even_a_superuser_cannot_write_to(
-    folder, call_tool, monkeypatch
-) -> None:
-    error = OSError(errno.EROFS, os.strerror(errno.EROFS))
-    monkeypatch.setattr(tempfile, "TemporaryFile", Mock(side_effect=error))
-    options = [option.format(dir=folder) for option in LISTS]
-    argv = ["--work-dir", folder / "new", "--cfg-options", *options]
-    assert "--work-dir: expected a folder" in call_tool("train", CONFIG, *argv)
 
 
 def test_a_list_of_a_wrapped_data_set(folder) -> None:
@@ -200,20 +166,6 @@ def test_tracebacks(monkeypatch) -> None:
         cli.run(lambda: fail(FileNotFoundError("none")))
 
 
-class _Bad(torch.utils.data.Dataset):
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, index: int) -> int:
-        raise ValueError("label: expected less than 8, got 9")
-
-
-def test_the_message_of_a_worker_of_a_data_loader() -> None:
-    with pytest.raises(ValueError, match="Original Traceback") as info:
-        list(torch.utils.data.DataLoader(_Bad(), num_workers=1))
-    assert error_line(info.value) == "label: expected less than 8, got 9"
-
-
 # -- while it runs -----------------------------------------------------------------
 
 
@@ -231,6 +183,7 @@ def test_the_log_file_has_the_traceback(
     assert log.endswith("ValueError: a: expected b, got c\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [RETRAIN, SEARCH])
 def test_ctrl_c(config, motion_clips, tmp_path) -> None:
     """One line that says how to go on, and the exit status that shells expect."""
@@ -262,17 +215,3 @@ def test_ctrl_c(config, motion_clips, tmp_path) -> None:
     *_, line = (tmp_path / "err").read_text().splitlines()
     assert line.startswith("interrupted: ") and "--resume" in line
     assert "Traceback" not in (tmp_path / "err").read_text()
-
-
-def test_ctrl_c_that_mmengine_turns_into_another_error(capsys) -> None:
-    """As it does while it formats a config for a checkpoint."""
-
-    def interrupted() -> None:
-        try:
-            raise KeyboardInterrupt
-        except BaseException:
-            raise SyntaxError("Failed to format the config file") from None
-
-    with pytest.raises(SystemExit, match=f"^{cli.EXIT_INTERRUPTED}$"):
-        cli.run(interrupted)
-    assert capsys.readouterr().err == "\ninterrupted\n"
