@@ -131,19 +131,6 @@ def test_another_kind_of_cost_is_one_line(monkeypatch):
     assert entry.costs["energy"] <= 3
 
 
-def test_penalty_continues_from_its_state():
-    """The last costs fall by less than a 30th of the error: alone by what the trend
-    remembers of the steep fall before them, lambda stays."""
-    budget = toy_budget(budget=10**4)
-    costs = [2e4, 1.9e4, 1.5e4, 1.499e4, 1.498e4, 1.4e4, 1.01e4, 0.9e4]
-    whole, first, second = (CostPenalty(budget) for _ in range(3))
-    expected = [whole.update(cost) for cost in costs]
-    for cost in costs[:3]:
-        first.update(cost)
-    second.load_state_dict(first.state_dict())
-    assert [second.update(cost) for cost in costs[3:]] == expected[3:]
-
-
 def shorten(budget: Budget, share: float) -> Budget:
     """The same with a limit between the cheapest and the most expensive network."""
     table = budget.table

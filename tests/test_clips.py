@@ -37,16 +37,3 @@ def test_cache_gives_the_same_clips(motion_clips, tmp_path):
         assert torch.equal(cached.frames, plain.frames)
     assert plain.frames.shape == (16, 8, 16, 16, 3)
     assert sorted(plain.labels.tolist()) == sorted([*range(8)] * 2)
-
-
-def test_every_epoch_has_an_order_and_moments_of_its_own():
-    clips = numbered_clips(12)
-
-    def views(seed: int, epoch: int) -> list[tuple[int, float]]:
-        batches = clips.training_batches(1, seed, epoch)
-        return [(int(y), round(float(x[0, 0, 0, 0, 0]), 4)) for x, y in batches]
-
-    epochs = [views(0, epoch) for epoch in range(20)]
-    assert epochs[0] == views(0, 0) != views(1, 0)
-    assert len({tuple(label for label, _ in epoch) for epoch in epochs}) == 6
-    assert len({first for epoch in epochs for label, first in epoch if label == 0}) == 5

@@ -25,12 +25,10 @@ from mmengine.runner import Runner
 from test_video_frames import damage, encode, numbers, remux
 from torch.utils.data import DataLoader
 
-from pvnas_mmaction.apis.errors import error_line, is_user_error
 from pvnas_mmaction.datasets import (
     PVNASVideoDataset,
     SkippedClipsHook,
     skipped_clips_hook,
-    video_list,
 )
 
 PIPELINE = [  # as configs for MMAction2 have it
@@ -148,21 +146,6 @@ def test_a_list_with_a_fault(folder: Path, text: str | None, message: str) -> No
         build(folder, "list.txt")
 
 
-def test_a_prefix_is_a_dict_with_a_folder(folder: Path, monkeypatch) -> None:
-    message = r"val/test_dataloader\.dataset\.data_prefix: expected dict\(video='clips'"
-    with pytest.raises(ValueError, match=message):
-        build(folder, data_prefix="clips", test_mode=True)
-    # What `--cfg-options data_prefix.video=2024` makes of a folder of digits.
-    monkeypatch.chdir(folder.parent)
-    folder.rename("2024")
-    here = Path()
-    shutil.copy("2024/val.txt", "7")
-    dataset = build(here, ann_file=7, data_prefix=dict(video=2024), test_mode=True)
-    assert dataset.get_data_info(0)["filename"] == "2024/val/00000.mp4"
-    with pytest.raises(ValueError, match="video: expected a folder, got the number"):
-        build(here, ann_file=7, data_prefix=dict(video=25))
-
-
 # -- clips on both sides ---------------------------------------------------------------
 
 
@@ -259,23 +242,6 @@ def test_a_bad_video_is_found_at_the_start(
     assert dataset[15]["inputs"].shape == (1, 3, 4, 32, 32)
 
 
-def test_long_list_is_sampled_and_progress_logged(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(video_list, "MAX_OPENED", 4)
-    monkeypatch.setattr(video_list, "SECONDS_PER_REPORT", 0)
-    told: list[str] = []
-    monkeypatch.setattr(video_list, "print_log", lambda text, *_: told.append(text))
-    for name in ("00001", "00031"):
-        truncate(folder / f"train/{name}.mp4")
-    paths = [str(folder / f"train/{i:05d}.mp4") for i in range(32)]
-    assert list(video_list.find_faults(paths, "LIST", True)) == [paths[31]]
-    looked, opened = "LIST: looked for 32 of 32 videos", "LIST: opened 1 of 4 videos"
-    assert told[31:33] == [looked, opened]
-    Path(paths[2]).unlink()
-    assert list(video_list.find_faults(paths, "LIST", False)) == [paths[2]]
-
-
 @pytest.mark.parametrize("fault", ["missing", "truncated"])
 def test_a_video_that_goes_bad_later(folder: Path, log: list[str], fault: str) -> None:
     dataset = build(folder)
@@ -327,17 +293,6 @@ def test_frames_of_a_cut_are_the_presented_ones(folder: Path) -> None:
     assert type(plain.pipeline.transforms[0]).__name__ == "DecordInit"
     with pytest.raises(ValueError, match="backend: expected one of auto, pyav, opencv"):
         build(folder, backend="vlc")
-
-
-def test_bad_video_in_testing_is_told_in_one_line(folder: Path) -> None:
-    dataset = build(folder, "val.txt", test_mode=True)
-    truncate(folder / "val/00003.mp4")
-    loader = DataLoader(dataset, 4, num_workers=1, collate_fn=pseudo_collate)
-    with pytest.raises(OSError, match="Original Traceback") as info:
-        list(loader)
-    assert is_user_error(info.value)
-    start = f"{folder}/val/00003.mp4: expected a video, got"
-    assert error_line(info.value).startswith(start)
 
 
 def test_replacement_stays_in_its_part(folder: Path) -> None:

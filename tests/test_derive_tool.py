@@ -10,7 +10,6 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +18,6 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from searching import INPUT_SHAPE, NUM_CLASSES, SPACE, run_search, search_config
 
-from pvnas_mmaction.apis.ranking import InheritedNetworks
 from pvnas_mmaction.search.archive import Archive
 from pvnas_mmaction.space.cost import network_cost
 from pvnas_mmaction.space.genotype import load_genotype
@@ -130,14 +128,6 @@ def test_candidates_keep_their_distance(work_dir, derive, tmp_path, option, laye
     assert found == [blocks_of(indices) for indices in expected]
 
 
-def test_fewer_than_wanted_is_said(work_dir, derive, tmp_path):
-    options = ["--num-candidates", 9, "--min-distance", 3, "--out", tmp_path]
-    status, _, stderr = derive(work_dir, *options)
-    assert status == 0
-    assert "no more than 4 of 9" in stderr
-    assert len(list(tmp_path.glob("*.json"))) == 4
-
-
 def latency_table(path: Path) -> LatencyTable:
     rows = [[3.0 + layer, 2.0, 1.0, 0.25] for layer in range(3)]
     table = LatencyTable(TOY.to_config(), list(INPUT_SHAPE), 0.5, rows)
@@ -211,14 +201,6 @@ def test_ranking_with_inherited_weights(work_dir, derive, tmp_path):
         assert accuracy == genotype.provenance["accuracy"]
 
 
-def test_ranking_calibrates_on_the_weights_half_of_the_config(tmp_path):
-    init_default_scope("mmaction")
-    cfg = search_config(tmp_path, train_cfg=dict(alpha_share=0.2))
-    networks = InheritedNetworks(SimpleNamespace(seed=0), cfg)
-    # Of 12 clips of one class and 13 of the other, 2 and 3.
-    assert len(networks.data.alpha_half) == 5
-
-
 def test_a_checkpoint_is_enough(work_dir, derive, tmp_path):
     alone = shutil.copy(work_dir / "epoch_6.pth", tmp_path)
     assert derive(alone, "--out", tmp_path / "out")[0] == 0
@@ -230,18 +212,6 @@ def test_a_checkpoint_is_enough(work_dir, derive, tmp_path):
     assert other.blocks == genotype.blocks
     assert other.provenance["input_shape"] == shape[1:]
     assert other.provenance["macs"] > 4 * genotype.provenance["macs"]
-
-
-def test_networks_that_were_not_judged_come_with_a_word(work_dir, derive, tmp_path):
-    """And with what the search itself has judged best."""
-    _, _, stderr = derive(work_dir, "--out", tmp_path)
-    best = Archive.load(work_dir / "search" / "archive.json").best()
-    assert "note: likely is not accurate" in stderr
-    assert f"accuracy {best.accuracy:.4f}: {' '.join(best.blocks)}" in stderr
-    _, _, stderr = derive(
-        work_dir, "--rank-on", work_dir / "toy.py", "--out", tmp_path / "ranked"
-    )
-    assert "likely" not in stderr
 
 
 class Evil:

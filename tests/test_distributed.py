@@ -20,7 +20,6 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from searching import (
     NO_VALIDATION,
-    batch_indices,
     build_toy_model,
     make_batch,
     run_ranks,
@@ -358,17 +357,3 @@ def test_another_wrapper_is_refused(tmp_path):
         "'MMDistributedDataParallel'"
     )
     assert all(message in found for found in run_ranks(tmp_path, 2, rank))
-
-
-def test_ranks_calibrate_on_the_same_clips(tmp_path):
-    loader = dict(batch_size=2)
-
-    def calibrate():
-        config = search_config(
-            tmp_path / "work", launcher="pytorch", train_dataloader=loader
-        )
-        data = Runner.from_cfg(config).train_loop.data
-        return [batch_indices(batch) for batch in data.calibration(2)]
-
-    first, second = run_ranks(tmp_path, 2, calibrate)
-    assert isinstance(first, list) and first == second

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import lzma
 import math
 import statistics
@@ -27,28 +26,6 @@ from pvnas_mmaction.space.cost import network_cost
 from pvnas_mmaction.space.search_space import SearchSpace
 
 
-@pytest.fixture
-def data(trained_table) -> dict:
-    """The plain data of a table."""
-    return copy.deepcopy(make_table(trained_table[1]).to_data())
-
-
-def test_a_table_is_extended_and_not_replaced(trained_table, data, tmp_path):
-    """By what holds all its trainings, made alike; else nothing is written."""
-    path = tmp_path / "two.json.xz"
-    whole = GroundTruth.from_data(data, "whole")
-    fewer, other = copy.deepcopy(data), copy.deepcopy(data)
-    del fewer["networks"][next(iter(data["networks"]))]
-    write_table(GroundTruth.from_data(fewer, "fewer"), path)
-    write_table(whole, path)
-    there = path.read_bytes()
-    other["settings"]["val_clips"] += 1
-    for content, lost in ((fewer, 2), (other, 0)):
-        with pytest.raises(ValueError, match=rf"with {lost} trainings.* another --out"):
-            write_table(GroundTruth.from_data(content, "new"), path)
-        assert path.read_bytes() == there
-
-
 def test_packed_table_holds_the_trainings(trained_table, tmp_path):
     _, log = trained_table
     path = tmp_path / "two.json.xz"
@@ -70,18 +47,6 @@ def test_packed_table_holds_the_trainings(trained_table, tmp_path):
             table.space.skeleton, network.blocks, (3, 6, 16, 16), num_classes=8
         )
         assert network.macs == cost.macs
-
-
-def test_partial_table(data):
-    data["networks"]["mb_t1_k3_e1"]["accuracies"] = [0.5, None]
-    table = GroundTruth.from_data(data, "t")
-    assert not table.is_complete
-    assert table[(0,)].accuracy == 0.5
-    del data["networks"]["mb_t1_k3_e1"]
-    table = GroundTruth.from_data(data, "t")
-    assert not table.is_complete
-    assert table.regret((0,)) is None and table.rank((0,)) is None
-    assert "PARTIAL" in summarise(table)
 
 
 def test_file_that_is_none(tmp_path):

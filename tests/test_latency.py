@@ -10,12 +10,9 @@ import runpy
 import sys
 import time
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from pvnas_mmaction.profiling import latency
 from pvnas_mmaction.profiling.clock import Clock
@@ -126,21 +123,6 @@ def test_settings_out_of_range(field, value, message):
         MeasureConfig(**{field: value})
 
 
-def test_clock_of_a_gpu_marks_the_stream_of_its_own_device(monkeypatch):
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            self.stream = None
-
-        def record(self, stream=None) -> None:
-            self.stream = stream
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: ("stream", device))
-    clock = Clock("cuda:1")
-    clock.mark()
-    assert [m.stream for m in clock.marks] == [("stream", torch.device("cuda:1"))]
-
-
 def test_thread_time_leaves_out_what_others_take():
     clock = Clock("cpu")
     assert clock.kind == "thread time"
@@ -188,32 +170,6 @@ def test_table_of_known_times(monkeypatch):
     assert (table.setting["batch_size"], table.setting["num_classes"]) == (4, 5)
 
 
-class Count(nn.Module):
-    """Counts its calls, each of which takes a number of milliseconds."""
-
-    def __init__(self, milliseconds: float) -> None:
-        super().__init__()
-        self.milliseconds = milliseconds
-        self.calls = 0
-
-    def forward(self, x):
-        self.calls += 1
-        started = time.thread_time()
-        while time.thread_time() - started < self.milliseconds / 1e3:
-            pass
-        return x
-
-
-def test_networks_run_in_turn():
-    networks = [Count(4.0), Count(1.0), Count(8.0)]
-    config = MeasureConfig(threads=1, rounds=5)
-    times = latency.time_in_turn(networks, torch.zeros(2, 3, 1, 1, 1), config)
-    assert [network.calls for network in networks] == [6, 6, 6]
-    # Per view, of two.
-    for found, expected in zip(times, (2.0, 0.5, 4.0), strict=True):
-        assert expected <= found < 1.5 * expected + 0.2
-
-
 def rows_of(pairs) -> list[dict]:
     return [dict(indices=[], predicted_ms=p, measured_ms=m) for p, m in pairs]
 
@@ -230,16 +186,6 @@ def test_calibration_recovers_a_line():
     assert calibration["offset_ms"] == pytest.approx(0.75)
     assert calibration["networks"] == rows
     assert calibrated.setting["device"] == "cpu"
-
-
-def test_calibration_keeps_the_fixed_part_positive():
-    rows = rows_of((s, 2 * s - 3) for s in (4.0, 6.0, 9.0))
-    calibrated = latency.calibrate(toy_table(), rows)
-    u = [Fraction(row["predicted_ms"]) / Fraction(row["measured_ms"]) for row in rows]
-    scale = float(sum(u) / sum(x * x for x in u))
-    assert calibrated.setting["calibration"]["offset_ms"] == 0
-    assert calibrated.setting["calibration"]["scale"] == pytest.approx(scale)
-    assert calibrated.fixed_ms == pytest.approx(scale * 0.5)
 
 
 # -- the tool ---------------------------------------------------------------------

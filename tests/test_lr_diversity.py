@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from pvnas_mmaction.search.diversity import diversity as diversity_of
-from pvnas_mmaction.search.diversity import shrink_to_diversity, softmax
+from pvnas_mmaction.search.diversity import shrink_to_diversity
 from pvnas_mmaction.search.schedule import (
     AUTO,
     MISSED_PLAN,
@@ -70,26 +69,6 @@ def test_curves_of_the_modes_with_restarts(mode):
     assert plan.has_restarts
 
 
-@pytest.mark.parametrize("mode", ["constant", "cosine"])
-def test_curves_of_the_modes_without_restarts(mode):
-    plan = schedule(mode)
-    degrees = [15 * i for i in range(12)]
-    cosine = [0.22 + 0.18 * math.cos(math.radians(d)) for d in degrees]
-    constant = [0.4] * 12
-    assert curve(plan.weights_lr) == pytest.approx(
-        cosine if mode == "cosine" else constant
-    )
-    assert curve(plan.alphas_lr) == [0] * 4 + [0.02] * 8
-    degrees = [0] * 4 + [22.5 * i for i in range(8)]
-    expected = [0.55 + 0.45 * math.cos(math.radians(d)) for d in degrees]
-    assert curve(plan.planned_diversity) == pytest.approx(expected)
-    assert curve(plan.is_cycle_end) == [False] * 11 + [True]
-    assert not plan.has_restarts
-    before = plan.state_dict()
-    assert plan.restart(0.0) == 0.9
-    assert plan.state_dict() == before
-
-
 def test_feedback_by_hand():
     plan = schedule(kappa=0.5, damping=1.0, gain_min=0.5, gain_max=1.5)
     # Step 10: D* = 0.5, D = 0.3, e = 0.2, from 0: collapsing too early lowers the gain.
@@ -114,6 +93,7 @@ def test_no_feedback_in_warmup_nor_in_other_modes():
     assert schedule().observe(1, 0.2) == 1
     for mode in ("constant", "cosine", "cyclic"):
         plan = schedule(mode)
+        assert plan.restart(None) == 0.9 and plan.has_restarts == (mode == "cyclic")
         assert plan.observe(11, 0.9) == 1
         assert plan.alphas_lr(11) == 0.02
         assert plan.missed(11, 0.9) is None
@@ -143,13 +123,6 @@ def test_restart_near_the_archive_is_more_diverse_and_higher(mode):
 
 
 # -- the rate that a plan needs -------------------------------------------------------
-
-
-@pytest.mark.parametrize("num_candidates", [2, 4, 8, 13])
-@pytest.mark.parametrize("wanted", [0.95, 0.5, 0.1])
-def test_lead_of_one_logit_gives_its_diversity(num_candidates, wanted):
-    alphas = [[logit_lead(wanted, num_candidates)] + [0.0] * (num_candidates - 1)]
-    assert diversity_of(softmax(alphas)) == pytest.approx(wanted)
 
 
 def test_automatic_rate_by_hand():
@@ -276,7 +249,7 @@ def run_search(plans, alphas: Alphas, steps) -> list[list[tuple[float, float]]]:
 SNRS = [0, 0.05, 0.1, 0.2, 0.5, 1, math.inf] * 3
 
 
-@pytest.mark.parametrize("clips", [50, 200, 2000])
+@pytest.mark.parametrize("clips", [50, 2000])
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_searches_keep_their_plan(path, clips):
     cfg = Config.fromfile(path)

@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from mmengine.hooks import Hook
 from report_runs import (
     RECORD,
     START,
@@ -19,7 +18,7 @@ from report_runs import (
     write_search,
     write_training,
 )
-from searching import build_search, run_search
+from searching import run_search
 
 from pvnas_mmaction.report.data import (
     SearchRun,
@@ -64,33 +63,6 @@ def test_a_real_search(tmp_path):
     assert run.record["seed"] == loop.search.seed
     assert run.space.to_config() == loop.search.space.to_config()
     assert "SearchLoop" in run.config_text
-
-
-def test_a_finished_search_that_goes_on_from_an_earlier_step(tmp_path):
-    hooks = [
-        dict(type="LRDiversityHook", mode="diversity", num_cycles=2),
-        dict(type="SearchHistoryHook", interval=1),
-    ]
-    run_search(tmp_path, custom_hooks=hooks)
-    seen = []
-
-    class Look(Hook):
-        priority = "VERY_LOW"
-
-        def after_train_iter(self, runner, *_, **__):
-            seen.append(read(tmp_path))
-
-    checkpoint = str(tmp_path / "epoch_5.pth")
-    again = build_search(
-        tmp_path, custom_hooks=hooks, resume=True, load_from=checkpoint
-    )
-    again.register_hook(Look())
-    again.train()
-    assert [run.finished for run in seen] == [False, False, False]
-    for run in seen[:2]:
-        assert any("resumed at a step before" in line for line in run.missing)
-    run = read(tmp_path)
-    assert run.finished and run.missing == [] and len(run.starts) == 2
 
 
 def test_starts_add_up_and_a_running_one_ends_with_its_history(tmp_path):
@@ -214,24 +186,6 @@ def test_a_training_in_a_search_s_directory_is_a_run_of_its_own(tmp_path):
     assert isinstance(search, SearchRun) and isinstance(training, TrainRun)
     assert (search.name, training.name) == ("a", "a, training")
     assert len(training.train) == 2 and "SearchLoop" in search.config_text
-
-
-def test_a_validation_stands_at_the_steps_before_it(tmp_path):
-    """Not at those of the last line of training, which an epoch may go on after."""
-    scalars = []
-    for epoch in range(1, 16):
-        # Epochs of 50 steps, a line every 20; the second validation is left out.
-        for inner in (20, 40):
-            scalars.append(lines(50 * (epoch - 1) + inner)[0] | dict(epoch=epoch))
-        if epoch != 2:
-            scalars.append({"acc/top1": 0.25, "step": epoch})
-    write_launch(tmp_path / "t", scalars=scalars)
-    steps = [r["after_step"] for r in read(tmp_path / "t").val]
-    assert steps == [50, *range(150, 751, 50)]
-    # A loop that counts steps logs the step of a validation itself.
-    by_step = [dict(loss=1, iter=s, step=s) for s in (20, 40)]
-    write_launch(tmp_path / "s", scalars=[*by_step, {"acc/top1": 0.25, "step": 50}])
-    assert read(tmp_path / "s").val[-1]["after_step"] == 50
 
 
 def test_the_genotype_of_a_training(tmp_path):

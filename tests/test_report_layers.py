@@ -20,7 +20,6 @@ from pvnas_mmaction.report.layers import (
     total,
 )
 from pvnas_mmaction.report.plot import (
-    RUN_COLORS,
     figure_array,
     figure_bytes,
     save_figure,
@@ -129,36 +128,6 @@ def test_a_drawing_names_blocks_stages_and_parts():
     (dot,) = (layer["data"]["values"] for layer in network_plot(rows_of(MIXED)).spec[
         "layer"] if layer["mark"]["type"] == "point")  # fmt: skip
     assert dot == [dict(x=1.5, y=0.9)]
-
-
-# Viénot, Brettel and Mollon (1999): linear RGB as seen without red or green cones.
-BLINDNESS = {
-    "protanopia": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0],
-                   [0.00401, -0.00401, 1]],
-    "deuteranopia": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0],
-                     [-0.02234, 0.02234, 1]],
-    "none": np.eye(3),
-}  # fmt: skip
-
-
-def _lab(color: str, kind: str) -> np.ndarray:
-    rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    linear = np.clip(np.array(BLINDNESS[kind]) @ linear, 0, 1)
-    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722],
-              [0.0193, 0.1192, 0.9505]]  # fmt: skip
-    xyz = np.array(to_xyz) @ linear / np.array([0.9505, 1, 1.089])
-    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
-
-
-@pytest.mark.parametrize("kind", BLINDNESS)
-def test_colors_differ_for_color_blind_readers(kind):
-    families = [*family_colors().values(), OTHER_COLOR]
-    for colors in (families, RUN_COLORS[:4]):
-        seen = [_lab(color, kind) for color in colors]
-        apart = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
-        assert min(apart) > 15  # about 2 can just be told apart
 
 
 def test_a_picture_shows_the_colors_of_its_blocks(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import json
-import multiprocessing
 import signal
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 import searching
 import torch
-from mmengine.hooks import Hook
 from searching import NO_VALIDATION, run_forked, run_search, toy_model
 
 from pvnas_mmaction.engine.search_checkpoint import load_search_checkpoint
@@ -177,6 +175,7 @@ def test_killed_and_resumed_without_a_seed_in_the_config(tmp_path):
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_in_processes_of_their_own(tmp_path):
     """As a user does it; workers read ahead when the process dies."""
     settings = arguments([7], BY_STEP, train_dataloader=dict(num_workers=2))
@@ -347,32 +346,3 @@ def test_a_search_resumed_in_the_folder_of_another_keeps_it(tmp_path):
         for name in ("other", "whole")
     )
     assert found == expected != archive
-
-
-def test_two_searches_do_not_share_a_folder(tmp_path):
-    """The second is refused before it writes anything; a lock that was left behind by
-    a killed process, and one that was let go, are none."""
-    running, stop = multiprocessing.Event(), multiprocessing.Event()
-
-    class Wait(Hook):
-        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            running.set()
-            stop.wait(60)
-
-    def first():
-        runner = searching.build_search(tmp_path, **NO_VALIDATION)
-        runner.register_hook(Wait(), "LOWEST")
-        runner.train()
-
-    process = multiprocessing.get_context("fork").Process(target=first)
-    process.start()
-    assert running.wait(60)
-    files = {p: p.read_bytes() for p in tmp_path.glob("search/**/*.json")}
-    message = f"expected a folder for itself, got the search of process {process.pid} "
-    with pytest.raises(ValueError, match=message):
-        run_search(tmp_path, **NO_VALIDATION)
-    assert {p: p.read_bytes() for p in tmp_path.glob("search/**/*.json")} == files
-    process.kill()
-    process.join()
-    run_search(tmp_path, resume=True, **NO_VALIDATION)
-    assert (tmp_path / "search/genotype.json").is_file()

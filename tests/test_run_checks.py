@@ -285,16 +285,3 @@ def test_a_search_checks_what_it_is_judged_on(motion_clips, tmp_path, call_tool)
     )
     assert "val_dataloader.dataset.ann_file: expected class ids below 8, as mod" in line
     assert not (work_dir / "search" / "archive.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("option", "line"),
-    [
-        ("load_from=2024", "load_from: expected a checkpoint, got 2024, which is no"),
-        ("train_cfg.max_epochs=eight", "expected 1 or more, an integer, got 'eight'"),
-    ],
-)
-def test_numbers_for_names_and_names_for_numbers(option, line, tmp_path, call_tool):
-    config = next(CONFIGS.glob("pvnas-tiny_retrain_*_custom-rgb.py"))
-    argv = [config, "--work-dir", tmp_path / "work", "--cfg-options", option]
-    assert line in call_tool("train", *argv)

@@ -292,20 +292,6 @@ def test_class_ids_beyond_the_head_are_refused(tmp_path, ids, num_classes, messa
         data.check_num_classes(num_classes)
 
 
-def test_halves_of_a_concatenation_are_kept_apart_in_each_part(monkeypatch):
-    parts = []
-    monkeypatch.setattr(
-        ToyClips, "keep_apart", lambda self, halves: parts.append(halves), raising=False
-    )
-    monkeypatch.setattr(ToyClips, "full_init", lambda self: None, raising=False)
-    toys = [dict(type="ToyClips", length=length) for length in (24, 8)]
-    data = make_data(dataset=dict(type="ConcatDataset", datasets=toys))
-    (first, second), halves = parts, (data.weights_half, data.alpha_half)
-    for own, others, half in zip(first, second, halves, strict=True):
-        assert own + [index + 24 for index in others] == half
-    assert sorted(second[0] + second[1]) == list(range(8))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

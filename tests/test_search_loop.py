@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from pathlib import Path
@@ -27,7 +26,6 @@ from searching import (
 )
 from torch import nn
 
-from pvnas_mmaction.engine.search_loop import SearchLoop
 from pvnas_mmaction.models.supernet import PVNASSupernet, inherit_weights
 from pvnas_mmaction.search import steps
 from pvnas_mmaction.search.diversity import hamming
@@ -218,31 +216,6 @@ def test_a_metric_that_is_no_share_shows_before_the_first_step(tmp_path, value):
     with pytest.raises(ValueError, match=message):
         runner.train()
     assert runner.iter == 0
-
-
-def test_trying_the_validation_leaves_nothing_behind(tmp_path, monkeypatch):
-    runner = build_search(tmp_path, **QUIET)
-    seen, try_validation = [], SearchLoop._try_validation
-
-    def state() -> tuple:
-        return copy.deepcopy(runner.model.state_dict()), torch.get_rng_state()
-
-    def try_seen(loop):
-        validated = []
-        loop.model.register_forward_hook(lambda *_: validated.append(1))
-        before = state()
-        try_validation(loop)
-        seen.append((before, state(), validated, loop.validation.evaluator.metrics))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(SearchLoop, "_try_validation", try_seen)
-    with pytest.raises(KeyboardInterrupt):
-        runner.train()
-    ((before, after, validated, metrics),) = seen
-    assert validated == [1]
-    assert torch.equal(before[1], after[1])
-    assert all(torch.equal(value, before[0][n]) for n, value in after[0].items())
-    assert all(not metric.results for metric in metrics)
 
 
 @pytest.mark.parametrize(

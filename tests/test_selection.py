@@ -182,17 +182,6 @@ def test_a_budget_binds_all_that_are_ranked(kind):
     assert selection.table is table
 
 
-def test_a_choice_knows_costs_and_number_of_clips():
-    selection, _ = make_selection([], alpha_weight=1.0, num_clips=16)
-    even = [[0.0] * len(row) for row in TOY.candidates]
-    by_cost = sorted([(0, 0, 0), (3, 3, 3)], key=TABLES["flops"].cost)
-    assert selection.choose(by_cost[::-1], [0.5, 0.5], even) == 1
-    likely = [[1.0, *even[0][1:]], *even[1:]]  # its log p is 1 higher
-    # 0.5625 is 1.73 standard errors of 16 clips below 0.75, which count -1.5; of a
-    # single clip they would count -0.1.
-    assert selection.choose([(0, 0, 0), (1, 0, 0)], [0.5625, 0.75], likely) == 1
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks import step_overhead, supernet_step
-from benchmarks.step_overhead import HostReads, OwnTime
+from benchmarks.step_overhead import HostReads
 
 
 @pytest.fixture(scope="module")
@@ -67,25 +67,6 @@ def test_reads_of_the_device_are_counted(count, read):
     with HostReads([x], counts=lambda: False) as reads:
         read(x)
     assert (reads.count, reads.others) == (0, count)
-
-
-def test_time_of_what_any_training_calls_is_left_out(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("time.thread_time", lambda: now[0])
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
-
-    def takes(seconds):
-        now[0] += seconds
-
-    own = OwnTime("cpu")
-    shared, within = own._timed(lambda: within()), own._timed(lambda: takes(3))
-
-    def step():
-        takes(0.5)
-        shared()  # calls another of them
-        takes(0.25)
-
-    assert own.of(step) == (3750, 750)
 
 
 @pytest.mark.slow
