@@ -132,8 +132,7 @@ class TraceHook(Hook):
     """Writes what each process does to ``trace_RANK.json`` in the work directory.
 
     ``draws``: step, relaxation, indices of the path, and the alphas at that moment, bit
-    by bit; ``weights`` and ``alphas``: clips of each batch; ``opened``: files under the
-    work directory that the process has opened to write, up to the end of training.
+    by bit; ``weights`` and ``alphas``: clips of each batch.
     """
 
     priority = "HIGHEST"
@@ -161,24 +160,8 @@ class TraceHook(Hook):
         self.trace["weights"].append(batch_indices(data_batch))
 
     def after_run(self, runner) -> None:
-        work_dir = str(Path(runner.work_dir).resolve())
-        self.trace["opened"] = [path for path in _OPENED if path.startswith(work_dir)]
-        path = Path(work_dir) / f"trace_{get_rank()}.json"
+        path = Path(runner.work_dir) / f"trace_{get_rank()}.json"
         path.write_text(json.dumps(self.trace))
-
-
-_OPENED: list[str] = []
-
-
-def _note_writes(event: str, args: tuple) -> None:
-    if event == "open" and isinstance(args[0], str | os.PathLike):
-        path, _, flags = args
-        if flags & (os.O_WRONLY | os.O_RDWR):
-            _OPENED.append(os.path.realpath(path))
-
-
-if "RANK" in os.environ:
-    sys.addaudithook(_note_writes)
 
 
 class PlainConfig(Config):

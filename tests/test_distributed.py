@@ -108,10 +108,7 @@ def test_ranks_read_their_share_of_the_batch_of_one_process(traces, tmp_path):
             assert len(set(epochs)) == len(epochs) >= 4
 
 
-def test_rank_0_alone_writes(launched, traces):
-    assert traces[1]["opened"] == []
-    names = {Path(path).name for path in traces[0]["opened"]}
-    assert {"history.jsonl", "scalars.json", "last_checkpoint"} <= names
+def test_rank_0_writes(launched):
     history = (launched / "search/history.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in history] == [*range(0, 18, 2), 17]
     entries = json.loads((launched / "search/archive.json").read_text())["entries"]

