@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -43,7 +44,8 @@ def motion_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if os.environ.get("PYTEST_XDIST_WORKER"):
         base = base.parent  # shared by the workers
     out = base / "motion_clips"
-    with _FileLock(base / "motion_clips.lock"):
+    with (base / "motion_clips.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not (out / "val.txt").is_file():
             command = [sys.executable, str(ROOT / "tools" / "make_motion_clips.py")]
             command += ["--out", str(out), "--num-train", "32", "--num-val", "16"]
@@ -60,22 +62,6 @@ def trained_table(motion_clips: Path, tmp_path_factory: pytest.TempPathFactory):
     from ground_truth_runs import train_both
 
     return train_both(motion_clips, tmp_path_factory.mktemp("trained"))
-
-
-class _FileLock:
-    """Holds a lock file as long as the ``with`` block runs."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        import fcntl
-
-        self.file = self.path.open("w")
-        fcntl.flock(self.file, fcntl.LOCK_EX)
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.file.close()
 
 
 @pytest.fixture(scope="session")

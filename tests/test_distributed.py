@@ -172,20 +172,6 @@ def test_two_ranks_step_as_one_on_the_whole_batch(tmp_path):
     assert len(moved) > 10
 
 
-def test_gradients_that_wait_are_the_same_on_every_rank(tmp_path):
-    """For a checkpoint holds those of rank 0."""
-    model, batch = without_batch_norm(), make_batch(8)
-
-    def rank():
-        step_both(model, my_share(batch), accumulative_counts=2)
-        return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-
-    first, second = run_ranks(tmp_path, 2, rank)
-    assert {"backbone.alphas", "backbone.stem.spatial.conv.weight"} <= first.keys()
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
 # staying equal
 
 

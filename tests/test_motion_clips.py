@@ -6,11 +6,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import pytest
 from mmaction.registry import DATASETS
@@ -67,69 +65,7 @@ def test_translation_shifts_the_picture(label: int, axis: int, shift: int) -> No
     assert np.abs(clip[1] - clip[0]).max() > 20
 
 
-def flow_features(clip: np.ndarray) -> np.ndarray:
-    """Mean velocity (x, y), curl (clockwise > 0) and divergence of optical flow.
-
-    Means over pixels weighted by how fast they move, so that the still background
-    does not count.
-    """
-    gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
-    sums = []
-    for first, second in pairwise(gray):
-        flow = cv2.calcOpticalFlowFarneback(
-            first, second, None, 0.5, 2, 7, 5, 5, 1.1, 0
-        )
-        vx, vy = flow[..., 0], flow[..., 1]
-        weight = np.minimum(np.hypot(vx, vy), 1)
-        curl = np.gradient(vy, axis=1) - np.gradient(vx, axis=0)
-        divergence = np.gradient(vx, axis=1) + np.gradient(vy, axis=0)
-        fields = (vx, vy, 4 * curl, 4 * divergence)
-        sums.append([np.mean(weight * np.clip(field, -2, 2)) for field in fields])
-    return np.median(sums, axis=0)
-
-
 # -- what does not tell the class ----------------------------------------------------
-
-
-def frame_features(clip: np.ndarray) -> np.ndarray:
-    """Features (T, F) of single frames: colour, contrast, gradients, Fourier power."""
-    gray = clip.astype(float).mean(-1)
-    dx, dy = np.diff(gray, axis=2), np.diff(gray, axis=1)
-    power = np.abs(np.fft.rfft2(gray))[:, :4, :4].reshape(len(clip), -1)
-    return np.column_stack(
-        [
-            clip.mean((1, 2)),
-            gray.std((1, 2)),
-            np.abs(dx).mean((1, 2)),
-            np.abs(dy).mean((1, 2)),
-            np.log1p(power),
-        ]
-    )
-
-
-@pytest.fixture(scope="module")
-def clips() -> np.ndarray:
-    """384 clips (48, 8, T, H, W, 3): repetition, class, frames."""
-    picture = tool.Picture(size=32, frames=8)
-    frames = [tool.render_clip(1, "train", i, picture) for i in range(384)]
-    return np.stack(frames).reshape(48, 8, *frames[0].shape)
-
-
-def fit_and_test(features: np.ndarray) -> float:
-    """Accuracy of ridge regression to one-hot labels: half to fit, half to test."""
-    features = (features - features.mean((0, 1))) / features.std((0, 1))
-    half = len(features) // 2
-    fit, test = (x.reshape(-1, features.shape[-1]) for x in np.split(features, [half]))
-    target = np.tile(np.eye(8), (half, 1))
-    weights = np.linalg.solve(fit.T @ fit + 10 * np.eye(fit.shape[1]), fit.T @ target)
-    return float(((test @ weights).argmax(1) == target.argmax(1)).mean())
-
-
-def test_frames_without_their_order_do_not_tell_the_class(clips: np.ndarray) -> None:
-    pooled = np.array([[frame_features(c).mean(0) for c in row] for row in clips])
-    moving = np.array([[flow_features(c) for c in row] for row in clips])
-    assert fit_and_test(pooled) < 0.2  # chance is 0.125
-    assert fit_and_test(moving) > 0.4
 
 
 # -- the files -----------------------------------------------------------------------

@@ -110,15 +110,3 @@ def test_stopped_and_resumed_is_not_stopping() -> None:
         second.step()
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (dict(lr=0), "^lr: found 0, expected a number above 0"),
-        (dict(muon_momentum=1.0), r"muon_momentum: found 1\.0, expected a number in"),
-    ],
-)
-def test_settings_that_are_wrong(change: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        MuonAdamW(network().parameters(), **{**RATES, **change})

@@ -118,17 +118,6 @@ def test_mixed_precision_is_bfloat16(model, monkeypatch, has_gpu):
         assert torch.cosine_similarity(rough, exact, dim=0) > 0.9
 
 
-def test_a_head_gets_its_scores_in_float32(model):
-    """As the heads of MMAction2 want them, which take them to NumPy."""
-    wrapper = BFloat16OptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=1))
-    batch = model.data_preprocessor(make_batch(), training=True)
-    with torch.autocast("cpu", torch.bfloat16), pytest.raises(TypeError, match="BFlo"):
-        model(**batch, mode="loss")  # the day it can, ours may go
-    with wrapper.optim_context(model):
-        assert model(**batch, mode="loss")["loss_cls"].dtype == torch.float32
-        assert model.backbone.stem(batch["inputs"][:, 0]).dtype == torch.bfloat16
-
-
 @pytest.mark.parametrize("part", ["weights", "alphas"])
 def test_two_accumulated_batches_are_one_of_twice_the_size(model, part):
     for module in model.modules():

@@ -158,25 +158,6 @@ def test_boxes_do_not_overlap(browser, pages):
     assert any("history.jsonl: 1 line(s) can't be read" in n.text for n in notices)
 
 
-def test_pointing_tells_about_blocks_and_curves(one):
-    def tooltip() -> str:
-        found = one.find_elements("css selector", "#vg-tooltip-element.visible")
-        return found[0].text if found else ""
-
-    plot = center(one, "#run-1-network-1 svg")
-    # Slots are of one width: stem, four layers, last convolution. Layer 0 is ts.
-    offset = round(plot.size["width"] * (1.5 / 6 - 0.5))
-    webdriver.ActionChains(one).move_to_element_with_offset(plot, offset, 0).perform()
-    text = wait_for(tooltip)
-    for words in ("layer 0: ts_t3_k3_e2_se", "8x8x16x16", "temporal shift"):
-        assert words in text
-    plot = center(one, "#run-1-diversity svg")
-    webdriver.ActionChains(one).move_to_element(plot).perform()
-    text = wait_for(lambda: "planned" in tooltip() and tooltip())
-    for words in ("step", "cycle", "D(p)", "planned D*"):
-        assert words in text
-
-
 def test_the_slider_moves_through_the_search(one, pages):
     history = pages["one"].parent / "search/search/history.jsonl"
     records = [json.loads(line) for line in history.read_text().splitlines()]

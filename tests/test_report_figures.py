@@ -62,29 +62,6 @@ def test_front_is_what_no_point_beats(points):
     assert [points[i] for i in front] == sorted(points[i] for i in front)
 
 
-def test_p_of_every_candidate_at_every_step(tmp_path):
-    path = write_search(tmp_path / "s", lines=3)
-    file = path / "search/history.jsonl"
-    records = [json.loads(line) for line in file.read_text().splitlines()]
-    for record, step in zip(records, (0, 10, 20, 30, 40, 43), strict=True):
-        record["step"] = step
-    file.write_text("".join(json.dumps(record) + "\n" for record in records))
-    (run,) = read_work_dirs([path])
-    plots, columns = figures.probability_plots(run)
-    assert columns == [(0, 1), (10, 1), (20, 1), (30, 2), (40, 2), (43, 2)]
-    for plot in plots.values():
-        params = {p["name"]: p["value"] for p in plot.spec["params"]}
-        cells = plot.spec["data"]["values"]
-        assert [(c["layer"], c["candidate"]) for c in cells] == [
-            (i, name) for i, row in enumerate(CANDIDATES) for name in row
-        ]
-        expected = [[x for row in record["p"] for x in row] for record in records]
-        for found, p in zip(params["all_p"], expected, strict=True):
-            assert found == pytest.approx(p, abs=5e-4)
-    ends = [column["step2"] for column in params["columns"]]
-    assert ends == [10, 20, 30, 40, 43, 46]  # the last one as wide as the one before
-
-
 def test_accuracies_say_when_they_were_measured(tmp_path):
     """A search that is done has judged all its networks with the last weights."""
     path = write_search(tmp_path / "a") / "search/archive.json"

@@ -122,15 +122,6 @@ def test_the_start_of_a_search_gives_a_page(tmp_path, left):
     assert ("run-1-p-overview" in keys_of(page)) == (left > 0)
 
 
-def test_what_is_not_known_is_said(tmp_path):
-    path = write_search(tmp_path / "a", accuracies=(None, None))
-    page = render(path)
-    assert "No network has a validation accuracy" in text_of(page)
-    assert "run-1-archive-flops" not in keys_of(page)
-    (path / "search/space.json").unlink()
-    assert "its MACs per view 950 k budget not recorded" in text_of(render(path))
-
-
 def test_latency_comes_from_a_table_or_from_the_file(tmp_path):
     path = write_search(tmp_path / "a")
     (run,) = read_work_dirs([path])
@@ -172,21 +163,3 @@ def test_the_tool_writes_page_and_figures(tmp_path, run_tool):  # noqa: F811
     assert written == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
     for path in (tmp_path / "figures").glob("*.svg"):
         assert path.read_text().rstrip().endswith("</svg>")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["{tmp}/s", "--predictions", "x.pkl"], "--predictions: expected one training"),
-        (
-            ["{tmp}/s", "--latency-table", "x.json"],
-            "x.json: expected a table of tools/b",
-        ),
-    ],
-)
-def test_the_tool_refuses_what_is_wrong(tmp_path, run_tool, arguments, message):  # noqa: F811
-    write_search(tmp_path / "s")
-    filled = [argument.format(tmp=tmp_path) for argument in arguments]
-    status, _, error = run_tool("report", *filled, "--out", tmp_path / "report.html")
-    assert status == 2 and not (tmp_path / "report.html").exists()
-    assert error.startswith("error: ") and message in error.splitlines()[0]

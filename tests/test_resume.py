@@ -151,21 +151,6 @@ def test_killed_and_resumed_with_a_blending_that_draws(tmp_path, kind):
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
-def test_gradients_wait_in_a_checkpoint(tmp_path):
-    """What the case above rests on: at step 3 a gradient of the weights waits."""
-    every = dict(by_epoch=False, interval=3, max_keep_ckpts=-1)
-    changes = dict(default_hooks=dict(checkpoint=every), optim_wrapper=ACCUMULATING)
-    run_search(tmp_path, **changes)
-    waiting = {
-        step: torch.load(tmp_path / f"iter_{step}.pth", weights_only=True)[
-            "pvnas_search"
-        ]["pending_gradients"]
-        for step in (3, 6)
-    }
-    assert "backbone.stem.spatial.conv.weight" in waiting[3]
-    assert waiting[6] == {} or all("alphas" in name for name in waiting[6])
-
-
 def test_killed_and_resumed_without_a_seed_in_the_config(tmp_path):
     settings = arguments([7, 10], BY_STEP, randomness=NO_SEED)
     kill_and_resume(tmp_path / "killed", settings, kills=2)
@@ -329,20 +314,3 @@ def test_resume_goes_on_with_the_new_search(tmp_path, earlier_stops, stop):
     assert run_forked(run_search, tmp_path / "new", **settings) == -signal.SIGKILL
     assert run_forked(run_search, tmp_path / "new", **settings, resume=True) == 0
     assert_same_end(tmp_path / "new", tmp_path / "alone")
-
-
-def test_a_search_resumed_in_the_folder_of_another_keeps_it(tmp_path):
-    other = arguments([], BY_STEP, randomness=dict(seed=1))
-    run_search(tmp_path / "other", **other)
-    archive = (tmp_path / "other/search/archive.json").read_bytes()
-    run_search(tmp_path / "whole", **arguments([], BY_EPOCH))
-    start = str(tmp_path / "whole/epoch_4.pth")
-    settings = arguments([], BY_EPOCH, resume=True, load_from=start)
-    run_search(tmp_path / "other", **settings)
-    (kept,) = (tmp_path / "other").glob("search_before_*")
-    assert (kept / "archive.json").read_bytes() == archive
-    found, expected = (
-        (tmp_path / f"{name}/search/archive.json").read_bytes()
-        for name in ("other", "whole")
-    )
-    assert found == expected != archive

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 
 import pytest
@@ -145,25 +144,3 @@ def test_a_step_reads_little_from_the_device(clip):
         # MMEngine looks at the sizes of the clips, on the host, when it stacks them.
         assert reads.count == (2 if clip else 1) * steps
         assert copies.count == 1 + steps
-
-
-def test_state_of_a_search_goes_on_in_another():
-    whole = toy_search(cost=dict(kind="flops", budget=10**6))
-    first, second = (
-        toy_search(copy.deepcopy(model), cost=dict(kind="flops", budget=10**6))
-        for model in (build_toy_model(), build_toy_model())
-    )
-    run(whole)
-    first.begin()
-    for _ in range(11):
-        first.set_rates()
-        alphas_batch = None if first.rests else make_batch(seed=first.num_steps)
-        first.step(make_batch(seed=100 + first.num_steps), alphas_batch)
-        if first.at_cycle_end:
-            first.end_cycle()
-    second.model.load_state_dict(first.model.state_dict())
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    run(second)
-    assert second.archive.to_dict() == whole.archive.to_dict()
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, second.model.state_dict()[name]), name

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from scipy.stats import kendalltau
+from tool_processes import load_tool
 
 from benchmarks.clips import MotionClips
 from benchmarks.ground_truth import GroundTruth, load
@@ -88,15 +87,9 @@ def test_derivation_finds_what_the_table_says(table: GroundTruth, share: float) 
     assert all(table[f.indices].macs <= limit for f in found)
 
 
-def rendered(
-    table: GroundTruth, split: str, count: int, monkeypatch: pytest.MonkeyPatch
-) -> MotionClips:
+def rendered(table: GroundTruth, split: str, count: int) -> MotionClips:
     """Clips like the table's, rendered in memory at the size of its views."""
-    path = ROOT / "tools" / "make_motion_clips.py"
-    spec = importlib.util.spec_from_file_location("tool_make_motion_clips", path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # its dataclass looks itself up
-    spec.loader.exec_module(module)
+    module = load_tool("make_motion_clips")
     clips, recipe = table.settings["clips"], table.settings["recipe"]
     names = ["noise", "min_contrast", "clutter", "objects", "distractors"]
     names.append("turn_speed")
@@ -117,9 +110,7 @@ def rendered(
 
 
 @pytest.mark.slow
-def test_short_search_lands_in_the_best_quarter(
-    table: GroundTruth, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_short_search_lands_in_the_best_quarter(table: GroundTruth) -> None:
     cfg = Config.fromfile(CONFIG)
     # Small batches: so short a search gains more from many steps than from many clips.
     cfg.train_dataloader.batch_size = 4
@@ -128,8 +119,7 @@ def test_short_search_lands_in_the_best_quarter(
         if hook["type"] == "LRDiversityHook":
             hook.update(num_cycles=1, warmup=0.75)
     train, val = (
-        rendered(table, split, count, monkeypatch)
-        for split, count in (("train", 512), ("val", 256))
+        rendered(table, split, count) for split, count in (("train", 512), ("val", 256))
     )
     memory = MemorySearch(cfg, train, val, seed=0)
     best, search = memory.run(), memory.search

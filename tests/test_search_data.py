@@ -48,23 +48,6 @@ def test_split_keeps_clips_of_one_file_together():
     assert plain == split_by_class(labels, 0.5, 0, [str(i) for i in range(24)])
 
 
-def test_search_takes_one_file_to_one_half(motion_clips, tmp_path):
-    lines = (motion_clips / "train.txt").read_text().splitlines()[:16]
-    again = [f"./{line}" for line in lines[:8]]
-    (tmp_path / "list.txt").write_text("\n".join(lines + again))
-    config = dict(
-        type="PVNASVideoDataset",
-        ann_file=str(tmp_path / "list.txt"),
-        data_prefix=dict(video=str(motion_clips)),
-        pipeline=[],
-    )
-    init_default_scope("mmaction")
-    data = SearchData(dict(batch_size=2, num_workers=0, dataset=config), 0.5)
-    data.set_up(Runner.__new__(Runner), seed=0)
-    for half in (data.weights_half, data.alpha_half):
-        assert half and all((i + 16 in half) == (i in half) for i in range(8))
-
-
 @pytest.mark.parametrize(
     ("labels", "share", "message"),
     [

@@ -180,15 +180,3 @@ def test_a_budget_binds_all_that_are_ranked(kind):
     ]
     assert judged[:3] == within[:3]
     assert selection.table is table
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (dict(num_ranked=0), "num_ranked: expected an integer of 1 or more, got 0"),
-        (dict(alpha_weight=-1.0), r"alpha_weight: expected a number .*, got -1\.0"),
-    ],
-)
-def test_wrong_settings(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Selection(TOY, TABLES, **settings)

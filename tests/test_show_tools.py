@@ -12,11 +12,9 @@ import pytest
 from report_runs import CANDIDATES, SPACE, genotype, write_json
 from tool_processes import TOOLS, load_tool
 
-from pvnas_mmaction.compat import package_file
 from pvnas_mmaction.report.layers import format_count
 from pvnas_mmaction.space.cost import network_cost
 from pvnas_mmaction.space.genotype import parse_genotype
-from pvnas_mmaction.space.latency_table import LatencyTable
 from pvnas_mmaction.space.search_space import SearchSpace
 
 BLOCKS = ["ts_t3_k3_e2_se", "skip", "mb_t5_k3_e2", "skip"]
@@ -47,13 +45,6 @@ def table_rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
 
 
-def save_table(path, shape, fixed: float, cost) -> None:
-    """A latency table in which candidate i of a layer takes ``cost(i)`` ms."""
-    rows = [[cost(i) for i in range(len(row))] for row in CANDIDATES]
-    space = SearchSpace.from_config(SPACE)
-    LatencyTable(space.to_config(), list(shape), fixed, rows).save(path)
-
-
 # -- show_genotype -----------------------------------------------------------------
 
 
@@ -79,54 +70,12 @@ def test_a_network_layer_by_layer(tmp_path, run_tool):
         assert words in out
 
 
-def test_a_shipped_genotype_by_package_and_path(run_tool):
-    shown = "pvnas_mmaction::pvnas/genotypes/"
-    folder = package_file(shown)
-    for file in sorted(folder.glob("*.json")):
-        status, out, _ = run_tool("show_genotype", f"{shown}{file.name}")
-        assert status == 0 and table_rows(out)[-1][0] == "total"
-
-
-def test_latency_from_a_table(tmp_path, run_tool):
-    write_json(tmp_path / "g.json", genotype(BLOCKS))
-    save_table(tmp_path / "t.json", SHAPE, 0.25, lambda i: 1.5 * (i + 1))
-    arguments = [tmp_path / "g.json", "--latency-table", tmp_path / "t.json"]
-    status, out, _ = run_tool("show_genotype", *arguments)
-    cells = [row[9] for row in table_rows(out)]
-    assert status == 0
-    assert cells == ["", "4.500", "6.000", "1.500", "4.500", "", "", "16.750"]
-    save_table(tmp_path / "t.json", (3, 16, 64, 64), 0.25, lambda i: 1.0)
-    status, _, error = run_tool("show_genotype", *arguments)
-    assert status == 2
-    assert "shape [3, 8, 32, 32], got [3, 16, 64, 64]" in error
-    status, _, _ = run_tool("show_genotype", *arguments, "--input-shape", 3, 16, 64, 64)
-    assert status == 0
-    write_json(tmp_path / "g.json", genotype(BLOCKS) | dict(space="other"))
-    status, _, error = run_tool("show_genotype", *arguments)
-    assert status == 2 and "'toy'" in error and "'other'" in error
-
-
 def test_a_picture(tmp_path, run_tool):
     write_json(tmp_path / "g.json", genotype(BLOCKS))
     out = tmp_path / "new/g.svg"
     status, text, _ = run_tool("show_genotype", tmp_path / "g.json", "--picture", out)
     assert status == 0 and f"drawn: {out}" in text
     assert out.read_bytes().startswith(b"<svg")
-
-
-@pytest.mark.parametrize(
-    ("text", "arguments", "message"),
-    [
-        (None, [], "g.json: no such genotype file"),
-        ("{}", ["--num-classes", 0], "--num-classes: expected an integer of 1 or more"),
-    ],
-)
-def test_a_wrong_genotype_is_named(tmp_path, run_tool, text, arguments, message):
-    if text is not None:
-        (tmp_path / "g.json").write_text(text)
-    status, out, error = run_tool("show_genotype", tmp_path / "g.json", *arguments)
-    assert status == 2 and out == ""
-    assert error.startswith("error: ") and message in error.splitlines()[0]
 
 
 # -- show_space --------------------------------------------------------------------

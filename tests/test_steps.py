@@ -159,18 +159,6 @@ def test_each_step_leaves_the_rest_bitwise_alone(model):
         assert all(m.track_running_stats for m in norms)
 
 
-def test_batches_are_prepared_as_in_training(model):
-    """In training alone a preprocessor blends clips."""
-    seen = []
-    model.data_preprocessor.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["training"]), with_kwargs=True
-    )
-    steps, batch = make_steps(model), make_batch()
-    for step in (steps.weights_step, steps.alpha_step):
-        step(batch, steps.supernet.sample("softmax"))
-    assert seen == [True, True]
-
-
 @pytest.mark.parametrize("head", ["plain", "smooth", "soft", "own"])
 def test_losses_are_those_of_the_model(model, head):
     batch = make_batch()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from torch import Tensor
-from toys import build_recognizer, space_of_all_families
+from toys import space_of_all_families
 
 from pvnas_mmaction.models import PVNASNet, PVNASSupernet
 from pvnas_mmaction.models.relaxation import RELAXATIONS, Choice
@@ -84,28 +84,6 @@ def test_one_hot_supernet_is_the_derived_network(name: str, training: bool) -> N
             results.append((y.detach(), x.grad))
         for result in results[1:]:
             torch.testing.assert_close(result, results[0])
-
-
-def test_weights_are_inherited_out_of_a_recognizer() -> None:
-    supernet = make_supernet(SPACES["all"])
-    recognizer = build_recognizer(dict(type="PVNASSupernet", space=SPACES["all"]))
-    recognizer.backbone.load_state_dict(supernet.state_dict())
-    indices = some_networks(supernet)[2]
-    genotype = supernet.space.genotype(indices)
-    derived = build_recognizer(dict(type="PVNASNet", genotype=genotype))
-    state = inherit_weights(recognizer.state_dict(), indices, prefix="backbone.")
-    derived.load_state_dict(state, strict=True)
-    # Keys of other parts are kept, whatever they are called.
-    other = {"layers.0.weight": torch.ones(1), "alphas": torch.ones(1)}
-    assert inherit_weights(other, indices, prefix="backbone.") == other
-    path = supernet.path_of(genotype)
-    for model in (supernet, recognizer, derived):
-        model.eval()
-    expected = recognizer.cls_head(supernet(clip(), path))
-    with recognizer.backbone.use_path(path):
-        scores = recognizer(clip()[:, None], stage="head")
-    torch.testing.assert_close(scores, expected)
-    torch.testing.assert_close(derived(clip()[:, None], stage="head"), expected)
 
 
 @pytest.mark.parametrize("relaxation", RELAXATIONS)

@@ -38,7 +38,6 @@ def folder(tmp_path: Path) -> Path:
     texts = {
         "a.txt": "a.mp4 0\n",
         "syntax.py": "model = dict(\n",
-        "undefined.py": "a = undefined",
         "one.py": "x = 1\n",
         "twice.py": "_base_ = ['one.py', 'two.py']",
         "two.py": "x = 2\n",
@@ -63,10 +62,8 @@ CASES = [
     ("train {dir}/none.py", "config: expected a file, got {dir}/none.py"),
     ("train nopack::x.py", "nopack::x.py: expected an installed package"),
     ("train {dir}/syntax.py", "config {dir}/syntax.py: "),
-    ("train {dir}/undefined.py", "config {dir}/undefined.py: NameError: name 'un"),
     ("train {dir}/twice.py", "config {dir}/twice.py: KeyError: Duplicate key"),
     ("train {dir}/one.py", "config {dir}/one.py: expected a model, got none"),
-    ("test {dir}/one.py {dir}/c.pth", "config {dir}/one.py: expected a model, "),
     ("train {dir}/part.py", "config {dir}/part.py: expected a train_dataloader"),
     (f"train {CONFIG} -o {DATA}.pipeline.30.type=Flip", "--cfg-options: Index 30 ex"),
     (f"train {CONFIG} -o train_cfg.max_epochs=0", "train_cfg.max_epochs: expected 1"),
@@ -74,7 +71,6 @@ CASES = [
     (f"test {CONFIG} {{dir}}/none.pth", "checkpoint: expected a checkpoint, got "),
     (f"test {CONFIG} {{dir}}/half.pth", "checkpoint: expected a whole checkpoint"),
     (f"test {CONFIG} {{dir}}/text.pth", "checkpoint: expected a checkpoint as torch"),
-    (f"train {CONFIG} --resume {{dir}}/half.pth", "--resume: expected a whole check"),
     (f"train {CONFIG} --work-dir {{dir}}/half --resume", "--resume: expected a whole"),
     (f"train {CONFIG} -o load_from={{dir}}/empty.pth", "load_from: expected a whole "),
     # lists
