@@ -184,19 +184,6 @@ def test_every_family_at_odd_sizes(family: str, layer: Layer) -> None:
             torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_synchronised_batch_normalisation_is_folded_too() -> None:
-    """As MMEngine's sync_bn leaves it."""
-    plain = ConvNormAct(data.Conv("expand", 3, 4), Style())
-    folded = nn.SyncBatchNorm.convert_sync_batchnorm(randomize(plain))
-    assert isinstance(folded.bn, nn.SyncBatchNorm)
-    x = clip(3)
-    with torch.no_grad():
-        expected = folded.eval()(x)
-        folded.switch_to_deploy()
-        assert list(folded.state_dict()) == ["conv.weight", "conv.bias"]
-        torch.testing.assert_close(folded(x), expected, rtol=1e-5, atol=1e-5)
-
-
 def skeleton(**options) -> Skeleton:
     settings = dict(stem=Stem(8), head_channels=16, stages=(Stage(8, 1),)) | options
     return Skeleton(**settings)

@@ -93,17 +93,6 @@ def test_every_epoch_is_another_permutation():
     assert another.order(0).tolist() != orders[0]
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_share_the_batch_of_one_process(world_size):
-    indices = range(40)
-    ranks = [StepSampler(indices, 2, 5, rank, world_size) for rank in range(world_size)]
-    single = StepSampler(indices, 2 * world_size, 5)
-    for number in range(3 * single.batches_per_epoch):
-        parts = [set(sampler.batch(number)) for sampler in ranks]
-        assert sum(map(len, parts)) == 2 * world_size
-        assert set.union(*parts) == set(single.batch(number))
-
-
 def random_states() -> list:
     return [
         random.getstate(),
@@ -188,32 +177,6 @@ def test_calibration_is_the_same_each_time_and_from_the_weights_half():
     data.set_up(Runner, 1)
     other = next(data.calibration(4))
     assert batch_indices(other) != batch_indices(first[0])
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_calibration_clips_are_read_once_whatever_is_done_to_a_batch(
-    workers, monkeypatch
-):
-    data = make_data(num_workers=workers)
-    loaders = []
-    monkeypatch.setattr(
-        Runner,
-        "build_dataloader",
-        lambda *args, _build=Runner.build_dataloader, **kwargs: (
-            loaders.append(1) or _build(*args, **kwargs)
-        ),
-    )
-    expected = [(batch_indices(b), b["inputs"]) for b in data.calibration(4)]
-    for _ in range(2):
-        for batch, (indices, clips) in zip(data.calibration(4), expected, strict=True):
-            assert batch_indices(batch) == indices
-            for clip, same in zip(batch["inputs"], clips, strict=True):
-                assert torch.equal(clip, same)
-                assert not clip.is_shared()  # or a file stays open for each of them
-                clip.zero_()  # as a blending might do
-            batch["data_samples"].clear()
-    assert len(loaders) == 1
-    assert not any(c.is_shared() for b in data._calibration for c in b["inputs"])
 
 
 def list_data(lines: list[str], folder: Path, parts: int = 1) -> SearchData:

@@ -164,24 +164,6 @@ def test_layers_may_differ_in_their_number_of_candidates() -> None:
     assert supernet.alphas[2].tolist() == [1, 1, *[0] * (most - 2)]
 
 
-def test_paths_nest_and_end_with_an_exception() -> None:
-    supernet = make_supernet(TINY).eval()
-    outer, inner = supernet.path_of((1, 1, 1, 1)), supernet.path_of((2, 2, 2, 2))
-    outputs = {
-        name: supernet(clip(), path)
-        for name, path in dict(none=None, outer=outer, inner=inner).items()
-    }
-    assert not torch.equal(outputs["outer"], outputs["inner"])
-    with supernet.use_path(outer):
-        assert torch.equal(supernet(clip()), outputs["outer"])
-        with pytest.raises(RuntimeError, match="stop"), supernet.use_path(inner):
-            assert torch.equal(supernet(clip()), outputs["inner"])
-            raise RuntimeError("stop")
-        assert torch.equal(supernet(clip()), outputs["outer"])
-        assert torch.equal(supernet(clip(), inner), outputs["inner"])
-    assert torch.equal(supernet(clip()), outputs["none"])
-
-
 def test_path_of_takes_a_genotype_or_indices() -> None:
     supernet = PVNASSupernet(TINY)
     path = supernet.path_of((0, 3, 1, 2))

@@ -23,6 +23,9 @@ from tool_processes import (
     run_process,
 )
 
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.genotype import load_genotype
+
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 TRAIN, TEST = TOOLS / "train.py", TOOLS / "test.py"
 
@@ -145,3 +148,51 @@ def test_a_shipped_search_on_two_processes(motion_clips, tmp_path, monkeypatch) 
     assert (tmp_path / "search" / "genotype.json").is_file()
     checkpoint = torch.load(tmp_path / "epoch_3.pth", weights_only=True)
     assert checkpoint["state_dict"]["backbone.alphas"].dtype == torch.float32
+
+
+# -- MMAction2's own tools and interfaces, unchanged -------------------------------
+
+
+@pytest.mark.slow
+def test_upstream_trains_and_counts(folder) -> None:
+    run_process(
+        sys.executable, UPSTREAM_TOOLS / "train.py", folder / "retrain.py",
+        "--work-dir", folder / "upstream",
+    )  # fmt: skip
+    assert "Epoch(train) [1][8/8]" in full_log(folder / "upstream")
+    tool, shape = UPSTREAM_TOOLS / "analysis_tools/get_flops.py", (3, 6, 20, 20)
+    command = [tool, folder / "retrain.py", "--shape", 1, *shape]
+    text = run_process(sys.executable, *command).stdout
+    flops, unit = re.findall(r"Flops: ([\d.]+)([KMG])", text)[0]
+    found = float(flops) * {"K": 1e3, "M": 1e6, "G": 1e9}[unit]
+    network = load_genotype(CONFIGS / "genotypes" / "pvnas-tiny.json")
+    macs = network_cost(network.skeleton, network.blocks, shape, 8).macs
+    # It adds batch normalisation, and leaves the head's 512 MACs out.
+    assert 0.99 * macs < found < 1.2 * macs
+
+
+@pytest.mark.parametrize(
+    "form", ["dumped", pytest.param("shipped", marks=pytest.mark.slow)]
+)
+def test_interfaces_work_from_a_config_alone(
+    form, folder, motion_clips, tmp_path
+) -> None:
+    """In a process that has not imported this package: from a shipped config, and from
+    what a training has written, which holds its genotype."""
+    path, weights = CONFIGS / RETRAIN, None
+    if form == "dumped":
+        path, weights = folder / "work/retrain.py", str(folder / "work/epoch_1.pth")
+        assert "pvnas-tiny.json" not in path.read_text()
+    video = str(motion_clips / (motion_clips / "val.txt").read_text().split()[0])
+    code = f"""
+import sys
+from mmaction.apis import inference_recognizer, init_recognizer
+from mmaction.apis.inferencers import MMAction2Inferencer
+assert "pvnas_mmaction" not in sys.modules
+model = init_recognizer({str(path)!r}, {weights!r}, device="cpu")
+sample = inference_recognizer(model, {video!r})
+inferencer = MMAction2Inferencer({str(path)!r}, rec_weights={weights!r}, device="cpu")
+(scores,) = inferencer({video!r})["predictions"][0]["rec_scores"]
+assert {weights!r} is None or abs(sample.pred_score.numpy() - scores).max() < 1e-4
+"""
+    run_process(sys.executable, "-c", code, cwd=tmp_path)
