@@ -56,15 +56,6 @@ def motion_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained_table(motion_clips: Path, tmp_path_factory: pytest.TempPathFactory):
-    """A ground truth table of two networks with two seeds: what builds the clips of its
-    trainings, and their log."""
-    from ground_truth_runs import train_both
-
-    return train_both(motion_clips, tmp_path_factory.mktemp("trained"))
-
-
-@pytest.fixture(scope="session")
 def tennis7() -> Path:
     """The folder of the tennis clips, which lie beside the project, not in it."""
     folder = ROOT.parent / "shared" / "data" / "tennis7"

@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import save_checkpoint
 from tool_processes import call_tool as call_tool
+from toys import one_genotype_per_family
 
 from pvnas_mmaction.apis.export import (
     check_inputs,
@@ -21,55 +22,29 @@ from pvnas_mmaction.apis.export import (
     model_facts,
 )
 from pvnas_mmaction.models.recognizers import build_recognizer
-from pvnas_mmaction.space.genotype import (
-    Genotype,
-    Skeleton,
-    Stage,
-    Stem,
-    save_genotype,
-)
-from pvnas_mmaction.space.layout import FAMILIES, BlockSpec
 
 ROOT = Path(__file__).resolve().parent.parent
-# The first layer of a stage changes width and strides, the second keeps its shape.
-SKELETON = Skeleton(Stem(8), 32, (Stage(16, 2, 2, 1), Stage(24, 2, 2, 2)))
+GENOTYPES = one_genotype_per_family()
 SHAPE = (3, 6, 32, 32)
 TOLERANCE = 1e-4
 
 
-def spec_of(family: str) -> str:
-    """A block spec of a family with a temporal kernel and squeeze-and-excitation."""
-    for ratio in ("2", "0.5"):
-        try:
-            return str(BlockSpec.parse(f"{family}_t3_k5_e{ratio}_se"))
-        except ValueError:
-            continue
-    raise AssertionError(f"family {family}: no block spec fits")
-
-
-def genotype_of(family: str) -> Genotype:
-    if family == "skip":
-        return Genotype("small", SKELETON, ("mb_t1_k3_e2", "skip") * 2)
-    return Genotype("small", SKELETON, (spec_of(family),) * 4)
-
-
-def write_config(folder: Path, genotype: Genotype, num_classes: int = 5) -> Path:
-    save_genotype(genotype, folder / "genotype.json")
+def write_config(folder: Path, genotype: dict) -> Path:
+    (folder / "genotype.json").write_text(json.dumps(genotype))
     path = folder / "config.py"
     path.write_text(
         f"_base_ = ['{ROOT}/configs/pvnas/_base_/models/retrain.py', "
         f"'{ROOT}/configs/pvnas/_base_/default_runtime.py']\n"
         "model = dict(\n"
         f"    backbone=dict(genotype='{folder / 'genotype.json'}'),\n"
-        f"    cls_head=dict(in_channels={genotype.skeleton.out_channels}, "
-        f"num_classes={num_classes}, init_std=0.3))\n"
+        "    cls_head=dict(in_channels=16, num_classes=5, init_std=0.3))\n"
     )
     return path
 
 
-@pytest.mark.parametrize("family", ["skip", *FAMILIES])
+@pytest.mark.parametrize("family", GENOTYPES)
 def test_onnx_is_the_same_function(family, tmp_path):
-    config = Config.fromfile(str(write_config(tmp_path, genotype_of(family))))
+    config = Config.fromfile(str(write_config(tmp_path, GENOTYPES[family])))
     torch.manual_seed(0)
     classifier = load_classifier(config, None, SHAPE)
     path = tmp_path / "model.onnx"
@@ -95,7 +70,7 @@ def test_onnx_is_the_same_function(family, tmp_path):
 
 
 def test_onnx_of_other_weights_is_noticed(tmp_path):
-    config = Config.fromfile(str(write_config(tmp_path, genotype_of("mb"))))
+    config = Config.fromfile(str(write_config(tmp_path, GENOTYPES["mb"])))
     classifier = load_classifier(config, None, SHAPE)
     path = tmp_path / "model.onnx"
     export_onnx(classifier, path, SHAPE)
@@ -112,7 +87,7 @@ def test_onnx_of_other_weights_is_noticed(tmp_path):
 
 def test_tool(tmp_path, call_tool, capsys):
     """The file holds the weights of the checkpoint, and what one needs to use it."""
-    path = write_config(tmp_path, genotype_of("ts"))
+    path = write_config(tmp_path, GENOTYPES["ts"])
     with path.open("a") as file:
         file.write(
             f"test_dataloader = dict(dataset=dict(ann_file='{tmp_path}/val.txt'))\n"
@@ -148,7 +123,7 @@ def test_tool(tmp_path, call_tool, capsys):
 
 @pytest.mark.parametrize("opset", [20, 99])
 def test_opset(opset, tmp_path):
-    config = Config.fromfile(str(write_config(tmp_path, genotype_of("mb"))))
+    config = Config.fromfile(str(write_config(tmp_path, GENOTYPES["mb"])))
     classifier = load_classifier(config, None, SHAPE)
     path = tmp_path / "model.onnx"
     if opset == 99:
