@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import av
@@ -13,23 +11,12 @@ import numpy as np
 import pytest
 from mmaction.registry import DATASETS
 from mmaction.utils import register_all_modules
+from tool_processes import load_tool
 
 from pvnas_mmaction.datasets import VideoFrames
 
-ROOT = Path(__file__).resolve().parent.parent
-TOOL = ROOT / "tools" / "make_motion_clips.py"
+tool = load_tool("make_motion_clips")
 SMALL = ["--num-train", "16", "--num-val", "8", "--size", "32", "--frames", "4"]
-
-
-def _load_tool():
-    spec = importlib.util.spec_from_file_location("make_motion_clips", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = _load_tool()
 
 
 def make(out: Path, *options: str) -> int:

@@ -11,8 +11,7 @@ import torch
 from report_runs import genotype
 
 from pvnas_mmaction.models.pvnas_net import PVNASNet
-from pvnas_mmaction.report import drawing
-from pvnas_mmaction.report.drawing import OTHER_COLOR, family_colors, network_plot
+from pvnas_mmaction.report.drawing import family_colors, network_plot
 from pvnas_mmaction.report.layers import (
     format_count,
     layer_rows,
@@ -24,7 +23,7 @@ from pvnas_mmaction.report.plot import (
     figure_bytes,
     save_figure,
 )
-from pvnas_mmaction.space.cost import network_cost, part_cost
+from pvnas_mmaction.space.cost import network_cost
 from pvnas_mmaction.space.genotype import parse_genotype
 
 MIXED = ["ts_t3_k3_e2_se", "mb3d_t3_k3_e2", "rb_t3_k3_e0.5", "skip"]
@@ -79,43 +78,6 @@ def test_temporal_reach_is_that_of_the_gradient(blocks):
 )  # fmt: skip
 def test_counts_are_short(value, text):
     assert format_count(value) == text
-
-
-def slabs(rows) -> list[dict]:
-    widest = drawing.most_expensive_layer([rows])
-    return [s for i, row in enumerate(rows[:-1]) for s in drawing.slabs(i, row, widest)]
-
-
-@pytest.mark.parametrize("blocks", [MIXED, FLAT])
-def test_every_convolution_has_a_bar_of_its_size(blocks):
-    """As wide as its multiply-accumulates, as high as its kernel; the shift has three
-    bars of a frame each, one after the other."""
-    rows = rows_of(blocks)[:-1]
-    widest = drawing.most_expensive_layer([rows])
-    assert widest == max(row.macs for row in rows)
-    for i, row in enumerate(rows):
-        bars = drawing.slabs(i, row, widest)
-        if row.block.startswith("ts"):
-            shift, bars = bars[:3], bars[3:]
-            assert [s["y"] for s in shift] == pytest.approx([-1.4, -0.4, 0.6])
-            assert len({s["x"] for s in shift}) == 3
-        convolutions = row.layout.convolutions
-        assert len(bars) == len(convolutions)
-        size = row.in_shape[1:]
-        for bar, conv in zip(bars, convolutions, strict=True):
-            assert bar["y2"] - bar["y"] == pytest.approx(conv.kernel[0] - 0.2)
-            if conv.role == "shortcut":
-                assert bar["fill"] == "#FFFFFF"
-                size = row.in_shape[1:]
-            macs = part_cost(conv, size).macs
-            size = tuple(-(-n // s) for n, s in zip(size, conv.stride, strict=True))
-            width = max(drawing.NARROWEST, macs / widest * drawing.WIDEST)
-            assert bar["x2"] - bar["x"] == pytest.approx(width)
-            family = row.block.split("_")[0]
-            assert bar["stroke"] == family_colors().get(family, OTHER_COLOR)
-            if conv.role != "shortcut":
-                assert (bar["fill"] == bar["stroke"]) == (conv.groups == 1)
-        assert all(i < bar["x"] and bar["x2"] < i + 1 for bar in bars)
 
 
 def test_a_drawing_names_blocks_stages_and_parts():

@@ -217,25 +217,12 @@ def test_a_list_of_one_class_is_refused(tmp_path):
         list_data(["1.mp4 3", "2.mp4 3", "3.mp4 3"], tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("ids", "num_classes", "message"),
-    [
-        (
-            (0, 5),
-            5,
-            "class ids from 0 to 4, as model.cls_head.num_classes=5 says, got 0 to 5",
-        ),
-        ((-1, 1), 2, "class ids from 0 to 1, .*, got -1 to 1"),
-        ((0, 4), 5, None),
-    ],
-)
-def test_class_ids_beyond_the_head_are_refused(tmp_path, ids, num_classes, message):
-    lines = [f"{number}.mp4 {label}" for number, label in enumerate([*ids, *ids])]
-    data = list_data(lines, tmp_path)
-    if message is None:
-        return data.check_num_classes(num_classes)
+def test_class_ids_beyond_the_head_are_refused(tmp_path):
+    data = list_data([f"{i}.mp4 {label}" for i, label in enumerate("0505")], tmp_path)
+    data.check_num_classes(6)
+    message = "class ids from 0 to 4, as model.cls_head.num_classes=5 says, got 0 to 5"
     with pytest.raises(ValueError, match=message):
-        data.check_num_classes(num_classes)
+        data.check_num_classes(5)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from toys import space_of_all_families
 
 from pvnas_mmaction.models import PVNASNet, PVNASSupernet
 from pvnas_mmaction.models.relaxation import RELAXATIONS, Choice
-from pvnas_mmaction.models.supernet import inherit_weights
+from pvnas_mmaction.models.supernet import find_supernet, inherit_weights
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "pvnas" / "_base_"
 TINY = Config.fromfile(CONFIGS / "spaces" / "tiny.py").space.to_dict()
@@ -174,7 +174,8 @@ def test_path_of_takes_a_genotype_or_indices() -> None:
         supernet.path_of(other)
 
 
-@pytest.mark.parametrize("tau", [0, -1.0, float("nan")])
-def test_wrong_temperature(tau: float) -> None:
-    with pytest.raises(ValueError, match=f"tau: expected a number above 0, got {tau}"):
-        PVNASSupernet(TINY, tau=tau)
+def test_wrong_models() -> None:
+    with pytest.raises(ValueError, match="tau: expected a number above 0, got nan"):
+        PVNASSupernet(TINY, tau=float("nan"))
+    with pytest.raises(ValueError, match="model: expected one supernet, got 0"):
+        find_supernet(torch.nn.Linear(1, 1))

@@ -91,25 +91,6 @@ def test_train_options_do_what_upstream_does(parse, options) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        ["--show-dir", "pictures", "--interval", "3", "--wait-time", "0.5"],
-        ["--dump", "predictions.pkl"],
-    ],
-    ids=lambda options: options[0],
-)
-def test_test_options_do_what_upstream_does(parse, options, tmp_path) -> None:
-    checkpoint = tmp_path / "some.pth"
-    torch.save({}, checkpoint)
-    args = parse("test", "some/config.py", str(checkpoint), *options)
-    ours = cli.merge_test_args(Config(FLAT), args)
-    theirs = upstream_merge("test", Config(FLAT), args)
-    assert ours.default_hooks == theirs.default_hooks
-    assert ours.test_evaluator == theirs.test_evaluator
-    assert ours.load_from == str(checkpoint)
-
-
-@pytest.mark.parametrize(
     ("has_gpu", "dtype", "expected"),
     [
         (True, None, "AmpOptimWrapper"),
