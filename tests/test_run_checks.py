@@ -11,13 +11,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmaction.registry import MODELS
+from mmaction.datasets.transforms import FormatShape
+from mmaction.registry import MODELS, TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from tool_processes import CONFIGS, RETRAIN, SEARCH, call_tool, data_options
 
 from pvnas_mmaction.engine.folder_lock import folder_lock
 from pvnas_mmaction.space.genotype import load_genotype, save_genotype
+
+
+@TRANSFORMS.register_module()
+class Halved(FormatShape):
+    """The format, with values from 0 to 1/2 as another normalisation gives."""
+
+    def transform(self, results: dict) -> dict:
+        results = super().transform(results)
+        return {**results, "imgs": results["imgs"].astype("float32") / 510}
+
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 __all__ = ["call_tool"]
@@ -237,14 +248,44 @@ def test_a_test_leaves_the_config_of_the_training(
          "train_dataloader.dataset.ann_file: expected class ids below 7, as model."),
         (("train_dataloader.dataset.num_classes=9",),
          "model.cls_head.num_classes: expected 9, as train_dataloader.dataset.nu"),
+        (("val_dataloader.dataset.pipeline.1.clip_len=4",),
+         "val_dataloader.dataset.pipeline: expected 6 frames, as train_dataloader g"),
+        (("val_dataloader.dataset.pipeline.1.frame_interval=2",),
+         "val_dataloader.dataset.pipeline: expected a frame_interval of 1, as train_"),
+        (("train_dataloader.dataset.pipeline.3.scale=(16,20)",),
+         "val_dataloader.dataset.pipeline: expected 20x16 pixels, as train_dataload"),
+        (("train_dataloader.dataset.pipeline.4.type=Halved",),
+         "val_dataloader.dataset.pipeline: expected normalised values, as train_dat"),
+        (("train_dataloader.batch_size=33", "train_dataloader.drop_last=True"),
+         "train_dataloader.batch_size: expected 32 or less, the clips that each pro"),
+        (("val_dataloader.drop_last=True",), "val_dataloader.drop_last: expected Fal"),
     ],
-    ids=["means", "labels", "classes"],
+    ids=["means", "labels", "classes", "frames", "interval", "size", "values", "batch",
+         "last"],
 )  # fmt: skip
-def test_data_that_the_model_does_not_take(
+def test_data_that_does_not_fit_model_or_training(
     options, message, genotypes, motion_clips, tmp_path, call_tool
 ):
     argv = arguments(motion_clips, genotypes, tmp_path, *options)
     assert call_tool("train", *argv).startswith(message)
+
+
+def test_a_test_on_other_clips(finished, genotypes, motion_clips, tmp_path, call_tool):
+    """Other numbers of frames are refused; crops may be larger."""
+    checkpoint = finished / "epoch_2.pth"
+    argv = [CONFIG, checkpoint, "--work-dir", tmp_path, "--cfg-options"]
+    argv += [
+        *data_options(motion_clips),
+        f"model.backbone.genotype={genotypes}/shift.json",
+    ]
+    pipeline = "test_dataloader.dataset.pipeline"
+    assert call_tool("test", *argv, f"{pipeline}.1.clip_len=4") == (
+        f"{pipeline}: expected 6 frames, as in the training of {checkpoint}, got 4 "
+        "frames"
+    )
+    assert not call_tool("test", *argv, f"{pipeline}.3.scale=(24,24)")
+    log = max(tmp_path.glob("*/*.log"), key=lambda path: path.stat().st_mtime)
+    assert f"{pipeline} gives 24x24 pixels, the training of " in log.read_text()
 
 
 @pytest.mark.parametrize("config", [RETRAIN, SEARCH])
@@ -273,7 +314,7 @@ def test_two_runs_do_not_share_a_folder(config, motion_clips, tmp_path, call_too
 
 
 def test_a_search_checks_what_it_is_judged_on(motion_clips, tmp_path, call_tool):
-    """Class ids of all validation clips, before the first step."""
+    """Class ids of all validation clips, and the first one, before the first step."""
     text = (motion_clips / "val.txt").read_text().replace(" 7\n", " 8\n")
     (tmp_path / "val.txt").write_text(text)
     options = [*data_options(motion_clips), "val_dataloader.dataset.num_classes=None"]
@@ -284,4 +325,11 @@ def test_a_search_checks_what_it_is_judged_on(motion_clips, tmp_path, call_tool)
         "train", CONFIGS / SEARCH, "--work-dir", work_dir, "--cfg-options", *options
     )
     assert "val_dataloader.dataset.ann_file: expected class ids below 8, as mod" in line
+    options[-4:] = ["val_dataloader.dataset.pipeline.1.clip_len=4", *options[-2:]]
+    line = call_tool(
+        "train", CONFIGS / SEARCH, "--work-dir", work_dir, "--cfg-options", *options
+    )
+    assert (
+        "val_dataloader.dataset.pipeline: expected 6 frames, as train_dataload" in line
+    )
     assert not (work_dir / "search" / "archive.json").exists()

@@ -122,6 +122,21 @@ def damage(source: Path, path: Path, first: int = 30) -> None:
     path.write_bytes(data)
 
 
+def change_size(source: Path, path: Path) -> None:
+    """Smaller frames from the middle on: each JPEG picture has a size of its own."""
+    small = path.with_suffix(".avi")
+    encode(small, **{**ENCODED["mjpeg.avi"], "size": (48, 36)})
+    with (
+        av.open(str(source)) as first,
+        av.open(str(small)) as second,
+        av.open(str(path), "w") as new,
+    ):
+        stream = new.add_stream_from_template(first.streams.video[0])
+        for packet in [*first.demux(video=0)][:30] + [*second.demux(video=0)][30:60]:
+            packet.stream = stream
+            new.mux(packet)
+
+
 def behind(source: Path, path: Path) -> None:
     """What is left of a transport stream when its start is cut off."""
     data = source.read_bytes()
@@ -178,6 +193,7 @@ MADE = {
     "cut.mkv": ("fixed_groups.mp4", remux, dict(first=33), range(20, LENGTH)),
     "cut.ts": ("mpeg2.ts", behind, {}, range(40, LENGTH)),
     "damaged.mkv": ("mpeg4.mkv", damage, {}, range(30)),
+    "two_sizes.mkv": ("mjpeg.avi", change_size, {}, ALL),
     "cover.mp4": ("h264.mp4", with_cover, {}, ALL),
     "quarter_turn.mp4": ("h264.mp4", turn, dict(a=0, b=1, c=-1, d=0), ALL),
     "half_turn.mp4": ("h264.mp4", turn, dict(a=-1, b=0, c=0, d=-1), ALL),

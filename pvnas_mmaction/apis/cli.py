@@ -38,7 +38,7 @@ from .config_checks import check_num_classes
 from .config_files import KeyValueAction, make_portable, merge_options
 from .errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, run
 from .launchers import LAUNCHERS, start_distributed
-from .run_checks import RunCheckHook, check_head, check_work_dir
+from .run_checks import RunCheckHook, check_batches, check_head, check_work_dir
 
 __all__ = ["EXIT_INTERRUPTED", "EXIT_USER_ERROR", "KeyValueAction", "run"]
 
@@ -264,4 +264,6 @@ def build_runner(cfg: Config, tested: bool = False) -> Runner:
     hook = RunCheckHook(resumed=bool(cfg.get("resume")), tested=tested)
     hook.lock = lock
     runner.register_hook(hook)
+    if not tested:
+        check_batches(runner)
     return runner

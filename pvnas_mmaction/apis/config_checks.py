@@ -56,9 +56,13 @@ def check_annotations(cfg: Config, splits: tuple[str, ...]) -> None:
         splits: Which of "train", "val" and "test" are going to be read.
 
     Raises:
-        ValueError: An annotation file does not exist, or holds no line.
+        ValueError: An annotation file does not exist, or holds no line, or clips to
+            validate on would be left out.
     """
     for split in splits:
+        if split != "train" and (cfg.get(f"{split}_dataloader") or {}).get("drop_last"):
+            hint = "the accuracy would be that of other clips"
+            raise wrong(f"{split}_dataloader.drop_last", "False", "True", hint)
         for field, dataset in leaf_datasets(cfg, split):
             path = list_file(dataset)
             if path is None:

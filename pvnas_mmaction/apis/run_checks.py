@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 
 from ..engine.checkpoint_files import saved_checkpoints
 from ..engine.optim import unwrap
+from ..engine.search_data import SeededDataset
 from ..engine.warmup_cosine_lr import check_resumed_schedulers, warn_of_other_length
 from ..models.pvnas_net import PVNASNet
 from ..models.supernet import PVNASSupernet
@@ -188,20 +189,22 @@ class RunCheckHook(Hook):
 
     Attributes:
         lock: What is held of the work dir while the run lives.
+        clip: :func:`check_first_clip` of the training, or of the checkpoint's.
     """
 
     def __init__(self, resumed: bool, tested: bool) -> None:
         self.resumed, self.tested = resumed, tested
-        self.lock = ExitStack()
+        self.lock, self.clip = ExitStack(), None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         record = run_record(runner.cfg, runner.seed)
-        checkpoint[RECORD_KEY] = json.dumps(record)
+        checkpoint[RECORD_KEY] = json.dumps({**record, "clip": self.clip})
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check record and weights, before anything is copied."""
         path = str(runner.cfg.get("load_from") or "checkpoint")
         check_record(checkpoint, runner.cfg, path, self.resumed)
+        self.clip = json.loads(checkpoint.get(RECORD_KEY, "{}")).get("clip")
         if self.resumed or self.tested:
             state = checkpoint.get("state_dict", checkpoint)
             check_weights(unwrap(runner.model), state, path)
@@ -212,12 +215,20 @@ class RunCheckHook(Hook):
     def before_train(self, runner: Runner) -> None:
         if not isinstance(backbone_of(runner.model), PVNASSupernet):
             warn_of_other_length(runner)
-            check_first_clip(runner, "train")  # a search looks at its own
+        self.clip = check_first_clip(runner, "train")
         if runner.val_loop is not None:
-            check_first_clip(runner, "val")
+            clip = check_first_clip(runner, "val")
+            check_same_clips("val", clip, self.clip, "train_dataloader gives them")
 
     def before_test(self, runner: Runner) -> None:
-        check_first_clip(runner, "test")
+        clip, path = check_first_clip(runner, "test"), runner.cfg.load_from
+        if clip and self.clip and clip["size"] != self.clip["size"]:
+            runner.logger.warning(  # no error: some test with larger crops
+                f"test_dataloader.dataset.pipeline gives {clip['size']}, the training "
+                f"of {path} had {self.clip['size']}"
+            )
+            clip["size"] = None
+        check_same_clips("test", clip, self.clip, f"in the training of {path}")
 
 
 def backbone_of(model: nn.Module) -> nn.Module | None:
@@ -240,12 +251,44 @@ def check_length(runner: Runner, done: int) -> None:
     runner.logger.info(f"Nothing left to do: {done} of {epochs} epochs are done")
 
 
-def check_first_clip(runner: Runner, split: str) -> None:
+def check_batches(runner: Runner) -> None:
+    """Check that an epoch has a batch, before schedulers are built on their number.
+
+    Raises:
+        ValueError: ``drop_last`` leaves none.
+    """
+    loader = runner.train_dataloader
+    if isinstance(runner.train_loop, EpochBasedTrainLoop) and len(loader) == 0:
+        expected = f"{len(loader.sampler)} or less, the clips that each process has"
+        field, hint = "train_dataloader.batch_size", "take drop_last=False"
+        raise wrong(field, expected, str(loader.batch_size), hint)
+
+
+def check_same_clips(
+    split: str, found: dict | None, expected: dict | None, where: str
+) -> None:
+    """Check that two pipelines make clips of one kind.
+
+    Raises:
+        ValueError: They do not; names both and what differs.
+    """
+    for key in found if found and expected else ():
+        pair = expected.get(key), found[key]
+        if None not in pair and pair[0] != pair[1]:
+            field = f"{split}_dataloader.dataset.pipeline"
+            raise wrong(field, f"{pair[0]}, as {where}", pair[1])
+
+
+def check_first_clip(runner: Runner, split: str) -> dict | None:
     """Compare the first clip and all labels of a data set with the model.
 
     Args:
         runner: The runner.
         split: "train", "val" or "test".
+
+    Returns:
+        What clips of training, validation and test have in common, as data; None where
+        the network is not of this package.
 
     Raises:
         ValueError: The clip has other channels than the network or the means take, or a
@@ -253,6 +296,7 @@ def check_first_clip(runner: Runner, split: str) -> None:
     """
     model, backbone = unwrap(runner.model), backbone_of(runner.model)
     dataset = getattr(runner, f"{split}_loop").dataloader.dataset
+    dataset = dataset.dataset if isinstance(dataset, SeededDataset) else dataset
     field = f"{split}_dataloader.dataset"
     with seeded(0):
         clip = dataset[0]["inputs"]
@@ -263,32 +307,36 @@ def check_first_clip(runner: Runner, split: str) -> None:
             expected = f"class ids below {classes}, as model.cls_head.num_classes"
             raise wrong(f"{field}.ann_file", expected, f"{label} in entry {index}")
     if not isinstance(clip, Tensor):
-        return
-    said = runner.cfg.train_cfg.get("input_shape") if split == "val" else None
-    if said is not None and tuple(said) != (shape := tuple(clip.shape[1:])):
-        runner.logger.warning(
-            f"{field}.pipeline gives clips {shape}, train_cfg.input_shape says "
-            f"{tuple(said)}: networks are judged on other clips than they are trained "
-            "on, and than costs are counted for"
-        )
-    if not isinstance(backbone, PVNASNet):
-        return
-    genotype, shape = backbone.genotype, tuple(clip.shape[1:])
-    if len(shape) != 4 or shape[0] != genotype.skeleton.in_channels:
-        expected = f"clips (C, T, H, W) of {genotype.skeleton.in_channels} channels"
-        raise wrong(
-            f"{field}.pipeline", f"{expected}, as model.backbone.genotype", str(shape)
-        )
+        return None
+    shape = tuple(clip.shape[1:])
+    if isinstance(backbone, PVNASNet):
+        skeleton, provenance = backbone.genotype.skeleton, backbone.genotype.provenance
+    elif isinstance(backbone, PVNASSupernet):
+        skeleton, provenance = backbone.space.skeleton, {}
+    else:
+        return None
+    if len(shape) != 4 or shape[0] != skeleton.in_channels:
+        expected = f"clips (C, T, H, W) of {skeleton.in_channels} channels"
+        raise wrong(f"{field}.pipeline", f"{expected}, as model.backbone", str(shape))
     mean = getattr(model.data_preprocessor, "mean", None)
     if mean is not None and mean.numel() not in (1, shape[0]):
         expected = f"{shape[0]} numbers, as {field}.pipeline gives channels"
         raise wrong("model.data_preprocessor.mean", expected, str(mean.numel()))
-    stated = genotype.provenance.get("input_shape")
+    stated = provenance.get("input_shape")
     if stated is not None and tuple(stated) != shape:
         runner.logger.warning(
             f"{field}.pipeline gives clips {shape}, model.backbone.genotype was found "
             f"for {tuple(stated)}: the costs and budgets that it states do not hold"
         )
+    transforms = getattr(getattr(dataset, "pipeline", None), "transforms", [])
+    intervals = [t.frame_interval for t in transforms if hasattr(t, "frame_interval")]
+    raw = not clip.is_floating_point() or clip.max() > 16  # black is rare
+    return {
+        "frames": f"{shape[1]} frames",
+        "interval": f"a frame_interval of {intervals[0]}" if intervals else None,
+        "values": "values from 0 to 255" if raw else "normalised values",
+        "size": f"{shape[2]}x{shape[3]} pixels",
+    }
 
 
 def warn_of_supernet(runner: Runner) -> None:

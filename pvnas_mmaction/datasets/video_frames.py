@@ -116,12 +116,13 @@ class _PyAVReader:
 
     def count(self) -> int:
         packets: list[tuple[int | None, bool]] = []
-        times, intra, size = [], set(), 0
+        times, intra, sizes, size = [], set(), set(), 0
         with self._open() as (container, stream):
             # After a seek AVI counts by its index, which knows of lost packets.
             is_avi = container.format.name == "avi"
             for frame in _decode(container, stream, packets):
                 times.append(frame.pts)
+                sizes.add((frame.width, frame.height))
                 if frame.key_frame and frame.pict_type == PictureType.I:
                     intra.add(frame.pts)
                 size += sum(plane.buffer_size for plane in frame.planes)
@@ -132,6 +133,7 @@ class _PyAVReader:
         by_time = {time for time, _ in packets}
         can_seek = (
             not is_avi
+            and len(sizes) == 1
             and None not in by_time
             and len(by_time) == len(packets)
             and sorted(by_time) == times
@@ -141,8 +143,9 @@ class _PyAVReader:
 
     def read(self, numbers: list[int], can_seek: bool) -> dict[int, np.ndarray]:
         found: dict[int, av.VideoFrame] = {}
+        wanted = {0, *numbers}  # the first frame says how large all are
         if self._kept:
-            found = {i: self._kept[i] for i in numbers}
+            found = {i: self._kept[i] for i in wanted}
         elif can_seek:
             with self._open() as (container, stream), suppress(ValueError):
                 found = _seek(container, stream, numbers)
@@ -150,9 +153,9 @@ class _PyAVReader:
             with self._open() as (container, stream):
                 frames = _decode(container, stream)
                 numbered = zip(range(numbers[-1] + 1), frames, strict=False)
-                found = {i: frame for i, frame in numbered if i in numbers}
-        first = found[numbers[0]]
-        return {i: _to_array(f, first.width, first.height) for i, f in found.items()}
+                found = {i: frame for i, frame in numbered if i in wanted}
+        size = found.get(0, found[numbers[0]])
+        return {i: _to_array(found[i], size.width, size.height) for i in numbers}
 
 
 class _OpenCVReader:
