@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test test-all lint format clean
+.PHONY: help venv demo test test-all lint docs format clean
 
 help:
 	@echo "make demo      search, derive, retrain and test a network on rendered clips"
 	@echo "make test      run the tests that take less than 5 minutes together"
 	@echo "make test-all  run all tests"
 	@echo "make lint      ruff, codespell and mypy, changing nothing"
+	@echo "make docs      build the pages of docs/ into docs/_build/html"
 	@echo "make format    let ruff format and fix what it can"
 	@echo "make venv      only make $(VENV) and install requirements.txt"
 	@echo "make clean     remove $(VENV) and caches"
@@ -34,8 +35,11 @@ test-all: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell
+	$(BIN)/codespell -D - -D scripts/words.txt
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

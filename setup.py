@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Link what lies beside the package into it; all else is in pyproject.toml.
+"""Link configs and tools into the package; all else is in pyproject.toml.
 
 MMEngine (``pvnas_mmaction::pvnas/...``) and ``mim`` look for configs, tools and model
 index in the folder ``.mim`` of an installed package. An editable install gets links, a

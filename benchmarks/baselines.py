@@ -1,5 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Searches that train every network they look at: at random, and by evolution.
+"""Searches that train every network they look at: at random, by local search, and by
+evolution.
 
 Trainings are looked up in the ground truth table: each shows the accuracy of one seed,
 as one training would, and counts ``table.views_per_training`` clips forward and
@@ -70,15 +71,42 @@ class Oracle:
 
 
 def random_search(oracle: Oracle, trainings: int) -> Indices:
-    """Train networks drawn without replacement; gives the best.
+    """Train networks drawn without replacement until so many are trained; gives the
+    best.
 
     Args:
         oracle: Trains them.
         trainings: How many, or as many as there are.
     """
+    left = [indices for indices in oracle.allowed if oracle.allows(indices)]
+    count = min(trainings - len(oracle.trained), len(left))
+    for index in oracle.generator.choice(len(left), count, replace=False):
+        oracle.train(left[index])
+    return oracle.best()
+
+
+def local_search(oracle: Oracle, trainings: int) -> Indices:
+    """Local search (White et al., UAI 2021): from a random network on, all that
+    differ in one layer are trained and the best becomes the next; at a local optimum
+    another random network follows. Gives the best network ever trained.
+
+    Args:
+        oracle: Trains networks.
+        trainings: How many, or as many as there are.
+    """
     count = min(trainings, len(oracle.allowed))
-    for index in oracle.generator.choice(len(oracle.allowed), count, replace=False):
-        oracle.train(oracle.allowed[index])
+    while len(oracle.trained) < count:
+        random_search(oracle, len(oracle.trained) + 1)
+        here, better = list(oracle.trained)[-1], True
+        while better and len(oracle.trained) < count:
+            nearby = mutations(here, oracle.table)
+            for i in oracle.generator.permutation(len(nearby)):
+                if oracle.allows(nearby[i]) and len(oracle.trained) < count:
+                    oracle.train(nearby[i])
+            known = [n for n in nearby if n in oracle.trained]
+            best = max(known, key=oracle.trained.__getitem__, default=here)
+            better = oracle.trained[best] > oracle.trained[here]
+            here = best if better else here
     return oracle.best()
 
 
@@ -135,7 +163,9 @@ def mutations(indices: Indices, table: GroundTruth) -> list[Indices]:
     ]
 
 
-BASELINES = dict(random=random_search, evolution=regularised_evolution)
+BASELINES = dict(
+    random=random_search, local_search=local_search, evolution=regularised_evolution
+)
 
 
 def run_baseline(

@@ -55,6 +55,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
             largest_every=0,
         ),
     ),
+    # Random search with weight sharing (Li and Talwalkar, UAI 2019): paths drawn with
+    # equal chances, no alpha steps, then the best of random networks by inherited
+    # weights.
+    "rsws": dict(
+        hook=dict(mode="cosine", warmup=0.995),
+        train_cfg=dict(relaxations=dict(weights="uniform"), max_epochs=6, num_ranked=1),
+    ),
     "budget": dict(budget=True),
 }
 
@@ -175,6 +182,9 @@ def work(state: State, job: tuple[str, int]) -> dict[str, Any]:
     variant, seed = job
     cfg = variant_config(state.cfg, variant, state.median_macs)
     record = run_search(cfg, state.train, state.val, seed, state.device, state.ranked)
+    if variant == "rsws":
+        found, _ = max(record["inherited"], key=lambda pair: pair[1])
+        record.update(found=found, macs=None)
     budget = state.median_macs if VARIANTS[variant].get("budget") else None
     return dict(variant=variant, seed=seed, max_macs=budget, **record)
 

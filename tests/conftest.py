@@ -57,7 +57,7 @@ def motion_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tennis7() -> Path:
-    """The folder of the tennis clips, which lie beside the project, not in it."""
+    """The folder of the tennis clips, which lie next to the project, not in it."""
     folder = ROOT.parent / "shared" / "data" / "tennis7"
     if not folder.is_dir():
         pytest.skip("needs ../shared/data/tennis7")

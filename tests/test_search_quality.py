@@ -16,6 +16,7 @@ from mmengine.config import Config
 from benchmarks import search_quality
 from benchmarks.baselines import (
     Oracle,
+    local_search,
     random_search,
     regularised_evolution,
 )
@@ -73,7 +74,7 @@ def table() -> GroundTruth:
 # -- baselines ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("search", [random_search, regularised_evolution])
+@pytest.mark.parametrize("search", [random_search, local_search, regularised_evolution])
 @pytest.mark.parametrize("trainings", [1, 50])
 def test_every_training_counts_once_and_keeps_the_budget(table, search, trainings):
     budget = table.median_macs()
@@ -85,6 +86,14 @@ def test_every_training_counts_once_and_keeps_the_budget(table, search, training
     assert trainer.trained[found] == max(trainer.trained.values())
     for indices, accuracy in trainer.trained.items():
         assert accuracy in table[indices].accuracies
+
+
+def test_local_search_climbs_where_layers_add_up(table):
+    def mean_regret(search) -> float:
+        trainers = [Oracle(table, np.random.default_rng(seed)) for seed in range(20)]
+        return float(np.mean([table.regret(search(t, 40)) for t in trainers]))
+
+    assert mean_regret(local_search) < 0.7 * mean_regret(random_search)
 
 
 # -- judgement ----------------------------------------------------------------
@@ -222,8 +231,10 @@ def test_short_search(motion_clips, table_file, tmp_path, capsys):
     result = json.loads(out.read_text())
     assert list(result["rows"]) == [
         "diversity", "budget",
-        "random", "random, all compute", "evolution", "evolution, all compute",
+        "random", "random, all compute", "local_search", "local_search, all compute",
+        "evolution", "evolution, all compute",
         "random (budget)", "random, all compute (budget)",
+        "local_search (budget)", "local_search, all compute (budget)",
         "evolution (budget)", "evolution, all compute (budget)",
     ]  # fmt: skip
     table = make_table(read_manifest(motion_clips))

@@ -3,7 +3,7 @@
 
 A sampled path leaves most of the supernet without gradient, and the alpha step wants
 gradients of the alphas only, so the search averages exactly the gradients that a step
-has made. All ranks draw the same path, hence they agree on which those are.
+has made. All ranks draw the same path, so they agree on which those are.
 
 A process that fails alone would leave the others waiting for it. So every step starts
 with a message (:func:`check_ranks_agree`) that may also say that a process has failed

@@ -1,0 +1,79 @@
+"""Sphinx settings. `make docs` builds the site into docs/_build/html, offline."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+sys.path.insert(0, str(ROOT))
+
+project = "pvnas_mmaction"
+author = "PV-NAS for MMAction2 contributors"
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinxcontrib.mermaid",
+]
+exclude_patterns = ["_build", "README.md"]
+html_theme = "furo"
+html_title = "pvnas_mmaction"
+html_copy_source = False
+html_show_sphinx = False
+copybutton_exclude = ".linenos, .gp, .go"
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+myst_fence_as_directive = ["mermaid"]
+nb_execution_mode = "off"  # tests/test_notebook.py runs it
+suppress_warnings = ["mystnb.unknown_mime_type"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+napoleon_use_ivar = True
+
+VERBS: list[str] = []
+
+
+def write_tools_page(app) -> None:
+    """Every tool's --help, as it is."""
+    parts = ["# Tools", "", "Every tool is a verb of `pvnas` and a file of `tools/`."]
+    for verb in VERBS:
+        command = [sys.executable, "-W", "ignore", "-m", "pvnas_mmaction", verb, "-h"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, f"{verb}: {done.stderr}"
+        parts += ["", f"## pvnas {verb}", "", "```text", done.stdout.rstrip(), "```"]
+    page = DOCS / "reference" / "tools.md"
+    text = "\n".join(parts) + "\n"
+    if not page.exists() or page.read_text() != text:
+        page.write_text(text)
+
+
+def write_plain_pages(app, error) -> None:
+    """Each page as Markdown next to its HTML, and llms.txt with all of them."""
+    if error or app.builder.name != "html":
+        return
+    out = Path(app.outdir)
+    lines = [
+        "# pvnas_mmaction",
+        "",
+        "> Search of video networks, inside MMAction2.",
+        "",
+    ]
+    for name in sorted(app.env.found_docs):
+        source = Path(app.env.doc2path(name))
+        target = out / source.relative_to(DOCS)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        title = app.env.titles[name].astext()
+        lines.append(f"- [{title}]({target.relative_to(out)})")
+    (out / "llms.txt").write_text("\n".join(lines) + "\n")
+
+
+def setup(app) -> None:
+    app.connect("builder-inited", write_tools_page)
+    app.connect("build-finished", write_plain_pages)
