@@ -62,3 +62,31 @@ def tennis7() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data/tennis7")
     return folder
+
+
+@pytest.fixture
+def run_tool(capsys):
+    """Run a tool in this process; gives exit status, output and errors."""
+    from tool_processes import run_main
+
+    def run(tool: str, *argv: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        return run_main(tool, *argv), *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def call_tool(run_tool):
+    """Run a tool; the line of its error, empty where it ended well."""
+
+    def call(tool: str, *argv: object) -> str:
+        status, _, errors = run_tool(tool, *argv)
+        if not status:
+            return ""
+        *_, line, hint = errors.splitlines()
+        assert status == 2 and line.startswith("error: ")
+        assert hint == "(PVNAS_DEBUG=1 shows where it was raised)"
+        return line.removeprefix("error: ")
+
+    return call

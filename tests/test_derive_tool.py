@@ -6,9 +6,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import runpy
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,6 @@ from pvnas_mmaction.space.genotype import load_genotype
 from pvnas_mmaction.space.latency_table import LatencyTable
 from pvnas_mmaction.space.search_space import SearchSpace
 
-TOOL = Path(__file__).resolve().parent.parent / "tools" / "derive_genotype.py"
 TOY = SearchSpace.from_config(SPACE)
 
 
@@ -38,19 +36,9 @@ def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def derive(monkeypatch, capsys):
+def derive(run_tool):
     """Run the tool; gives exit status, stdout and stderr."""
-
-    def call(*args) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, args)])
-        status = 0
-        try:
-            runpy.run_path(str(TOOL), run_name="__main__")
-        except SystemExit as exit_:
-            status = exit_.code
-        return status, *capsys.readouterr()
-
-    return call
+    return partial(run_tool, "derive_genotype")
 
 
 def log_probs(work_dir: Path) -> list[list[float]]:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import save_checkpoint
-from tool_processes import call_tool as call_tool
 from toys import one_genotype_per_family
 
 from pvnas_mmaction.apis.export import (
@@ -85,7 +84,7 @@ def test_onnx_of_other_weights_is_noticed(tmp_path):
 # -- the tool --------------------------------------------------------------------
 
 
-def test_tool(tmp_path, call_tool, capsys):
+def test_tool(tmp_path, run_tool):
     """The file holds the weights of the checkpoint, and what one needs to use it."""
     path = write_config(tmp_path, GENOTYPES["ts"])
     with path.open("a") as file:
@@ -100,8 +99,8 @@ def test_tool(tmp_path, call_tool, capsys):
     save_checkpoint(dict(state_dict=recognizer.state_dict()), str(checkpoint))
     out = tmp_path / "new" / "model.onnx"
     argv = [path, checkpoint, "--out", out, "--input-shape", *SHAPE]
-    assert not call_tool("export_onnx", *argv)
-    printed = capsys.readouterr().out
+    status, printed, _ = run_tool("export_onnx", *argv)
+    assert status == 0
     assert printed.count("max abs difference") == 3
     assert "clips (N, 3, 6, 32, 32) -> logits (N, 5)" in printed
     classifier = load_classifier(config, str(checkpoint), SHAPE).eval()
@@ -116,7 +115,7 @@ def test_tool(tmp_path, call_tool, capsys):
         std=[58.395, 57.12, 57.375],
     )
     (tmp_path / "classes.txt").write_text("a\n")
-    assert "expected 5 lines, as model.cls_head" in call_tool("export_onnx", *argv)
+    assert "expected 5 lines, as model.cls_head" in run_tool("export_onnx", *argv)[2]
     (tmp_path / "classes.txt").unlink()
     assert json.loads(model_facts(config, SHAPE)["classes"]) == list("01234")
 

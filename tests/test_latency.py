@@ -7,7 +7,6 @@ import json
 import math
 import random
 import runpy
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -178,31 +177,14 @@ def test_calibration_recovers_a_line():
 # -- the tool ---------------------------------------------------------------------
 
 
-@pytest.fixture
-def build_table(monkeypatch, capsys):
-    """Run the tool; gives exit status, stdout and stderr."""
-    tool = ROOT / "tools" / "build_latency_table.py"
-
-    def call(*args) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [str(tool), *map(str, args)])
-        status = 0
-        try:
-            runpy.run_path(str(tool), run_name="__main__")
-        except SystemExit as exit_:
-            status = exit_.code
-        return status, *capsys.readouterr()
-
-    return call
-
-
 def quick(out: Path, *more) -> list:
     options = ["--threads", 1, "--rounds", 2, "--check-networks", 3]
     return [TINY, *options, "--input-shape", *SHAPE, "--out", out, *more]
 
 
-def test_tool(build_table, tmp_path):
+def test_tool(run_tool, tmp_path):
     out = tmp_path / "new" / "table.json"
-    status, stdout, _ = build_table(*quick(out))
+    status, stdout, _ = run_tool("build_latency_table", *quick(out))
     assert status == 0
     space = SearchSpace.from_config(runpy.run_path(str(TINY))["space"])
     table = load_latency_table(out, space, SHAPE)
@@ -236,9 +218,9 @@ def test_tool(build_table, tmp_path):
         (["--out", "."], "--out"),
     ],
 )
-def test_wrong_options(build_table, tmp_path, options, message):
+def test_wrong_options(run_tool, tmp_path, options, message):
     out = tmp_path / "table.json"
-    status, _, stderr = build_table(*quick(out, *options))
+    status, _, stderr = run_tool("build_latency_table", *quick(out, *options))
     assert status == 2
     assert message in stderr.splitlines()[0]
     assert not out.exists()

@@ -11,7 +11,6 @@ from dataclasses import replace
 import pytest
 from report_runs import genotype, write_json, write_search, write_training
 from test_report_predictions import clips, dump
-from test_show_tools import run_tool  # noqa: F401
 
 from pvnas_mmaction.report.data import read_work_dirs
 from pvnas_mmaction.report.page import Report, latency_of, read_table
@@ -147,7 +146,7 @@ def test_latency_comes_from_a_table_or_from_the_file(tmp_path):
     assert latency_of(run.networks[0].genotype) == (4.5, None)
 
 
-def test_the_tool_writes_page_and_figures(tmp_path, run_tool):  # noqa: F811
+def test_the_tool_writes_page_and_figures(tmp_path, run_tool):
     search = write_search(tmp_path / "a b", lines=3)
     training = write_training(tmp_path / "a_b")
     dump(training / "p.pkl", clips())

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from report_runs import CANDIDATES, SPACE, genotype, write_json
-from tool_processes import TOOLS, load_tool
+from tool_processes import TOOLS
 
 from pvnas_mmaction.report.layers import format_count
 from pvnas_mmaction.space.cost import network_cost
@@ -19,24 +19,6 @@ from pvnas_mmaction.space.search_space import SearchSpace
 
 BLOCKS = ["ts_t3_k3_e2_se", "skip", "mb_t5_k3_e2", "skip"]
 SHAPE = (3, 8, 32, 32)
-
-
-@pytest.fixture
-def run_tool(monkeypatch, capsys):
-    """Run a tool; gives exit status, output and errors."""
-
-    def run(name: str, *arguments) -> tuple[int, str, str]:
-        module = load_tool(name)
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        status = 0
-        try:
-            module.cli.run(module.main)
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 def table_rows(text: str) -> list[list[str]]:

@@ -15,7 +15,6 @@ import torch
 from mmaction.registry import MODELS, OPTIMIZERS
 from mmengine.config import Config
 from tool_processes import CONFIGS, RETRAIN, ROOT, SEARCH, TOOLS, data_options
-from tool_processes import call_tool as call_tool
 
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_checks import check_annotations
