@@ -7,9 +7,6 @@ import copy
 import json
 import math
 import os
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -26,6 +23,7 @@ from searching import (
     run_search,
     search_config,
 )
+from tool_processes import TOOLS, free_port, run_process
 from torch import nn
 
 from pvnas_mmaction.engine import search_record
@@ -46,7 +44,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def launched(tmp_path_factory, project_root: Path) -> Path:
+def launched(tmp_path_factory) -> Path:
     """Work directory of a search that tools/dist_train.sh has run on two processes."""
     folder = tmp_path_factory.mktemp("launched")
     config = search_config(
@@ -61,19 +59,10 @@ def launched(tmp_path_factory, project_root: Path) -> Path:
     )
     config.pop("launcher")
     config.dump(folder / "toy.py")
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = str(server.getsockname()[1])
     tests = str(Path(__file__).parent)
     path = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [str(project_root / "tools/dist_train.sh"), str(folder / "toy.py"), "2"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "PYTHON": sys.executable, "PORT": port, "PYTHONPATH": path},
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    command = [TOOLS / "dist_train.sh", folder / "toy.py", "2"]
+    run_process(*command, PORT=free_port(), PYTHONPATH=path)
     return folder / "work"
 
 

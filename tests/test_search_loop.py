@@ -18,7 +18,6 @@ from searching import (
     QUIET,
     SPACE,
     ToyClips,
-    batch_indices,
     build_search,
     read_json,
     run_search,
@@ -26,99 +25,50 @@ from searching import (
 )
 from torch import nn
 
-from pvnas_mmaction.models.supernet import PVNASSupernet, inherit_weights
-from pvnas_mmaction.search import steps
+from pvnas_mmaction.models.supernet import inherit_weights
 from pvnas_mmaction.search.diversity import hamming
-from pvnas_mmaction.search.randomness import Stream, derived_seed
 from pvnas_mmaction.search.search import Search
-from pvnas_mmaction.search.steps import Steps
-from pvnas_mmaction.space.cost_table import CostTable
 from pvnas_mmaction.space.genotype import load_genotype
 
 
-class Witness:
-    """Sees every step of a search, every draw of a path and every network judged."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.batches: dict[str, list[list[int]]] = {"weights": [], "alphas": []}
-        self.draws: list[str] = []
-        self.seeds: list[int] = []
-        self.validated: list[tuple] = []
-        self.calibration_seeds: list[int] = []
-        for part, name in (("weights", "weights_step"), ("alphas", "alpha_step")):
-            step = getattr(Steps, name)
-
-            def record(steps, batch, *args, step=step, part=part):
-                self.batches[part].append(batch_indices(batch))
-                self.seeds.append(torch.initial_seed())
-                return step(steps, batch, *args)
-
-            monkeypatch.setattr(Steps, name, record)
-        sample, judge = PVNASSupernet.sample, Search.judge
-        reestimated = steps.reestimated_batch_norm
-
-        def reestimated_seen(model, batches, seed):
-            self.calibration_seeds.append(seed)
-            return reestimated(model, batches, seed)
-
-        def sample_seen(supernet, relaxation, *args):
-            self.draws.append(relaxation)
-            return sample(supernet, relaxation, *args)
-
-        def judge_seen(search, indices):
-            self.validated.append(indices)
-            return judge(search, indices)
-
-        monkeypatch.setattr(PVNASSupernet, "sample", sample_seen)
-        monkeypatch.setattr(Search, "judge", judge_seen)
-        monkeypatch.setattr(steps, "reestimated_batch_norm", reestimated_seen)
-
-
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory) -> tuple[Runner, Path, Witness]:
-    """A search that has run: the runner, its ``search`` folder, and a witness."""
+def searched(tmp_path_factory) -> tuple[Runner, Path, dict]:
+    """A search that has run: the runner, its ``search`` folder, and a trace of its
+    steps and of the networks that it judged."""
     work_dir = tmp_path_factory.mktemp("search")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        witness = Witness(monkeypatch)
-        runner = run_search(work_dir, **QUIET)
-    return runner, work_dir / "search", witness
+    hooks = [dict(type="LRDiversityHook", num_cycles=2), dict(type="TraceHook")]
+    judged, judge = [], Search.judge
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Search, "judge", lambda *a: judged.append(a[1]) or judge(*a))
+        runner = run_search(work_dir, custom_hooks=hooks, **QUIET)
+    trace = read_json(work_dir / "trace_0.json") | dict(judged=judged)
+    return runner, work_dir / "search", trace
 
 
 def test_weights_and_alphas_learn_from_their_own_half(searched):
-    _, folder, witness = searched
+    _, folder, trace = searched
     split = read_json(folder / "split.json")
     assert sorted(split["weights"] + split["alphas"]) == list(range(25))
-    for part, half in (("weights", split["weights"]), ("alphas", split["alphas"])):
-        batches = witness.batches[part]
-        assert all(len(batch) == 4 for batch in batches)
-        clips = [clip for batch in batches for clip in batch]
+    for part in ("weights", "alphas"):
+        assert all(len(batch) == 4 for batch in trace[part])
+        clips = [clip for batch in trace[part] for clip in batch]
         epochs = [clips[i : i + 12] for i in range(0, len(clips), 12)]
         for epoch in epochs:
             assert len(set(epoch)) == 12
-            assert set(epoch) <= set(half)
+            assert set(epoch) <= set(split[part])
         assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
 
 
-def test_relaxations_and_steps_follow_the_schedule(searched):
-    _, _, witness = searched
+def test_what_a_search_runs_and_judges(searched):
+    runner, _, trace = searched
     cycle = ["uniform"] * 3 + ["gumbel_st", "two_path"] * 6
-    assert witness.draws == cycle * 2
-    assert len(witness.batches["weights"]) == 18
-    assert len(witness.batches["alphas"]) == 12
-    # Dropout is drawn again in every step.
-    assert len(set(witness.seeds)) == 30
-
-
-def test_only_networks_of_cycles_are_judged(searched):
-    runner, _, witness = searched
+    assert [draw[1] for draw in trace["draws"]] == cycle * 2
+    assert (len(trace["weights"]), len(trace["alphas"])) == (18, 12)
     search = runner.train_loop.search
     paths = [search.space.indices_of_blocks(e.blocks) for e in search.archive.entries]
     # The first one again at the end, to compare with the last.
-    assert witness.validated == [*paths, paths[0]]
+    assert trace["judged"] == [*paths, paths[0]]
     assert len(paths) == 2
-    # Each under the same conditions, those of tools/derive_genotype.py.
-    seed = derived_seed(0, Stream.CALIBRATION)
-    assert witness.calibration_seeds == [seed] * 3
 
 
 def test_files_agree_with_the_archive(searched):
@@ -153,10 +103,6 @@ def test_files_agree_with_the_archive(searched):
         list(INPUT_SHAPE),
         NUM_CLASSES,
     )
-    tables = runner.train_loop.search.tables
-    assert {
-        kind: CostTable(**table) for kind, table in space["costs"].items()
-    } == tables
 
 
 def test_accuracy_is_that_of_the_derived_network(searched):

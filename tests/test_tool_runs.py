@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import socket
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tool_processes import (
     TOOLS,
     UPSTREAM_TOOLS,
     data_options,
+    free_port,
     run_process,
 )
 
@@ -87,7 +87,7 @@ def predictions(command: list, folder: Path, name: str) -> list[dict]:
     tool, *processes = command
     interpreter = [] if tool.suffix == ".sh" else [sys.executable]
     options = ["--work-dir", folder / name, "--dump", dump]
-    run_process(*interpreter, tool, *files, *processes, *options)
+    run_process(*interpreter, tool, *files, *processes, *options, PORT=free_port())
     return pickle.loads(dump.read_bytes())
 
 
@@ -103,12 +103,6 @@ def test_test_reports_the_accuracy_of_what_it_dumps(folder, tested) -> None:
     assert float(reported) == pytest.approx(np.mean(hits), abs=1e-4)
 
 
-def free_port() -> str:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return str(server.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     "command",
     [
@@ -117,9 +111,8 @@ def free_port() -> str:
     ],
     ids=["upstream", "two_processes"],
 )
-def test_predictions_are_the_same(command, folder, tested, monkeypatch) -> None:
+def test_predictions_are_the_same(command, folder, tested) -> None:
     """By MMAction2's own tool, unchanged, and on two processes."""
-    monkeypatch.setenv("PORT", free_port())
     theirs = predictions(command, folder, command[0].stem)
     for a, b in zip(tested, theirs, strict=True):
         torch.testing.assert_close(a["pred_score"], b["pred_score"])
@@ -127,23 +120,22 @@ def test_predictions_are_the_same(command, folder, tested, monkeypatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="looks at the CPU's group")
-def test_training_on_two_processes(folder, monkeypatch) -> None:
-    monkeypatch.setenv("PORT", free_port())
+def test_training_on_two_processes(folder) -> None:
     command = [TOOLS / "dist_train.sh", folder / "retrain.py", "2", "--no-validate"]
-    run_process(*command, "--work-dir", folder / "dist")
+    run_process(*command, "--work-dir", folder / "dist", PORT=free_port())
     # 32 clips, 2 processes, batches of 4
     assert "Epoch(train) [1][4/4]" in full_log(folder / "dist")
 
 
 @pytest.mark.slow
-def test_a_shipped_search_on_two_processes(motion_clips, tmp_path, monkeypatch) -> None:
+def test_a_shipped_search_on_two_processes(motion_clips, tmp_path) -> None:
     """By the command that the README gives for several GPUs."""
-    monkeypatch.setenv("PORT", free_port())
     options = [*data_options(motion_clips), "train_dataloader.batch_size=2"]
     options += ["train_cfg.max_epochs=3", "train_cfg.min_steps=0"]
     options += ["train_cfg.num_ranked=1"]
     command = [TOOLS / "dist_train.sh", CONFIGS / SEARCH, "2", "--seed", "0", "--amp"]
-    done = run_process(*command, "--work-dir", tmp_path, "--cfg-options", *options)
+    command += ["--work-dir", tmp_path, "--cfg-options", *options]
+    done = run_process(*command, PORT=free_port())
     assert "Search done: 3 genotype(s)" in done.stdout + done.stderr
     assert (tmp_path / "search" / "genotype.json").is_file()
     checkpoint = torch.load(tmp_path / "epoch_3.pth", weights_only=True)

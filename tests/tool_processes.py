@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -56,8 +57,14 @@ def data_options(clips: Path, **lists: Path) -> list[str]:
     return options
 
 
+def free_port() -> str:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return str(server.getsockname()[1])
+
+
 def run_process(
-    *command: object, ok: bool = True, cwd: Path | None = None
+    *command: object, ok: bool = True, cwd: Path | None = None, **environ: str
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [str(part) for part in command],
@@ -66,7 +73,11 @@ def run_process(
         timeout=400,
         cwd=cwd,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHON": sys.executable, "PYTHONWARNINGS": "ignore"},
+        env={
+            **os.environ,
+            **dict(PYTHON=sys.executable, PYTHONWARNINGS="ignore"),
+            **environ,
+        },
     )
     assert (done.returncode == 0) == ok, done.stdout[-5000:] + done.stderr[-5000:]
     return done
