@@ -49,11 +49,6 @@ def test_killed_while_a_checkpoint_was_overwritten(work_dir):
     assert found(work_dir) == "epoch_10.pth"
 
 
-def test_a_folder_that_was_moved(work_dir):
-    (work_dir / "last_checkpoint").write_text("/somewhere/else/epoch_10.pth")
-    assert found(work_dir) == "epoch_10.pth"
-
-
 def test_a_folder_that_was_copied(work_dir):
     copied = work_dir / "copied"
     copied.mkdir()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import random
 import warnings
-from typing import Any
 
 import pytest
 import torch
@@ -28,7 +27,6 @@ from pvnas_mmaction.models.blocks import build_block
 from pvnas_mmaction.space.cost import (
     Cost,
     block_cost,
-    check_input_shape,
     layer_costs,
     layer_shapes,
     network_cost,
@@ -110,11 +108,3 @@ def test_table_of_a_space_adds_up_to_its_networks() -> None:
         blocks = SPACE.genotype(indices).blocks
         total = sum((row[i] for row, i in zip(table, indices, strict=True)), fixed)
         assert total == network_cost(SPACE.skeleton, blocks, SHAPE, 7)
-
-
-@pytest.mark.parametrize("shape", [(8, 32, 32), (3, 8, 32, 0), (3, 8.0, 32, 32), 3])
-def test_wrong_input_shape(shape: Any) -> None:
-    with pytest.raises(ValueError, match=r"input_shape: expected \(C, T, H, W\), four"):
-        check_input_shape(SPACE.skeleton, shape)
-    with pytest.raises(ValueError, match="input_shape: expected C = 3, the skeleton's"):
-        check_input_shape(SPACE.skeleton, (1, 8, 32, 32))

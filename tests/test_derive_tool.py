@@ -202,25 +202,6 @@ def test_a_checkpoint_is_enough(work_dir, derive, tmp_path):
     assert other.provenance["macs"] > 4 * genotype.provenance["macs"]
 
 
-class Evil:
-    """Unpickling it would make a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return Path.mkdir, (self.path,)
-
-
-def test_nothing_in_a_checkpoint_is_executed(derive, tmp_path):
-    file = tmp_path / "evil.pth"
-    torch.save(dict(state_dict={}, pvnas_search=Evil(tmp_path / "ran")), file)
-    status, _, stderr = derive(file, "--out", tmp_path / "out")
-    assert status == 2
-    assert "expected a checkpoint that MMEngine has written" in stderr
-    assert not (tmp_path / "ran").exists()
-
-
 def test_bad_checkpoints(derive, tmp_path):
     out = ["--out", tmp_path / "out"]
     (tmp_path / "text.pth").write_text("no checkpoint")
@@ -261,14 +242,3 @@ def test_wrong_options(work_dir, derive, tmp_path, options, message):
     status, _, stderr = derive(work_dir, *options, "--out", tmp_path)
     assert status == 2
     assert message in stderr.splitlines()[0]
-
-
-def test_files_of_an_earlier_derivation_are_named(work_dir, derive, tmp_path):
-    (tmp_path / "genotype_01.pth").touch()
-    _, _, stderr = derive(work_dir, "--num-candidates", 3, "--out", tmp_path)
-    assert "genotype_01.pth" in stderr and "genotype_02" not in stderr
-    _, _, stderr = derive(work_dir, "--num-candidates", 1, "--out", tmp_path)
-    left = "genotype_01.pth, genotype_02.json, genotype_03.json"
-    assert f"also holds files of an earlier derivation: {left}" in stderr
-    _, _, stderr = derive(work_dir, "--num-candidates", 1, "--out", tmp_path / "new")
-    assert "earlier derivation" not in stderr

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +11,6 @@ import pytest
 from searching import run_search
 
 from pvnas_mmaction.report.drawing import OTHER_COLOR, family_colors
-from pvnas_mmaction.report.genotype_picture_hook import GenotypePictureHook
 
 EventAccumulator = pytest.importorskip(
     "tensorboard.backend.event_processing.event_accumulator",
@@ -77,39 +75,3 @@ def test_tensorboard_has_pictures_and_scalars(search, events):
                  "alpha_loss"):  # fmt: skip
         assert name in names
     assert [event.step for event in events.Scalars("diversity")] == list(range(1, 19))
-
-
-def test_only_a_search_has_networks_to_show(tmp_path):
-    class Runner:
-        train_loop = object()
-
-    with pytest.raises(
-        ValueError, match=r"train_cfg.type: expected 'SearchLoop' .* got 'object'"
-    ):
-        GenotypePictureHook().before_train(Runner())
-
-
-def test_a_resumed_search_shows_new_networks_alone(tmp_path):
-    first = run_search(tmp_path, train_cfg=dict(max_epochs=6), custom_hooks=HOOKS)
-    hook = GenotypePictureHook()
-    hook.before_train(first)
-    shown = []
-    hook._show = lambda runner, entry, *names: shown.append((entry, *names))
-    hook.after_train_iter(first, 0)
-    assert shown == []
-    archive = first.train_loop.search.archive
-    archive.add(archive.entries[0])
-    # What the search ends in is shown where the archive lacks it.
-    archive.final = archive.entries[0]
-    hook.after_train_iter(first, 0)
-    hook.after_train_iter(first, 1)
-    assert shown == [(archive.entries[0], "genotype", "Cycle 1")]
-    other = tuple(reversed(archive.entries[0].blocks))
-    assert other not in {entry.blocks for entry in archive.entries}
-    archive.final = replace(archive.entries[0], blocks=other)
-    archive.add(archive.entries[1])
-    hook.after_train_iter(first, 2)
-    assert shown[1:] == [
-        (archive.entries[1], "genotype", "Cycle 2"),
-        (archive.final, "genotype_final", "Found at the end"),
-    ]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from dataclasses import asdict
 
@@ -14,7 +13,6 @@ import torch
 from benchmarks.clips import MotionClips, read_manifest
 from benchmarks.ground_truth import load
 from benchmarks.ground_truth.recipe import Classifier, Recipe
-from benchmarks.ground_truth.summary import draw, summarise
 from benchmarks.ground_truth.table import GroundTruth, Network, all_indices
 from benchmarks.ground_truth.train import (
     LOG,
@@ -131,15 +129,3 @@ def test_rank_and_regret_by_hand(synthetic):
             assert synthetic.regret(i, max_macs) == pytest.approx(best - means[i])
             better = sum(means[j] > means[i] for j in kept)
             assert synthetic.rank(i, max_macs) == better + 1
-
-
-def test_summary_and_plot(synthetic, tmp_path):
-    text = summarise(synthetic)
-    assert "networks      16 of 16 (complete), seeds [0, 1]" in text
-    assert f"{synthetic.best().accuracy:.4f}" in text
-    first, second = np.array([n.accuracies for n in synthetic.values()]).T
-    assert f", mean {((first + second) / 2).mean():.4f}, worst " in text
-    deviation = math.sqrt(np.mean((first - second) ** 2) / 2)
-    assert f"one training  +- {deviation:.4f}\n" in text
-    draw(synthetic, tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

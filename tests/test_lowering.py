@@ -15,8 +15,6 @@ from pvnas_mmaction.models.lowering import (
     LOWERINGS,
     LoweredConv3d,
     choose_lowering,
-    fold_time,
-    unfold_time,
 )
 
 # For which convolutions a lowering holds.
@@ -74,10 +72,6 @@ def cases(conv: nn.Conv3d) -> list[Tensor]:
     ]
 
 
-def test_every_lowering_is_tested() -> None:
-    assert set(APPLIES) == set(LOWERINGS)
-
-
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("stride", STRIDES, ids=str)
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
@@ -120,16 +114,6 @@ def test_joint_depthwise_is_summed_where_gradients_flow() -> None:
         assert choose_lowering(conv, x) == name
         with torch.no_grad():
             assert choose_lowering(conv, x) == "plain"
-
-
-def test_folding_a_channels_last_tensor_copies_nothing() -> None:
-    x = torch.randn(2, 4, 5, 6, 7).contiguous(memory_format=LAST)
-    folded = fold_time(x)
-    assert folded.data_ptr() == x.data_ptr()
-    assert folded.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(folded[5 + 3], x[1, :, 3])
-    back = unfold_time(folded, 2)
-    assert back.data_ptr() == x.data_ptr() and torch.equal(back, x)
 
 
 @pytest.mark.parametrize("grad", [True, False])

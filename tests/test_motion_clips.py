@@ -154,24 +154,3 @@ def test_another_render_is_not_overwritten(
     (tmp_path / "thesis.tex").rename(tmp_path / "manifest.json")
     assert make(tmp_path) == 2
     assert (tmp_path / "manifest.json").read_text() == "mine"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--num-train 7", "--num-train: expected 8 to inf, got 7"),
-        ("--size 33", "--size: expected even, 16 to inf, got 33"),
-        ("--seed -1", "--seed: expected 0 to inf, got -1"),
-        ("--speed-range 0.1 0.05", "expected LOW < HIGH, 0.0001 to 0.25, got 0.1 0.05"),
-        ("--out {file}", "--out: expected a folder, got the file"),
-    ],
-)
-def test_a_wrong_option_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture, options: str, message: str
-) -> None:
-    (tmp_path / "file").write_text("")
-    given = options.format(file=tmp_path / "file").split()
-    with pytest.raises(SystemExit, match="2"):
-        make(tmp_path / "clips", *given)
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "clips").exists()

@@ -89,24 +89,3 @@ def test_groups_have_rates_of_their_own() -> None:
     # In the end every parameter stands in one group.
     members = [id(p) for g in optimizer.param_groups for p in g["params"]]
     assert sorted(members) == sorted(map(id, model.parameters()))
-
-
-def test_stopped_and_resumed_is_not_stopping() -> None:
-    whole, parts = network(), network()
-    optimizer = MuonAdamW(whole.parameters(), **RATES)
-    for step in range(4):
-        gradients(whole, step)
-        optimizer.step()
-    first = MuonAdamW(parts.parameters(), **RATES)
-    for step in range(2):
-        gradients(parts, step)
-        first.step()
-    resumed = network(seed=1)
-    resumed.load_state_dict(parts.state_dict())
-    second = MuonAdamW(resumed.parameters(), **RATES)
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    for step in range(2, 4):
-        gradients(resumed, step)
-        second.step()
-    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(a, b)

@@ -60,12 +60,6 @@ def noise(seed: int = 0) -> Tensor:
     return -torch.log(-torch.log(u))
 
 
-def test_softmax_by_hand() -> None:
-    choice = draw("softmax", make_alpha())
-    assert choice.indices == (0, 1, 2, 3)
-    assert choice.weights.tolist() == pytest.approx(P)
-
-
 def test_gumbel_by_hand() -> None:
     noisy = torch.exp((torch.tensor(P).double().log() + noise()) / TAU)
     choice = draw("gumbel", make_alpha())
@@ -174,12 +168,6 @@ def test_a_single_candidate(name: str) -> None:
         choice, *_ = sample(name, make_draw(rows, None))
         assert choice.indices == (0,)
         assert choice.weights is None or choice.weights.tolist() == [1.0]
-
-
-def test_without_gradient_a_single_path_has_no_weight() -> None:
-    with torch.no_grad():
-        assert draw("gumbel_st", make_alpha()).weights is None
-        assert not draw("two_path", make_alpha()).weights.requires_grad
 
 
 @pytest.mark.parametrize("u", [0.0, 1 - 2.0**-53])

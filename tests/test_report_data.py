@@ -22,7 +22,6 @@ from searching import run_search
 
 from pvnas_mmaction.report.data import (
     SearchRun,
-    TrainRun,
     parse_config,
     read_work_dirs,
 )
@@ -146,17 +145,7 @@ def test_a_search_that_has_hardly_begun(tmp_path):
     assert len(run.missing) == 5 and run.best() is None
 
 
-def test_a_wrong_path_is_an_error(tmp_path):
-    (tmp_path / "notes.txt").write_text("x")
-    for path, got in ((tmp_path / "no", "nothing"), (tmp_path / "notes.txt", "a file"),
-                      (tmp_path, "neither search/ nor")):  # fmt: skip
-        with pytest.raises(ValueError, match=f"{path}: expected the work .* got {got}"):
-            read(path)
-
-
 # -- trainings ---------------------------------------------------------------------
-
-TRAINS = "train_cfg = dict(max_epochs=2)\nresume = {}\n"
 
 
 def lines(*steps: int) -> list[dict]:
@@ -177,15 +166,6 @@ def test_a_resumed_training_counts_each_step_once(tmp_path):
     assert [r["step"] for r in run.train] == list(range(1, 16))
     assert [r["loss"] for r in run.train[10:]] == [9.0] * 5
     assert [r["acc/top1"] for r in run.val] == [0.125, 0.25, 0.99]
-
-
-def test_a_training_in_a_search_s_directory_is_a_run_of_its_own(tmp_path):
-    path = write_search(tmp_path / "a")
-    write_launch(path, "20260103_100000", lines(3, 6), TRAINS.format(False))
-    search, training = read_work_dirs([path])
-    assert isinstance(search, SearchRun) and isinstance(training, TrainRun)
-    assert (search.name, training.name) == ("a", "a, training")
-    assert len(training.train) == 2 and "SearchLoop" in search.config_text
 
 
 def test_the_genotype_of_a_training(tmp_path):

@@ -30,13 +30,6 @@ def test_thinning_keeps_ends_and_order(items, limit):
         assert thinned[0][0] == 0 and thinned[-1][0] == len(items) - 1
 
 
-def test_columns_and_means_take_numbers_alone():
-    rows = [{"a": 1}, {}, {"a": "x"}, {"a": True}, {"a": None}, {"a": float("nan")}]
-    assert figures.column(rows, "a") == [1] + 5 * [None]
-    means = figures.running_mean([None, 2, 4, None, *range(20)])
-    assert means[:4] == [None, 2, 3, 3] and means[-1] == sum(range(10, 20)) / 10
-
-
 def test_alphas_rest_in_the_first_third():
     records = history(CANDIDATES, cycles=2, lines=10, seed=0)
     assert figures.resting_spans(records) == [(0, 20), (100, 120)]

@@ -13,7 +13,6 @@ from report_runs import genotype
 from pvnas_mmaction.models.pvnas_net import PVNASNet
 from pvnas_mmaction.report.drawing import family_colors, network_plot
 from pvnas_mmaction.report.layers import (
-    format_count,
     layer_rows,
     temporal_reach,
     total,
@@ -70,14 +69,6 @@ def test_temporal_reach_is_that_of_the_gradient(blocks):
     network(clip)[:, :, 15].sum().backward()
     seen = clip.grad.abs().sum(dim=(0, 1, 3, 4)) > 0
     assert int(seen.sum()) == temporal_reach(parse_genotype(data))
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(None, "n/a"), (999, "999"), (1234, "1.23 k"), (1.25, "1.25"), (999_600, "1 M")],
-)  # fmt: skip
-def test_counts_are_short(value, text):
-    assert format_count(value) == text
 
 
 def test_a_drawing_names_blocks_stages_and_parts():

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from report_runs import write_search, write_training
+from report_runs import write_training
 
 from pvnas_mmaction.report.data import read_work_dirs
 from pvnas_mmaction.report.predictions import (
@@ -119,14 +119,3 @@ def test_each_training_takes_the_newest_dump_in_it(tmp_path):
     dump(tmp_path / "a/bad.pkl", [3])
     assert for_trainings([run]) == {}
     assert "Predictions can't be read" in run.missing[-1]
-
-
-def test_a_dump_is_given_to_one_training_alone(tmp_path):
-    given = dump(tmp_path / "p.pkl", clips())
-    paths = [write_search(tmp_path / "s"), write_training(tmp_path / "t")]
-    search, training = read_work_dirs(paths)
-    assert for_trainings([search, training], given)[tmp_path / "t"].num_clips == 5
-    with pytest.raises(
-        ValueError, match=r"--predictions: expected one training .* got 0"
-    ):
-        for_trainings([search], given)

@@ -275,14 +275,6 @@ def test_another_search_is_refused(tmp_path, first, changes, message):
         searching.Runner.from_cfg(config).train()
 
 
-def test_what_harms_nothing_may_change(tmp_path):
-    settings = arguments([7], BY_STEP)
-    assert run_forked(run_search, tmp_path, **settings) == -signal.SIGKILL
-    more = dict(num_ranked=3, alpha_weight=0.5, calibration_batches=3, largest_every=4)
-    runner = run_search(tmp_path, **settings, train_cfg=more, resume=True)
-    assert runner.iter == 18 and len(runner.train_loop.search.archive) == 2
-
-
 @pytest.mark.parametrize("validation", [{}, NO_VALIDATION])
 def test_a_search_resumed_in_another_folder_has_all_its_files(tmp_path, validation):
     """Also where nothing is left to do but to write them."""

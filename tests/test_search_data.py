@@ -228,18 +228,9 @@ def test_class_ids_beyond_the_head_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            dict(dataset=dict(type="ToyClips", length=8, multi_class=True)),
-            r"clip 0: expected one class id per clip, got \[0\]",
-        ),
-        (
-            dict(dataset=dict(type="RepeatDataset", times=3, dataset=TOY)),
-            "dataset: expected the data set in it, got RepeatDataset",
-        ),
-        (
-            dict(batch_sampler=dict(type="BatchSampler")),
-            "train_dataloader.batch_sampler: expected none, got one",
-        ),
+        (dict(dataset=dict(TOY, multi_class=True)), "clip 0: expected one class id"),
+        (dict(dataset=dict(type="RepeatDataset", times=3, dataset=TOY)), "got Repeat"),
+        (dict(batch_sampler=dict(type="BatchSampler")), "batch_sampler: expected none"),
         (dict(batch_size=13), "batch_size: expected 12 or less .*, got 13 on each"),
     ],
 )

@@ -96,24 +96,6 @@ def test_a_space_and_its_extremes(tmp_path, run_tool):
     assert "networks: 72" in out and "give --input-shape C T H W" in out
 
 
-def test_the_place_of_a_budget(tmp_path, run_tool):
-    macs = sorted(cost.macs for cost in all_costs())
-    budget = (macs[0] + macs[-1]) // 2
-    cost = dict(kind="flops", budget=budget)
-    write_config(tmp_path / "c.py", train_cfg=dict(input_shape=SHAPE, cost=cost))
-    _, out, _ = run_tool("show_space", tmp_path / "c.py")
-    assert "50.0 % of the way from cheapest to" in out
-    # Every network is equally likely to be drawn.
-    share = 100 * sum(value <= budget for value in macs) / len(macs)
-    found = float(re.search(r"([\d.]+) % of 10000 networks", out)[1])
-    assert found == pytest.approx(share, abs=2)
-    option = "train_cfg.cost.budget"
-    for value, words in ((macs[0] - 1, "none keeps it"), (macs[-1], "every one keeps")):
-        arguments = ["--cfg-options", f"{option}={value}"]
-        _, out, _ = run_tool("show_space", tmp_path / "c.py", *arguments)
-        assert words in out
-
-
 def test_shipped_spaces(project_root, run_tool):
     for path in sorted((project_root / "configs/pvnas/_base_/spaces").glob("*.py")):
         status, out, _ = run_tool("show_space", path, "--input-shape", 3, 8, 64, 64)

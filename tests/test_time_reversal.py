@@ -4,21 +4,17 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
 from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
-from mmengine.config import Config
 
-from benchmarks.clips import OPPOSITES
 from pvnas_mmaction.models.time_reversal import (
     TimeReversalBlending,
     with_reversals,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
 SWAP = [1, 0, 2]  # the last class looks the same backwards
 
 
@@ -59,28 +55,6 @@ def test_preprocessor_doubles_training_batches_alone(training: bool) -> None:
         assert labels == [0, 2, 1]
     assert torch.equal(found["inputs"], expected)
     assert [int(sample.gt_label) for sample in samples] == [0, 2, 1]
-
-
-def test_frames_of_a_2d_recognizer() -> None:
-    """(N, T, C, H, W): where the third axis from the end is no time."""
-    blending = dict(type="TimeReversalBlending", opposites=SWAP)
-    preprocessor = MODELS.build(
-        dict(type="ActionDataPreprocessor", format_shape="NCHW", blending=blending)
-    )
-    samples = [ActionDataSample().set_gt_label(label) for label in (0, 2, 1)]
-    batch = dict(inputs=list(clips().transpose(1, 2)), data_samples=samples)
-    message = r"expected \(N, clips, C, T, H, W\), got \(3, 4, 2, 3, 3\); .*'NCTHW'"
-    with pytest.raises(ValueError, match=message):
-        preprocessor(batch, training=True)
-
-
-def test_opposites_of_the_motion_clips() -> None:
-    folder = ROOT / "configs/pvnas"
-    for name in ("search_1xb8-6x1x1-4e", "retrain_1xb8-6x1x1-2e"):
-        cfg = Config.fromfile(folder / f"pvnas-tiny_{name}_motion-clips.py")
-        blending = cfg.model.data_preprocessor.blending
-        assert tuple(blending.opposites) == OPPOSITES
-        assert len(OPPOSITES) == cfg.num_classes
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ What they refuse is in test_tool_errors.py."""
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -45,16 +43,6 @@ FLAT = dict(
 )
 
 
-def upstream_merge(tool: str, cfg: Config, args: argparse.Namespace) -> Config:
-    """What MMAction2's own tool makes of the same config and options."""
-    spec = importlib.util.spec_from_file_location(
-        f"upstream_{tool}", UPSTREAM_TOOLS / f"{tool}.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.merge_args(cfg, args)
-
-
 @pytest.mark.parametrize("tool", ["train", "test"])
 def test_every_option_of_mmaction2_is_there(tool, parse, capsys) -> None:
     options = re.findall(r"'(--[\w-]+)'", (UPSTREAM_TOOLS / f"{tool}.py").read_text())
@@ -63,31 +51,6 @@ def test_every_option_of_mmaction2_is_there(tool, parse, capsys) -> None:
         parse(tool, "--help")
     helped = capsys.readouterr().out
     assert {option for option in options if option not in helped} == set()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        [],
-        ["--work-dir", "elsewhere"],
-        ["--resume"],
-        ["--no-validate"],
-        ["--seed", "3", "--diff-rank-seed", "--deterministic"],
-        ["--cfg-options", "val_cfg.a=1", "list=[1,2]"],
-    ],
-    ids=lambda options: " ".join(options) or "none",
-)
-def test_train_options_do_what_upstream_does(parse, options) -> None:
-    """Where upstream is right, the merged config is the same."""
-    args = parse("train", "some/config.py", *options)
-    ours = cli.merge_train_args(Config(FLAT), args).to_dict()
-    theirs = upstream_merge("train", Config(FLAT), args).to_dict()
-    for cfg in (ours, theirs):
-        cfg["work_dir"] = os.path.normpath(cfg["work_dir"])
-    # upstream spells out the defaults of Runner.set_randomness
-    defaults = dict(seed=None, diff_rank_seed=False, deterministic=False)
-    ours["randomness"] = {**defaults, **ours["randomness"]}
-    assert ours == theirs
 
 
 @pytest.mark.parametrize(
