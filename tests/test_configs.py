@@ -249,23 +249,6 @@ def test_search_config_runs(name):
     assert supernet.alphas.isfinite().all() and supernet.alphas.any(1).all()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("size", BUDGETS)
-def test_full_size_forward(size):
-    (name,) = (
-        n
-        for n in RETRAIN
-        if parts(n)["size"] == size and parts(n)["data"] == "kinetics400"
-    )
-    cfg = load(name)
-    model = MODELS.build(cfg.model).eval()
-    x = view_of(cfg).random_input(1)
-    with torch.no_grad():
-        scores = model(x, mode="tensor", stage="head")
-    assert scores.shape == (1, 400)
-    assert scores.isfinite().all()
-
-
 # -- the model index --------------------------------------------------------------
 
 MODEL_INDEX = yaml.safe_load((FOLDER / "metafile.yml").read_text())["Models"]

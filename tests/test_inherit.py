@@ -346,12 +346,6 @@ def test_a_kernel_is_cropped_or_surrounded_by_zeros_on_the_middle_frame():
         assert torch.count_nonzero(shaped) == source.numel()
 
 
-def test_a_temporal_identity_changes_nothing():
-    clips = moving_clips()
-    weight = shape_kernel(torch.ones(3, 1, 1, 1), (3, 1, 5, 1, 1))
-    assert torch.equal(F.conv3d(clips, weight, padding=(2, 0, 0), groups=3), clips)
-
-
 @pytest.mark.parametrize(
     ("name", "layer", "texts"),
     [
