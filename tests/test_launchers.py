@@ -67,13 +67,6 @@ def test_script_passes_every_argument_whole(launcher, tool, tmp_path) -> None:
         ]  # fmt: skip
 
 
-@pytest.mark.parametrize("script", sorted(TOOLS.glob("*_t*.sh")), ids=lambda p: p.name)
-def test_script_without_arguments_says_how_to_use_it(script: Path) -> None:
-    done = subprocess.run([str(script)], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("usage: ")
-
-
 def test_ranks_of_another_launcher(monkeypatch) -> None:
     launcher, env = "slurm", ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")

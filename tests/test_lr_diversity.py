@@ -311,17 +311,3 @@ def test_the_worked_example_of_the_documentation(project_root):
     failed, attempted = doctest.testfile(str(path), module_relative=False)
     assert attempted == 8
     assert failed == 0
-
-
-@pytest.mark.parametrize("warmup", [0.1, 1 / 3, 0.75])
-@pytest.mark.parametrize(("num_cycles", "accumulated"), [(1, 1), (3, 3)])
-def test_the_steps_that_are_asked_for_are_enough(warmup, num_cycles, accumulated):
-    settings = dict(num_cycles=num_cycles, warmup=warmup, accumulated=accumulated)
-    with pytest.raises(ValueError, match="total_steps") as error:
-        LRDiversityConfig(total_steps=num_cycles * accumulated, **settings)
-    asked = int(re.search(r"expected (\d+) or more", str(error.value))[1])
-    plan = LRDiversitySchedule(LRDiversityConfig(total_steps=asked, **settings))
-    moves = [not plan.is_warmup(step) for step in range(asked // num_cycles)]
-    assert sum(moves) >= accumulated
-    with pytest.raises(ValueError, match="total_steps"):
-        LRDiversityConfig(total_steps=asked - 1, **settings)

@@ -202,15 +202,6 @@ def test_a_missed_plan_is_said_once_a_cycle(tmp_path, capsys, rate):
         assert missed == [True, True]
 
 
-def test_few_clips_are_repeated_up_to_a_number_of_steps(tmp_path, capsys):
-    """Three steps an epoch: 20 steps are seven epochs, in place of six."""
-    changes = dict(train_cfg=dict(min_steps=20), log_level="INFO")
-    runner, *_ = run(tmp_path, dict(num_cycles=1), **changes)
-    assert (runner.max_epochs, runner.iter) == (7, 21)
-    line = "train_cfg.min_steps: 6 epochs of 3 step(s) are less than 20 steps"
-    assert capsys.readouterr().out.count(line) == 1
-
-
 def test_a_genotype_near_the_archive_makes_the_next_cycle_more_diverse(
     tmp_path, monkeypatch
 ):

@@ -15,7 +15,6 @@ from pvnas_mmaction.search.derive import Budget
 from pvnas_mmaction.search.selection import (
     Selection,
     choose,
-    log_likelihoods,
 )
 from pvnas_mmaction.space.cost_table import cost_tables
 from pvnas_mmaction.space.search_space import SearchSpace
@@ -59,17 +58,6 @@ def blocks(network: tuple[int, ...]) -> tuple[str, ...]:
 
 
 # the choice among networks
-
-
-def test_all_clips_right_leaves_the_doubt_of_half_a_clip():
-    """One clip of 200 more decides no more at the top than just below it."""
-    top, below = (log_likelihoods([a, a - 1 / 200], 200)[1] for a in (1.0, 0.995))
-    assert top < below < 0 and top > 3 * below
-    for best in (1.0, 0.995):
-        accuracies = [best, best - 1 / 200]
-        assert choose(accuracies, [-30.0, -3.0], [1, 1], 200, alpha_weight=1.0) == 1
-        assert choose(accuracies, [-3.2, -3.0], [1, 1], 200, alpha_weight=1.0) == 0
-    assert log_likelihoods([0.0, 0.0], 10) == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(

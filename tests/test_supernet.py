@@ -116,15 +116,6 @@ def test_gradients_reach_exactly_what_was_sampled(relaxation: str) -> None:
                 assert reached == tuple(range(count))
 
 
-def test_alphas_are_in_the_state_dict() -> None:
-    supernet, other = make_supernet(TINY), PVNASSupernet(TINY)
-    torch.nn.init.normal_(supernet.alphas)
-    other.load_state_dict(supernet.state_dict(), strict=True)
-    other.init_weights()  # must not touch them
-    assert torch.equal(other.alphas, supernet.state_dict()["alphas"])
-    assert other.alphas.dtype == torch.float32 and other.alphas.requires_grad
-
-
 def test_probabilities_and_temperature() -> None:
     supernet = PVNASSupernet(TINY, tau=0.5)
     with torch.no_grad():
