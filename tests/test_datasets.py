@@ -100,7 +100,7 @@ def test_unusual_names_blank_lines_and_byte_order_mark(folder: Path) -> None:
     names = ["two words.mp4", "line\u2028separator.mp4", "next\x85line.mp4", "'q'.mp4"]
     for name in names:
         shutil.copy(folder / "train/00000.mp4", folder / name)
-    lines = [f"  {name}   {label} " for label, name in enumerate(names)]
+    lines = [f"  {name} \t {label} " for label, name in enumerate(names)]
     text = "\ufeff" + "\r\n\r\n".join(lines)  # the last line has no end
     (folder / "list.txt").write_text(text, encoding="utf-8", newline="")
     dataset = build(folder, "list.txt")
@@ -175,6 +175,7 @@ def test_lists_that_share_clips(folder: Path, log: list[str]) -> None:
 
     def warnings_of(train: object, val: object) -> list[str]:
         loaders = dict(_train_dataloader=dict(dataset=train), _val_dataloader=val)
+        loaders["_test_dataloader"] = val
         runner = SimpleNamespace(**loaders, logger=MMLogger.get_current_instance())
         log.clear()
         SkippedClipsHook().before_run(runner)
@@ -195,6 +196,8 @@ def test_lists_that_share_clips(folder: Path, log: list[str]) -> None:
         )
     assert warnings_of(train, dict(dataset=build(folder, "val.txt"))) == []
     assert warnings_of(train, None) == []
+    [message] = warnings_of(train, dict(dataset=build(folder)))
+    assert "got 32 of 32 that are in both" in message
 
 
 # -- videos that cannot be read --------------------------------------------------------

@@ -34,7 +34,7 @@ def read_video_list(
     Args:
         path: The list, UTF-8 text. Blank lines don't count.
         field: Config field of the data set, such as ``train_dataloader.dataset``.
-        delimiter: What separates path and class id. Default: a space.
+        delimiter: What separates path and class id. Default: white space.
         multi_class: Whether a line may hold several class ids. Default False.
         num_classes: Class ids are in [0, num_classes). Default None: any is right.
 
@@ -63,8 +63,9 @@ def read_video_list(
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
+        separator = delimiter if delimiter.strip() else None  # any white space
         name, *labels = (
-            line.split(delimiter) if multi_class else line.rsplit(delimiter, 1)
+            line.split(separator) if multi_class else line.rsplit(separator, 1)
         )
         place = f"{path}:{number}"
         if not name.strip() or not labels or not all(map(_is_integer, labels)):
