@@ -255,6 +255,16 @@ def test_data_that_does_not_fit_model_or_training(
     assert call_tool("train", *argv).startswith(message)
 
 
+def test_names_of_other_classes(lists, genotypes, motion_clips, tmp_path, call_tool):
+    """Are found before the training, not when its network is exported."""
+    (lists / "classes.txt").write_text("up\ndown\n")
+    option = f"train_dataloader.dataset.ann_file={lists}/same_train.txt"
+    line = call_tool("train", *arguments(motion_clips, genotypes, tmp_path, option))
+    assert line == (
+        f"{lists}/classes.txt: expected 8 lines, as model.cls_head.num_classes, got 2"
+    )
+
+
 def test_a_test_on_other_clips(finished, genotypes, motion_clips, tmp_path, call_tool):
     """Other numbers of frames are refused; crops may be larger."""
     checkpoint = finished / "epoch_2.pth"

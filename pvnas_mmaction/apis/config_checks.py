@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..report.predictions import names_next_to
 from ..space.checks import wrong
 
 # Where the lists of configs/pvnas/_base_/data/custom.py are unless others are named.
@@ -92,7 +93,7 @@ def _hint_of_list(cfg: Config, split: str, field: str, name: str) -> str:
 
 
 def check_num_classes(cfg: Config) -> None:
-    """Check that head and data sets say the same number of classes.
+    """Check that head, data sets and ``classes.txt`` say the same number of classes.
 
     Raises:
         ValueError: They do not.
@@ -107,6 +108,11 @@ def check_num_classes(cfg: Config) -> None:
                     f"{expected}, as {field}.num_classes",
                     str(found),
                 )
+            path = list_file(dataset)
+            names = names_next_to(path) if path else []
+            if found and names and len(names) != found:
+                expected = f"{found} lines, as model.cls_head.num_classes"
+                raise wrong(f"{path.parent}/classes.txt", expected, str(len(names)))
 
 
 def leaf_datasets(cfg: Config, split: str) -> Iterator[tuple[str, Any]]:

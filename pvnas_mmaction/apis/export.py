@@ -28,6 +28,7 @@ from ..models.recognizers import (
 from ..report.predictions import class_names
 from ..space.checks import wrong
 from ..space.cost import check_input_shape
+from .config_checks import check_num_classes
 from .run_checks import check_head, check_record, check_weights
 
 DEFAULT_OPSET = 18
@@ -88,11 +89,9 @@ def model_facts(config: Config, input_shape: Sequence[int]) -> dict[str, str]:
         not lie next to the test list), ``frames``, ``height``, ``width``, and ``mean``
         and ``std`` (JSON lists by channel, RGB, of pixels from 0 to 255).
     """
+    check_num_classes(config)
     number = config.model.cls_head.num_classes
     names = class_names(config.to_dict()) or [str(index) for index in range(number)]
-    if len(names) != number:
-        expected = f"{number} lines, as model.cls_head.num_classes"
-        raise wrong("classes.txt next to the list", expected, str(len(names)))
     preprocessor = config.model.get("data_preprocessor") or {}
     _, frames, height, width = input_shape
     facts = dict(classes=list(names), frames=frames, height=height, width=width)

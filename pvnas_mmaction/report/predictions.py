@@ -100,11 +100,16 @@ def class_names(config: dict[str, Any]) -> list[str]:
     empty where there is none."""
     for loader in ("test_dataloader", "val_dataloader", "train_dataloader"):
         ann_file = lookup(config, f"{loader}.dataset.ann_file")
-        path = Path(str(ann_file)).parent / "classes.txt"
-        if ann_file and path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            return [line.strip() for line in lines if line.strip()]
+        if ann_file and (names := names_next_to(Path(str(ann_file)))):
+            return names
     return []
+
+
+def names_next_to(ann_file: Path) -> list[str]:
+    """Lines of ``classes.txt`` next to a list; empty where there is none."""
+    path = ann_file.with_name("classes.txt")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [line.strip() for line in lines if line.strip()]
 
 
 def for_trainings(
