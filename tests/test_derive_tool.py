@@ -210,8 +210,8 @@ def test_bad_checkpoints(derive, tmp_path):
     (tmp_path / "empty").mkdir()
     for name, message in (
         ("none.pth", "none.pth: expected a checkpoint, or the work directory"),
-        ("text.pth", "expected a checkpoint that MMEngine has written"),
-        ("zero.pth", "has written, got an empty file"),
+        ("text.pth", "expected a checkpoint as torch.save writes it"),
+        ("zero.pth", "expected a whole checkpoint, got"),
         ("other.pth", "expected the state of a search"),
         ("empty", "empty: expected a checkpoint, or the work directory"),
     ):

@@ -26,7 +26,7 @@ from searching import (
 from tool_processes import TOOLS, free_port, run_process
 from torch import nn
 
-from pvnas_mmaction.engine import search_record
+from pvnas_mmaction.engine import search_files
 from pvnas_mmaction.models.relaxation import Choice
 from pvnas_mmaction.search.distributed import (
     WEIGHTS_EVERY,
@@ -212,9 +212,9 @@ def test_what_fails_in_one_process_ends_all(tmp_path, what):
 
             loop.run_iter = poisoned
         elif what == "a genotype":
-            search_record.save_genotype = fail
+            search_files.save_genotype = fail
         elif what == "the setting":
-            search_record.write_atomically = fail
+            search_files.write_atomically = fail
         elif what == "a clip":
             loop.data.weights_loader.collate_fn = fail
         else:

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from searching import NO_VALIDATION, build_search, search_config, toy_model
 
 from pvnas_mmaction.apis.run_checks import warn_of_supernet
-from pvnas_mmaction.engine.search_checkpoint import load_search_checkpoint
+from pvnas_mmaction.engine.checkpoints import load_search_checkpoint
 from pvnas_mmaction.search.selection import Selection
 
 COS_6, COS_9, COS_12, COS_18 = (

@@ -106,19 +106,13 @@ def write(name: str, text: str):
     [
         (cut_last_line, "history.jsonl: 1 line(s) can't be read"),
         (add_other_lines, "history.jsonl: 4 line(s) can't be read"),
-        (
-            remove("history.jsonl"),
-            "search/history.jsonl is not there: there is nothing",
-        ),
-        (
-            remove("archive.json"),
-            "search/archive.json is not there: no cycle has ended",
-        ),
+        (remove("history.jsonl"), "search/history.jsonl is not there."),
+        (remove("archive.json"), "search/archive.json is not there."),
         (write("archive.json", '{"format'), "search/archive.json can't be read"),
-        (remove("genotypes/cycle_02.json"), "cycle_02.json is not there: this network"),
-        (remove("space.json"), "search/space.json is not there: candidates are numb"),
+        (remove("genotypes/cycle_02.json"), "cycle_02.json is not there."),
+        (remove("space.json"), "search/space.json is not there."),
         (write("space.json", "{}"), "search/space.json can't be read"),
-        (remove("run.json"), "search/run.json is not there: command, machine and"),
+        (remove("run.json"), "search/run.json is not there."),
         (write("run.json", '{"state": 1}'), "search/run.json can't be read"),
     ],
 )
@@ -135,11 +129,11 @@ def test_what_is_missing_is_named_and_the_rest_is_read(tmp_path, damage, message
 
 
 def test_a_search_that_has_hardly_begun(tmp_path):
-    assert "The directory is empty" in read(tmp_path).missing[0]
+    assert "before its first step" in read(tmp_path).missing[0]
     write_launch(tmp_path, config="train_cfg = dict(type='SearchLoop')\n")
     run = read(tmp_path)
     assert isinstance(run, SearchRun)
-    assert "has not come to its first step" in run.missing[0]
+    assert "is before its first step" in run.missing[0]
     (tmp_path / "search").mkdir()
     run = read(tmp_path)
     assert len(run.missing) == 5 and run.best() is None

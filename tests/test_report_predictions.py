@@ -111,7 +111,7 @@ def test_each_training_takes_the_newest_dump_in_it(tmp_path):
     os.utime(old, (end - 60, end - 60))
     # As of a network that has been trained on since.
     assert for_trainings([run])[tmp_path / "a"].num_clips == 1
-    assert "old.pkl, shown here, may be of an earlier training" in run.missing[-1]
+    assert "old.pkl is older than the training's last line" in run.missing[-1]
     dump(tmp_path / "a/20260102_100000/new.pkl", clips())
     noted = len(run.missing)
     assert for_trainings([run])[tmp_path / "a"].num_clips == 5

@@ -16,7 +16,7 @@ import searching
 import torch
 from searching import NO_VALIDATION, run_forked, run_search, toy_model
 
-from pvnas_mmaction.engine.search_checkpoint import load_search_checkpoint
+from pvnas_mmaction.engine.checkpoints import load_search_checkpoint
 
 BY_STEP = dict(by_epoch=False, interval=3)
 BY_EPOCH = dict(by_epoch=True, interval=2)

@@ -98,7 +98,6 @@ def rendered(table: GroundTruth, split: str, count: int) -> MotionClips:
         frames=recipe["clip_len"],
         speed_range=tuple(clips["speed_range"]),
         radius_range=tuple(clips["radius_range"]),
-        growth_speed=clips.get("growth_speed", 1.0),
         **{name: clips[name] for name in names},
     )
     frames = [

@@ -68,6 +68,6 @@ def test_a_resumed_search_drops_what_it_takes_again(work_dir, tmp_path, torn):
 
 @pytest.mark.parametrize("interval", [0, 2.0])
 def test_wrong_interval(interval):
-    match = f"interval: expected a whole number from 1 up, got {interval}"
+    match = f"interval: expected an integer of 1 or more, got {interval}"
     with pytest.raises(ValueError, match=match):
         SearchHistoryHook(interval)

@@ -184,7 +184,7 @@ def test_a_head_that_is_not_counted(tmp_path, capsys, head, found):
     short["train_cfg"]["cost"] = dict(kind="flops", budget=10**6)
     runner = build_search(tmp_path, model=model, **short, **NO_VALIDATION, **QUIET)
     if found:
-        with pytest.raises(ValueError, match=f"{message}.*budget would be missed"):
+        with pytest.raises(ValueError, match=f"{message}.*budgets are without"):
             runner.train()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 import pvnas_mmaction  # noqa: F401
-from pvnas_mmaction.engine.warmup_cosine_lr import (
-    check_resumed_schedulers,
-    warn_of_other_length,
-)
+from pvnas_mmaction.engine.warmup_cosine_lr import check_resumed_schedulers
 
 ROOT = Path(__file__).resolve().parent.parent
 RETRAIN = sorted((ROOT / "configs/pvnas").glob("*_retrain_*.py"))
@@ -49,9 +45,6 @@ class Rates(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint):
         check_resumed_schedulers(runner, checkpoint, "epoch_3.pth")
-
-    def before_train(self, runner):
-        warn_of_other_length(runner)
 
 
 def train(work_dir, epochs: int, schedulers, resume=False) -> list[float]:
@@ -101,45 +94,23 @@ def test_a_resumed_training_has_the_rates_of_its_new_length(tmp_path, first, epo
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes",
     [
-        (
-            [COSINE],
-            r"param_scheduler\[0\].T_max: expected 12, as in epoch_3.pth, got 24",
-        ),
-        (
-            [dict(COSINE, end=6, begin=0)],
-            r"got 24; .* 'WarmupCosineLR', which is as long as",
-        ),
-        ([dict(COSINE, T_max=5)], r"param_scheduler\[0\]"),
-        ([OURS, COSINE], r"param_scheduler: expected 1 scheduler\(s\).* got 2"),
-        ([dict(type="LinearLR", end=3)], r"param_scheduler\[0\]"),
+        [COSINE],
+        [dict(COSINE, end=6, begin=0)],
+        [dict(COSINE, T_max=5)],
+        [OURS, COSINE],
+        [dict(type="LinearLR", end=3)],
     ],
 )
-def test_other_settings_of_a_scheduler_are_refused(tmp_path, changes, message):
+def test_other_settings_of_a_scheduler_are_refused(tmp_path, changes):
     """MMEngine would let those of the checkpoint win without a word."""
     train(tmp_path, 3, [COSINE])
+    message = "param_scheduler: expected .*, as in epoch_3.pth, got .*'WarmupCosineLR'"
     with pytest.raises(ValueError, match=message):
         train(tmp_path, 6, changes, resume=True)
     # With nothing changed it goes on.
     assert train(tmp_path, 3, [COSINE], resume=True) == []
-
-
-@pytest.mark.parametrize(
-    ("schedulers", "got"),
-    [
-        ([COSINE], None),
-        (OURS, None),
-        ([dict(COSINE, end=3)], "an end of 24 steps, that of train_cfg, got 12"),
-        ([dict(type="MultiStepLR", milestones=[2], end=3)], "6 epochs, .* got 3"),
-        ([dict(type="LinearLR", start_factor=0.1, end=2)], None),
-    ],
-)
-def test_a_schedule_of_another_length_is_said(tmp_path, schedulers, got):
-    train(tmp_path, 6, schedulers)
-    text = "\n".join(path.read_text() for path in tmp_path.glob("*/*.log"))
-    assert ("param_scheduler: expected" in text) == (got is not None)
-    assert re.search(got or "", text)
 
 
 def test_a_warm_up_is_a_share(tmp_path):

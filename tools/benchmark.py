@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Measure what models cost, ours next to those of MMAction2's zoo.
+"""Measure how long models take, ours next to those of MMAction2's zoo.
 
 python tools/benchmark.py --small
 python tools/benchmark.py PV-NAS-S TSM-R50 Mine=CONFIG.py --threads 1 --out DIR
@@ -32,68 +32,32 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"Names that need no config: {', '.join(zoo.DEFAULT)}.",
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "models",
         nargs="*",
         metavar="MODEL",
         help="a name of the list below, a config (path or package::path), or "
         "NAME=CONFIG; default: the whole list",
     )
-    add = parser.add_argument_group("how models run").add_argument
     add("--device", default="cpu", help="cpu (default) or cuda")
     add("--threads", type=int, help="CPU threads; default: PyTorch's")
     add("--dtype", choices=DTYPES, default="float32", help="default: float32")
-    add(
-        "--channels-last",
-        action="store_true",
-        help="convert all models to channels-last; default: as MMAction2 runs them",
-    )
-    add("--compile", action="store_true", help="use torch.compile")
-    add(
-        "--no-deploy",
-        dest="deploy",
-        action="store_false",
-        help="do not fold batch normalisation of models with switch_to_deploy",
-    )
-    add("--frames", type=int, help="for all; default: each config's")
-    add("--crop", type=int, help="for all; default: each config's")
-    add = parser.add_argument_group("what is measured").add_argument
-    add(
-        "--batch-sizes",
-        type=int,
-        nargs="+",
-        default=[1],
-        help="views per forward; default: 1",
-    )
-    add(
-        "--train-batch-size",
-        type=int,
-        default=1,
-        help="views per training step, 0 for none; default: 1",
-    )
-    add("--no-memory", dest="memory", action="store_false", help="skip peak memory")
+    add("--batch-size", type=int, default=1, help="views per run; default: 1")
+    add("--no-train", dest="train", action="store_false", help="inference alone")
     add("--rounds", type=int, default=5, help="default: 5")
-    add("--iters", type=int, default=10, help="runs per round, at most; default: 10")
-    add(
-        "--seconds",
-        type=float,
-        default=2,
-        help="time per model, round and kind, for at least one run after one that does "
-        "not count; default: 2",
-    )
-    add("--small", action="store_true", help="a quick look: 64x64 pixels, two runs")
-    add = parser.add_argument_group("result").add_argument
-    add("--baseline", help="name that ratios are to; default: first one of the zoo")
-    add("--out", metavar="DIR", help="write benchmark.md, .json and .png here")
+    add("--seconds", type=float, default=2, help="per model, round, kind; default: 2")
+    add("--small", action="store_true", help="a quick look: 64x64 pixels, two rounds")
+    add("--out", metavar="DIR", help="write benchmark.md and benchmark.json here")
+    parser.set_defaults(crop=None)
     return parser.parse_args()
 
 
 def read_settings(args: argparse.Namespace) -> zoo.Settings:
     """The settings that the options ask for."""
     values = {field.name: getattr(args, field.name) for field in fields(zoo.Settings)}
-    values["batch_sizes"] = tuple(args.batch_sizes)
     if args.small:
-        values.update(rounds=2, iters=1, memory=False, crop=args.crop or 64)
+        values.update(rounds=2, seconds=0.1, crop=64)
     return zoo.Settings(**values)
 
 
@@ -106,9 +70,8 @@ def read_models(texts: list[str]) -> dict[str, str]:
             config = zoo.DEFAULT.get(text, text)
             name = text if text in zoo.DEFAULT else Path(text.split("::")[-1]).stem
         if name in models:
-            raise wrong(
-                "models", "each name once", f"{name!r} twice", "use NAME=CONFIG"
-            )
+            got = f"{name!r} twice"
+            raise wrong("models", "each name once", got, "use NAME=CONFIG")
         models[name] = config
     return models
 
@@ -125,11 +88,9 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     settings = read_settings(args)
     models = read_models(args.models or list(zoo.DEFAULT))
-    if args.baseline not in (None, *models):
-        raise wrong("--baseline", f"one of {', '.join(models)}", repr(args.baseline))
     if args.out is not None:
         cli.make_out_folder(args.out)
-    total = zoo.number_of_steps(len(models), settings)
+    total = len(models) * (1 + settings.rounds * (1 + settings.train))
     with tqdm(total=total, disable=None, leave=False) as bar:
 
         def advance(name: str) -> None:
@@ -138,12 +99,11 @@ def main() -> None:
 
         results = zoo.measure(models, load_network, settings, advance)
     command = shlex.join(["tools/benchmark.py", *sys.argv[1:]])
-    data = zoo.add_figures(results, settings, args.baseline, command)
+    data = zoo.add_figures(results, settings, command)
     print(zoo.to_markdown(data))
     if args.out is not None:
-        files = zoo.save(data, Path(args.out))
-        print("Wrote " + ", ".join(map(str, files)))
-    if not any(r["inference"] or r["training"] for r in results):
+        print("Wrote " + ", ".join(map(str, zoo.save(data, Path(args.out)))))
+    if not any(r["inference_ms"] or r["training_ms"] for r in results):
         raise wrong("models", "one that can be measured", "the errors given above")
 
 

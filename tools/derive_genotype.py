@@ -30,11 +30,11 @@ from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_checks import check_annotations
 from pvnas_mmaction.apis.config_files import load_config, merge_options
 from pvnas_mmaction.apis.ranking import InheritedNetworks
-from pvnas_mmaction.engine.search_checkpoint import (
+from pvnas_mmaction.engine.checkpoints import (
     SearchCheckpoint,
     load_search_checkpoint,
 )
-from pvnas_mmaction.engine.search_record import save_weights
+from pvnas_mmaction.engine.search_files import save_weights
 from pvnas_mmaction.profiling.clock import check_device
 from pvnas_mmaction.search.derive import Budget, derive
 from pvnas_mmaction.space.checks import wrong

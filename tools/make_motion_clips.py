@@ -19,10 +19,10 @@ The output is what MMAction2's ``VideoDataset`` reads::
     OUT/train.txt OUT/val.txt    "train/00000.mp4 0", one line per clip
     OUT/classes.txt              class names, line number = class id
     OUT/train/*.mp4 OUT/val/*.mp4
-    OUT/manifest.json            the parameters; written when all is complete
+    OUT/manifest.json            the parameters
 
-Clip i of a split depends on the seed, the split, i and the options of the
-picture only; not on how many clips are rendered, nor by how many workers.
+Clip i of a split depends on the seed, the split, i and the options of the picture
+only. A render that was stopped goes on when it is started again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ import argparse
 import json
 import os
 import sys
-from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields
@@ -84,7 +83,6 @@ class Picture:
         (0.12, 0.30), "radii of shapes in frame sides: the circle of sizes", 0.02, 0.4
     )
     turn_speed: float = _option(1.0, "speed of the outline in rotations", 0.01, 4)
-    growth_speed: float = _option(1.0, "speed of the outline in growth", 0.01, 4)
 
 
 class Texture:
@@ -181,13 +179,13 @@ def render_clip(seed: int, split: str, index: int, picture: Picture) -> np.ndarr
     # Evenly spaced on the circle of sizes: some shape is always fully visible.
     first, count = rng.uniform(), picture.objects
     shapes = [Shape(rng, picture, first + k / count) for k in range(count)]
-    # At a turn_speed and a growth_speed of 1 all classes move the outline of a shape of
-    # medium radius by about as many pixels.
+    # At a turn_speed of 1 all classes move the outline of a shape of medium radius by
+    # about as many pixels.
     speed = rng.uniform(*picture.speed_range)
     smallest, largest = picture.radius_range
     radius = np.sqrt(smallest * largest)
     turning = turning * picture.turn_speed
-    scaling = scaling / np.log(largest / smallest) * picture.growth_speed
+    scaling = scaling / np.log(largest / smallest)
     clip = np.empty((picture.frames, side, side, 3), np.uint8)
     for t in range(picture.frames):
         image = scene
@@ -233,12 +231,10 @@ def render_file(clip: tuple[str, int], out: Path, seed: int, picture: Picture) -
 def make_motion_clips(
     out: Path, num_clips: dict[str, int], seed: int, picture: Picture, workers: int
 ) -> int:
-    """Render the splits, write the lists and, last of all, the manifest.
-
-    An unfinished render has ``manifest.partial.json``; it is taken up where it stopped.
+    """Write the manifest and the lists, and render the clips that are not there yet.
 
     Returns:
-        Number of clips rendered now; those already there are kept.
+        Number of clips rendered now.
 
     Raises:
         ValueError: The folder holds something else.
@@ -250,11 +246,9 @@ def make_motion_clips(
     )
     manifest.update({f"num_{split}": num_clips[split] for split in SPLITS})
     manifest.update(json.loads(json.dumps(asdict(picture))))
-    if picture.growth_speed == 1:
-        del manifest["growth_speed"]  # as in manifests from before there was one
     out.mkdir(parents=True, exist_ok=True)
-    complete, unfinished = out / "manifest.json", out / "manifest.partial.json"
-    for path in filter(Path.exists, (complete, unfinished)):
+    path = out / "manifest.json"
+    if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         keys = [k for k in manifest | found if manifest.get(k) != found.get(k)]
         if keys:
@@ -262,14 +256,12 @@ def make_motion_clips(
             raise ValueError(
                 f"{out}: expected a render with {text}; give another --out or delete it"
             )
-        break
-    else:
-        if any(out.iterdir()):
-            raise ValueError(
-                f"{out}: expected an empty folder, got files of something else; give "
-                "another --out"
-            )
-        unfinished.write_text(json.dumps(manifest, indent=2) + "\n")
+    elif any(out.iterdir()):
+        raise ValueError(
+            f"{out}: expected an empty folder, got files of something else; give "
+            "another --out"
+        )
+    path.write_text(json.dumps(manifest, indent=2) + "\n")
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
         names = [clip_name(split, i) for i in range(num_clips[split])]
@@ -280,22 +272,16 @@ def make_motion_clips(
     clips = [(split, i) for split in SPLITS for i in range(num_clips[split])]
     todo = [clip for clip in clips if not (out / clip_name(*clip)).exists()]
     render = partial(render_file, out=out, seed=seed, picture=picture)
-    quiet = not sys.stderr.isatty()
-    bar = partial(tqdm, total=len(todo), desc="rendering", unit="clip", disable=quiet)
-    if min(workers, len(todo)) > 1:
-        with ProcessPoolExecutor(min(workers, len(todo))) as pool:
-            done = bar(pool.map(render, todo, chunksize=8))
-            try:
-                deque(done, maxlen=0)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    else:
-        deque(map(render, bar(todo)), maxlen=0)
+    with ProcessPoolExecutor(workers) as pool:
+        done = pool.map(render, todo, chunksize=8)
+        try:
+            for _ in tqdm(done, "rendering", len(todo), unit="clip", disable=None):
+                pass
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     for leftover in out.glob("*/*.tmp"):  # of a process that was killed
         leftover.unlink(missing_ok=True)
-    if unfinished.exists():
-        os.replace(unfinished, complete)
     return len(todo)
 
 

@@ -28,10 +28,10 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from ..engine.checkpoint_files import check_checkpoint, latest_checkpoint
+from ..engine.checkpoints import check_checkpoint, latest_checkpoint
 from ..engine.folder_lock import folder_lock
 from ..engine.optim import is_bfloat16
-from ..engine.run_file import start_facts
+from ..engine.search_files import start_facts
 from ..search.distributed import together
 from ..space.checks import wrong
 from .config_checks import check_num_classes

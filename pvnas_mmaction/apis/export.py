@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch import Tensor, nn
 
-from ..engine.checkpoint_files import check_checkpoint
+from ..engine.checkpoints import check_checkpoint
 from ..models.pvnas_net import PVNASNet
 from ..models.recognizers import (
     build_recognizer,

@@ -14,7 +14,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..engine.search_checkpoint import SearchCheckpoint
+from ..engine.checkpoints import SearchCheckpoint
 from ..engine.search_data import ALPHA_SHARE, CALIBRATION_BATCHES, METRIC, SearchData
 from ..engine.validation import Validation
 from ..search.steps import judge

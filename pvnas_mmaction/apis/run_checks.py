@@ -22,10 +22,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 
-from ..engine.checkpoint_files import saved_checkpoints
+from ..engine.checkpoints import saved_checkpoints
 from ..engine.optim import unwrap
 from ..engine.search_data import SeededDataset
-from ..engine.warmup_cosine_lr import check_resumed_schedulers, warn_of_other_length
+from ..engine.warmup_cosine_lr import check_resumed_schedulers
 from ..models.pvnas_net import PVNASNet
 from ..models.supernet import PVNASSupernet
 from ..search.randomness import seeded
@@ -213,8 +213,6 @@ class RunCheckHook(Hook):
             check_resumed_schedulers(runner, checkpoint, path)
 
     def before_train(self, runner: Runner) -> None:
-        if not isinstance(backbone_of(runner.model), PVNASSupernet):
-            warn_of_other_length(runner)
         self.clip = check_first_clip(runner, "train")
         if runner.val_loop is not None:
             clip = check_first_clip(runner, "val")

@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from mmaction.datasets.transforms import DecordDecode, DecordInit
 from mmaction.registry import TRANSFORMS
 from mmengine.fileio import FileClient
 
-from ..space.checks import wrong
-from .video_frames import BACKENDS, VideoFrames
+from .video_frames import VideoFrames
 from .video_list import video_file
 
 
@@ -24,18 +22,9 @@ class PVNASVideoInit(DecordInit):
     It takes ``filename``, and ``video_length`` where a former call counted them; it
     adds ``video_reader``, ``total_frames``, ``avg_fps`` and ``video_length``.
 
-    Args:
-        backend: What reads first: ``"pyav"``, ``"opencv"`` or, by default, ``"auto"``
-            (PyAV). Where it fails, the other one reads.
-        **kwargs: As for ``DecordInit``: ``io_backend``, ``num_threads``, and what the
-            file client takes.
+    Args are those of ``DecordInit``: ``io_backend``, ``num_threads``, and what the file
+    client takes.
     """
-
-    def __init__(self, backend: str = "auto", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if backend not in BACKENDS:
-            raise wrong("backend", f"one of {', '.join(BACKENDS)}", repr(backend))
-        self.backend = backend
 
     def transform(self, results: dict) -> dict:
         """Add the reader and the number of frames."""
@@ -45,7 +34,7 @@ class PVNASVideoInit(DecordInit):
             self.file_client = client
             file = io.BytesIO(client.get(file))
         known = results.get("video_length", 0)
-        video = VideoFrames(file, known, self.backend, self.num_threads)
+        video = VideoFrames(file, known, self.num_threads)
         results["video_reader"] = video
         results["video_length"] = video.length
         results["total_frames"] = len(video)
@@ -69,7 +58,7 @@ class PVNASVideoDecode(DecordDecode):
         return container.read(frame_inds.tolist())
 
 
-def with_exact_frames(pipeline: list, backend: str) -> list:
+def with_exact_frames(pipeline: list) -> list:
     """The pipeline with our reader in place of MMAction2's video readers.
 
     One that asks for inexact frames (``mode="efficient"``) stays as it is.
@@ -77,14 +66,14 @@ def with_exact_frames(pipeline: list, backend: str) -> list:
     dicts = [transform for transform in pipeline if isinstance(transform, Mapping)]
     if any(transform.get("mode") == "efficient" for transform in dicts):
         return pipeline
-    return [_exchange(t, backend) if isinstance(t, Mapping) else t for t in pipeline]
+    return [_exchange(t) if isinstance(t, Mapping) else t for t in pipeline]
 
 
-def _exchange(transform: Mapping, backend: str) -> Mapping:
+def _exchange(transform: Mapping) -> Mapping:
     kind = getattr(transform["type"], "__name__", transform["type"])
     match kind.removeprefix("mmaction."):
         case "DecordInit" | "PyAVInit" | "OpenCVInit" | "PVNASVideoInit":
-            return {"backend": backend, **transform, "type": "PVNASVideoInit"}
+            return {**transform, "type": "PVNASVideoInit"}
         case "DecordDecode" | "PyAVDecode" | "OpenCVDecode":
             return {"type": "PVNASVideoDecode"}
     return transform

@@ -38,14 +38,11 @@ class PVNASVideoDataset(VideoDataset):
     It reads the lists that :class:`mmaction.datasets.VideoDataset` reads, and differs
     where something is wrong. The list is checked when it is loaded: all videos have to
     be there, and the first frame of each is read (in a list of over 4000, of an even
-    sample). In training, a video that cannot be read is logged once, counted in
-    :attr:`failures` (which all workers of a loader share; :class:`SkippedClipsHook`
-    reports it) and replaced by another one, chosen by (index, attempt) alone. In
-    validation and testing it is an error, since an accuracy over fewer clips is another
-    number.
-
-    A video cannot be read when the pipeline fails before it has ``imgs``. A failure of
-    a later transform is a fault of the config, and is raised as it is.
+    sample). In training, a video that fails before the pipeline has ``imgs`` is logged
+    once, counted in :attr:`failures` (which all workers of a loader share;
+    :class:`SkippedClipsHook` reports it) and replaced by another one, chosen by (index,
+    attempt) alone. In validation and testing it is an error, since an accuracy over
+    fewer clips is another number.
 
     Args:
         ann_file: The list, see :func:`read_video_list`.
@@ -58,16 +55,11 @@ class PVNASVideoDataset(VideoDataset):
             None: they are not checked against an upper bound.
         test_mode: Whether a bad video is an error. Default False.
         max_refetch: How many replacements are tried for one clip. Default 20.
-        backend: What reads videos first: ``"auto"`` (default), ``"pyav"`` or
-            ``"opencv"``. None: the pipeline as it is, and no video is opened at the
-            start.
         **kwargs: As for ``VideoDataset``.
 
     Raises:
         FileNotFoundError: There is no such list.
-        ValueError: The list is empty, a line of it is malformed, a class id is outside
-            the range, videos are not there or cannot be read, ``data_prefix`` is no
-            dict, or ``multi_class`` lacks ``num_classes``.
+        ValueError: The list is empty or malformed, or videos cannot be read.
     """
 
     def __init__(
@@ -78,19 +70,14 @@ class PVNASVideoDataset(VideoDataset):
         num_classes: int | None = None,
         test_mode: bool = False,
         max_refetch: int = 20,
-        backend: str | None = "auto",
         **kwargs: Any,
     ) -> None:
         self._table = _SharedTable(0)
         self._parts: list[np.ndarray] = []
-        self._backend = backend
         self._field = f"{'val/test' if test_mode else 'train'}_dataloader.dataset"
-        if backend is not None:
-            pipeline = with_exact_frames(pipeline, backend)
         super().__init__(
-            # The command line makes a number of a name of digits.
-            str(ann_file),
-            pipeline,
+            str(ann_file),  # the command line makes a number of a name of digits
+            with_exact_frames(pipeline),
             data_prefix=dict(video=_folder(data_prefix, self._field)),
             num_classes=num_classes,
             test_mode=test_mode,
@@ -101,11 +88,8 @@ class PVNASVideoDataset(VideoDataset):
     def read_clips(self) -> list[dict]:
         """Read the list; one dict with filename and label per line."""
         if self.multi_class and self.num_classes is None:
-            raise wrong(
-                f"{self._field}.num_classes",
-                "the number of classes, which multi_class needs",
-                "None",
-            )
+            field = f"{self._field}.num_classes"
+            raise wrong(field, "the number of classes, as of multi_class", "None")
         clips = read_video_list(
             self.ann_file,
             self._field,
@@ -131,22 +115,21 @@ class PVNASVideoDataset(VideoDataset):
         return data_list
 
     def _check_videos(self, paths: list[str]) -> None:
-        faults = find_faults(paths, self.ann_file, self._backend is not None)
+        faults = find_faults(paths, self.ann_file)
         if not faults:
             return
+        total, hint = len(set(paths)), "they will be skipped"
+        if len(faults) == total:
+            hint = (
+                f"set {self._field}.data_prefix=dict(video=FOLDER) to the folder that "
+                f"the list's paths start from; it is {self.data_prefix['video']!r}"
+            )
+        elif self.test_mode:
+            hint = "supply them, or take their lines out of the list"
         some = "; ".join(f"{path} ({why})" for path, why in [*faults.items()][:3])
-        error = wrong(
-            f"{self.ann_file} in {self._field}",
-            "every video" if self.test_mode else "videos",
-            f"{len(faults)} of {len(set(paths))} that cannot be read: {some}",
-            f"set {self._field}.data_prefix=dict(video=FOLDER) to the folder that the "
-            f"list's paths start from; it is {self.data_prefix['video']!r}"
-            if len(faults) == len(set(paths))
-            else "supply them, or take their lines out of the list"
-            if self.test_mode
-            else "they will be skipped",
-        )
-        if self.test_mode or len(faults) == len(set(paths)):
+        got = f"{len(faults)} of {total} that cannot be read: {some}"
+        error = wrong(f"{self.ann_file} in {self._field}", "every video", got, hint)
+        if self.test_mode or len(faults) == total:
             raise error
         _warn(str(error))
 
@@ -175,7 +158,7 @@ class PVNASVideoDataset(VideoDataset):
             _warn(
                 f"{self._field}.num_classes: expected clips of all {self.num_classes} "
                 f"classes in {self.ann_file}, got none of {len(lacking)} of them, such "
-                f"as class id {min(lacking)}; set it to the number of classes there are"
+                f"as class id {min(lacking)}"
             )
 
     def _copy_without_annotation(self, memo: dict | None = None) -> PVNASVideoDataset:
@@ -185,7 +168,7 @@ class PVNASVideoDataset(VideoDataset):
 
     @property
     def failures(self) -> torch.Tensor:
-        """How often each clip could not be read, (len(self),) or longer, int32."""
+        """How often each clip could not be read, int32."""
         return self._table.tensor[0]
 
     def keep_apart(self, parts: Sequence[Sequence[int]]) -> None:
@@ -264,12 +247,9 @@ class PVNASVideoDataset(VideoDataset):
             return
         (height, width), (crop_width, crop_height) = shape, transform.crop_size
         if crop_height > height or crop_width > width:
-            raise wrong(
-                f"{self._field}.pipeline.{number}.crop_size",
-                f"no more than the frames' {height}x{width}",
-                f"{crop_height}x{crop_width}",
-                "raise the Resize before it",
-            )
+            field = f"{self._field}.pipeline.{number}.crop_size"
+            most, got = f"{height}x{width} at most", f"{crop_height}x{crop_width}"
+            raise wrong(field, most, got, "raise the Resize before it")
 
     def _count_failure(self, idx: int, path: str, reason: str) -> None:
         self.failures[idx] += 1
@@ -289,13 +269,4 @@ def _folder(data_prefix: object, field: str) -> str:
         raise wrong(
             f"{field}.data_prefix", f"dict(video={data_prefix!r})", repr(data_prefix)
         )
-    folder = data_prefix.get("video")
-    # The command line makes a number of 2024, and the same number of 02024.
-    if isinstance(folder, int | float) and not os.path.isdir(str(folder)):
-        raise wrong(
-            f"{field}.data_prefix.video",
-            "a folder",
-            f"the number {folder}",
-            f"write ./{folder} for a folder of that name",
-        )
-    return str(folder or "")
+    return str(data_prefix.get("video") or "")

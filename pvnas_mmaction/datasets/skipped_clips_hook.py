@@ -24,15 +24,11 @@ class SkippedClipsHook(Hook):
     test on the validation list counts once). After each epoch it sums the skipped clips
     over the processes of a distributed run; an epoch without them logs nothing. It
     finds every :class:`PVNASVideoDataset`, also in wrappers.
-
-    Args:
-        max_paths: How many paths a report holds at most. Default 20.
     """
 
     priority = "NORMAL"
 
-    def __init__(self, max_paths: int = 20) -> None:
-        self.max_paths = max_paths
+    def __init__(self) -> None:
         self._reported: dict[int, torch.Tensor] = {}
 
     def before_run(self, runner: Runner) -> None:
@@ -52,7 +48,7 @@ class SkippedClipsHook(Hook):
                 runner.logger.warning(
                     f"{other}_dataloader: expected other clips than in "
                     f"{one}_dataloader, got {len(shared)} of {len(others)} that are in "
-                    f"both: {_shorten(shared, 3)}; take them out of one list"
+                    f"both: {_shorten(shared)}; take them out of one list"
                 )
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -70,11 +66,11 @@ class SkippedClipsHook(Hook):
             runner.logger.warning(
                 f"Epoch {runner.epoch + 1}: clips skipped: {int(new.sum())}; videos of "
                 f"{dataset.ann_file} that cannot be read: {len(paths)}: "
-                f"{_shorten(paths, self.max_paths)}"
+                f"{_shorten(paths)}"
             )
 
 
-def _shorten(paths: list[str], most: int) -> str:
+def _shorten(paths: list[str], most: int = 3) -> str:
     more = f" and {len(paths) - most} more" if len(paths) > most else ""
     return ", ".join(paths[:most]) + more
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import dropwhile
 from typing import Any, BinaryIO
@@ -26,7 +26,6 @@ from av.video.frame import PictureType
 from av.video.stream import VideoStream
 from mmengine.logging import print_log
 
-BACKENDS = ("auto", "pyav", "opencv")
 # Frames of the counting pass are kept up to this size: most clips are decoded once.
 KEEP_BYTES = 2**28
 # A seek costs about as much as decoding this many small frames.
@@ -37,34 +36,36 @@ class VideoFrames:
     """Frames of a video by number, in the order of presentation.
 
     Frame i is the i-th one that ``ffmpeg`` shows: edit lists and rotation are applied,
-    and packets that cannot be decoded are left out. A backend that fails is followed by
-    the next one. All read forwards to the end of the file, so that none can hang.
+    and packets that cannot be decoded are left out. PyAV reads; where it fails OpenCV
+    does, from the first frame on.
 
     Args:
-        file: Path of a video, or a stream of its bytes (which PyAV alone reads).
+        file: Path of a video, or a stream of its bytes.
         length: :attr:`length` of an earlier reader of the same file: spares the count.
             Default 0: unknown.
-        backend: Which one of :data:`BACKENDS` reads first. Default ``"auto"``: PyAV.
-        num_threads: Decoding threads of PyAV. Default 1.
+        num_threads: Decoding threads. Default 1.
+
+    Attributes:
+        length: Number of frames; negative where each read has to start at the first.
 
     Raises:
         OSError: There is no such file.
-        ValueError: No backend reads a single frame; gives the reason of each.
+        ValueError: It holds no frame that can be decoded.
     """
 
     def __init__(
-        self,
-        file: str | BinaryIO,
-        length: int = 0,
-        backend: str = "auto",
-        num_threads: int = 1,
+        self, file: str | BinaryIO, length: int = 0, num_threads: int = 1
     ) -> None:
         if isinstance(file, str) and not os.path.isfile(file):
             raise FileNotFoundError("no file")
-        readers = dict(pyav=_PyAVReader(file, num_threads), opencv=_OpenCVReader(file))
-        self._readers = sorted(readers.items(), key=lambda item: item[0] != backend)
-        self.length: int = length or self._first(lambda reader: reader.count())
-        """Number of frames; negative where each read has to start at the first one."""
+        self._file, self._num_threads = file, num_threads
+        self._kept: list[av.VideoFrame] = []
+        try:
+            self.length = length or self._count()
+        except ValueError:
+            self.length = -sum(1 for _ in self._by_opencv())
+            if self.length == 0:
+                raise
 
     def __len__(self) -> int:
         return abs(self.length)
@@ -72,49 +73,58 @@ class VideoFrames:
     @property
     def fps(self) -> float:
         """Mean frames per second by the container; 0 where it names none."""
-        return self._first(lambda reader: reader.fps())
+        with suppress(ValueError), self._open() as (_, stream):
+            return float(stream.average_rate or 0)
+        return 0.0
 
     def read(self, indices: Sequence[int]) -> list[np.ndarray]:
         """Frames (H, W, 3), uint8, red first, in the order that is asked for."""
         numbers = sorted({int(i) for i in indices})
         if numbers[0] < 0 or numbers[-1] >= len(self):
             raise IndexError(f"frames {numbers}: there are {len(self)} only")
-        found = self._first(lambda reader: reader.read(numbers, self.length > 0))
-        return [found[int(i)] for i in indices]
+        try:
+            images = self._by_pyav(numbers)
+        except ValueError:
+            images = _chosen(numbers, self._by_opencv())
+            if len(images) < len(numbers):
+                raise
+        return [images[int(i)] for i in indices]
 
-    def _first(self, ask: Callable[[Any], Any]) -> Any:
-        """The answer of the first backend that has one."""
-        reasons = []
-        for name, reader in self._readers:
-            try:
-                return ask(reader)
-            except (av.FFmpegError, cv2.error, ValueError) as error:
-                text = getattr(error, "strerror", None) or str(error)
-                reasons.append(f"{name}: {' '.join(text.split())[:120]}")
-        raise ValueError("; ".join(reasons))
+    def _by_opencv(self) -> Iterator[np.ndarray]:
+        if isinstance(self._file, str):
+            capture = cv2.VideoCapture(self._file)
+            while (frame := capture.read())[0]:
+                yield cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB)
 
-
-class _PyAVReader:
-    def __init__(self, file: str | BinaryIO, num_threads: int) -> None:
-        self._file, self._num_threads = file, num_threads
-        self._kept: list[av.VideoFrame] = []
+    def _by_pyav(self, numbers: list[int]) -> dict[int, np.ndarray]:
+        found: dict[int, av.VideoFrame] = {}
+        wanted = {0, *numbers}  # the first frame says how large all are
+        if self._kept:
+            found = {i: self._kept[i] for i in wanted}
+        elif self.length > 0:
+            with suppress(ValueError), self._open() as (container, stream):
+                found = _seek(container, stream, numbers)
+        if len(found) < len(numbers):
+            with self._open() as (container, stream):
+                found = _chosen(wanted, _decode(container, stream))
+        size = found.get(0, found[numbers[0]])
+        return {i: _to_array(found[i], size.width, size.height) for i in numbers}
 
     @contextmanager
     def _open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
         if not isinstance(self._file, str):
             self._file.seek(0)
-        with av.open(self._file, metadata_errors="replace") as container:
-            stream = container.streams.best("video")
-            if stream is None:
-                raise ValueError("no video stream")
-            stream.codec_context.thread_count = self._num_threads
-            yield container, stream
+        try:
+            with av.open(self._file, metadata_errors="replace") as container:
+                stream = container.streams.best("video")
+                if stream is None:
+                    raise ValueError("no video stream")
+                stream.codec_context.thread_count = self._num_threads
+                yield container, stream
+        except av.FFmpegError as error:
+            raise ValueError(error.strerror or str(error)) from error
 
-    def fps(self) -> float:
-        with self._open() as (_, stream):
-            return float(stream.average_rate or 0)
-
-    def count(self) -> int:
+    def _count(self) -> int:
         packets: list[tuple[int | None, bool]] = []
         times, intra, sizes, size = [], set(), set(), 0
         with self._open() as (container, stream):
@@ -141,50 +151,10 @@ class _PyAVReader:
         )
         return len(times) if can_seek else -len(times)
 
-    def read(self, numbers: list[int], can_seek: bool) -> dict[int, np.ndarray]:
-        found: dict[int, av.VideoFrame] = {}
-        wanted = {0, *numbers}  # the first frame says how large all are
-        if self._kept:
-            found = {i: self._kept[i] for i in wanted}
-        elif can_seek:
-            with self._open() as (container, stream), suppress(ValueError):
-                found = _seek(container, stream, numbers)
-        if len(found) < len(numbers):
-            with self._open() as (container, stream):
-                frames = _decode(container, stream)
-                numbered = zip(range(numbers[-1] + 1), frames, strict=False)
-                found = {i: frame for i, frame in numbered if i in wanted}
-        size = found.get(0, found[numbers[0]])
-        return {i: _to_array(found[i], size.width, size.height) for i in numbers}
 
-
-class _OpenCVReader:
-    def __init__(self, file: str | BinaryIO) -> None:
-        self._file = file
-
-    def _frames(self) -> Iterator[cv2.VideoCapture]:
-        """The opened file at each of its frames."""
-        if not isinstance(self._file, str):
-            raise ValueError("reads files only")
-        capture = cv2.VideoCapture(self._file)
-        while capture.grab():
-            yield capture
-
-    def fps(self) -> float:
-        return cv2.VideoCapture(self._file).get(cv2.CAP_PROP_FPS)
-
-    def count(self) -> int:
-        length = sum(1 for _ in self._frames())
-        if length == 0:
-            raise ValueError("no frames")
-        return -length
-
-    def read(self, numbers: list[int], can_seek: bool) -> dict[int, np.ndarray]:
-        numbered = zip(range(numbers[-1] + 1), self._frames(), strict=False)
-        images = {i: at.retrieve()[1] for i, at in numbered if i in numbers}
-        if len(images) < len(numbers):
-            raise ValueError("no frames")
-        return {i: cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB) for i, bgr in images.items()}
+def _chosen(numbers: Collection[int], frames: Iterator[Any]) -> dict[int, Any]:
+    numbered = zip(range(max(numbers) + 1), frames, strict=False)
+    return {i: frame for i, frame in numbered if i in numbers}
 
 
 def _decode(

@@ -73,14 +73,13 @@ def read_video_list(
         class_ids = [int(label) for label in labels]
         last = max(class_ids)
         if min(class_ids) < 0 or (num_classes is not None and last >= num_classes):
-            raise wrong(
-                place,
-                f"class ids from 0 to num_classes - 1 ({num_classes} classes)",
-                f"{class_ids}",
+            expected = f"class ids from 0 to num_classes - 1 ({num_classes} classes)"
+            hint = (
                 "correct the line, or set num_classes, of data set and cls_head, to "
                 f"{last + 1} or more (NUM_CLASSES, where the config reads it from the "
-                "environment)",
+                "environment)"
             )
+            raise wrong(place, expected, str(class_ids), hint)
         clips.append((name.strip(), class_ids))
     if not clips:
         raise wrong(f"{field}.ann_file", wanted, f"{path}, which is empty")
@@ -117,21 +116,13 @@ def resolve(paths: Iterable[str]) -> list[str]:
     return [name_of(video_file(path)) for path in paths]
 
 
-def find_faults(paths: Sequence[str], name: str, open_files: bool) -> dict[str, str]:
-    """Look for all videos, and open them: a long list's first, last and an even sample.
-
-    Args:
-        paths: Video files.
-        name: What to call the list in the log.
-        open_files: Whether to read the first frame of those on disk as well.
-
-    Returns:
-        What is wrong with each one that is missing or holds no frame.
-    """
+def find_faults(paths: Sequence[str], name: str) -> dict[str, str]:
+    """What is wrong with each video that is missing or holds no frame; of a long list,
+    an even sample is opened. ``name`` is what the log calls the list."""
     files = list(dict.fromkeys(map(video_file, paths)))
     faults = _apply(_why_missing, files, f"{name}: looked for")
     present = [path for path in files if path not in faults and os.path.exists(path)]
-    if open_files and present:
+    if present:
         places = np.linspace(0, len(present) - 1, min(len(present), MAX_OPENED))
         sample = [present[i] for i in places.astype(int)]
         faults |= _apply(_why_unreadable, sample, f"{name}: opened")

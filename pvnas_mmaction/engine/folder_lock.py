@@ -23,14 +23,13 @@ def folder_lock(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     process leaves behind is no lock. It names host and process of who holds it.
 
     Args:
-        path: The lock file; its folder is made where missing.
+        path: The lock file.
         what: What holds it, for the error message.
 
     Raises:
         ValueError: Another process holds it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
             # Not flock: workers of a data loader would inherit it.

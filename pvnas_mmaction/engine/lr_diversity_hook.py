@@ -14,8 +14,8 @@ from ..models.supernet import find_supernet
 from ..search.archive import ArchiveEntry
 from ..search.schedule import AUTO, LRDiversityConfig, LRDiversitySchedule
 from ..space.checks import wrong
+from .checkpoints import CHECKPOINT_KEY, FORMAT_VERSION, search_state
 from .optim import built_lr, unwrap
-from .search_checkpoint import CHECKPOINT_KEY, FORMAT_VERSION, search_state
 from .search_loop import SearchLoop
 
 TRANSFORMS = ("activation_checkpointing", "compile", "efficient_conv_bn_eval")
@@ -28,31 +28,17 @@ def _check_config(runner: Runner) -> None:
         found = type(runner.train_loop).__name__
         raise wrong("train_cfg.type", "'SearchLoop' with LRDiversityHook", repr(found))
     if runner.param_schedulers:
-        hint = (
-            "LRDiversityHook alone sets the learning rates of a search; set "
-            "param_scheduler=None"
-        )
+        hint = "LRDiversityHook alone sets the learning rates of a search"
         raise wrong("param_scheduler", "none", "one", hint)
     for key in TRANSFORMS:
         if runner.cfg.get(key):
-            hint = (
-                "a search runs another path through its supernet at every step; take "
-                "it for the retraining"
-            )
+            hint = "it is for one network: take it for the retraining"
             raise wrong(key, "none", repr(runner.cfg.get(key)), hint)
     for hook in runner.hooks:
-        if not isinstance(hook, CheckpointHook):
-            continue
-        if not hook.save_optimizer:
+        if isinstance(hook, CheckpointHook) and not hook.save_optimizer:
             hint = "without the moments a search that is resumed would end elsewhere"
             field = "default_hooks.checkpoint.save_optimizer"
             raise wrong(field, "True", "False", hint)
-        if hook.max_keep_ckpts == 1:
-            runner.logger.warning(
-                "default_hooks.checkpoint.max_keep_ckpts: expected 2 or more, got 1; "
-                "MMEngine removes the last checkpoint before it writes the next, and a "
-                "kill between the two leaves none"
-            )
 
 
 @HOOKS.register_module()
@@ -63,11 +49,10 @@ class LRDiversityHook(Hook):
     a config that gives ``param_scheduler`` as well is refused. Peak rates are those of
     the optimisers; ``auto_scale_lr`` holds for the weights alone.
 
-    Order within an iteration: in ``after_train_iter``, before anything is logged
-    (LoggerHook, BELOW_NORMAL) or saved (CheckpointHook, VERY_LOW), a cycle that is over
-    is ended, so that a checkpoint never stands between a cycle's end and its restart,
-    and the rates of the next step are set, so that RuntimeInfoHook (VERY_HIGH, in
-    ``before_train_iter``) logs the right ones.
+    In ``after_train_iter``, before anything is logged (LoggerHook, BELOW_NORMAL) or
+    saved (CheckpointHook, VERY_LOW), a cycle that is over is ended, so that a
+    checkpoint never stands between a cycle's end and its restart, and the rates of the
+    next step are set, so that RuntimeInfoHook logs the right ones.
 
     Args:
         mode: ``constant``, ``cosine``, ``cyclic`` or ``diversity``. Default the last.
@@ -76,8 +61,7 @@ class LRDiversityHook(Hook):
 
     Raises:
         ValueError: A setting out of range, or a config with ``param_scheduler``,
-            ``save_optimizer=False``, or MMEngine's ``activation_checkpointing``,
-            ``compile`` or ``efficient_conv_bn_eval``.
+            ``save_optimizer=False`` or one of :data:`TRANSFORMS`.
     """
 
     priority = "NORMAL"
@@ -103,8 +87,7 @@ class LRDiversityHook(Hook):
             if rate != AUTO and not rate > 0:
                 field = f"optim_wrapper.{name}.optimizer.lr"
                 raise wrong(field, "a number above 0, the peak", repr(rate))
-        # auto_scale_lr has scaled both; the alphas' rate, in one group, tells by how
-        # much, and goes back to what it was.
+        # auto_scale_lr has scaled both; the alphas' rate tells by how much.
         scale = alphas.param_groups[0]["lr"] / built_lr(alphas)
         supernet = find_supernet(runner.train_loop.model)
         schedule = LRDiversitySchedule(
@@ -131,8 +114,7 @@ class LRDiversityHook(Hook):
         search.set_rates()
         # What MMEngine logs as lr where there is more than one group.
         if weights.base_param_settings is not None:
-            rate = search.weights_lr()
-            weights.base_param_settings["lr"] = rate
+            weights.base_param_settings["lr"] = search.weights_lr()
 
     def after_train_iter(
         self, runner: Runner, batch_idx, data_batch=None, outputs=None
@@ -155,7 +137,6 @@ class LRDiversityHook(Hook):
         self._set_rates(runner)
 
     def _report(self, runner: Runner, entry: ArchiveEntry) -> None:
-        """One line per cycle in the console."""
         search = runner.train_loop.search
         done = search.num_steps - self._first_step
         left = runner.max_iters - search.num_steps
@@ -174,9 +155,8 @@ class LRDiversityHook(Hook):
         for name, parameter in unwrap(runner.model).named_parameters():
             if not torch.isfinite(parameter).all():
                 hint = (
-                    "the search has diverged, and this checkpoint is not written; "
-                    "lower optim_wrapper.weights.optimizer.lr, and start another "
-                    "search in another work_dir"
+                    "the search has diverged; start another one in another work_dir "
+                    "with a lower optim_wrapper.weights.optimizer.lr"
                 )
                 field = f"step {runner.iter}, {name}"
                 raise wrong(field, "finite weights", "some that are not", hint)

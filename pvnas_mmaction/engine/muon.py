@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from mmaction.registry import OPTIMIZERS
 from torch import Tensor
+
+from ..space.checks import wrong
 
 # Of the quintic Newton-Schulz iteration, and its number of steps (Jordan et al., 2024).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -30,15 +32,15 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
     Shape: (M, N) -> (M, N).
     """
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonalised(matrix.T).T
     a, b, c = COEFFICIENTS
     x = matrix.bfloat16()
-    if matrix.shape[0] > matrix.shape[1]:
-        x = x.T
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(STEPS):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+    return x
 
 
 def mixes_channels(parameter: Tensor) -> bool:
@@ -77,23 +79,21 @@ class MuonAdamW(torch.optim.AdamW):
     ) -> None:
         for name, rate in (("lr", lr), ("muon_lr", muon_lr)):
             if not rate > 0:
-                raise ValueError(f"{name}: found {rate!r}, expected a number above 0")
+                raise wrong(name, "a number above 0", repr(rate))
         if not 0 <= muon_momentum < 1:
-            raise ValueError(
-                f"muon_momentum: found {muon_momentum!r}, expected a number in [0, 1)"
-            )
+            raise wrong("muon_momentum", "a number in [0, 1)", repr(muon_momentum))
         given = list(params)
-        if not given or not isinstance(given[0], dict):
+        if not isinstance(given[0], dict):
             given = [dict(params=given)]
         groups: list[dict[str, Any]] = []
         for group in given:
-            members = list(group["params"])
-            mixing = [p for p in members if mixes_channels(p)]
-            others = [p for p in members if not mixes_channels(p)]
-            share = group.get("lr", lr) / lr
-            groups += [dict(group, params=others, muon=False)] if others else []
-            settings = dict(params=mixing, muon=True, lr=muon_lr * share)
-            groups += [dict(group, **settings)] if mixing else []
+            parts: dict[bool, list] = {False: [], True: []}
+            for parameter in group["params"]:
+                parts[mixes_channels(parameter)].append(parameter)
+            rate = group.get("lr", lr)
+            for muon, own in ((False, rate), (True, muon_lr * (rate / lr))):
+                settings = dict(params=parts[muon], muon=muon, lr=own)
+                groups += [dict(group, **settings)] if parts[muon] else []
         super().__init__(
             groups, lr=lr, betas=tuple(betas), weight_decay=weight_decay, fused=True
         )
@@ -103,12 +103,8 @@ class MuonAdamW(torch.optim.AdamW):
         self._step_supports_amp_scaling = False
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> Any:
+    def step(self) -> None:
         """One step of all parameters that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         everything = self.param_groups
         for group in everything:
             if group["muon"]:
@@ -120,7 +116,6 @@ class MuonAdamW(torch.optim.AdamW):
             inspect.unwrap(torch.optim.AdamW.step)(self)
         finally:
             self.param_groups = everything
-        return loss
 
     def _muon_step(self, group: dict[str, Any]) -> None:
         momentum = self.defaults["muon_momentum"]

@@ -18,7 +18,7 @@ from mmengine.optim import (
     OptimWrapper,
     OptimWrapperDict,
 )
-from torch import Tensor, nn
+from torch import nn
 
 from ..models.supernet import find_supernet
 from ..search.schedule import AUTO
@@ -33,8 +33,7 @@ class BFloat16OptimWrapper(OptimWrapper):
     heads that give them to NumPy, which has no bfloat16.
 
     Args:
-        loss_scale: Accepted so that configs need not differ; bfloat16 has the exponent
-            range of float32, so anything but ``"dynamic"`` or 1 is refused.
+        loss_scale: As ``--amp`` sets it; nothing is scaled. Default ``"dynamic"``.
         dtype: Only ``"bfloat16"``. Default that.
         **kwargs: As for ``OptimWrapper``.
 
@@ -46,15 +45,16 @@ class BFloat16OptimWrapper(OptimWrapper):
         super().__init__(**kwargs)
         if not is_bfloat16(dtype):
             raise wrong("optim_wrapper.dtype", "'bfloat16'", repr(dtype))
-        if loss_scale not in ("dynamic", 1):
-            expected = "'dynamic': bfloat16 is not scaled"
-            raise wrong("optim_wrapper.loss_scale", expected, repr(loss_scale))
+        if loss_scale != "dynamic":
+            raise wrong("optim_wrapper.loss_scale", "'dynamic'", repr(loss_scale))
 
     @contextmanager
     def optim_context(self, model: nn.Module):
         device = next(model.parameters()).device.type
         head = getattr(unwrap(model), "cls_head", None)
-        handle = head and head.register_forward_hook(_to_float)
+        handle = head and head.register_forward_hook(
+            lambda module, inputs, scores: scores.float()
+        )
         try:
             with super().optim_context(model), torch.autocast(device, torch.bfloat16):
                 yield
@@ -66,10 +66,6 @@ class BFloat16OptimWrapper(OptimWrapper):
 def is_bfloat16(dtype: str | torch.dtype | None) -> bool:
     """Whether a ``dtype`` of an optimiser wrapper is bfloat16."""
     return str(dtype).removeprefix("torch.") == "bfloat16"
-
-
-def _to_float(module: nn.Module, inputs: tuple, scores: Tensor) -> Tensor:
-    return scores.float()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -110,8 +106,8 @@ class SearchOptimWrapperConstructor:
 
     Args:
         optim_wrapper_cfg: ``weights`` and ``alphas``, each the config of an optimiser
-            wrapper. ``type``, ``loss_scale`` and ``dtype`` next to them are those of
-            MMAction2's ``--amp``: they hold for both.
+            wrapper; ``type``, ``loss_scale`` and ``dtype`` next to them, as MMAction2's
+            ``--amp`` sets them, hold for both.
         paramwise_cfg: As in MMEngine, for the weights. Default None.
 
     Raises:

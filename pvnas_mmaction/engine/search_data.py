@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from numbers import Integral
 from typing import Any
 
@@ -26,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..datasets.video_list import resolve
 from ..search.randomness import Stream, derived_seed, seeded
 from ..search.search import digest_of
-from ..space.checks import wrong
+from ..space.checks import is_number, wrong
 
 Key = tuple[int, int]
 LIST = "train_dataloader.dataset"
@@ -48,8 +47,7 @@ def split_by_class(
     Args:
         labels: Class id of each clip.
         alpha_share: Share of each class that goes to the alpha half, rounded; a class
-            of two clips or more has at least one in each half. Default of the search
-            loop: 0.5.
+            of two clips or more has at least one in each half.
         seed: The same seed gives the same split.
         files: What each clip is read from; clips of one file come to one half. Default
             None: each has a file of its own.
@@ -61,8 +59,7 @@ def split_by_class(
     Raises:
         ValueError: The share is not between 0 and 1, or one half would be empty.
     """
-    is_number = isinstance(alpha_share, int | float)
-    if not is_number or not 0 < alpha_share < 1:
+    if not is_number(alpha_share) or not 0 < alpha_share < 1:
         expected = "a number above 0 and below 1"
         raise wrong("train_cfg.alpha_share", expected, repr(alpha_share))
     generator = np.random.default_rng(seed)
@@ -117,11 +114,8 @@ class StepSampler(Sampler[Key]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.indices = list(indices)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
+        self.indices, self.batch_size, self.seed = list(indices), batch_size, seed
+        self.rank, self.world_size = rank, world_size
         self.batches_per_epoch = len(self.indices) // (batch_size * world_size)
         if self.batches_per_epoch == 0:
             got = f"{batch_size} on each of {world_size} process(es)"
@@ -197,9 +191,8 @@ class SearchData:
 
     def __init__(self, dataloader: Mapping[str, Any], alpha_share: float) -> None:
         if not isinstance(dataloader, Mapping):
-            hint = "a search splits its data set itself"
             got = type(dataloader).__name__
-            raise wrong("train_dataloader", "a config dict", got, hint)
+            raise wrong("train_dataloader", "a config dict", got)
         config = copy.deepcopy(dict(dataloader))
         config.pop("sampler", None)
         for key in ("batch_sampler", "num_batch_per_epoch"):
@@ -207,20 +200,18 @@ class SearchData:
                 hint = "a search makes the batches of its two halves itself"
                 raise wrong(f"train_dataloader.{key}", "none", "one", hint)
         dataset = DATASETS.build(config.pop("dataset"))
-        _check_no_repeats(dataset)
+        _parts(dataset)  # for its error
         self.ann_file = str(getattr(dataset, "ann_file", ""))
         self.alpha_share = alpha_share
-        self._labels = _labels(dataset)
+        self._dataset, self._labels = dataset, _labels(dataset)
         if len(set(self._labels)) == 1:
             got = f"class id {self._labels[0]} for every clip"
             raise wrong(LIST, "two classes or more", got)
-        self._dataset = dataset
         self._config = dict(config, dataset=SeededDataset(dataset))
 
     def set_up(self, runner: Runner, seed: int) -> None:
         """Split the list and build the loaders, all from ``seed``."""
-        self.seed = seed
-        self._runner = runner
+        self.seed, self._runner = seed, runner
         self._calibration: list[dict] = []
         self.weights_half, self.alpha_half = split_by_class(
             self._labels,
@@ -230,18 +221,14 @@ class SearchData:
         )
         # A video that can't be read is replaced within its own half.
         _keep_apart(self._dataset, [self.weights_half, self.alpha_half])
-        ranks = get_rank(), get_world_size()
-        self.weights_loader = self._loader(
-            self.weights_half, Stream.WEIGHTS_DATA, *ranks
-        )
-        self.alpha_loader = self._loader(self.alpha_half, Stream.ALPHA_DATA, *ranks)
+        self.weights_loader = self._loader(self.weights_half, Stream.WEIGHTS_DATA)
+        self.alpha_loader = self._loader(self.alpha_half, Stream.ALPHA_DATA)
 
     def check_num_classes(self, num_classes: int) -> None:
         """Raise ValueError unless every class id has a score of the head."""
         low, high = min(self._labels), max(self._labels)
         if low < 0 or high >= num_classes:
-            expected = f"class ids from 0 to {num_classes - 1}, as "
-            expected += f"model.cls_head.num_classes={num_classes} says"
+            expected = f"class ids below {num_classes}, as model.cls_head.num_classes"
             raise wrong(LIST, expected, f"{low} to {high}")
 
     def calibration(self, num_batches: int) -> Iterator[dict]:
@@ -252,7 +239,7 @@ class SearchData:
         write to it.
         """
         if len(self._calibration) != num_batches:
-            loader = self._loader(self.weights_half, Stream.CALIBRATION, 0, 1)
+            loader = self._loader(self.weights_half, Stream.CALIBRATION, (0, 1))
             loader.sampler.num_batches = num_batches
             # A loader that starts draws a number, and what comes from a worker is
             # shared memory with a file descriptor for every tensor.
@@ -264,7 +251,7 @@ class SearchData:
     def judging(self, num_clips: int) -> Iterator[dict]:
         """Batches of so many clips of the alpha half, as far as it has them: the same
         ones on every rank and every time."""
-        loader = self._loader(self.alpha_half, Stream.SENSITIVITY_DATA, 0, 1)
+        loader = self._loader(self.alpha_half, Stream.SENSITIVITY_DATA, (0, 1))
         wanted = min(num_clips, len(self.alpha_half)) / loader.sampler.batch_size
         loader.sampler.num_batches = max(1, round(wanted))
         with seeded(self.seed):  # as in calibration
@@ -275,70 +262,52 @@ class SearchData:
         """What tells this list and its halves from others: class ids and split."""
         return digest_of([self._labels, self.weights_half])
 
-    @cached_property
-    def clips_digest(self) -> str:
-        """What tells the clips of this list, in their order, from others; the folder
-        they are in may be another."""
-        return digest_of(_names(self._dataset))
-
     def _loader(
-        self, indices: Sequence[int], stream: Stream, rank: int, world_size: int
+        self,
+        indices: Sequence[int],
+        stream: Stream,
+        place: tuple[int, int] | None = None,
     ) -> DataLoader:
+        """Loader of this process, or of one at ``place``, (rank, world size)."""
         seed = derived_seed(self.seed, stream)
-        batch_size = self._config["batch_size"]
-        sampler = StepSampler(indices, batch_size, seed, rank, world_size)
+        place = place or (get_rank(), get_world_size())
+        sampler = StepSampler(indices, self._config["batch_size"], seed, *place)
         config = dict(self._config, sampler=sampler)
         return self._runner.build_dataloader(config, seed=seed)
 
 
-def _check_no_repeats(dataset: Any) -> None:
+def _parts(dataset: Any) -> list[Any]:
+    """The data sets of a concatenation, or the one."""
+    if isinstance(dataset, ConcatDataset):
+        return [part for inner in dataset.datasets for part in _parts(inner)]
     if isinstance(dataset, RepeatDataset | ClassBalancedDataset):
         hint = (
             "a clip that is there twice would train both weights and alphas; raise "
             "train_cfg.max_epochs instead"
         )
-        got = type(dataset).__name__
-        raise wrong("train_dataloader.dataset", "the data set in it", got, hint)
-    if isinstance(dataset, ConcatDataset):
-        for part in dataset.datasets:
-            _check_no_repeats(part)
+        raise wrong(LIST, "the data set in it", type(dataset).__name__, hint)
+    return [dataset]
 
 
 def _keep_apart(dataset: Any, halves: Sequence[Sequence[int]]) -> None:
     """``keep_apart`` of a data set, or of each one in a concatenation."""
-    if hasattr(dataset, "keep_apart"):
-        dataset.keep_apart(halves)
-    elif isinstance(dataset, ConcatDataset):
-        start = 0
-        for part, end in zip(dataset.datasets, dataset.cumulative_sizes, strict=True):
-            own = [[i - start for i in half if start <= i < end] for half in halves]
-            _keep_apart(part, own)
-            start = end
+    start = 0
+    for part in _parts(dataset):
+        end = start + len(part)
+        if hasattr(part, "keep_apart"):
+            part.keep_apart([[i - start for i in half if start <= i < end]
+                             for half in halves])  # fmt: skip
+        start = end
 
 
 def _paths(dataset: Any) -> list[str]:
     """What each clip of a data set is read from; its place where that isn't known."""
-    if isinstance(dataset, ConcatDataset):
-        return [path for part in dataset.datasets for path in _paths(part)]
     paths = []
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
         found = (info.get(key) for key in ("filename", "frame_dir", "video_id"))
         paths.append(str(next(filter(None, found), index)))
     return paths
-
-
-def _names(dataset: Any) -> list[str]:
-    """What a data set calls its clips, without the folder of all."""
-    if isinstance(dataset, ConcatDataset):
-        return [name for part in dataset.datasets for name in _names(part)]
-    folders = [f for f in (getattr(dataset, "data_prefix", None) or {}).values() if f]
-    names = []
-    for name in _paths(dataset):
-        for folder in folders:
-            name = name.removeprefix(folder).lstrip("/")
-        names.append(name)
-    return names
 
 
 def _labels(dataset: Any) -> list[int]:

@@ -11,7 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..space.checks import wrong
+from ..space.checks import check_count, wrong
 from ..space.genotype import write_atomically
 from .search_loop import SearchLoop
 
@@ -29,26 +29,19 @@ class SearchHistoryHook(Hook):
 
     Args:
         interval: Steps between two lines. Default 20.
-
-    Raises:
-        ValueError: The interval is not a whole number from 1 up. Later: nothing is
-            searched.
     """
 
     # After LRDiversityHook and RuntimeInfoHook have put their scalars down.
     priority = "BELOW_NORMAL"
 
     def __init__(self, interval: int = 20) -> None:
-        if type(interval) is not int or interval < 1:
-            raise wrong("interval", "a whole number from 1 up", repr(interval))
+        check_count("interval", interval, 1)
         self.interval = interval
 
     def before_train(self, runner: Runner) -> None:
         if not isinstance(runner.train_loop, SearchLoop):
-            expected = "'SearchLoop' with SearchHistoryHook"
-            raise wrong(
-                "train_cfg.type", expected, repr(type(runner.train_loop).__name__)
-            )
+            got = type(runner.train_loop).__name__
+            raise wrong("train_cfg.type", "'SearchLoop'", repr(got))
         self.path = Path(runner.work_dir) / "search" / "history.jsonl"
         if not is_main_process():
             return

@@ -4,14 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from mmaction.registry import LOOPS
-from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -21,16 +18,13 @@ from ..search.distributed import (
     announce_failure,
     is_distributed,
     shared_seed,
-    together,
 )
-from ..search.randomness import Stream, derived_seed, seeded
+from ..search.randomness import seeded
 from ..search.schedule import LRDiversitySchedule, num_epochs
 from ..search.search import Search, check_setting
 from ..space.checks import check_count, wrong
-from .folder_lock import folder_lock
-from .run_file import recorded_run
 from .search_data import ALPHA_SHARE, CALIBRATION_BATCHES, METRIC, SearchData
-from .search_record import SearchRecord
+from .search_files import SearchFiles, recorded_run
 from .validation import Validation
 
 
@@ -41,13 +35,8 @@ class SearchLoop(EpochBasedTrainLoop):
     One iteration is a weights step on a batch of the weights half of the training list
     and, unless the alphas rest, an alpha step on a batch of the other half. Both halves
     come from the one training list, split by class. :class:`Search` is the algorithm;
-    :class:`LRDiversityHook` builds its schedule and ends its cycles.
-
-    Files, written by rank 0 to ``work_dir/search/``: ``space.json``, ``split.json``,
-    ``archive.json``, ``genotypes/cycle_NN.json``, with a donor ``sensitivities.json``
-    and, at the end, ``genotype.json`` (with a donor also ``genotype.pth``, the weights
-    that it inherits) and, where the archive lacks it, the same as
-    ``genotypes/final.json``.
+    :class:`LRDiversityHook` builds its schedule and ends its cycles;
+    :class:`SearchFiles` writes what it finds.
 
     Args:
         runner: The runner.
@@ -61,9 +50,6 @@ class SearchLoop(EpochBasedTrainLoop):
             as with few clips, there are more epochs. Default 0.
         **settings: ``input_shape``, ``cost``, ``relaxations``, ``num_ranked``,
             ``largest_every``, ``alpha_weight`` and ``donor`` of :class:`Search`.
-
-    Attributes:
-        search: The search, from ``before_run`` of the hook on.
 
     Raises:
         ValueError: A setting that can't be used; says which and what was expected.
@@ -97,15 +83,13 @@ class SearchLoop(EpochBasedTrainLoop):
         self.val_begin = self._max_epochs + 1  # the supernet itself is never validated
         self.calibration_batches, self.metric = calibration_batches, metric
         self.settings = settings
-        self.search: Search | None = None
+        self.search: Search | None = None  # until before_run of the hook
         self.validation: Validation | None = None
         self._alpha_batches: Iterator[dict] | None = None
         self.model = runner.model
         if is_distributed() and not isinstance(self.model, SearchDataParallel):
-            expected = "'mmaction.SearchDataParallel'"
-            hint = "a search reduces its gradients itself"
-            got = type(self.model).__name__
-            raise wrong("model_wrapper_cfg.type", expected, repr(got), hint)
+            expected, got = "'mmaction.SearchDataParallel'", type(self.model).__name__
+            raise wrong("model_wrapper_cfg.type", expected, repr(got))
         if is_model_wrapper(self.model):
             self.model = self.model.module
         find_supernet(self.model)  # for its error, before anything else fails
@@ -121,11 +105,9 @@ class SearchLoop(EpochBasedTrainLoop):
         """Build the search, once the runner has its optimisers and validation loop."""
         loop = self.runner.val_loop
         if loop is not None:
+            fp16 = getattr(loop, "fp16", False)
             self.validation = Validation(
-                loop.dataloader,
-                loop.evaluator,
-                self.metric,
-                getattr(loop, "fp16", False),
+                loop.dataloader, loop.evaluator, self.metric, fp16
             )
         self.search = Search(
             self.model,
@@ -139,30 +121,23 @@ class SearchLoop(EpochBasedTrainLoop):
             **self.settings,
         )
         self._check_counted()
-        self.record = SearchRecord(self.runner, self.search, self.data)
+        self.files = SearchFiles(self.runner, self.search, self.data)
         return self.search
 
     def _check_counted(self) -> None:
-        """Refuse or name what a model has beyond what costs count."""
+        """Refuse, or name, what a model has beyond what costs count."""
         search = self.search
         backbone = sum(p.numel() for p in search.supernet.parameters())
         found = sum(p.numel() for p in self.model.parameters()) - backbone
         counted = (search.space.skeleton.out_channels + 1) * search.num_classes
         if found == counted:
             return
-        error = wrong(
-            "model",
-            f"{counted} parameters outside its backbone, those of one fully connected "
-            "layer, which costs count",
-            str(found),
-            "costs are without the rest of model.cls_head and model.neck",
-        )
+        expected = f"{counted} parameters outside its backbone, one linear layer"
+        hint = "costs and budgets are without the rest of model.cls_head and model.neck"
+        error = wrong("model", expected, str(found), hint)
         if search.penalty is not None:
-            hint = f"{error}, so that train_cfg.cost.budget would be missed"
-            raise ValueError(hint)
+            raise error
         self.runner.logger.warning(str(error))
-
-    # -- running ------------------------------------------------------------------
 
     def run(self) -> torch.nn.Module:
         """Launch the search; a resumed one goes on within its epoch."""
@@ -178,26 +153,19 @@ class SearchLoop(EpochBasedTrainLoop):
             num_weights_clips=len(data.weights_half),
             num_alphas_clips=len(data.alpha_half),
         )
-        with ExitStack() as stack:
-            with together():
-                if is_main_process():
-                    lock = Path(self.runner.work_dir) / ".search.lock"
-                    stack.enter_context(folder_lock(lock, "the search"))
-            self.record.write_setting()
-            stack.enter_context(
-                recorded_run(
-                    self.runner,
-                    seed=search.seed,
-                    num_steps=self._max_iters,
-                    data=facts,
-                    schedule=asdict(search.schedule.config),
-                )
-            )
+        self.files.write_setting()
+        with recorded_run(
+            self.runner,
+            seed=search.seed,
+            num_steps=self._max_iters,
+            data=facts,
+            schedule=asdict(search.schedule.config),
+        ):
             try:
                 self._try_validation()
                 search.begin()
                 model = super().run()
-                self.record.write_result()
+                self.files.write_result()
             except Exception as error:
                 announce_failure(error)
                 raise
@@ -208,12 +176,9 @@ class SearchLoop(EpochBasedTrainLoop):
         if self.validation is None:
             return
         supernet = self.search.supernet
-        seed = derived_seed(self.search.seed, Stream.CALIBRATION)
+        path = supernet.path_of([0] * len(supernet.counts))
         # A loader that starts draws from torch's generator.
-        with (
-            seeded(seed),
-            supernet.use_path(supernet.path_of([0] * len(supernet.counts))),
-        ):
+        with seeded(self.search.seed), supernet.use_path(path):
             self.validation.try_batch(self.model)
 
     def run_epoch(self) -> None:
@@ -234,7 +199,7 @@ class SearchLoop(EpochBasedTrainLoop):
         alphas_batch = None if self.search.rests else self._next_alpha_batch()
         outputs = self.search.step(data_batch, alphas_batch)
         if self.search.donor and self.search.num_cycle_steps == 0:
-            self.record.write_sensitivities()
+            self.files.write_sensitivities()
         self.runner.call_hook(
             "after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs
         )
@@ -245,28 +210,22 @@ class SearchLoop(EpochBasedTrainLoop):
             self._alpha_batches = iter(self.data.alpha_loader)
         return next(self._alpha_batches)
 
-    # -- cycles -------------------------------------------------------------------
-
     def end_cycle(self):
         """:meth:`Search.end_cycle`, and :meth:`Search.finish` after the last; writes
         what was found. Gives the cycle's entry of the archive."""
         entry = self.search.end_cycle()
-        self.record.write_entry(entry)
+        self.files.write_archive()
         if self.search.is_done:
             self.search.finish()
-            self.record.write_archive()
+            self.files.write_archive()
         return entry
-
-    # -- resume -------------------------------------------------------------------
 
     def _setting(self) -> dict[str, Any]:
         """What a search has to share with the one it resumes, in addition to
         :meth:`Search.setting`."""
-        split, clips = self.data.digest, self.data.clips_digest
         return {
             "train_cfg.metric": self.metric,
-            "train_dataloader.dataset (clips and classes)": clips,
-            "train_cfg.alpha_share (halves of the training list)": split,
+            "train_dataloader.dataset (class ids and halves)": self.data.digest,
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,14 +19,8 @@ from ..space.checks import wrong
 
 
 class Validation:
-    """Callable that gives the accuracy of a model, a share.
-
-    Args:
-        dataloader: Of the validation clips.
-        evaluator: Of their scores.
-        metric: The accuracy among its metrics.
-        fp16: Whether it runs under automatic mixed precision. Default False.
-    """
+    """Callable that gives the accuracy of a model, a share, by the ``metric`` of an
+    evaluator; ``fp16`` as in MMEngine's ``ValLoop``."""
 
     def __init__(
         self,

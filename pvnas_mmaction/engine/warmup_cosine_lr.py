@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from mmaction.registry import PARAM_SCHEDULERS
-from mmengine.optim import ConstantLR, LinearLR, _ParamScheduler
+from mmengine.optim import _ParamScheduler
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.runner import Runner
 
@@ -32,7 +32,7 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
         optimizer: Wrapped optimiser.
         warmup: Share of the steps for the warm-up, in [0, 1). Default 0.05.
         start_factor: Factor at the first step of the warm-up. Default 0.01.
-        *args: As for MMEngine's schedulers, as are the keywords.
+        *args: As for MMEngine's schedulers, as are other keywords.
     """
 
     def __init__(
@@ -78,34 +78,14 @@ def check_resumed_schedulers(runner: Runner, checkpoint: dict, path: str) -> Non
     saved, built = checkpoint.get("param_schedulers"), runner.param_schedulers
     if not (isinstance(saved, list) and isinstance(built, list)):
         return
-    hint = (
-        "a scheduler goes on as it was saved: keep its settings, take the type "
-        "'WarmupCosineLR', which is as long as train_cfg.max_epochs, or start a new "
-        "training from its weights: load_from=CHECKPOINT"
+    found, expected = (
+        [{k: v for k, v in state.items() if k not in _PROGRESS} for state in states]
+        for states in ([scheduler.state_dict() for scheduler in built], saved)
     )
-    if len(saved) != len(built):
-        expected = f"{len(saved)} scheduler(s), as in {path}"
-        raise wrong("param_scheduler", expected, str(len(built)), hint)
-    for index, (state, scheduler) in enumerate(zip(saved, built, strict=True)):
-        for key, value in scheduler.state_dict().items():
-            if key not in _PROGRESS and state.get(key) != value:
-                field = f"param_scheduler[{index}].{key}"
-                expected = f"{state.get(key)!r}, as in {path}"
-                raise wrong(field, expected, repr(value), hint)
-
-
-def warn_of_other_length(runner: Runner) -> None:
-    """Say so where the last scheduler ends elsewhere than the training."""
-    built = runner.param_schedulers
-    if not isinstance(built, list) or not built:
-        return
-    last = max(built, key=lambda scheduler: scheduler.end)
-    if isinstance(last, LinearLR | ConstantLR):
-        return  # a warm-up, after which the rate is meant to stay
-    length = runner.max_epochs if last.by_epoch else runner.max_iters
-    if last.end != length:
-        unit = "epochs" if last.by_epoch else "steps"
-        runner.logger.warning(
-            f"param_scheduler: expected an end of {length} {unit}, that of train_cfg, "
-            f"got {last.end}; without 'end' a scheduler is as long as the training"
+    if found != expected:
+        hint = (
+            "a scheduler goes on as it was saved: keep its settings, take the type "
+            "'WarmupCosineLR', which is as long as train_cfg.max_epochs, or start a "
+            "new training from its weights: load_from=CHECKPOINT"
         )
+        raise wrong("param_scheduler", f"{expected}, as in {path}", str(found), hint)

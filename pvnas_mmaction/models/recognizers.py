@@ -47,7 +47,6 @@ class View:
         batch_size: int,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        channels_last: bool = False,
     ) -> Tensor:
         """Normally distributed input, the same for every model of a view.
 
@@ -59,9 +58,7 @@ class View:
         x = torch.randn(size, generator=generator).permute(0, 1, 5, 2, 3, 4)
         if self.is_2d:
             x = x[:, 0].transpose(1, 2)
-        if not channels_last:
-            x = x.contiguous()
-        return x.to(device=device, dtype=dtype)
+        return x.contiguous().to(device=device, dtype=dtype)
 
 
 def view_of(config: Config) -> View:

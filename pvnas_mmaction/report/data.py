@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +26,6 @@ from ..space.genotype import Genotype, load_genotype
 from ..space.search_space import SearchSpace
 
 T = TypeVar("T")
-MOVED = "search_before_"
 EXPECTED = "the work directory of a search or training (--work-dir of tools/train.py)"
 
 
@@ -45,8 +44,8 @@ class Run:
 
     ``missing`` says what is not there or not readable, one sentence each. ``starts`` of
     the process, oldest first, have ``started`` and ``ended`` as datetimes (``ended`` of
-    a running one: when it last wrote), and what ``engine.run_file.start_facts`` gives.
-    ``config`` holds what can be read of ``config_text``, MMEngine's last dump.
+    a running one: when it last wrote), and what ``start_facts`` gives. ``config`` holds
+    what can be read of ``config_text``, MMEngine's last dump.
     """
 
     path: Path
@@ -67,10 +66,10 @@ class Run:
         return self.starts[-1]["ended"] if self.starts else None
 
     @property
-    def seconds(self) -> float | None:
+    def seconds(self) -> float:
         """How long it ran, all starts added up."""
         spans = [start["ended"] - start["started"] for start in self.starts]
-        return sum(span.total_seconds() for span in spans) if spans else None
+        return sum(span.total_seconds() for span in spans)
 
 
 @dataclass
@@ -78,8 +77,7 @@ class SearchRun(Run):
     """A search: what ``search/`` holds, as far as it is there.
 
     ``record`` is ``run.json``, ``networks`` the archive, oldest first, ``final`` the
-    network that the search ended in, of the archive or not. ``earlier`` are folders of
-    searches that started in the directory before this one.
+    network that the search ended in, of the archive or not.
     """
 
     record: dict[str, Any] = field(default_factory=dict)
@@ -91,7 +89,6 @@ class SearchRun(Run):
     networks: list[Network] = field(default_factory=list)
     final: Network | None = None
     finished: bool = False
-    earlier: list[Path] = field(default_factory=list)
 
     @property
     def judged(self) -> list[Network]:
@@ -119,8 +116,7 @@ class SearchRun(Run):
 class TrainRun(Run):
     """A training, usually of one genotype's network: lines of ``scalars.json``.
 
-    Each line of ``val`` has ``after_step``: steps of training before it. Where epochs
-    end between two logged steps it may be up to a log interval too early.
+    Each line of ``val`` has ``after_step``: steps of training before it.
     """
 
     train: list[dict[str, Any]] = field(default_factory=list)
@@ -130,8 +126,7 @@ class TrainRun(Run):
 
 def read_work_dirs(paths: Sequence[Path]) -> list[Run]:
     """Read several, with names that tell them apart. A search and a training in the
-    same directory are two runs; a folder ``search_before_<timestamp>``, to which the
-    start of another search has moved an earlier one, is a run as well.
+    same directory are two runs.
 
     Raises:
         ValueError: One is no directory, or holds files and none of a search or
@@ -141,7 +136,7 @@ def read_work_dirs(paths: Sequence[Path]) -> list[Run]:
     short = [name.partition("/")[2] for name in full]
     runs: list[Run] = []
     for i, (path, both, name) in enumerate(zip(paths, full, short, strict=True)):
-        if short.count(name) > 1 or name.startswith(MOVED):
+        if short.count(name) > 1:
             name = both if full.count(both) == 1 else f"{both} ({i + 1})"
         runs += _read(path, name)
     return runs
@@ -150,82 +145,66 @@ def read_work_dirs(paths: Sequence[Path]) -> list[Run]:
 def _read(path: Path, name: str) -> list[Run]:
     if not path.is_dir():
         raise wrong(str(path), EXPECTED, "a file" if path.exists() else "nothing")
-    trained, searched = _find_starts(path)
-    moved = path.resolve().name.startswith(MOVED)
-    runs: list[Run] = []
-    if moved or searched or (path / "search").is_dir() or not any(path.iterdir()):
-        folder = path if moved else path / "search"
-        runs.append(_read_search(SearchRun(path, name), folder, bool(searched)))
-        if any((start / "vis_data/scalars.json").is_file() for start in trained):
-            runs.append(_read_training(TrainRun(path, f"{name}, training"), trained))
-    elif trained:
-        runs.append(_read_training(TrainRun(path, name), trained))
-    else:
-        raise wrong(str(path), EXPECTED, "neither search/ nor a folder <date>_<time>")
-    return runs
-
-
-def _find_starts(path: Path) -> tuple[list[Path], list[Path]]:
-    """Folders that starts of trainings and of searches have left, oldest first."""
-    trained, searched = [], []
+    trained, searched = [], []  # starts, oldest first
     for config in sorted(path.glob("[0-9]*_[0-9]*/vis_data/config.py")):
         kind = lookup(parse_config(_text(config)), "train_cfg.type")
         (searched if kind == "SearchLoop" else trained).append(config.parent.parent)
-    return trained, searched
+    if (path / "search").is_dir() or searched or not any(path.iterdir()):
+        runs: list[Run] = [_read_search(SearchRun(path, name))]
+        if any((start / "vis_data/scalars.json").is_file() for start in trained):
+            runs.append(_read_training(TrainRun(path, f"{name}, training"), trained))
+        return runs
+    if trained:
+        return [_read_training(TrainRun(path, name), trained)]
+    raise wrong(str(path), EXPECTED, "neither search/ nor a folder <date>_<time>")
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
+def _attempt(run: Run, path: Path, read: Callable[[Path], T]) -> T | None:
+    """What ``read`` makes of a file; None, and a sentence, where it can't."""
+    shown = path.relative_to(run.path)
+    if not path.is_file():
+        run.missing.append(f"{shown} is not there.")
+        return None
+    try:
+        return read(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        run.missing.append(f"{shown} can't be read ({error}).")
+        return None
+
+
 # -- searches ----------------------------------------------------------------------
 
 
-def _read_search(run: SearchRun, folder: Path, started: bool) -> SearchRun:
+def _read_search(run: SearchRun) -> SearchRun:
+    folder = run.path / "search"
     if not folder.is_dir():
-        run.missing.append(
-            "search/ is not there: the search has not come to its first step."
-            if started
-            else "The directory is empty: the search has not started, or wrote "
-            "elsewhere."
-        )
+        run.missing.append("search/ is not there: the search is before its first step.")
         return run
-    work_dir, history = folder.resolve().parent, folder / "history.jsonl"
-    if folder != run.path:
-        run.earlier = sorted(p for p in work_dir.glob(f"{MOVED}*") if p.is_dir())
-    unknown = "command, machine and times are not known"
-    run.record = _attempt(run, folder / "run.json", _read_record, unknown) or {}
+    history = folder / "history.jsonl"
+    run.record = _attempt(run, folder / "run.json", _read_record) or {}
     run.starts = run.record.get("starts", [])
     if run.starts:
         if run.ended is None:
             wrote = history if history.is_file() else folder / "run.json"
             run.starts[-1]["ended"] = datetime.fromtimestamp(wrote.stat().st_mtime)
-        config = work_dir / run.starts[-1]["folder"] / "vis_data/config.py"
+        config = run.path / run.starts[-1]["folder"] / "vis_data/config.py"
         run.config_text = _text(config) if config.is_file() else ""
-    unknown = "candidates are numbered, and no budget shown"
-    for name, value in (
-        _attempt(run, folder / "space.json", _read_setting, unknown) or {}
-    ).items():
+    setting = _attempt(run, folder / "space.json", _read_setting) or {}
+    for name, value in setting.items():
         setattr(run, name, value)
     _read_history(run, history)
-    _read_archive(run, folder)
-    _note_state(run, (folder / "genotype.json").is_file())
+    archive = _attempt(run, folder / "archive.json", Archive.load)
+    if archive is not None:
+        run.networks = [n for e in archive.entries if (n := _network(run, e))]
+        if archive.final is not None:
+            same = [n for n in run.networks if n.entry == archive.final]
+            run.final = same[0] if same else _network(run, archive.final)
+    _note_state(run)
     return run
-
-
-def _attempt(
-    run: Run, path: Path, read: Callable[[Path], T], consequence: str
-) -> T | None:
-    """What ``read`` makes of a file; None, and a sentence, where it can't."""
-    shown = path.relative_to(run.path) if path.is_relative_to(run.path) else path
-    if not path.is_file():
-        run.missing.append(f"{shown} is not there: {consequence}.")
-        return None
-    try:
-        return read(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        run.missing.append(f"{shown} can't be read ({error}): {consequence}.")
-        return None
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -248,10 +227,7 @@ def _read_setting(path: Path) -> dict[str, Any]:
 
 
 def _read_history(run: SearchRun, path: Path) -> None:
-    read = _attempt(run, path, read_json_lines, "there is nothing to draw over time")
-    if read is None:
-        return
-    records, broken = read
+    records, broken = _attempt(run, path, read_json_lines) or ([], 0)
     counts = [len(row) for row in run.space.candidates] if run.space else None
     for record in records:
         found = _row_lengths(record.get("p"))
@@ -260,14 +236,10 @@ def _read_history(run: SearchRun, path: Path) -> None:
             run.history.append(record)
         else:
             broken += 1
-    name = path.relative_to(run.path)
     if broken:
-        run.missing.append(
-            f"{name}: {broken} line(s) can't be read and are left out; the last one of "
-            "a running or killed search may be half-written."
-        )
-    if not run.history:
-        run.missing.append(f"{name} holds no line yet.")
+        run.missing.append(f"search/{path.name}: {broken} line(s) can't be read.")
+    if not run.history and path.is_file():
+        run.missing.append(f"search/{path.name} holds no line yet.")
 
 
 def _row_lengths(p: Any) -> list[int]:
@@ -292,24 +264,14 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     return records, len(lines) - len(records)
 
 
-def _read_archive(run: SearchRun, folder: Path) -> None:
-    unknown = "no cycle has ended yet, or what was found can't be shown"
-    archive = _attempt(run, folder / "archive.json", Archive.load, unknown)
-    if archive is None:
-        return
-
-    def network(entry: ArchiveEntry) -> Network | None:
-        file = folder / entry.file
-        genotype = _attempt(run, file, load_genotype, "this network is not drawn")
-        return None if genotype is None else Network(entry, genotype, _text(file))
-
-    run.networks = [found for e in archive.entries if (found := network(e))]
-    if archive.final is not None:
-        same = [found for found in run.networks if found.entry == archive.final]
-        run.final = same[0] if same else network(archive.final)
+def _network(run: SearchRun, entry: ArchiveEntry) -> Network | None:
+    file = run.path / "search" / entry.file
+    genotype = _attempt(run, file, load_genotype)
+    return None if genotype is None else Network(entry, genotype, _text(file))
 
 
-def _note_state(run: SearchRun, whole: bool) -> None:
+def _note_state(run: SearchRun) -> None:
+    whole = (run.path / "search/genotype.json").is_file()
     state = run.record.get("state", "finished" if whole else "running")
     run.finished = state == "finished"
     if run.finished:
@@ -332,34 +294,30 @@ def _note_state(run: SearchRun, whole: bool) -> None:
 # -- trainings ---------------------------------------------------------------------
 
 
-def _read_training(run: TrainRun, folders: Iterable[Path]) -> TrainRun:
-    broken = 0
+def _read_training(run: TrainRun, folders: Sequence[Path]) -> TrainRun:
     for folder in folders:
         scalars = folder / "vis_data/scalars.json"
         config_text = _text(folder / "vis_data/config.py")
         config = parse_config(config_text)
-        lines, bad = read_json_lines(scalars) if scalars.is_file() else ([], 0)
-        train, val = _split(lines)
-        if not train and (lines or run.train):
+        train, val = _split(read_json_lines(scalars)[0] if scalars.is_file() else [])
+        if not train and (val or run.train):
             continue  # a test, or killed before its first line
         first = train[0]["step"] if train else 0
         resumed = run.train and config.get("resume") and first > run.train[0]["step"]
         if not resumed:  # a run of its own
-            run.train, run.val, run.starts, broken = [], [], [], 0
+            run.train, run.val, run.starts = [], [], []
         run.train = [r for r in run.train if r["step"] < first] + train
         run.val = [r for r in run.val if r["after_step"] < first] + val
-        run.config_text, run.config, broken = config_text, config, broken + bad
+        run.config_text, run.config = config_text, config
         started = datetime.strptime(folder.name, "%Y%m%d_%H%M%S")
         wrote = datetime.fromtimestamp(scalars.stat().st_mtime) if train else started
         facts = config.get("started_with", {})
         run.starts.append({**facts, "started": started, "ended": wrote})
     # The last step of an epoch is not logged, but epochs are of one length.
-    steps = max((-(-r["step"] // r["epoch"]) for r in run.train if "epoch" in r),
-                default=1)  # fmt: skip
+    lengths = [-(-r["step"] // r["epoch"]) for r in run.train if "epoch" in r]
     for record in run.val:
-        record["after_step"] = max(record["after_step"], record["step"] * steps)
-    if broken:
-        run.missing.append(f"scalars.json: {broken} line(s) can't be read, left out.")
+        steps = record["step"] * max(lengths, default=1)
+        record["after_step"] = max(record["after_step"], steps)
     if not run.train:
         run.missing.append("No line of scalars.json is there: nothing is logged yet.")
     source = lookup(run.config, "model.backbone.genotype")
@@ -369,7 +327,7 @@ def _read_training(run: TrainRun, folders: Iterable[Path]) -> TrainRun:
     try:
         run.genotype = resolve_genotype(source)
     except (OSError, ValueError) as error:
-        run.missing.append(f"The genotype can't be read ({error}): it is not drawn.")
+        run.missing.append(f"The genotype can't be read ({error}).")
     return run
 
 
@@ -386,11 +344,8 @@ def _split(lines: Sequence[dict[str, Any]]) -> tuple[list, list]:
 
 
 def parse_config(text: str) -> dict[str, Any]:
-    """Settings of a config as MMEngine dumps it, without running it.
-
-    Only literals, lists, tuples, dicts and calls of ``dict`` are understood; a setting
-    that is anything else is left out.
-    """
+    """Settings of a config as MMEngine dumps it, without running it: literals, lists,
+    tuples, dicts and calls of ``dict``; others are left out."""
     try:
         tree = _Dicts().visit(ast.parse(text))
     except (SyntaxError, ValueError):

@@ -58,7 +58,7 @@ class GenotypePictureHook(Hook):
             self._show(runner, final, "genotype_final", "Found at the end")
 
     def _show(self, runner: Runner, entry: ArchiveEntry, name: str, found: str) -> None:
-        genotype = runner.train_loop.record.genotype(entry)
+        genotype = runner.train_loop.files.genotype(entry)
         accuracy = "n/a" if entry.accuracy is None else f"{100 * entry.accuracy:.1f} %"
         title = (
             f"{found}: {format_count(entry.macs)} MACs, "

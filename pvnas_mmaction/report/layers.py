@@ -15,18 +15,11 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One line of a network's description.
+    """One line of a network's description: ``stem``, ``layer N`` (from 0), ``last
+    conv`` or ``classifier``.
 
-    Args:
-        name: ``stem``, ``layer N`` (from 0), ``last conv`` or ``classifier``.
-        block: Block spec, or what stands there in words.
-        layout: Its parts.
-        stage: Stage it belongs to, from 0; None outside the layers.
-        in_shape: (C, T, H, W), or None where the input shape is not known.
-        out_shape: (C, T, H, W), or None.
-        macs: Multiply-accumulates per view, or None where the shape is not known.
-        params: Number of parameters.
-        latency_ms: From a latency table, or None.
+    ``block`` is a block spec or words, ``stage`` (from 0) is None outside the layers.
+    Shapes (C, T, H, W) and MACs are None where the input shape is not known.
     """
 
     name: str
@@ -68,9 +61,8 @@ def layer_rows(
     input_shape = input_shape or genotype.provenance.get("input_shape")
     num_classes = num_classes or genotype.provenance.get("num_classes")
     # Parameters do not depend on the shape: any will do where none is known.
-    shape: Shape = (skeleton.in_channels, 1, 1, 1)
-    if input_shape is not None:
-        shape = check_input_shape(skeleton, input_shape)
+    any_shape = (skeleton.in_channels, 1, 1, 1)
+    shape: Shape = check_input_shape(skeleton, input_shape or any_shape)
     latencies = latency_ms or [None] * len(genotype.blocks)
     stem, head = skeleton.stem_layout, skeleton.head_layout
     places = [("stem", _words(stem), stem, skeleton.stem.channels, None, None)]

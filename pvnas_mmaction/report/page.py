@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -73,11 +72,11 @@ class Section:
             return []
         if lookup(self.run.record, "schedule.mode") not in (None, "diversity"):
             return []  # other modes have no feedback to follow the plan with
-        entries = [(network, network.entry) for network in self.run.networks]
         return [
             network
-            for network, entry in entries
-            if abs(entry.diversity - entry.planned_diversity) > MISSED_PLAN
+            for network in self.run.networks
+            if abs(network.entry.diversity - network.entry.planned_diversity)
+            > MISSED_PLAN
         ]
 
 
@@ -90,7 +89,7 @@ class Report:
         table: Latency table to predict latencies with. Default: none.
 
     Attributes:
-        plots: All plots, by a key that is their id on the page as well.
+        plots: By a key that is their id on the page as well.
     """
 
     def __init__(
@@ -113,20 +112,13 @@ class Report:
         self.comparison: list[str] = []
         self.comparison_notes: list[str] = []
         if len(self.searches) > 1:
-            notes, plots = (
-                self.comparison_notes,
-                figures.comparison_plots(self.searches),
-            )
+            notes = self.comparison_notes
             self.comparison = self._add_archive(self.searches, "compare", notes)
+            plots = figures.comparison_plots(self.searches)
             self.comparison += self._add("compare", plots)
 
     def render(self, title: str = "", now: datetime | None = None) -> str:
-        """The page as text.
-
-        Args:
-            title: Headline. Default: one made from the runs' names.
-            now: Time of writing. Default: the clock's.
-        """
+        """The page as text; its headline is made from the runs' names by default."""
         kind = "Search report" if self.searches else "Training report"
         names = [section.run.name for section in self.sections]
         what = names[0] if len(names) == 1 else f"{len(names)} runs"
@@ -161,20 +153,12 @@ class Report:
         )
 
     def write_figures(self, folder: Path) -> list[Path]:
-        """Write every plot as ``RUN_PLOT.png`` and ``.svg``; gives the files."""
-        names: dict[str, str] = {"compare": "compare"}
-        for section in self.sections:
-            name = re.sub(r"[^\w.-]+", "_", section.run.name)
-            taken = name in names.values()
-            names[section.anchor] = f"{name}_{section.anchor}" if taken else name
-        paths = []
-        for key, plot in self.plots.items():
-            anchor = next(a for a in names if key.startswith(f"{a}-"))
-            for ending in ("png", "svg"):
-                stem = f"{names[anchor]}_{key.removeprefix(f'{anchor}-')}"
-                paths.append(folder / f"{stem}.{ending}")
-                save_figure(plot, paths[-1])
-        return paths
+        """Write every plot as ``run-N-PLOT.png`` and ``.svg``; gives the files."""
+        endings = ("png", "svg")
+        files = {folder / f"{k}.{e}": p for k, p in self.plots.items() for e in endings}
+        for path, plot in files.items():
+            save_figure(plot, path)
+        return list(files)
 
     def _add(self, prefix: str, plots: Mapping[str, Plot]) -> list[str]:
         """Keep plots; gives their keys."""

@@ -41,13 +41,8 @@ CONFIG["range"] = {"category": RUN_COLORS}
 
 @dataclass
 class Plot:
-    """A plot.
-
-    Args:
-        title: The page sets it as text above the plot, where it wraps.
-        spec: Vega-Lite specification, as wide as its place.
-        min_width: Pixels below which it is scrolled instead of squeezed.
-    """
+    """A title, a Vega-Lite specification as wide as its place, and the pixels below
+    which it is scrolled instead of squeezed."""
 
     title: str
     spec: dict[str, Any]

@@ -62,11 +62,7 @@ class Predictions:
 
 
 def load_predictions(path: Path, names: Sequence[str] = ()) -> Predictions:
-    """Read a dump.
-
-    Args:
-        path: The pickle.
-        names: Class names; numbers stand where there are fewer.
+    """Read a dump; numbers stand for classes without a name.
 
     Raises:
         ValueError: It is no dump of predictions, or holds more than data.
@@ -74,19 +70,14 @@ def load_predictions(path: Path, names: Sequence[str] = ()) -> Predictions:
     try:
         with path.open("rb") as stream:
             clips = _Unpickler(stream).load()
-        pairs = [
-            (
-                int(clip["gt_label"].item()),
-                torch.as_tensor(clip["pred_score"]).flatten(),
-            )
-            for clip in clips
-        ]
-        num_classes = max(len(names), *(max(t + 1, len(s)) for t, s in pairs))
+        truths = [int(clip["gt_label"].item()) for clip in clips]
+        scores = [torch.as_tensor(clip["pred_score"]).flatten() for clip in clips]
+        num_classes = max(len(names), max(truths) + 1, *map(len, scores))
         counts = [[0] * num_classes for _ in range(num_classes)]
-        if min(truth for truth, _ in pairs) < 0:
+        if min(truths) < 0:
             raise ValueError("a label below 0")
-        for truth, scores in pairs:
-            counts[truth][int(scores.argmax())] += 1
+        for truth, row in zip(truths, scores, strict=True):
+            counts[truth][int(row.argmax())] += 1
     except Exception as error:
         # What a file that was cut off or was never a dump raises is of any kind.
         got = f"{type(error).__name__}: {error}"
@@ -134,10 +125,8 @@ def for_trainings(
         dumps = [*run.path.glob("*.pkl"), *run.path.glob("*/*.pkl")]
         dump = given or max(dumps, key=lambda p: p.stat().st_mtime, default=None)
         if dump is None:
-            run.missing.append(
-                "There is no dump of predictions (tools/test.py --dump FILE.pkl): no "
-                "confusion matrix, no accuracy by class."
-            )
+            text = "There is no dump of predictions (tools/test.py --dump FILE.pkl)."
+            run.missing.append(text)
             continue
         try:
             result[run.path] = load_predictions(dump, class_names(run.config))
@@ -148,7 +137,7 @@ def for_trainings(
             continue
         if run.ended and dump.stat().st_mtime < run.ended.timestamp():
             run.missing.append(
-                f"The dump of predictions is older than the training's last line: "
-                f"{dump.name}, shown here, may be of an earlier training."
+                f"{dump.name} is older than the training's last line: it may be of an "
+                "earlier training."
             )
     return result

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pvnas_mmaction.engine.checkpoint_files import latest_checkpoint
-from pvnas_mmaction.engine.search_checkpoint import find_checkpoint
+from pvnas_mmaction.engine.checkpoints import find_checkpoint, latest_checkpoint
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from searching import build_search, run_search
 
 import pvnas_mmaction
-from pvnas_mmaction.engine.run_file import start_facts
+from pvnas_mmaction.engine.search_files import start_facts
 
 
 class At(Hook):

@@ -1,33 +1,103 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""What a checkpoint of a search holds, read without a runner."""
+"""Checkpoint files: which one a run goes on from, and what that of a search holds."""
 
 from __future__ import annotations
 
 import os
+import pickle
+import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 
 from ..models.supernet import inherit_weights
 from ..search.archive import Archive
 from ..space.checks import wrong
 from ..space.search_space import SearchSpace
-from .checkpoint_files import latest_checkpoint
 
 CHECKPOINT_KEY = "pvnas_search"
 FORMAT_VERSION = 2
 
 
-def search_state(checkpoint: Mapping[str, Any], path: object) -> dict[str, Any]:
-    """The state of a search in a checkpoint.
+def check_checkpoint(path: str | os.PathLike[str], option: str) -> None:
+    """Check that a checkpoint is whole, unless it is a URL or a name with a prefix.
+
+    Raises:
+        FileNotFoundError: It is a path to no file.
+        ValueError: The file is empty, its end is missing, or it is something else.
+    """
+    if re.match(r"\w{2,}:", str(path)):
+        return
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{option}: expected a checkpoint, got {path}, which is no file"
+        )
+    with open(path, "rb") as file:
+        start = file.read(2)
+    # torch writes zip archives, whose directory comes last; before 1.6 plain pickles
+    if not start or (start == b"PK" and not zipfile.is_zipfile(path)):
+        hint = "take an earlier one, or copy it again"
+        raise wrong(option, "a whole checkpoint", f"{path}, whose end is missing", hint)
+    if start != b"PK" and not start.startswith(pickle.PROTO):
+        raise wrong(option, "a checkpoint as torch.save writes it", str(path))
+
+
+def saved_checkpoints(work_dir: str | os.PathLike[str]) -> list[Path]:
+    """What MMEngine has saved every so often in a work dir, newest first."""
+    files = Path(work_dir).glob("*_*.pth")
+    periodic = (f for f in files if re.fullmatch(r"(epoch|iter)_\d+\.pth", f.name))
+    return sorted(periodic, key=lambda file: file.stat().st_mtime_ns, reverse=True)
+
+
+def latest_checkpoint(
+    work_dir: str | os.PathLike[str], option: str = "--resume"
+) -> str | None:
+    """The latest whole checkpoint that MMEngine has saved in a work dir.
+
+    It is the one that the file ``last_checkpoint`` names, in this folder if it was
+    copied or moved. Where a kill has left that file or the checkpoint incomplete, it is
+    the newest ``epoch_N.pth`` or ``iter_N.pth`` that is whole.
 
     Args:
-        checkpoint: The checkpoint.
-        path: Where it comes from, for the error message.
+        work_dir: The folder.
+        option: What asks for it, for the error messages. Default ``"--resume"``.
+
+    Returns:
+        Its path; None where none was ever saved.
+
+    Raises:
+        FileNotFoundError: There is none, though one was saved.
+        ValueError: None is whole.
+    """
+    pointer, saved = Path(work_dir, "last_checkpoint"), saved_checkpoints(work_dir)
+    if not pointer.is_file() and not saved:
+        return None
+    name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
+    named = [Path(work_dir, Path(name).name), Path(name)] if name else []
+    for path in filter(Path.is_file, [*named, *saved]):
+        try:
+            check_checkpoint(path, option)
+        except ValueError:
+            continue
+        if path not in named:
+            print_log(f"{pointer}: found {name!r}, which is not whole; taking {path}")
+        return str(path)
+    for path in [*named, *saved]:
+        check_checkpoint(path, option)
+    raise FileNotFoundError(
+        f"{option}: expected a checkpoint, got none but an empty file {pointer}; start "
+        "again in another folder"
+    )
+
+
+def search_state(checkpoint: Mapping[str, Any], path: object) -> dict[str, Any]:
+    """The state of a search in a checkpoint.
 
     Raises:
         ValueError: It holds none, or one of another version.
@@ -47,20 +117,9 @@ def search_state(checkpoint: Mapping[str, Any], path: object) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SearchCheckpoint:
-    """A search as a checkpoint has it.
-
-    Args:
-        path: The file.
-        space: The search space.
-        alphas: Alphas of every layer.
-        state: State dict of the recognizer.
-        prefix: What the supernet's keys in it start with.
-        seed: Seed of the search.
-        step: Weights steps taken.
-        input_shape: (C, T, H, W) that its costs are for.
-        num_classes: Outputs of its head.
-        archive: What it has found.
-    """
+    """A search as a checkpoint has it: its space, the alphas of every layer, the state
+    dict of the recognizer, in which the supernet's keys start with ``prefix``, and the
+    setting and results of the search."""
 
     path: Path
     space: SearchSpace
@@ -91,10 +150,11 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: There are some in the work directory, none of them whole.
+        ValueError: It is not whole, or none of those in the work directory is.
     """
     path = Path(path)
     if path.is_file():
+        check_checkpoint(path, "checkpoint")
         return path
     file = latest_checkpoint(path, "work directory") if path.is_dir() else None
     if file is None:
@@ -118,13 +178,8 @@ def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
     path = find_checkpoint(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # what is no pickle may raise anything
-        lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0]}" if lines else "no pickle"
-        if path.stat().st_size == 0:
-            reason = "an empty file"
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().partition("\n")[0]
         expected = "a checkpoint that MMEngine has written"
         raise wrong(str(path), expected, reason) from error
     found = search_state(checkpoint if isinstance(checkpoint, dict) else {}, path)
@@ -135,13 +190,11 @@ def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
         own = {k.removeprefix("module."): v for k, v in averaged if "module." in k}
         state = {**state, **own}
     (key,) = (k for k in state if k.split(".")[-1] == "alphas")
-    sizes = map(len, space.candidates)
+    rows = zip(state[key].double().tolist(), space.candidates, strict=True)
     return SearchCheckpoint(
         path=path,
         space=space,
-        alphas=[
-            row[:n] for row, n in zip(state[key].double().tolist(), sizes, strict=True)
-        ],
+        alphas=[row[: len(names)] for row, names in rows],
         state=state,
         prefix=key.removesuffix("alphas"),
         seed=int(found["seed"]),

@@ -1,0 +1,263 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""What a search leaves in its work directory, written whole and by rank 0 alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmengine
+import torch
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+from torch import Tensor
+
+from .. import __version__
+from ..search.archive import ArchiveEntry
+from ..search.distributed import together
+from ..search.search import Search
+from ..space.genotype import Genotype, save_genotype, write_atomically
+from .search_data import SearchData
+
+RUN_FORMAT_VERSION = 1
+
+
+def start_facts() -> dict[str, str]:
+    """Command, device and versions of this process."""
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return dict(
+        command=shlex.join(sys.argv),
+        device=", ".join(names) or "CPU",
+        pvnas_mmaction=__version__,
+        python=platform.python_version(),
+        torch=str(torch.__version__),
+        mmengine=mmengine.__version__,
+        opencv=cv2.__version__,
+    )
+
+
+@contextmanager
+def recorded_run(runner: Runner, **facts: Any) -> Iterator[None]:
+    """Write ``work_dir/search/run.json`` where a block of code starts and where it
+    ends, however it ends; rank 0 alone::
+
+        {"format_version": 1, "state": "finished", "error": null,
+         "config": "configs/mine.py", FACTS,
+         "starts": [{"folder": "20260102_100000", "step": 0, "host": "a", "pid": 7,
+                     "started": "2026-01-02T10:00:00", "ended": ..., START_FACTS}]}
+
+    ``state`` is ``running`` (also of a search that was killed), ``finished``,
+    ``interrupted`` or ``failed`` by ``error``. A resumed search has several starts.
+
+    Args:
+        runner: The runner, before any hook of the training has run.
+        **facts: Others, ``seed``, ``num_steps``, ``data`` and ``schedule``.
+    """
+    if not is_main_process():
+        yield
+        return
+    path = Path(runner.work_dir) / "search" / "run.json"
+    start = dict(
+        folder=runner.timestamp,
+        step=runner.iter,
+        started=_now(),
+        ended=None,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        **start_facts(),
+    )
+    record = dict(
+        format_version=RUN_FORMAT_VERSION,
+        state="running",
+        error=None,
+        config=str(runner.cfg.filename or ""),
+        **facts,
+        starts=[*(_earlier_starts(path) if runner.iter > 0 else ()), start],
+    )
+    _write(path, record)
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        record["state"] = "interrupted" if stopped else "failed"
+        record["error"] = None if stopped else f"{type(error).__name__}: {error}"
+        raise
+    else:
+        record["state"] = "finished"
+    finally:
+        start["ended"] = _now()
+        _write(path, record)
+
+
+def _earlier_starts(path: Path) -> list[dict[str, Any]]:
+    """Starts of the search that is resumed; one that was killed ended when it last
+    wrote its history."""
+    if not path.is_file():
+        return []
+    starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+    history = path.with_name("history.jsonl")
+    if starts[-1]["ended"] is None and history.is_file():
+        last = datetime.fromtimestamp(history.stat().st_mtime)
+        starts[-1]["ended"] = last.isoformat(timespec="seconds")
+    return starts
+
+
+def _now() -> str:
+    return datetime.now().isoformat(timespec="seconds")
+
+
+def _write(path: Path, data: object, indent: int | None = 2) -> None:
+    write_atomically(path, json.dumps(data, indent=indent) + "\n")
+
+
+def save_weights(state: dict[str, Tensor], blocks: Sequence[str], path: Path) -> None:
+    """Write a network's weights for ``load_from``: whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    torch.save(dict(meta=dict(blocks=list(blocks)), state_dict=state), temporary)
+    temporary.replace(path)
+
+
+def _by_rank_0(method: Callable[..., None]) -> Callable[..., None]:
+    """Writes by rank 0 alone; where it fails, all ranks do."""
+
+    @wraps(method)
+    def write(*args: Any) -> None:
+        with together():
+            if is_main_process():
+                method(*args)
+
+    return write
+
+
+class SearchFiles:
+    """Writer of ``work_dir/search``: ``space.json`` (space, budget, costs),
+    ``split.json`` (the two halves), ``archive.json``, ``genotypes/cycle_NN.json``, and
+    at the end ``genotype.json``, the network that the search ends in.
+
+    Args:
+        runner: The runner.
+        search: The search.
+        data: Its clips.
+    """
+
+    def __init__(self, runner: Runner, search: Search, data: SearchData) -> None:
+        self.runner, self.search, self.data = runner, search, data
+        self.directory = Path(runner.work_dir) / "search"
+
+    @_by_rank_0
+    def write_setting(self) -> None:
+        """Write down the space with its costs, and the split of the training list.
+
+        What a search that saved no checkpoint has found in this folder is moved to
+        ``search_before_TIMESTAMP`` first.
+        """
+        search, data, logger = self.search, self.data, self.runner.logger
+        has_archive = (self.directory / "archive.json").exists()
+        if search.num_steps == 0 and has_archive:
+            earlier = self.directory.with_name(f"search_before_{self.runner.timestamp}")
+            self.directory.rename(earlier)
+            logger.warning(
+                f"{self.directory}: found another search, moved to {earlier}"
+            )
+        if search.num_steps == 0:  # nor does --resume go on with another search
+            self.directory.with_name("last_checkpoint").unlink(missing_ok=True)
+        split = dict(
+            seed=data.seed,
+            alpha_share=data.alpha_share,
+            ann_file=data.ann_file,
+            weights=data.weights_half,
+            alphas=data.alpha_half,
+        )
+        budget = search.penalty and search.penalty.budget
+        setting = dict(
+            space=search.space.to_config(),
+            input_shape=list(search.input_shape),
+            num_classes=search.num_classes,
+            budget=budget and dict(kind=budget.table.kind, budget=budget.limit),
+            costs={kind: asdict(table) for kind, table in search.tables.items()},
+        )
+        _write(self.directory / "space.json", setting, None)
+        _write(self.directory / "split.json", split, None)
+        logger.info(
+            f"Search space {search.space.name!r}: {search.space.size:.4g} networks, "
+            f"{len(search.space.layers)} layers; {len(data.weights_half)} clips train "
+            f"the weights, {len(data.alpha_half)} the alphas"
+        )
+        if search.archive.entries and not has_archive:  # resumed in another folder
+            self._write_archive()
+
+    @_by_rank_0
+    def write_sensitivities(self) -> None:
+        """Write what single blocks of the donor are worth, if that was judged."""
+        if found := self.search.sensitivities:
+            _write(self.directory / "sensitivities.json", found, None)
+
+    @_by_rank_0
+    def write_archive(self) -> None:
+        """Write the archive and every genotype of it."""
+        self._write_archive()
+
+    def _write_archive(self) -> None:
+        archive = self.search.archive
+        for entry in [*archive.entries, *([archive.final] if archive.final else [])]:
+            self._save(entry, entry.file)
+        archive.save(self.directory / "archive.json")
+
+    def write_result(self) -> None:
+        """Write the genotype that the search chose; where it has a donor, also the
+        weights to fine-tune it from."""
+        best = self.search.archive.best()
+        if best is None:
+            return
+        weights = None
+        if self.search.donor:
+            indices = self.search.space.indices_of_blocks(best.blocks)
+            weights = self.search.inherited(indices)
+        self._write_result(best, weights)
+
+    @_by_rank_0
+    def _write_result(self, best: ArchiveEntry, weights: dict | None) -> None:
+        path = self._save(best, "genotype.json")
+        if weights is not None:
+            save_weights(weights, best.blocks, path.with_suffix(".pth"))
+        self.runner.logger.info(
+            f"Search done: {len(self.search.archive)} genotype(s), the "
+            f"{'last' if best.accuracy is None else 'best'} is {path}: "
+            f"{' '.join(best.blocks)}"
+        )
+
+    def _save(self, entry: ArchiveEntry, file: str) -> Path:
+        path = self.directory / file
+        save_genotype(self.genotype(entry), path)
+        return path
+
+    def genotype(self, entry: ArchiveEntry) -> Genotype:
+        """The genotype of an entry, with its provenance."""
+        search = self.search
+        provenance = dict(
+            data=self.data.ann_file,
+            config=str(self.runner.cfg.filename or ""),
+            seed=search.seed,
+            code_version=__version__,
+            input_shape=list(search.input_shape),
+            num_classes=search.num_classes,
+            macs=entry.macs,
+            params=entry.params,
+            accuracy=entry.accuracy,
+            cycle=entry.cycle,
+            step=entry.step,
+        )
+        space = search.space
+        return Genotype(space.name, space.skeleton, entry.blocks, provenance)
