@@ -117,7 +117,7 @@ def test_the_start_of_a_search_gives_a_page(tmp_path, left):
     history.write_text("".join(lines))
     (path / "search/archive.json").unlink()
     page = render(path)
-    assert "no cycle has ended yet" in text_of(page)
+    assert "search/archive.json is not there" in text_of(page)
     assert ("run-1-p-overview" in keys_of(page)) == (left > 0)
 
 
@@ -155,9 +155,7 @@ def test_the_tool_writes_page_and_figures(tmp_path, run_tool):
     status, shown, _ = run_tool("report", *arguments)
     assert status == 0 and "report.html: " in shown
     assert out.read_text().lstrip().startswith("<!DOCTYPE html>")
-    keys = keys_of(out.read_text())
-    stems = {key.replace("run-1-", "a_b_").replace("run-2-", "a_b_run-2_")
-             for key in keys}  # fmt: skip
+    stems = keys_of(out.read_text())
     written = {path.name for path in (tmp_path / "figures").iterdir()}
     assert written == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
     for path in (tmp_path / "figures").glob("*.svg"):
