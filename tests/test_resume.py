@@ -240,7 +240,7 @@ FLOPS = r"\['flops', 19000\]"
         # Cycles would begin and end elsewhere: one may be missed, or come twice.
         (None, dict(train_cfg=dict(max_epochs=12)), "total_steps: expected 36 .* 6"),
         # As many steps, but some clips that trained the alphas would train the weights.
-        (None, dict(train_cfg=dict(alpha_share=0.45)), "alpha_share .halves of the"),
+        (None, dict(train_cfg=dict(alpha_share=0.45)), "dataset .clips, class"),
         (None, dict(train_dataloader=dict(dataset=dict(name="x"))), "dataset .clips"),
         # It would end in neither search's result.
         (None, dict(model=dict(backbone=dict(tau=5.0))), r"tau: expected 5\.0.* 1\.0"),

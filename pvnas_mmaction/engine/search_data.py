@@ -11,6 +11,7 @@ number of workers, with the batches that it would have seen.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -259,8 +260,9 @@ class SearchData:
 
     @property
     def digest(self) -> str:
-        """What tells this list and its halves from others: class ids and split."""
-        return digest_of([self._labels, self.weights_half])
+        """What tells this list and its halves from others, in whatever folder."""
+        names = [os.path.basename(path) for path in _paths(self._dataset)]
+        return digest_of([names, self._labels, self.weights_half])
 
     def _loader(
         self,

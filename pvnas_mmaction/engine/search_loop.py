@@ -225,7 +225,7 @@ class SearchLoop(EpochBasedTrainLoop):
         :meth:`Search.setting`."""
         return {
             "train_cfg.metric": self.metric,
-            "train_dataloader.dataset (class ids and halves)": self.data.digest,
+            "train_dataloader.dataset (clips, class ids, halves)": self.data.digest,
         }
 
     def state_dict(self) -> dict[str, Any]:
