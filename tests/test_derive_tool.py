@@ -12,10 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmaction.registry import MODELS
+from mmaction.registry import DATASETS, MODELS
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from searching import INPUT_SHAPE, NUM_CLASSES, SPACE, run_search, search_config
+from searching import (
+    INPUT_SHAPE,
+    NUM_CLASSES,
+    SPACE,
+    ToyClips,
+    run_search,
+    search_config,
+)
 
 from pvnas_mmaction.search.archive import Archive
 from pvnas_mmaction.space.cost import network_cost
@@ -187,6 +194,20 @@ def test_ranking_with_inherited_weights(work_dir, derive, tmp_path):
         weights = file.with_suffix(".pth")
         accuracy = accuracy_of(work_dir, genotype.blocks, weights)
         assert accuracy == genotype.provenance["accuracy"]
+
+
+@DATASETS.register_module()
+class SmallClips(ToyClips):
+    def __getitem__(self, index: int) -> dict:
+        sample = super().__getitem__(index)
+        return {**sample, "inputs": sample["inputs"][..., :4]}
+
+
+def test_ranking_on_other_clips(work_dir, derive, tmp_path):
+    option = ["--cfg-options", "val_dataloader.dataset.type=SmallClips"]
+    argv = ["--rank-on", work_dir / "toy.py", "--out", tmp_path, *option]
+    line = "val_dataloader.dataset.pipeline: expected clips (3, 4, 8, 8), as in "
+    assert line in derive(work_dir, *argv)[2]
 
 
 def test_a_checkpoint_is_enough(work_dir, derive, tmp_path):

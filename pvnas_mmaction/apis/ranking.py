@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..engine.checkpoints import SearchCheckpoint
 from ..engine.search_data import ALPHA_SHARE, CALIBRATION_BATCHES, METRIC, SearchData
 from ..engine.validation import Validation
+from ..search.randomness import seeded
 from ..search.steps import judge
 from ..space.checks import check_count, wrong
 
@@ -36,8 +37,8 @@ class InheritedNetworks:
         device: Where the networks run. Default ``"cpu"``.
 
     Raises:
-        ValueError: Something is missing in the config, or its model does not fit the
-            weights.
+        ValueError: Something is missing in the config, its model does not fit the
+            weights, or its clips are not like those of the search.
     """
 
     def __init__(
@@ -60,6 +61,13 @@ class InheritedNetworks:
         loader = Runner.build_dataloader(
             copy.deepcopy(cfg["val_dataloader"]), seed=checkpoint.seed
         )
+        for split, dataset in (("train", self.data.dataset), ("val", loader.dataset)):
+            with seeded(0):
+                shape = tuple(dataset[0]["inputs"].shape[1:])
+            if shape != checkpoint.input_shape:
+                field = f"{split}_dataloader.dataset.pipeline"
+                expected = f"clips {checkpoint.input_shape}, as in {checkpoint.path}"
+                raise wrong(field, expected, str(shape))
         evaluator = Evaluator(copy.deepcopy(cfg["val_evaluator"]))
         evaluator.dataset_meta = getattr(loader.dataset, "metainfo", None)
         metric = train_cfg.get("metric", METRIC)

@@ -204,7 +204,7 @@ class SearchData:
         _parts(dataset)  # for its error
         self.ann_file = str(getattr(dataset, "ann_file", ""))
         self.alpha_share = alpha_share
-        self._dataset, self._labels = dataset, _labels(dataset)
+        self.dataset, self._labels = dataset, _labels(dataset)
         if len(set(self._labels)) == 1:
             got = f"class id {self._labels[0]} for every clip"
             raise wrong(LIST, "two classes or more", got)
@@ -218,10 +218,10 @@ class SearchData:
             self._labels,
             self.alpha_share,
             derived_seed(seed, Stream.SPLIT),
-            resolve(_paths(self._dataset)),
+            resolve(_paths(self.dataset)),
         )
         # A video that can't be read is replaced within its own half.
-        _keep_apart(self._dataset, [self.weights_half, self.alpha_half])
+        _keep_apart(self.dataset, [self.weights_half, self.alpha_half])
         self.weights_loader = self._loader(self.weights_half, Stream.WEIGHTS_DATA)
         self.alpha_loader = self._loader(self.alpha_half, Stream.ALPHA_DATA)
 
@@ -261,7 +261,7 @@ class SearchData:
     @property
     def digest(self) -> str:
         """What tells this list and its halves from others, in whatever folder."""
-        names = [os.path.basename(path) for path in _paths(self._dataset)]
+        names = [os.path.basename(path) for path in _paths(self.dataset)]
         return digest_of([names, self._labels, self.weights_half])
 
     def _loader(
