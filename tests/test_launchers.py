@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from tool_processes import ROOT, TOOLS
 
-from pvnas_mmaction.apis.launchers import export_ranks
-
 ECHO = '#!/bin/sh\nfor a in "$@"; do echo "[$a]"; done\necho "PYTHONPATH=$PYTHONPATH"\n'
 OPTIONS = ["--cfg-options", "model.name=two words", "a=[1, 2]"]
 DIST = dict(NNODES="2", NODE_RANK="1", PORT="12345", MASTER_ADDR="10.0.0.1")
@@ -65,18 +63,3 @@ def test_script_passes_every_argument_whole(launcher, tool, tmp_path) -> None:
             "-p", "part", "--job-name=my job", *SRUN.split(), *started, *files,
             "--launcher", "slurm", *OPTIONS,
         ]  # fmt: skip
-
-
-def test_ranks_of_another_launcher(monkeypatch) -> None:
-    launcher, env = "slurm", ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
-    for name in (*names, *env, "MASTER_ADDR"):
-        monkeypatch.setenv(name, "0")  # so that it is put back afterwards
-        monkeypatch.delenv(name)
-    match = rf"--launcher {launcher}: expected .*{env[0]}.*MASTER_ADDR, got none"
-    with pytest.raises(ValueError, match=match):
-        export_ranks(launcher)
-    for name, value in zip((*env, "MASTER_ADDR"), ("3", "4", "1", "host"), strict=True):
-        monkeypatch.setenv(name, value)
-    export_ranks(launcher)
-    assert [os.environ[name] for name in names] == ["3", "4", "1", "29500"]

@@ -62,9 +62,8 @@ def parse_args() -> argparse.Namespace:
     table = "written by tools/build_latency_table.py; for --budget-ms, and to print ms"
     add("--latency-table", metavar="FILE.json", help=table)
     add("--num-candidates", type=int, default=1, metavar="K", help="default: 1")
-    distance = "layers in which any two of them differ at least: a number from 1 up, "
-    distance += "or a share of the layers below 1; default: 1"
-    add("--min-distance", type=float, default=1, metavar="D", help=distance)
+    distance = "layers in which any two of them differ at least; default: 1"
+    add("--min-distance", type=int, default=1, metavar="D", help=distance)
     ranking = "validate with inherited weights on the data of this config (that of the "
     ranking += "search, say), batch normalisation re-estimated on its training clips"
     add("--rank-on", metavar="CONFIG", help=ranking)
@@ -101,20 +100,12 @@ def value_of(args: argparse.Namespace, option: str) -> Any:
     return getattr(args, option[2:].replace("-", "_"))
 
 
-def parse_distance(value: float, num_layers: int) -> int:
-    """Number of layers out of a number of layers or a share of them."""
-    if 0 < value < 1:
-        return math.ceil(value * num_layers - 1e-9)
-    if not float(value).is_integer() or not 1 <= value <= num_layers:
-        expected = "a share above 0 and below 1, or a whole number from 1 to "
-        expected += f"{num_layers}, the number of layers"
-        raise wrong("--min-distance", expected, f"{value:g}")
-    return int(value)
-
-
 def find(args: argparse.Namespace, checkpoint: SearchCheckpoint) -> list[dict]:
     """The most likely networks: ``indices``, ``log_prob``, and their provenance."""
     space, shape = checkpoint.space, args.input_shape or checkpoint.input_shape
+    if not 1 <= args.min_distance <= len(space.layers):
+        expected = f"1 to {len(space.layers)}, the number of layers"
+        raise wrong("--min-distance", expected, str(args.min_distance))
     tables = cost_tables(space, shape, checkpoint.num_classes, args.latency_table)
     limits = [(kind, value_of(args, option), unit) for option, kind, unit in BUDGETS]
     derived = derive(
@@ -126,7 +117,7 @@ def find(args: argparse.Namespace, checkpoint: SearchCheckpoint) -> list[dict]:
             if limit is not None
         ],
         args.num_candidates,
-        parse_distance(args.min_distance, len(space.layers)),
+        args.min_distance,
     )
     names = dict(flops="macs", params="params", latency="latency_ms")
     shared = dict(

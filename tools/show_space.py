@@ -27,7 +27,6 @@ from pvnas_mmaction.space.cost_table import cost_tables, plain
 from pvnas_mmaction.space.search_space import SearchSpace
 
 DRAWN_NETWORKS = 10_000
-BAR_WIDTH = 50
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,28 +74,19 @@ def stage_table(space: SearchSpace, shape: Sequence[int] | None) -> Table:
     return table
 
 
-def budget_lines(budget: Budget, low: float, high: float) -> list[str]:
-    """Where a budget lies between the lowest and the highest cost, a line each."""
+def budget_line(budget: Budget, low: float, high: float) -> str:
+    """Where a budget lies between the lowest and the highest cost."""
     table, limit = budget.table, budget.limit
-    head = f"budget: {format_count(limit)} {table.unit}"
-    if limit < low:
-        return [f"{head}, below the cheapest network: none keeps it"]
-    if limit >= high:
-        return [f"{head}, not below the most expensive network: every one keeps it"]
     draw = random.Random(0)
     kept = sum(
         table.fixed + sum(draw.choice(row) for row in table.per_layer) <= limit
         for _ in range(DRAWN_NETWORKS)
     )
-    place = (limit - low) / (high - low)
-    mark = round(place * (BAR_WIDTH - 1))
-    bar = "-" * mark + "|" + "-" * (BAR_WIDTH - 1 - mark)
-    return [
-        f"{head}, {100 * place:.1f} % of the way from cheapest to most expensive",
-        f"  {100 * kept / DRAWN_NETWORKS:.1f} % of {DRAWN_NETWORKS} networks drawn "
-        "uniformly keep it",
-        f"  {format_count(low)} [{bar}] {format_count(high)}",
-    ]
+    return (
+        f"budget: {format_count(limit)} {table.unit}, "
+        f"{100 * (limit - low) / (high - low):.1f} % of the way from cheapest to most "
+        f"expensive; {100 * kept / DRAWN_NETWORKS:.1f} % of networks drawn keep it"
+    )
 
 
 def main() -> None:
@@ -134,8 +124,7 @@ def main() -> None:
         console.print("budget: none in the config (train_cfg.cost)")
         return
     budget = penalty.budget
-    for line in budget_lines(budget, *extremes[budget.table.kind]):
-        console.print(line, markup=False)
+    console.print(budget_line(budget, *extremes[budget.table.kind]), markup=False)
 
 
 if __name__ == "__main__":

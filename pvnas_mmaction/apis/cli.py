@@ -183,24 +183,17 @@ def merge_test_args(cfg: Config, args: argparse.Namespace) -> Config:
 def _show(cfg: Config, args: argparse.Namespace) -> None:
     preprocessor = (cfg.get("model") or {}).get("data_preprocessor") or {}
     if preprocessor.get("format_shape") == "NCTHW":
-        raise wrong(
-            "--show, --show-dir",
-            "another model.data_preprocessor.format_shape, as MMAction2's "
-            "VisualizationHook can't draw such clips",
-            "'NCTHW'",
-            "--dump writes the predictions",
-        )
-    hooks = cfg.get("default_hooks") or {}
-    if not hooks.get("visualization"):
-        expected = "default_hooks.visualization=dict(type='VisualizationHook')"
-        raise wrong("--show, --show-dir", expected, "none")
-    hooks.visualization.update(
+        expected = "a model of 2D clips, which alone MMAction2 can draw"
+        raise wrong("--show, --show-dir", expected, "format_shape 'NCTHW'")
+    hook = dict(
+        type="VisualizationHook",
         enable=True,
         show=args.show,
         wait_time=args.wait_time,
         out_dir=args.show_dir,
         interval=args.interval,
     )
+    cfg.merge_from_dict({"default_hooks.visualization": hook})
 
 
 def check_out_file(path: str | os.PathLike[str], option: str = "--out") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,40 +80,20 @@ def thread_count(number: int | None) -> Iterator[None]:
 
 
 def check_device(name: str) -> torch.device:
-    """The device of a name.
-
-    Raises:
-        ValueError: It is neither ``cpu`` nor ``cuda``, or there is no such GPU.
-    """
-    kind, _, index = name.partition(":")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if kind not in ("cpu", "cuda") or device.type == "meta":
+    """The device of a name; ValueError where there is none."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise wrong("device", "cpu, cuda, or cuda:1 for the second GPU", repr(name))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise wrong("device", "cpu", repr(name), "PyTorch finds no GPU on this machine")
-    # The index out of the name: a device keeps no more than eight bits of it.
-    if device.type == "cuda" and index and int(index) >= torch.cuda.device_count():
-        last = torch.cuda.device_count() - 1
-        raise wrong(
-            "device", f"cuda:{last} at most, the last GPU of this machine", repr(name)
-        )
-    return device
+    kind, _, index = name.partition(":")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and int(index or 0) >= found:
+        hint = f"PyTorch finds {found} GPU(s) on this machine"
+        raise wrong("device", "one that is there", repr(name), hint)
+    return torch.device(name)
 
 
 def check_measurement(device: str, dtype: str, counts: dict[str, int | None]) -> None:
-    """Check settings that every measurement has.
-
-    Args:
-        device: See :func:`check_device`.
-        dtype: A name of :data:`DTYPES`.
-        counts: Whole numbers from 1 up by their name; None is left out.
-
-    Raises:
-        ValueError: One is out of range; names it.
-    """
+    """Raise ValueError unless there are such a device and dtype, and all counts that
+    are not None are whole numbers from 1 up."""
     check_device(device)
     if dtype not in DTYPES:
         raise wrong("dtype", f"one of {', '.join(DTYPES)}", repr(dtype))

@@ -10,7 +10,6 @@ from typing import Any
 
 from ..search.diversity import hamming
 from ..space.cost_table import KINDS
-from ..space.layout import FAMILIES, BlockSpec
 from .data import Network, SearchRun, TrainRun
 from .plot import BLACK, BLUE, GREEN, ORANGE, VERMILION, Plot, make_plot
 from .predictions import Predictions
@@ -55,20 +54,9 @@ def number_format(values: Sequence[float | None]) -> str:
 
 
 def cycle_starts(history: Rows) -> list[float]:
-    """Steps at which a new cycle starts, but the first.
-
-    The position u grows linearly in a cycle from 0, so its slope within the cycle gives
-    the step of u = 0; with a single line in a cycle, that line's step is taken.
-    """
-    starts = []
-    for cycle in sorted({r["cycle"] for r in history})[1:]:
-        lines = [r for r in history if r["cycle"] == cycle]
-        first, last = lines[0], lines[-1]
-        step, rise = float(first["step"]), last["u"] - first["u"]
-        if rise > 0:
-            step -= first["u"] * (last["step"] - first["step"]) / rise
-        starts.append(step)
-    return starts
+    """First steps logged of each cycle but the first."""
+    pairs = itertools.pairwise(history)
+    return [b["step"] for a, b in pairs if a["cycle"] != b["cycle"]]
 
 
 def resting_spans(history: Rows) -> list[tuple[float, float]]:
@@ -170,21 +158,6 @@ def search_plots(run: SearchRun) -> dict[str, Plot]:
     return {name: made for name, made in plots.items() if made is not None}
 
 
-def in_order(names: set[str]) -> list[str]:
-    """Candidates by family and kernels, skip last; such as parse to nothing by name."""
-
-    def rank(name: str) -> tuple:
-        try:
-            spec = BlockSpec.parse(name)
-        except ValueError:
-            return len(FAMILIES), 0, 0, 0.0, name
-        families = [*FAMILIES, "", "skip"]
-        kernels = spec.temporal_kernel, spec.spatial_kernel
-        return families.index(spec.family), *kernels, spec.expand_ratio, name
-
-    return sorted(names, key=rank)
-
-
 def probability_plots(
     run: SearchRun, share: float = 1.0, layer: int = 0
 ) -> tuple[dict[str, Plot], list[tuple[int, int]]]:
@@ -211,7 +184,7 @@ def probability_plots(
         p=p,
         layer=layer,
         most=max(map(len, candidates)),
-        names=in_order({name for _, name in names}),
+        names=sorted({name for _, name in names}, key=lambda n: (n == "skip", n)),
         # One scale for the whole search, so that colors of two steps compare.
         high=max(0.1, math.ceil(max(map(max, p)) * 10) / 10),
         starts=[dict(step=step) for step in cycle_starts(run.history)],
