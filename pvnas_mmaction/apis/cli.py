@@ -200,9 +200,6 @@ def check_out_file(path: str | os.PathLike[str], option: str = "--out") -> None:
     """Check that a file can be written where an option says, before the work is done.
 
     Its folder is made where missing.
-
-    Raises:
-        ValueError: It is a folder, or its folder can't be made.
     """
     if Path(path).is_dir() or str(path).endswith(os.sep):
         raise wrong(option, "the name of a file", f"the folder {path}")
@@ -210,11 +207,7 @@ def check_out_file(path: str | os.PathLike[str], option: str = "--out") -> None:
 
 
 def make_out_folder(path: str | os.PathLike[str], option: str = "--out") -> None:
-    """Make the folder that an option names, before the work is done.
-
-    Raises:
-        ValueError: It can't be made, or nothing can be written there.
-    """
+    """Make the folder that an option names, before the work is done."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

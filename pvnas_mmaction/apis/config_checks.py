@@ -22,9 +22,6 @@ def check_whole(cfg: Config, split: str | None = None) -> None:
     Args:
         cfg: The config.
         split: "train" or "test". Default None: the model alone counts.
-
-    Raises:
-        ValueError: One is missing, or a training has no epochs.
     """
     hint = "inherit a whole config, not a part alone"
     if cfg.get("model") is None:
@@ -38,11 +35,7 @@ def check_whole(cfg: Config, split: str | None = None) -> None:
 
 
 def check_one_network(cfg: Config) -> None:
-    """Check that a config is about one network, not about a space of them.
-
-    Raises:
-        ValueError: Its backbone is a supernet.
-    """
+    """Check that a config is about one network, not about a space of them."""
     found = (cfg.model.get("backbone") or {}).get("type")
     if found == "PVNASSupernet":
         hint = "take the config that retrains the genotype"
@@ -55,10 +48,6 @@ def check_annotations(cfg: Config, splits: tuple[str, ...]) -> None:
     Args:
         cfg: The config.
         splits: Which of "train", "val" and "test" are going to be read.
-
-    Raises:
-        ValueError: An annotation file does not exist, or holds no line, or clips to
-            validate on would be left out.
     """
     for split in splits:
         if split != "train" and (cfg.get(f"{split}_dataloader") or {}).get("drop_last"):
@@ -93,11 +82,7 @@ def _hint_of_list(cfg: Config, split: str, field: str, name: str) -> str:
 
 
 def check_num_classes(cfg: Config) -> None:
-    """Check that head, data sets and ``classes.txt`` say the same number of classes.
-
-    Raises:
-        ValueError: They do not.
-    """
+    """Check that head, data sets and ``classes.txt`` say the same number of classes."""
     found = (cfg.model.get("cls_head") or {}).get("num_classes")
     for split in ("train", "val", "test"):
         for field, dataset in leaf_datasets(cfg, split):

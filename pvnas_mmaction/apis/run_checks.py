@@ -48,10 +48,6 @@ def check_work_dir(cfg: Config, resumed: bool) -> None:
     Args:
         cfg: The config, options merged.
         resumed: Whether it goes on from the latest checkpoint of the folder.
-
-    Raises:
-        ValueError: The folder has checkpoints, and the training does not go on from one
-            of them.
     """
     saved = saved_checkpoints(cfg.work_dir)
     here = Path(cfg.work_dir).resolve()
@@ -103,9 +99,6 @@ def check_record(found: Mapping, cfg: Config, path: str, resumed: bool = False) 
         cfg: The config that is going to load it.
         path: Name of the checkpoint, for the message.
         resumed: Whether its training goes on. Default: the network alone counts.
-
-    Raises:
-        ValueError: They differ; names the first field.
     """
     if RECORD_KEY not in found:
         return
@@ -152,9 +145,6 @@ def check_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> N
     """Check that a checkpoint has every weight of a model, and no other.
 
     Backbones of this package look at theirs when they are loaded.
-
-    Raises:
-        ValueError: One is missing, unknown, or of another shape; names the first.
     """
     own = isinstance(backbone_of(model), PVNASNet | PVNASSupernet)
     found, expected = (
@@ -235,11 +225,7 @@ def backbone_of(model: nn.Module) -> nn.Module | None:
 
 
 def check_length(runner: Runner, done: int) -> None:
-    """Check that a resumed training does not end before the epochs that it has done.
-
-    Raises:
-        ValueError: It does.
-    """
+    """Check that a resumed training does not end before the epochs that it has done."""
     epochs = runner.max_epochs
     if runner.cfg.train_cfg.get("by_epoch") is False or done < epochs:
         return
@@ -250,11 +236,7 @@ def check_length(runner: Runner, done: int) -> None:
 
 
 def check_batches(runner: Runner) -> None:
-    """Check that an epoch has a batch, before schedulers are built on their number.
-
-    Raises:
-        ValueError: ``drop_last`` leaves none.
-    """
+    """Check that an epoch has a batch, before schedulers are built on their number."""
     loader = runner.train_dataloader
     if isinstance(runner.train_loop, EpochBasedTrainLoop) and len(loader) == 0:
         expected = f"{len(loader.sampler)} or less, the clips that each process has"
@@ -265,11 +247,7 @@ def check_batches(runner: Runner) -> None:
 def check_same_clips(
     split: str, found: dict | None, expected: dict | None, where: str
 ) -> None:
-    """Check that two pipelines make clips of one kind.
-
-    Raises:
-        ValueError: They do not; names both and what differs.
-    """
+    """Check that two pipelines make clips of one kind."""
     for key in found if found and expected else ():
         pair = expected.get(key), found[key]
         if None not in pair and pair[0] != pair[1]:
@@ -287,10 +265,6 @@ def check_first_clip(runner: Runner, split: str) -> dict | None:
     Returns:
         What clips of training, validation and test have in common, as data; None where
         the network is not of this package.
-
-    Raises:
-        ValueError: The clip has other channels than the network or the means take, or a
-            class has no score.
     """
     model, backbone = unwrap(runner.model), backbone_of(runner.model)
     dataset = getattr(runner, f"{split}_loop").dataloader.dataset
@@ -348,11 +322,7 @@ def warn_of_supernet(runner: Runner) -> None:
 
 
 def check_head(model: nn.Module) -> None:
-    """Check that a head takes as many channels as the network before it gives.
-
-    Raises:
-        ValueError: It takes another number.
-    """
+    """Check that a head takes as many channels as the network before it gives."""
     model = unwrap(model)
     if getattr(model, "neck", None) is not None:
         return  # what the head takes is the neck's

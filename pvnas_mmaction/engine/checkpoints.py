@@ -26,12 +26,7 @@ FORMAT_VERSION = 2
 
 
 def check_checkpoint(path: str | os.PathLike[str], option: str) -> None:
-    """Check that a checkpoint is whole, unless it is a URL or a name with a prefix.
-
-    Raises:
-        FileNotFoundError: It is a path to no file.
-        ValueError: The file is empty, its end is missing, or it is something else.
-    """
+    """Check that a checkpoint is whole, unless it is a URL or a name with a prefix."""
     if re.match(r"\w{2,}:", str(path)):
         return
     if not Path(path).is_file():

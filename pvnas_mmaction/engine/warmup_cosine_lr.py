@@ -71,9 +71,6 @@ def check_resumed_schedulers(runner: Runner, checkpoint: dict, path: str) -> Non
     """Check that the learning rates of a resumed training are those of its config.
 
     MMEngine takes a scheduler's settings, such as its end, from the checkpoint.
-
-    Raises:
-        ValueError: They differ from the config's.
     """
     saved, built = checkpoint.get("param_schedulers"), runner.param_schedulers
     if not (isinstance(saved, list) and isinstance(built, list)):
