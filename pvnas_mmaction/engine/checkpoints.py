@@ -75,15 +75,19 @@ def latest_checkpoint(
         return None
     name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
     named = [Path(work_dir, Path(name).name), Path(name)] if name else []
+    damaged = None
     for path in filter(Path.is_file, [*named, *saved]):
         try:
             check_checkpoint(path, option)
-        except ValueError:
+        except ValueError as error:
+            damaged = damaged or error
             continue
         if path not in named:
             print_log(f"{pointer}: found {name!r}, which is not whole; taking {path}")
         return str(path)
-    for path in [*named, *saved]:
+    if damaged:
+        raise damaged
+    for path in named[-1:]:
         check_checkpoint(path, option)
     raise FileNotFoundError(
         f"{option}: expected a checkpoint, got none but an empty file {pointer}; start "
