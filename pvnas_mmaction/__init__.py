@@ -12,7 +12,9 @@ can still be read there.
 
 from __future__ import annotations
 
+import warnings
 from importlib.util import find_spec
+from typing import Any
 
 from . import compat
 
@@ -20,7 +22,18 @@ __version__ = "0.1.0"
 
 compat.apply()
 
-if all(find_spec(name) is not None for name in ("torch", "mmengine", "mmaction")):
+if not (_missing := compat.what_is_missing()):
     # registers what they hold
     from . import datasets, engine, models  # noqa: F401
     from .report import genotype_picture_hook  # noqa: F401
+elif find_spec("torch") is not None:
+    warnings.warn(f"pvnas_mmaction registers nothing, {_missing}", stacklevel=2)
+
+
+def __getattr__(name: str) -> Any:
+    """``fit``, of :mod:`.apis.fit`, which only those import who use it."""
+    if name == "fit":
+        from .apis.fit import fit
+
+        return fit
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,9 +24,11 @@ it only after every other way has failed, so an install without the gap never se
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import metadata
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, spec_from_file_location
@@ -42,6 +44,35 @@ STANDINS = {
     "importlib_metadata": "importlib_metadata.py",
     "pkg_resources": "pkg_resources.py",
 }
+
+
+# What no requirement of this package may bring, as it may be there in another build:
+# module, distributions that have it, and the oldest version.
+NEEDED = {
+    "torch": (("torch",), "2.6"),
+    "cv2": (("opencv-python", "opencv-python-headless", "opencv-contrib-python",
+             "opencv-contrib-python-headless"), "4.5"),
+    "mmengine": (("mmengine", "mmengine-lite"), "0.10.4"),
+    "mmcv": (("mmcv-lite", "mmcv"), "2.0"),
+    "mmaction": (("mmaction2",), "1.2"),
+}  # fmt: skip
+
+
+def what_is_missing() -> str:
+    """One line on what this package needs and does not find, with the command that
+    brings it; empty where all is there."""
+    lacking = []
+    for module, (names, least) in NEEDED.items():
+        installed = {d.metadata["Name"]: d.version for n in names
+                     for d in metadata.distributions(name=n)}  # fmt: skip
+        old = [n for n, v in installed.items() if _numbers(v) < _numbers(least)]
+        if old or find_spec(module) is None:
+            lacking.append(f"'{(old or names)[0]}>={least}'")
+    return f"not found: pip install {' '.join(lacking)}" if lacking else ""
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 class StandInFinder(MetaPathFinder):

@@ -328,7 +328,7 @@ def run_forked(target: Callable[..., Any], *args: Any, **kwargs: Any) -> int | N
     context = multiprocessing.get_context("fork")
     process = context.Process(target=_run_afresh, args=(target, args, kwargs))
     process.start()
-    process.join(timeout=120)
+    process.join(timeout=600)
     return process.exitcode
 
 

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from pvnas_mmaction.compat import NEEDED, what_is_missing
+
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(
     {*(ROOT / "pvnas_mmaction").rglob("*.py"), *(ROOT / "tools").glob("*.py")}
 )
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
-# Of the extras: the check of an export, and the pictures of a page.
-OPTIONAL = {"onnxruntime", "selenium"}
+# The pictures of a page.
+OPTIONAL = {"selenium"}
 
 
 def name_of(requirement: str) -> str:
@@ -29,10 +31,15 @@ def name_of(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def listed(key: str) -> list[str]:
+    """The requirements of a list in pyproject.toml."""
+    block = re.search(rf"^{key} = \[\n(.*?)^\]", PYPROJECT, re.M | re.S)
+    return re.findall(r'^ +"(.*)",$', block[1], re.MULTILINE)
+
+
 def required() -> set[str]:
-    """Distributions that an install without extras brings."""
-    block = re.search(r"^dependencies = \[\n(.*?)^\]", PYPROJECT, re.M | re.S)
-    lines = re.findall(r'^ +"(.*)",$', block[1], re.MULTILINE)
+    """Distributions that an install with the extra `full` brings."""
+    lines = listed("dependencies") + listed("full") + listed("export")
     todo, found = [name_of(line) for line in lines], set()
     while todo:
         name = todo.pop()
@@ -91,3 +98,28 @@ def test_bootstrap_takes_the_pythons_of_the_classifiers(minor, tmp_path) -> None
             done.stderr
         )
         assert "apt-get" not in done.stderr
+
+
+def test_an_install_replaces_nothing() -> None:
+    """Nor does what it brings in turn."""
+    kept = {name for names, _ in NEEDED.values() for name in names}
+    todo = [name_of(line) for line in listed("dependencies")]
+    seen = set()
+    while todo:
+        name = todo.pop()
+        assert name not in kept
+        if name not in seen:
+            seen.add(name)
+            lines = metadata.requires(name) or [] if _is_installed(name) else []
+            todo += [name_of(line) for line in lines if "extra ==" not in line]
+
+
+def _is_installed(name: str) -> bool:
+    return bool([*metadata.distributions(name=name)])
+
+
+def test_what_is_missing_is_said_in_one_line(monkeypatch) -> None:
+    assert what_is_missing() == ""
+    monkeypatch.setitem(NEEDED, "torch", (("torch",), "99.1"))
+    monkeypatch.setitem(NEEDED, "no_cv", (("a-cv", "b-cv"), "2"))
+    assert what_is_missing() == "not found: pip install 'torch>=99.1' 'a-cv>=2'"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_checks import check_one_network, check_whole
@@ -17,6 +18,7 @@ from pvnas_mmaction.apis.export import (
     load_classifier,
     max_difference,
     model_facts,
+    write_description,
 )
 from pvnas_mmaction.models.recognizers import view_of
 from pvnas_mmaction.space.checks import wrong
@@ -74,6 +76,10 @@ def main() -> None:
     differences = max_difference(classifier, args.out, inputs)
     for clips, difference in zip(inputs, differences, strict=True):
         print(f"batch size {len(clips)}: max abs difference {difference:.2e}")
+    try:
+        write_description(config, Path(args.out).resolve().parent)
+    except ValueError as error:
+        print(f"warning: pvnas predict --onnx can't run it: {error}", file=sys.stderr)
     sizes = ", ".join(map(str, shape))
     num_classes = config.model.cls_head.num_classes
     print(f"Wrote {args.out}: clips (N, {sizes}) -> logits (N, {num_classes})")

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -23,16 +24,22 @@ from ..models.recognizers import (
     build_recognizer,
     fold_batch_norm,
     logits,
+    pipeline_of,
     settle_batch_norm,
 )
 from ..report.predictions import class_names
 from ..space.checks import wrong
 from ..space.cost import check_input_shape
+from ..space.genotype import write_atomically
 from .config_checks import check_num_classes
 from .run_checks import check_head, check_record, check_weights
 
 DEFAULT_OPSET = 18
 INPUT, OUTPUT = "clips", "logits"
+# Transforms that read, or change no pixel.
+_OTHER = ("PVNASVideoInit", "DecordInit", "PyAVInit", "OpenCVInit", "PVNASVideoDecode",
+          "DecordDecode", "PyAVDecode", "OpenCVDecode", "FormatShape",
+          "PackActionInputs")  # fmt: skip
 
 
 class Classifier(nn.Module):
@@ -81,6 +88,67 @@ def load_classifier(
     return Classifier(recognizer).eval()
 
 
+def labels_of(cfg: Config) -> list[str]:
+    """Class names, or class ids where ``classes.txt`` does not lie next to the list."""
+    check_num_classes(cfg)
+    number = cfg.model.cls_head.num_classes
+    return class_names(cfg.to_dict()) or [str(index) for index in range(number)]
+
+
+def preprocessing_of(cfg: Config) -> dict[str, Any]:
+    """How the test pipeline makes a clip, as data: see :class:`Deployed`.
+
+    Raises:
+        ValueError: It does what the data can't say.
+    """
+    steps: list[Sequence[Any]] = []
+    frames, sampling = 0, None
+    for transform in pipeline_of(cfg):
+        settings = dict(transform)
+        kind = str(settings.pop("type")).removeprefix("mmaction.")
+        if (
+            kind in ("UniformSample", "SampleFrames")
+            and settings.pop("num_clips", 1) == 1
+        ):
+            settings.pop("test_mode", None)
+            frames = settings.pop("clip_len")
+            sampling = settings.pop("frame_interval", 1)
+            sampling = "uniform" if kind == "UniformSample" else sampling
+        elif kind == "Resize" and not isinstance(settings["scale"], float):
+            scale = list(settings.pop("scale"))
+            steps.append(["resize", scale, settings.pop("keep_ratio", True)])
+        elif kind == "CenterCrop":
+            size = settings.pop("crop_size")
+            steps.append(
+                ["center_crop", [size] * 2 if type(size) is int else list(size)]
+            )
+        elif kind in _OTHER:
+            settings = {}
+        else:
+            settings["type"] = kind
+        if settings:
+            expected = "one clip per video, Resize and CenterCrop alone"
+            raise wrong("test_pipeline", expected, f"{kind} with {settings}")
+    preprocessor = cfg.model.get("data_preprocessor") or {}
+    return dict(
+        frames=frames, sampling=sampling, steps=steps,
+        mean=list(preprocessor.get("mean", [0.0] * 3)),
+        std=list(preprocessor.get("std", [1.0] * 3)),
+    )  # fmt: skip
+
+
+def write_description(cfg: Config, folder: Path) -> None:
+    """Write ``labels.txt`` and ``preprocessing.json``, which an exported network needs.
+
+    Raises:
+        ValueError: See :func:`preprocessing_of` and :func:`labels_of`.
+    """
+    labels, preprocessing = labels_of(cfg), preprocessing_of(cfg)
+    write_atomically(folder / "labels.txt", "\n".join(labels) + "\n")
+    text = json.dumps(preprocessing, indent=1) + "\n"
+    write_atomically(folder / "preprocessing.json", text)
+
+
 def model_facts(config: Config, input_shape: Sequence[int]) -> dict[str, str]:
     """What one has to know to use an exported model, as texts.
 
@@ -89,12 +157,10 @@ def model_facts(config: Config, input_shape: Sequence[int]) -> dict[str, str]:
         not lie next to the test list), ``frames``, ``height``, ``width``, and ``mean``
         and ``std`` (JSON lists by channel, RGB, of pixels from 0 to 255).
     """
-    check_num_classes(config)
-    number = config.model.cls_head.num_classes
-    names = class_names(config.to_dict()) or [str(index) for index in range(number)]
+    names = labels_of(config)
     preprocessor = config.model.get("data_preprocessor") or {}
     _, frames, height, width = input_shape
-    facts = dict(classes=list(names), frames=frames, height=height, width=width)
+    facts = dict(classes=names, frames=frames, height=height, width=width)
     facts |= {"mean": preprocessor.get("mean"), "std": preprocessor.get("std")}
     return {key: json.dumps(value) for key, value in facts.items()}
 

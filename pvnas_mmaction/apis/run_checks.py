@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from ..engine.search_data import SeededDataset
 from ..engine.warmup_cosine_lr import check_resumed_schedulers
 from ..models.pvnas_net import PVNASNet
 from ..models.supernet import PVNASSupernet
-from ..search.randomness import seeded
+from ..search.randomness import derived_seed, seed_all, seeded
 from ..space.checks import wrong
 from .config_checks import leaf_datasets, list_file
 
@@ -207,6 +208,12 @@ class RunCheckHook(Hook):
         if runner.val_loop is not None:
             clip = check_first_clip(runner, "val")
             check_same_clips("val", clip, self.clip, "train_dataloader gives them")
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """An epoch after a resume draws what it would have drawn; so does a search, by
+        itself."""
+        if not isinstance(backbone_of(runner.model), PVNASSupernet):
+            seed_all(derived_seed(runner.seed, runner.epoch, get_rank()))
 
     def before_test(self, runner: Runner) -> None:
         clip, path = check_first_clip(runner, "test"), runner.cfg.load_from

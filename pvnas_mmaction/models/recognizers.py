@@ -68,7 +68,7 @@ def view_of(config: Config) -> View:
     Raises:
         ValueError: The pipeline does not say the number of frames or the size.
     """
-    pipeline = _pipeline_of(config)
+    pipeline = pipeline_of(config)
     frames: int | None = None
     size: tuple[int, int] | None = None
     input_format = None
@@ -93,7 +93,7 @@ def view_of(config: Config) -> View:
     return View(frames * clips if is_2d else frames, *size, is_2d)
 
 
-def _pipeline_of(config: Config) -> Sequence[Mapping[str, Any]]:
+def pipeline_of(config: Config) -> Sequence[Mapping[str, Any]]:
     """What the loaders use; a variable of a base may say something else."""
     for split in ("test", "val"):
         loader = config.get(f"{split}_dataloader") or {}

@@ -61,8 +61,8 @@ class Predictions:
         return sum(row[i] for i, row in enumerate(self.counts)) / self.num_clips
 
 
-def load_predictions(path: Path, names: Sequence[str] = ()) -> Predictions:
-    """Read a dump; numbers stand for classes without a name.
+def load_scores(path: Path) -> list[tuple[int, torch.Tensor]]:
+    """True class and scores (num_classes,) of each clip of a dump, in its order.
 
     Raises:
         ValueError: It is no dump of predictions, or holds more than data.
@@ -72,16 +72,23 @@ def load_predictions(path: Path, names: Sequence[str] = ()) -> Predictions:
             clips = _Unpickler(stream).load()
         truths = [int(clip["gt_label"].item()) for clip in clips]
         scores = [torch.as_tensor(clip["pred_score"]).flatten() for clip in clips]
-        num_classes = max(len(names), max(truths) + 1, *map(len, scores))
-        counts = [[0] * num_classes for _ in range(num_classes)]
         if min(truths) < 0:
             raise ValueError("a label below 0")
-        for truth, row in zip(truths, scores, strict=True):
-            counts[truth][int(row.argmax())] += 1
+        return list(zip(truths, scores, strict=True))
     except Exception as error:
         # What a file that was cut off or was never a dump raises is of any kind.
         got = f"{type(error).__name__}: {error}"
         raise wrong(str(path), EXPECTED, got) from error
+
+
+def load_predictions(path: Path, names: Sequence[str] = ()) -> Predictions:
+    """Read a dump as :func:`load_scores` does; numbers stand for classes without a
+    name."""
+    pairs = load_scores(path)
+    num_classes = max(len(names), *(max(t + 1, len(s)) for t, s in pairs))
+    counts = [[0] * num_classes for _ in range(num_classes)]
+    for truth, scores in pairs:
+        counts[truth][int(scores.argmax())] += 1
     shown = [names[i] if i < len(names) else str(i) for i in range(num_classes)]
     return Predictions(counts, shown)
 

@@ -1,0 +1,82 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The console command ``pvnas VERB ...``: each verb is one of the tools.
+
+A wheel carries ``tools/`` in the folder ``.mim`` of the package, as ``mim`` expects; a
+checkout has it next to the package. A verb loads that file and calls its ``main``, in
+this process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..compat import what_is_missing
+
+PACKAGE = Path(__file__).resolve().parent.parent
+# Verb: its tool, and what it does.
+VERBS = {
+    "fit": ("fit", "a folder of videos and a budget -> a network that runs"),
+    "predict": ("predict", "classes of videos, by what fit wrote or a config"),
+    "search": ("train", "search with a search config"),
+    "train": ("train", "train the network of a config"),
+    "test": ("test", "test a checkpoint on the test set of its config"),
+    "derive": ("derive_genotype", "genotypes under budgets, from a search"),
+    "export": ("export_onnx", "a trained network as ONNX, checked"),
+    "report": ("report", "an HTML page about searches and trainings"),
+    "show": ("show_space", "a search space, or a genotype (.json): layers, costs"),
+    "benchmark": ("benchmark", "speed and memory next to MMAction2's models"),
+    "latency": ("build_latency_table", "milliseconds of every candidate, as a table"),
+    "clips": ("make_motion_clips", "render clips to try things with"),
+}
+INTERRUPTED = "the same command goes on from where it was"
+TRAIN_INTERRUPTED = "the same command with --resume goes on from the last checkpoint"
+
+
+def call(verb: str, arguments: Sequence[object]) -> None:
+    """Call the tool of a verb as if from the command line, without its own handling of
+    errors.
+
+    Args:
+        verb: One of :data:`VERBS`.
+        arguments: What stands behind it.
+    """
+    argv = [str(argument) for argument in arguments]
+    name = VERBS[verb][0]
+    if verb == "show" and any(argument.endswith(".json") for argument in argv[:1]):
+        name = "show_genotype"
+    folders = (PACKAGE / ".mim" / "tools", PACKAGE.parent / "tools")
+    file = next(f for d in folders if (f := d / f"{name}.py").is_file())
+    spec = importlib.util.spec_from_file_location(f"pvnas_tool_{name}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    before, sys.argv = sys.argv, [f"pvnas {verb}", *argv]
+    try:
+        module.main()
+    finally:
+        sys.argv = before
+
+
+def main() -> None:
+    """The console command."""
+    verb, *argv = sys.argv[1:] or ["--help"]
+    if verb in ("-h", "--help") or verb not in VERBS:
+        lines = [f"  {name:<10} {text}" for name, (_, text) in VERBS.items()]
+        print("usage: pvnas VERB ...   (pvnas VERB --help)\n", *lines, sep="\n")
+        sys.exit(0 if verb in ("-h", "--help") else f"error: no such verb: {verb}")
+    if verb == "predict" and "--onnx" in argv:
+        # A process of its own: it needs neither torch nor this package.
+        file = str(PACKAGE / "apis" / "onnx_predict.py")
+        os.execv(sys.executable, [sys.executable, file, *argv])
+    if missing := what_is_missing():
+        sys.exit(f"error: {missing}")
+    from .cli import run  # which needs all of it
+
+    messages = {"fit": INTERRUPTED, "search": TRAIN_INTERRUPTED}
+    messages["train"] = TRAIN_INTERRUPTED
+    run(lambda: call(verb, argv), messages.get(verb, ""))

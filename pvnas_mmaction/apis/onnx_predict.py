@@ -1,0 +1,355 @@
+#!/usr/bin/env python
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Classes of videos, by an exported network.
+
+This file runs alone: it needs Python, numpy, OpenCV and onnxruntime. Frames are read
+by PyAV where that is installed, as in training; OpenCV's differ by a level here and
+there.
+
+    python onnx_predict.py FOLDER VIDEO... [--top-k 5] [--window 2] [--out FILE.csv]
+
+FOLDER holds ``model.onnx``, ``preprocessing.json`` and ``labels.txt``, as ``pvnas fit``
+writes them. VIDEO is a file, or a folder of files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+try:
+    import av
+    import av.sidedata.sidedata
+except ImportError:
+    av = None
+
+SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv",
+            ".flv", ".3gp", ".ts", ".mts", ".ogv", ".gif"}  # fmt: skip
+BATCH_SIZE = 8
+# Normalised clips (N, C, T, H, W), float32 -> class scores (N, num_classes).
+Network = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass
+class Deployed:
+    """A network that runs, its class names, and how a clip is made for it.
+
+    Args:
+        network: Clips to scores before softmax.
+        labels: Name of each class.
+        preprocessing: ``frames``, ``sampling`` ("uniform", or the number of frames from
+            one to the next), ``steps`` ([["resize", [w, h], keep_ratio] or
+            ["center_crop", [w, h]], ...]), ``mean`` and ``std`` (by channel, RGB, of
+            levels from 0 to 255).
+    """
+
+    network: Network
+    labels: list[str]
+    preprocessing: dict[str, Any]
+
+
+def load_exported(path: str) -> Deployed:
+    """Read what ``pvnas fit`` wrote: a folder, or the ONNX file in it."""
+    import onnxruntime
+
+    given = Path(path)
+    file = given / "model.onnx" if given.is_dir() else given
+    for needed in (file, *(file.with_name(n) for n in DESCRIPTION)):
+        if not needed.is_file():
+            raise FileNotFoundError(f"{needed}: expected a file of an export, got none")
+    session = onnxruntime.InferenceSession(
+        str(file), providers=["CPUExecutionProvider"]
+    )
+    labels, preprocessing = read_description(file.parent)
+    return Deployed(
+        lambda clips: session.run(["logits"], {"clips": clips})[0],
+        labels,
+        preprocessing,
+    )
+
+
+DESCRIPTION = ("labels.txt", "preprocessing.json")
+
+
+def read_description(folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """Class names, and how a clip is made."""
+    texts = [(folder / name).read_text(encoding="utf-8") for name in DESCRIPTION]
+    return texts[0].splitlines(), json.loads(texts[1])
+
+
+# -- frames --------------------------------------------------------------------------
+
+
+def decode(path: str) -> Iterator[Callable[[], np.ndarray]]:
+    """The frames of a video in the order of presentation, each as a function that gives
+    its upright picture (H, W, 3), uint8, red first."""
+    if av is not None:
+        with av.open(path, metadata_errors="replace") as container:
+            first = None
+            for frame in _decode_by_pyav(container):
+                first = first or (frame.width, frame.height)
+                yield lambda f=frame, size=first: to_array(f, *size)
+        return
+    capture = cv2.VideoCapture(path)
+    while capture.grab():
+        yield lambda: cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
+
+
+def _decode_by_pyav(container: Any) -> Iterator[Any]:
+    """Frames; passes over faults of the file, as a player does."""
+    stream = container.streams.best("video")
+    packets = iter(container.demux(stream) if stream else ())
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.FFmpegError:
+            packet = None  # what the decoder still holds
+        try:
+            frames = stream.decode(packet)
+        except av.FFmpegError:
+            frames = []
+        yield from frames
+        if packet is None:
+            return
+
+
+def to_array(frame: Any, width: int, height: int) -> np.ndarray:
+    """The upright RGB picture of a PyAV frame, of the size that a video starts with."""
+    # One thread: a pool that is freed in a forked worker waits for ever.
+    rgb = frame.reformat(width=width, height=height, format="rgb24", threads=1)
+    image = rgb.to_ndarray()
+    matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    if matrix is None:
+        return np.ascontiguousarray(image)
+    # Where the picture's axes, right and down, point on the display.
+    a, b, c, d = np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist()
+    if abs(b) > abs(a):
+        image, a, d = image.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+def frame_rate(path: str) -> float:
+    """Mean frames per second by the container; 0 where it names none."""
+    if av is None:
+        return cv2.VideoCapture(path).get(cv2.CAP_PROP_FPS)
+    with av.open(path, metadata_errors="replace") as container:
+        return float(container.streams.best("video").average_rate or 0)
+
+
+# -- clips ---------------------------------------------------------------------------
+
+
+def sample(total: int, start: int, preprocessing: dict[str, Any]) -> list[int]:
+    """Numbers of the frames of a clip out of ``total`` frames from ``start`` on, as
+    MMAction2's UniformSample and SampleFrames take them in a test."""
+    count, sampling = preprocessing["frames"], preprocessing["sampling"]
+    if sampling == "uniform":
+        segment = float(total - 1) / count
+        offset = int(segment / 2)
+        numbers = [int(np.round(segment * i)) + offset for i in range(count)]
+    else:
+        first = max(total - ((count - 1) * sampling + 1), 0) // 2
+        numbers = [(first + i * sampling) % total for i in range(count)]
+    return [start + number for number in numbers]
+
+
+def resize_and_crop(image: np.ndarray, steps: Sequence[Sequence[Any]]) -> np.ndarray:
+    """A frame (H, W, 3) of the size that the network takes."""
+    for kind, (width, height), *keep_ratio in steps:
+        h, w = image.shape[:2]
+        if kind == "center_crop":
+            left, top = (w - width) // 2, (h - height) // 2
+            image = image[top : top + height, left : left + width]
+            continue
+        if keep_ratio[0]:
+            short, long = sorted((width, height))
+            short, long = (long, np.inf) if short == -1 else (short, long)
+            factor = min(long / max(h, w), short / min(h, w))
+            width, height = int(w * factor + 0.5), int(h * factor + 0.5)
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return image
+
+
+def clips_of(
+    path: str, preprocessing: dict[str, Any], window: float = 0, stride: float = 0
+) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """The clips of a video: one, or one per window.
+
+    Args:
+        path: The video.
+        preprocessing: See :class:`Deployed`.
+        window: Seconds of a window. Default 0: the whole video.
+        stride: Seconds from one window to the next. Default 0: those of a window.
+
+    Returns:
+        Normalised clips (N, C, T, H, W), float32, and start and end of each in seconds.
+
+    Raises:
+        ValueError: No frame can be read.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: expected a video, got no file")
+    try:
+        total, fps = sum(1 for _ in decode(path)), frame_rate(path)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: expected a video, got {error}") from error
+    if total == 0:
+        raise ValueError(f"{path}: expected a video, got no frames")
+    fps = fps or 25.0
+    length = min(max(round(window * fps), 1), total) if window else total
+    step = max(round((stride or window) * fps), 1)
+    starts = list(range(0, total - length + 1, step))
+    if starts[-1] + length < total:  # the end of the video, too
+        starts.append(total - length)
+    numbers = [sample(length, start, preprocessing) for start in starts]
+    wanted = {number for row in numbers for number in row}
+    frames = {
+        number: resize_and_crop(picture(), preprocessing["steps"])
+        for number, picture in enumerate(decode(path))
+        if number in wanted
+    }
+    mean, std = (np.float32(preprocessing[key]) for key in ("mean", "std"))
+    clips = np.stack([np.stack([frames[i] for i in row]) for row in numbers])
+    clips = (clips.astype(np.float32) - mean) / std
+    times = [(start / fps, (start + length) / fps) for start in starts]
+    return np.ascontiguousarray(clips.transpose(0, 4, 1, 2, 3)), times
+
+
+# -- predictions ---------------------------------------------------------------------
+
+
+def predict(
+    deployed: Deployed, path: str, window: float = 0, stride: float = 0
+) -> list[dict[str, Any]]:
+    """What a video, or each window of it, shows.
+
+    Returns:
+        ``video``, ``start`` and ``end`` in seconds, and ``probabilities`` by class.
+    """
+    clips, times = clips_of(path, deployed.preprocessing, window, stride)
+    batches = range(0, len(clips), BATCH_SIZE)
+    scores = np.concatenate([deployed.network(clips[i : i + BATCH_SIZE])
+                             for i in batches]).astype(np.float64)  # fmt: skip
+    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    return [
+        dict(video=path, start=start, end=end, probabilities=row.tolist())
+        for (start, end), row in zip(times, shares, strict=True)
+    ]
+
+
+def find_videos(paths: Sequence[str]) -> list[str]:
+    """The files among some paths, and the videos in and below the folders."""
+    found = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(str(path))
+            continue
+        inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
+        if not inside:
+            raise ValueError(f"{path}: expected videos in the folder, got none")
+        found += map(str, inside)
+    return found
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that both runtimes have."""
+    add = parser.add_argument
+    add("--top-k", type=int, default=3, help="classes to name; default: 3")
+    add(
+        "--window",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="predict each window of a long video; default: the video as one clip",
+    )
+    add(
+        "--stride",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="from one window to the next; default: as long as a window",
+    )
+    add("--out", metavar="FILE", help="write all probabilities: .json or .csv")
+    add("--onnx", action="store_true", help="run model.onnx, without PyTorch")
+
+
+def predict_all(
+    deployed: Deployed, videos: Sequence[str], args: argparse.Namespace
+) -> bool:
+    """Predict, print and write; a video that can't be read is named and left out.
+
+    Returns:
+        Whether all of them could be read.
+    """
+    for option in ("window", "stride"):
+        if not 0 <= getattr(args, option) < float("inf"):
+            raise ValueError(f"--{option}: expected seconds, got {args.window:g}")
+    if args.out and Path(args.out).suffix not in (".json", ".csv"):
+        raise ValueError(f"--out: expected FILE.json or FILE.csv, got {args.out}")
+    found, whole = [], True
+    for video in find_videos(videos):
+        try:
+            rows = predict(deployed, video, args.window, args.stride)
+        except (OSError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            whole = False
+            continue
+        for row in rows:
+            order = np.argsort(row["probabilities"])[::-1][: max(args.top_k, 1)]
+            row["top"] = [deployed.labels[i] for i in order]
+            shown = (f"{deployed.labels[i]} {row['probabilities'][i]:.3f}"
+                     for i in order)  # fmt: skip
+            time = f"  {row['start']:7.2f}-{row['end']:.2f} s" if args.window else ""
+            print(f"{video}{time}  {', '.join(shown)}", flush=True)
+        found += rows
+    if args.out:
+        write(found, deployed.labels, Path(args.out))
+    return whole
+
+
+def write(rows: Sequence[dict[str, Any]], labels: list[str], path: Path) -> None:
+    """Write predictions as JSON, or as CSV with a column for each class."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        content = dict(labels=labels, predictions=list(rows))
+        text = json.dumps(content, ensure_ascii=False, indent=1)
+        path.write_text(text + "\n", encoding="utf-8")
+        return
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["video", "start", "end", "top_1", *labels])
+        for row in rows:
+            head = (row["video"], f"{row['start']:.3f}", f"{row['end']:.3f}")
+            shares = [f"{share:.6f}" for share in row["probabilities"]]
+            writer.writerow([*head, row["top"][0], *shares])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", help="what pvnas fit wrote, or its model.onnx")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO")
+    add_options(parser)
+    args = parser.parse_args()
+    try:
+        whole = predict_all(load_exported(args.folder), args.videos, args)
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    sys.exit(not whole)
+
+
+if __name__ == "__main__":
+    main()

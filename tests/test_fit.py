@@ -1,0 +1,371 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""``pvnas fit`` on 40 tiny clips, also killed in each step, and ``pvnas predict``."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from mmaction.registry import DATASETS
+from searching import run_forked
+from tool_processes import CONFIGS, RETRAIN, SEARCH
+from tool_processes import call_tool as call_tool
+
+from pvnas_mmaction.apis import fit as module
+from pvnas_mmaction.apis import onnx_predict, video_folder
+from pvnas_mmaction.apis.config_files import load_config
+from pvnas_mmaction.apis.export import preprocessing_of
+from pvnas_mmaction.apis.fit import bootstrap_interval, fit, reference
+from pvnas_mmaction.apis.predict import load_trained
+from pvnas_mmaction.apis.run_checks import RunCheckHook
+from pvnas_mmaction.apis.video_folder import Clip
+from pvnas_mmaction.engine.lr_diversity_hook import LRDiversityHook
+from pvnas_mmaction.report.predictions import load_scores
+from pvnas_mmaction.search.derive import Budget
+from pvnas_mmaction.space.cost_table import cost_tables
+from pvnas_mmaction.space.genotype import load_genotype
+from pvnas_mmaction.space.search_space import SearchSpace
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+BUDGET = 0.0015
+# Where a run is killed: before a verb that is called for so many times, or in it.
+POINTS = [
+    ("search", 7), ("derive", 0), ("train", 4), ("test", 0), ("train", 2),
+    ("export", 0), ("report", 0),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def videos(motion_clips, tmp_path_factory) -> Path:
+    """Five clips of each class in class folders."""
+    folder = tmp_path_factory.mktemp("fit") / "Meine Vidéos ü"
+    names = (motion_clips / "classes.txt").read_text().split()
+    lines = (motion_clips / "train.txt").read_text().splitlines()
+    lines += (motion_clips / "val.txt").read_text().splitlines()
+    for path, label in (line.split() for line in lines):
+        inner = folder / names[int(label)]
+        inner.mkdir(parents=True, exist_ok=True)
+        if len(list(inner.iterdir())) < 5:
+            shutil.copy(motion_clips / path, inner / path.replace("/", " "))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(videos) -> dict:
+    """A search of 12 steps."""
+    config, train = videos.parent / "s.py", videos.parent / "t.py"
+    config.write_text(
+        f"_base_ = {str(CONFIGS / SEARCH)!r}\n"
+        "train_cfg = dict(max_epochs=2, min_steps=12, num_ranked=1)\n"
+        "default_hooks = dict(checkpoint=dict(interval=2))\n"
+    )
+    train.write_text(f"_base_ = {str(CONFIGS / RETRAIN)!r}\n")
+    return dict(
+        config=str(config), train_config=str(train), budget_gflops=BUDGET, workers=0,
+        num_networks=1,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fitted(videos, settings) -> Path:
+    out = videos.parent / "out"
+    assert run_forked(fit, videos, out=out, **settings) == 0
+    return out
+
+
+def test_what_is_written(fitted, videos) -> None:
+    result = json.loads((fitted / "result.json").read_text())
+    names = sorted(path.name for path in videos.iterdir())
+    assert result["classes"] == names
+    assert (fitted / "labels.txt").read_text().split() == names
+    lists = {
+        s: (fitted / f"{s}.txt").read_text().splitlines()
+        for s in ("train", "val", "test")
+    }
+    assert {s: len(lines) for s, lines in lists.items()} == dict(
+        train=24, val=8, test=8
+    )
+    assert len({*lists["train"], *lists["val"], *lists["test"]}) == 40
+    for lines in lists.values():
+        assert {int(line.split()[-1]) for line in lines} == set(range(8))
+    costs = {name: row["cost"] for name, row in result["networks"].items()}
+    assert list(costs) == ["searched_1", "reference"]
+    assert max(costs.values()) <= BUDGET * 1e9
+    cheaper = min(costs, key=costs.get)
+    assert result["chosen"] == cheaper if result["as_good"] else True
+    chosen = result["networks"][result["chosen"]]
+    assert list(load_genotype(fitted / "genotype.json").blocks) == chosen["blocks"]
+    commands = (fitted / "commands.sh").read_text().splitlines()
+    verbs = [line.split()[1] for line in commands]
+    assert verbs == [
+        "search",
+        "derive",
+        "train",
+        "test",
+        "train",
+        "test",
+        "export",
+        "report",
+    ]
+    assert (fitted / "report.html").stat().st_size > 10_000
+
+
+def predictions(path: Path) -> np.ndarray:
+    found = json.loads(path.read_text())["predictions"]
+    return np.array([row["probabilities"] for row in found])
+
+
+def test_predictions_with_and_without_torch(
+    fitted, videos, tmp_path, call_tool
+) -> None:
+    """They are those of the test tool; the folder may move; no torch is imported."""
+    moved = tmp_path / "mit Leerzeichen ä"
+    shutil.copytree(fitted, moved)
+    lines = (fitted / "test.txt").read_text().splitlines()
+    files = [str(videos / line.rsplit(" ", 1)[0]) for line in lines]
+    with pytest.raises(SystemExit, match="False"):
+        call_tool("predict", moved, *files, "--out", tmp_path / "torch.json")
+    code = "import sys, runpy; del sys.argv[0]; sys.modules['torch'] = None; "
+    code += (
+        "sys.modules['pvnas_mmaction'] = None; runpy.run_path(sys.argv[0], run_name="
+    )
+    code += "'__main__')"
+    command = [sys.executable, "-c", code, onnx_predict.__file__, moved, *files]
+    command += ["--out", tmp_path / "onnx.json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    by_torch, by_onnx = (predictions(tmp_path / f"{n}.json") for n in ("torch", "onnx"))
+    chosen = json.loads((fitted / "result.json").read_text())["chosen"]
+    pairs = load_scores(fitted / "work" / chosen / "test.pkl")
+    expected = np.array([scores.numpy() for _, scores in pairs])
+    assert abs(by_torch - expected).max() < 1e-5
+    assert abs(by_onnx - expected).max() < 1e-3
+    assert (by_onnx.argmax(1) == expected.argmax(1)).all()
+    assert len({tuple(row) for row in expected.round(6).tolist()}) > 4
+
+
+def test_windows_and_csv(fitted, videos, tmp_path, capsys) -> None:
+    """8 frames at 12 per second: windows of 3 frames, and one at the very end."""
+    deployed = load_trained(str(fitted), None, "cpu")
+    (video,) = onnx_predict.find_videos([str(next((videos / "grow").iterdir()))])
+    rows = onnx_predict.predict(deployed, video, window=0.25)
+    times = [(round(r["start"] * 12), round(r["end"] * 12)) for r in rows]
+    assert times == [(0, 3), (3, 6), (5, 8)]
+    for row in rows:
+        assert sum(row["probabilities"]) == pytest.approx(1)
+        row["top"] = ["grow"]
+    onnx_predict.write(rows, deployed.labels, tmp_path / "a" / "b.csv")
+    table = list(csv.reader((tmp_path / "a" / "b.csv").open()))
+    assert table[0][:4] == ["video", "start", "end", "top_1"]
+    assert [row[1] for row in table[1:]] == ["0.000", "0.250", "0.417"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["s_retrain_1xb8-u8-12e_custom-rgb", "tiny_retrain_1xb8-6x1x1-2e_motion-clips"],
+)
+def test_preprocessing_is_that_of_the_test_pipeline(name, motion_clips) -> None:
+    cfg = load_config(f"pvnas_mmaction::pvnas/pvnas-{name}.py")
+    dataset = cfg.test_dataloader.dataset
+    dataset.update(ann_file=str(motion_clips / "val.txt"), num_classes=8,
+                   data_prefix=dict(video=str(motion_clips)))  # fmt: skip
+    built = DATASETS.build(dataset)
+    preprocessing = preprocessing_of(cfg)
+    for index in range(3):
+        expected = built[index]["inputs"][0].numpy().astype(np.float32)
+        mean, std = (
+            np.float32(preprocessing[k])[:, None, None, None] for k in ("mean", "std")
+        )
+        clips, _ = onnx_predict.clips_of(
+            built.get_data_info(index)["filename"], preprocessing
+        )
+        assert (clips[0] == (expected - mean) / std).all()
+
+
+class _KillHook:
+    """What stands in for a hook's method: kills the process in its n-th call."""
+
+    def __init__(self, method, number: int) -> None:
+        self.method, self.left = method, number
+
+    def __get__(self, owner, kind=None):
+        def call(*args, **kwargs):
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return self.method(owner, *args, **kwargs)
+
+        return call
+
+
+def fit_and_die(verb: str, steps: int, videos: Path, **settings) -> None:
+    """Fit, and be killed before a verb, or at the start of its n-th training step."""
+    call = module.call
+
+    def killing(name, argv):
+        if name == verb:
+            if steps == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            hook = LRDiversityHook if verb == "search" else RunCheckHook
+            method = "before_train_iter"
+            setattr(hook, method, _KillHook(getattr(hook, method), steps))
+        call(name, argv)
+
+    module.call = killing
+    fit(videos, **settings)
+
+
+def test_killed_in_each_step(fitted, videos, settings, tmp_path) -> None:
+    """The same command goes on, and ends in the same result."""
+    out = tmp_path / "out"
+    for verb, steps in POINTS:
+        code = run_forked(fit_and_die, verb, steps, videos, out=out, **settings)
+        assert code == -signal.SIGKILL, (verb, steps)
+    assert not (out / "result.json").exists()
+    assert run_forked(fit, videos, out=out, **settings) == 0
+    first, second = (json.loads((f / "result.json").read_text()) for f in (fitted, out))
+    assert first == second
+    states = [
+        torch.load(f / "checkpoint.pth", weights_only=True)["state_dict"]
+        for f in (fitted, out)
+    ]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+# -- what a user gets wrong ----------------------------------------------------------
+
+
+def wrong_folder(tmp_path: Path, videos: Path, kind: str) -> Path:
+    folder = tmp_path / "videos"
+    if kind == "empty":
+        folder.mkdir()
+    elif kind != "none":
+        shutil.copytree(videos, folder)
+    if kind == "one class":
+        for inner in sorted(folder.iterdir())[1:]:
+            shutil.rmtree(inner)
+    elif kind == "one clip":
+        for file in sorted((folder / "grow").iterdir())[1:]:
+            file.unlink()
+    elif kind == "corrupt":
+        for file in folder.rglob("*.mp4"):
+            file.write_bytes(b"no video")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("none", "", "VIDEOS: expected a folder with a folder of videos for each cl"),
+        ("empty", "", "VIDEOS: .* two classes or more, got no videos in "),
+        ("one class", "", "VIDEOS: .* two classes or more, got videos of one class "),
+        ("one clip", "", "VIDEOS: expected 5 clips or more of each class that can b"),
+        ("corrupt", "", "VIDEOS: expected clips that can be read, got none of 40, s"),
+        ("whole", "--budget-gflops 1e-4", "--budget-gflops: .* or more, the cheap"),
+        ("whole", "--budget-gflops -1", "budget: expected a number above 0 for one"),
+        ("whole", "--group-regex (", "--group-regex: expected a regular expression"),
+        ("whole", "--group-regex xyz", "--group-regex: .* no match in"),
+        ("whole", "--group-regex mp4", "VIDEOS: .* lacks one; add clips, or name g"),
+        ("whole", "--config a.py", "--config: expected --train-config as well"),
+    ],
+)
+def test_one_line(kind, options, message, tmp_path, videos, call_tool) -> None:
+    folder = wrong_folder(tmp_path, videos, kind)
+    argv = [folder, "--out", tmp_path / "out", "--space", "tiny", *options.split()]
+    if "budget" not in options:
+        argv += ["--budget-gflops", 1]
+    line = call_tool("fit", *argv)
+    assert re.search(message, line), line
+
+
+def test_an_out_that_cannot_be_used(fitted, videos, settings, monkeypatch) -> None:
+    """Another call's folder stays as it is."""
+    before = sorted(fitted.rglob("*"))
+    with pytest.raises(ValueError, match="--out: expected a fit with limit 1"):
+        fit(videos, out=fitted, **{**settings, "budget_gflops": 1.0})
+    assert sorted(fitted.rglob("*")) == before
+    error = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    monkeypatch.setattr(tempfile, "TemporaryFile", Mock(side_effect=error))
+    with pytest.raises(ValueError, match="--out: expected a folder that can be"):
+        fit(videos, out=fitted, **settings)
+
+
+def test_a_clip_that_cannot_be_read_is_set_aside(
+    videos, settings, tmp_path, capsys
+) -> None:
+    folder = tmp_path / "videos"
+    shutil.copytree(videos, folder)
+    (folder / "grow" / "bad.mp4").write_bytes(b"no video")
+    assert fit(folder, out=tmp_path / "out", dry_run=True, **settings) is None
+    printed = capsys.readouterr().out
+    assert "1 of 41 clips can't be read, set aside:\n  grow/bad.mp4: " in printed
+    assert "minute(s) in all on this machine\nNothing was trained" in printed
+    assert "bad" not in "".join(p.read_text() for p in (tmp_path / "out").glob("*.txt"))
+
+
+# -- parts ---------------------------------------------------------------------------
+
+
+def clip(name: str, label: int, *hashes: int) -> Clip:
+    return Clip(f"{name}.mp4", label, 1, 1, 10, 25.0, 32, 32, hashes)
+
+
+def test_near_duplicates_stay_together() -> None:
+    """Twelve scenes of five clips each, whose frames differ in few bits."""
+    generator = np.random.default_rng(0)
+    scenes = generator.integers(0, 2**63, 12).tolist()
+    clips = [
+        clip(f"{s % 3}/{s}_{k}", s % 3, scene ^ (1 << k), 2**64 - 1 - 3 * s - 50 * k)
+        for s, scene in enumerate(scenes)
+        for k in range(5)
+    ]
+    grouped = video_folder.group_clips(clips[:-1], None)
+    assert len({c.group for c in grouped}) <= 12
+    lists = video_folder.split_clips(grouped, 0)
+    sides = {}
+    for split, found in lists.items():
+        for c in found:
+            assert sides.setdefault(c.path.split("_")[0], split) == split
+    assert video_folder.lacking(lists) is None
+    by_name = video_folder.group_clips(clips, r"/(\d+)_")
+    assert {c.group for c in by_name} == {str(i) for i in range(12)}
+
+
+def test_reference_is_the_donor_with_shift_narrowed_to_the_budget() -> None:
+    cfg = load_config("pvnas_mmaction::pvnas/_base_/spaces/lite0.py")
+    space = SearchSpace.from_config(cfg.space)
+    table = cost_tables(space, (3, 8, 112, 112), 7)["flops"]
+    wide = reference(space, Budget(table, 10**12))
+    tsm = load_genotype(CONFIGS / "genotypes" / "lite0-tsm.json")
+    assert space.genotype(wide).blocks == tsm.blocks
+    narrow = reference(space, Budget(table, 280_000_000))
+    blocks = space.genotype(narrow).blocks
+    assert table.cost(narrow) <= 280_000_000
+    names = [[b.rsplit("_", 1)[0] for b in found] for found in (blocks, tsm.blocks)]
+    assert names[0] == names[1] and blocks != tsm.blocks
+
+
+def test_bootstrap_interval() -> None:
+    """Next to the normal approximation."""
+    difference = np.repeat([1.0, 0.0, -1.0], [30, 50, 20])
+    low, high = bootstrap_interval(difference)
+    error = 1.96 * difference.std() / 10
+    assert (low, high) == (
+        pytest.approx(0.1 - error, abs=0.02),
+        pytest.approx(0.1 + error, abs=0.02),
+    )
+    assert bootstrap_interval(np.zeros(5)) == (0, 0)

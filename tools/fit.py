@@ -1,0 +1,103 @@
+#!/usr/bin/env python
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""From a folder of videos and a budget to a network that runs.
+
+    pvnas fit VIDEOS --budget-ms 30
+    pvnas fit VIDEOS --budget-gflops 0.2 --out work_dirs/mine --dry-run
+
+VIDEOS holds one folder of videos for each class. Clips are read once and split; a
+network is searched under the budget, trained next to a hand-made one, and exported. The
+same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+# Threads that wait for each other sleep, as in train.py.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from pvnas_mmaction.apis import cli
+from pvnas_mmaction.apis.commands import INTERRUPTED
+from pvnas_mmaction.apis.fit import SPACES, fit
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("videos", type=Path, metavar="VIDEOS")
+    group = parser.add_argument_group("budget, of one view")
+    add = group.add_mutually_exclusive_group(required=True).add_argument
+    add(
+        "--budget-ms",
+        type=float,
+        metavar="MS",
+        help="milliseconds in onnxruntime on this CPU; with --device cuda in PyTorch",
+    )
+    add("--budget-gflops", type=float, metavar="X", help="1e9 multiply-accumulates")
+    add("--budget-params", type=float, metavar="N", help="parameters, e.g. 1e6")
+    add = parser.add_argument_group("result").add_argument
+    add("--out", type=Path, help="default: work_dirs/NAME OF VIDEOS")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="read the clips and show the plan; train nothing",
+    )
+    add = parser.add_argument_group("clips").add_argument
+    add(
+        "--group-regex",
+        metavar="REGEX",
+        help="clips with the same first group of it in their path are of one source, "
+        "and stay in one list; default: those with near-duplicate frames",
+    )
+    add(
+        "--lists",
+        nargs="+",
+        metavar="LIST",
+        default=(),
+        help="TRAIN VAL [TEST], lists of 'path class_id' lines, in place of class "
+        "folders; paths start from VIDEOS",
+    )
+    add(
+        "--no-flip",
+        dest="flip",
+        action="store_false",
+        help="no mirrored clips in training: where left and right are classes",
+    )
+    add = parser.add_argument_group("search and training").add_argument
+    add(
+        "--space",
+        choices=SPACES,
+        default="lite0",
+        help="lite0 (default) starts from ImageNet weights, tiny from none",
+    )
+    add("--config", help="config of the search, in place of --space")
+    add("--train-config", help="config of a training, in place of --space")
+    add(
+        "--num-networks",
+        type=int,
+        default=2,
+        help="searched networks to train next to the hand-made one; default: 2",
+    )
+    add("--seed", type=int, default=0, help="default: 0")
+    add("--device", help="cpu or cuda; default: a GPU where there is one")
+    add("--workers", type=int, help="processes that read clips; default: 2 at most")
+    add = parser.add_argument_group("--budget-ms").add_argument
+    add("--threads", type=int, default=1, help="of the deployed network; default: 1")
+    add(
+        "--latency-table",
+        metavar="FILE.json",
+        help="of another machine, by pvnas latency; default: measured here",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    fit(**vars(parse_args()))
+
+
+if __name__ == "__main__":
+    cli.run(main, INTERRUPTED)
