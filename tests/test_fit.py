@@ -136,8 +136,7 @@ def test_predictions_with_and_without_torch(
     shutil.copytree(fitted, moved)
     lines = (fitted / "test.txt").read_text().splitlines()
     files = [str(videos / line.rsplit(" ", 1)[0]) for line in lines]
-    with pytest.raises(SystemExit, match="False"):
-        call_tool("predict", moved, *files, "--out", tmp_path / "torch.json")
+    assert not call_tool("predict", moved, *files, "--out", tmp_path / "torch.json")
     code = "import sys, runpy; del sys.argv[0]; sys.modules['torch'] = None; "
     code += (
         "sys.modules['pvnas_mmaction'] = None; runpy.run_path(sys.argv[0], run_name="
@@ -328,13 +327,14 @@ def test_near_duplicates_stay_together() -> None:
     """Twelve scenes of five clips each, whose frames differ in few bits."""
     generator = np.random.default_rng(0)
     scenes = generator.integers(0, 2**63, 12).tolist()
+    others = generator.integers(0, 2**63, 60).tolist()
     clips = [
-        clip(f"{s % 3}/{s}_{k}", s % 3, scene ^ (1 << k), 2**64 - 1 - 3 * s - 50 * k)
+        clip(f"{s % 3}/{s}_{k}", s % 3, scene ^ (1 << k), others.pop())
         for s, scene in enumerate(scenes)
         for k in range(5)
     ]
-    grouped = video_folder.group_clips(clips[:-1], None)
-    assert len({c.group for c in grouped}) <= 12
+    grouped = video_folder.group_clips(clips, None)
+    assert len({c.group for c in grouped}) == 12
     lists = video_folder.split_clips(grouped, 0)
     sides = {}
     for split, found in lists.items():
@@ -355,8 +355,10 @@ def test_reference_is_the_donor_with_shift_narrowed_to_the_budget() -> None:
     narrow = reference(space, Budget(table, 280_000_000))
     blocks = space.genotype(narrow).blocks
     assert table.cost(narrow) <= 280_000_000
-    names = [[b.rsplit("_", 1)[0] for b in found] for found in (blocks, tsm.blocks)]
-    assert names[0] == names[1] and blocks != tsm.blocks
+    names = ([block[:8] for block in found] for found in (blocks, tsm.blocks))
+    for mine, donors in zip(*names, strict=True):
+        assert mine in (donors, "skip")
+    assert len({*blocks} - {*tsm.blocks}) > 0
 
 
 def test_bootstrap_interval() -> None:

@@ -20,6 +20,7 @@ from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_checks import check_annotations
 from pvnas_mmaction.apis.errors import is_user_error
 from pvnas_mmaction.apis.run_checks import RunCheckHook
+from pvnas_mmaction.engine.checkpoint_files import latest_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 CONFIG = str(CONFIGS / RETRAIN)
@@ -177,9 +178,18 @@ def test_the_log_file_has_the_traceback(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [RETRAIN, SEARCH])
-def test_ctrl_c(config, motion_clips, tmp_path) -> None:
-    """One line that says how to go on, and the exit status that shells expect."""
+@pytest.mark.parametrize(
+    ("config", "number"),
+    [
+        (RETRAIN, signal.SIGINT),
+        (SEARCH, signal.SIGINT),
+        (RETRAIN, signal.SIGTERM),
+        (SEARCH, signal.SIGTERM),
+    ],
+)
+def test_ended_by_a_signal(config, number, motion_clips, tmp_path) -> None:
+    """One line that says how to go on, and the exit status that shells expect; after
+    SIGTERM, as of Slurm, a search has a checkpoint of that step."""
     command = [sys.executable, TOOLS / "train.py", CONFIGS / config]
     command += ["--work-dir", tmp_path / "work", "--cfg-options"]
     command += [*data_options(motion_clips), "train_cfg.max_epochs=1000"]
@@ -200,11 +210,17 @@ def test_ctrl_c(config, motion_clips, tmp_path) -> None:
             for line in process.stdout:
                 if "Epoch(train)" in line:
                     break
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             process.communicate(timeout=120)
         finally:
             process.kill()
-    assert process.returncode == cli.EXIT_INTERRUPTED
+    assert process.returncode == 128 + number
     *_, line = (tmp_path / "err").read_text().splitlines()
-    assert line.startswith("interrupted: ") and "--resume" in line
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert line.startswith(f"{word}: ") and "--resume" in line
     assert "Traceback" not in (tmp_path / "err").read_text()
+    if config == SEARCH and number == signal.SIGTERM:
+        last = latest_checkpoint(tmp_path / "work")
+        found = torch.load(last, weights_only=True)
+        assert found["meta"]["iter"] == found["pvnas_search"]["num_steps"] > 0
+        assert Path(last).name == f"iter_{found['meta']['iter']}.pth"

@@ -3,6 +3,7 @@
 """Measure a latency table: every candidate of every layer of a search space, in place.
 
     python tools/build_latency_table.py CONFIG --threads 2 --out FILE.json
+    python tools/build_latency_table.py CONFIG --backend onnxruntime --out FILE.json
     python tools/build_latency_table.py CONFIG --device cuda --fold-bn --out FILE.json
 
 The file is read by ``train_cfg.cost = dict(kind='latency', budget=MS, table=FILE)`` and
@@ -25,6 +26,7 @@ from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_files import load_config, read_space
 from pvnas_mmaction.profiling.clock import DTYPES
 from pvnas_mmaction.profiling.latency import (
+    BACKENDS,
     MeasureConfig,
     calibrate_and_check,
     measure_table,
@@ -43,6 +45,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config", help="search config, or the config of a space")
     add = parser.add_argument
     add("--out", required=True, metavar="FILE.json")
+    add(
+        "--backend",
+        choices=BACKENDS,
+        default="torch",
+        help="what runs the networks; default: torch",
+    )
     add("--device", default="cpu", help="cpu or cuda; default: cpu")
     add("--threads", type=int, help="default: as PyTorch has it")
     add("--dtype", choices=DTYPES, default="float32", help="default: float32")
@@ -123,7 +131,8 @@ def report(table: LatencyTable) -> str:
     lines = [
         f"space {table.space['name']!r}, input {'x'.join(map(str, table.input_shape))},"
         f" batch size {setting['batch_size']}, {setting['device']}, "
-        f"{setting['threads']} thread(s), {setting['dtype']}, {setting['clock']}",
+        f"{setting['threads']} thread(s), {setting['dtype']}, {setting['backend']}, "
+        f"{setting['clock']}",
         f"fixed part {table.fixed_ms:.3f} ms; fastest network {fastest:.3f} ms, "
         f"slowest {slowest:.3f} ms",
         f"calibration on {len(calibration['networks'])} random networks: "

@@ -39,7 +39,8 @@ def main() -> None:
     if not Path(args.source).is_dir():
         checkpoint, *videos = args.files
     deployed = load_trained(args.source, checkpoint, args.device)
-    sys.exit(not predict_all(deployed, videos, args))
+    if not predict_all(deployed, videos, args):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

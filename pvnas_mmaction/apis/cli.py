@@ -32,13 +32,21 @@ from ..engine.checkpoints import check_checkpoint, latest_checkpoint
 from ..engine.folder_lock import folder_lock
 from ..engine.optim import is_bfloat16
 from ..engine.search_files import start_facts
+from ..models.supernet import PVNASSupernet
 from ..search.distributed import together
 from ..space.checks import wrong
 from .config_checks import check_num_classes
 from .config_files import KeyValueAction, make_portable, merge_options
 from .errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, run
 from .launchers import LAUNCHERS, start_distributed
-from .run_checks import RunCheckHook, check_batches, check_head, check_work_dir
+from .run_checks import (
+    RunCheckHook,
+    backbone_of,
+    check_batches,
+    check_head,
+    check_work_dir,
+)
+from .termination import TerminationHook
 
 __all__ = ["EXIT_INTERRUPTED", "EXIT_USER_ERROR", "KeyValueAction", "run"]
 
@@ -250,6 +258,8 @@ def build_runner(cfg: Config, tested: bool = False) -> Runner:
     hook = RunCheckHook(resumed=bool(cfg.get("resume")), tested=tested)
     hook.lock = lock
     runner.register_hook(hook)
+    if isinstance(backbone_of(runner.model), PVNASSupernet):
+        runner.register_hook(TerminationHook())
     if not tested:
         check_batches(runner)
     return runner

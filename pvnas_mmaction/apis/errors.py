@@ -14,6 +14,7 @@ from collections.abc import Callable
 from mmengine.logging import MMLogger
 
 from .launchers import end_distributed
+from .termination import EXIT_TERMINATED, Terminated, on_sigterm
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -75,20 +76,22 @@ def run(main: Callable[[], None], interrupted: str = "") -> None:
     """Run a tool.
 
     A user's mistake becomes one line on stderr and exit status 2, Ctrl-C one line and
-    130. The traceback goes to the log file of a run that was started.
+    130, SIGTERM one line and 143. The traceback goes to the log file of a run that was
+    started.
 
     Args:
         main: The tool.
         interrupted: What to say after Ctrl-C in addition. Default: nothing.
     """
     try:
-        main()
+        with on_sigterm():
+            main()
     except (Exception, KeyboardInterrupt) as error:
-        if _is_interrupt(error):
-            print(
-                "\ninterrupted" + (interrupted and f": {interrupted}"), file=sys.stderr
-            )
-            sys.exit(EXIT_INTERRUPTED)
+        if (cause := _interrupt(error)) is not None:
+            ended = isinstance(cause, Terminated)
+            text = "terminated" if ended else "interrupted"
+            print(f"\n{text}" + (interrupted and f": {interrupted}"), file=sys.stderr)
+            sys.exit(EXIT_TERMINATED if ended else EXIT_INTERRUPTED)
         log_traceback()
         if os.environ.get("PVNAS_DEBUG") or not is_user_error(error):
             raise
@@ -99,9 +102,9 @@ def run(main: Callable[[], None], interrupted: str = "") -> None:
         end_distributed()
 
 
-def _is_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is where an exception comes from. MMEngine turns it into a
+def _interrupt(error: BaseException | None) -> BaseException | None:
+    """The Ctrl-C, or SIGTERM, where an exception comes from. MMEngine turns it into a
     SyntaxError while it formats the config for a checkpoint."""
-    return error is not None and (
-        isinstance(error, KeyboardInterrupt) or _is_interrupt(error.__context__)
-    )
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error

@@ -65,6 +65,7 @@ BUDGETS = {
     "params": ("params", 1, "{:,.0f} parameters"),
 }
 REFERENCE = "reference"
+LEFT_OUT = -20.0  # what the sum loses where a layer is left out
 DRAWS = 10_000
 SECONDS_PER_LINE = 20
 TELLING = re.compile(r"Cycle \d|Search done|Search space|acc/top1: ")
@@ -516,21 +517,26 @@ class _Fit:
 
 def reference(space: SearchSpace, budget: Budget) -> tuple[int, ...]:
     """A hand-made network: the donor with a temporal shift in every residual block, as
-    wide as the budget allows (the greatest sum of the logarithms of expand ratios).
+    wide as the budget allows (the greatest sum of the logarithms of expand ratios), and
+    without a layer only where no width keeps the budget.
 
     Where a space has no shift, the residual blocks have a temporal kernel.
     """
     scores = []
     for layer, row in zip(space.layers, space.candidates, strict=True):
-        kernel = row[0].split("_")[2]
-        ratios = [float(m[1]) if (m := re.search(r"_e([\d.]+)", s)) else 0 for s in row]
+        kernel = row[0].split("_")[2]  # the donor's
         for start in ("ts_|rs_", "mb_t3|rb_t3", "."):
-            wanted = start if layer.keeps_shape else "(mb|rb)_t1"
-            fits = [bool(re.match(wanted, s)) and kernel in s.split("_") for s in row]
+            wanted = re.compile(start if layer.keeps_shape else "(mb|rb)_t1")
+            fits = [bool(wanted.match(s)) and kernel in s.split("_") for s in row]
             if any(fits):
                 break
+        found = (re.search(r"_e([\d.]+)", spec) for spec in row)
+        widths = [math.log(float(m[1])) if m else LEFT_OUT for m in found]
         scores.append(
-            [math.log(r) if f else -math.inf for f, r in zip(fits, ratios, strict=True)]
+            [
+                width if fit or width == LEFT_OUT else -math.inf
+                for fit, width in zip(fits, widths, strict=True)
+            ]
         )
     return derive(scores, [budget])[0].indices
 

@@ -21,24 +21,28 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from mmaction.models.heads import I3DHead
-from torch import Tensor, nn
+from torch import nn
 
 from ..models.blocks import ConvNormAct
 from ..models.pvnas_net import PVNASNet
 from ..models.supernet import PVNASSupernet
+from ..space.checks import wrong
 from ..space.cost import check_input_shape, layer_shapes
 from ..space.latency_table import LatencyTable
 from ..space.search_space import SearchSpace
 from .clock import DTYPES, Clock, check_measurement, machine_facts, thread_count
+from .onnx_parts import OnnxParts, start
 
 T = TypeVar("T")
 Track = Callable[[Sequence[T]], Iterable[T]]
-Stage = Callable[[Tensor], Tensor]
+Stage = Callable[[Any], Any]
+BACKENDS = ("torch", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class MeasureConfig:
         fold_bn: Whether batch normalisation is folded into the convolutions, as
             ``switch_to_deploy`` does. Default False.
         seed: Seed of the networks that run. Default 0.
+        backend: ``"torch"`` or, on a CPU in float32, ``"onnxruntime"``, with batch
+            normalisation folded. Default ``"torch"``.
 
     Raises:
         ValueError: A field out of range; names it.
@@ -66,11 +72,22 @@ class MeasureConfig:
     rounds: int = 10
     fold_bn: bool = False
     seed: int = 0
+    backend: str = "torch"
 
     def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise wrong("backend", f"one of {BACKENDS}", repr(self.backend))
+        if self.is_onnx and (self.device, self.dtype) != ("cpu", "float32"):
+            got = f"{self.device} and {self.dtype}"
+            raise wrong("backend onnxruntime", "cpu and float32", got)
         names = ("threads", "batch_size", "rounds")
         counts = {name: getattr(self, name) for name in names}
         check_measurement(self.device, self.dtype, counts)
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether networks run in onnxruntime."""
+        return self.backend == "onnxruntime"
 
     def setting(self) -> dict[str, Any]:
         """These fields, the clock, and the machine and versions they hold for."""
@@ -84,8 +101,7 @@ class MeasureConfig:
 
 
 def to_stage(module: nn.Module, config: MeasureConfig) -> Stage:
-    """What is timed in a module's place: the one step at which another backend than
-    PyTorch's eager mode would come in.
+    """What is timed in a module's place in PyTorch.
 
     Args:
         module: Takes and gives a tensor.
@@ -99,7 +115,7 @@ def to_stage(module: nn.Module, config: MeasureConfig) -> Stage:
     return module.to(config.device, DTYPES[config.dtype])
 
 
-def time_stages(x: Tensor, stages: Sequence[Stage], clock: Clock) -> list[float]:
+def time_stages(x: Any, stages: Sequence[Stage], clock: Clock) -> list[float]:
     """Milliseconds of each of several stages, each of which takes what the one before
     it gives."""
     clock.mark()
@@ -145,10 +161,7 @@ def measure_table(
         track: Wrapped around the sequence of runs, to show progress. Default: nothing.
     """
     shape = check_input_shape(space.skeleton, input_shape)
-    supernet = PVNASSupernet(space.to_config())
-    stem = to_stage(supernet.stem, config)
-    ops = [[to_stage(op, config) for op in layer.ops] for layer in supernet.layers]
-    head = to_stage(nn.Sequential(supernet.head, _head(space, num_classes)), config)
+    stem, ops, head = _stages(space, shape, num_classes, config)
     generator = random.Random(config.seed)
     counts = [len(candidates) for candidates in space.candidates]
     # One round more than is counted warms up: kernels are compiled and memory claimed.
@@ -162,7 +175,7 @@ def measure_table(
         ]
         for i, layer in enumerate(space.layers)
     ]
-    x = random_views(shape, config).contiguous(memory_format=torch.channels_last_3d)
+    x = random_views(shape, config)
     clock = Clock(config.device)
     readings: dict[Any, list[float]] = defaultdict(list)
     with torch.inference_mode(), thread_count(config.threads):
@@ -204,8 +217,12 @@ def measure_networks(
         config: How to measure.
         track: Wrapped around the sequence of runs, to show progress. Default: nothing.
     """
-    stages = []
+    stages: list[Stage] = []
     for indices in networks:
+        if config.is_onnx:
+            parts = _parts(space, input_shape, num_classes, config)
+            stages.append(start(parts.network(indices), config.threads))
+            continue
         backbone = PVNASNet(space.genotype(indices))
         whole = nn.Sequential(backbone, _head(space, num_classes))
         stages.append(to_stage(whole, config))
@@ -213,7 +230,7 @@ def measure_networks(
 
 
 def time_in_turn(
-    stages: Sequence[Stage], x: Tensor, config: MeasureConfig, track: Track = iter
+    stages: Sequence[Stage], x: Any, config: MeasureConfig, track: Track = iter
 ) -> list[float]:
     """Median milliseconds per view of each stage, run in turn on one input.
 
@@ -333,11 +350,44 @@ def prediction_errors(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     )
 
 
-def random_views(shape: Sequence[int], config: MeasureConfig) -> Tensor:
-    """Normally distributed views of (C, T, H, W), as many as a forward takes."""
+def random_views(shape: Sequence[int], config: MeasureConfig) -> Any:
+    """Normally distributed views of (C, T, H, W), as many as a forward takes, as the
+    backend takes them."""
     generator = torch.Generator().manual_seed(config.seed)
     x = torch.randn(config.batch_size, *shape, generator=generator)
-    return x.to(config.device, DTYPES[config.dtype])
+    if config.is_onnx:
+        return x.numpy()
+    x = x.to(config.device, DTYPES[config.dtype])
+    return x.contiguous(memory_format=torch.channels_last_3d)
+
+
+def _stages(
+    space: SearchSpace, shape: Sequence[int], num_classes: int, config: MeasureConfig
+) -> tuple[Stage, list[list[Stage]], Stage]:
+    """Stem, the candidates of each layer, and head."""
+    if config.is_onnx:
+        parts = _parts(space, shape, num_classes, config)
+        rows = [[start(g, config.threads) for g in row] for row in parts.layers]
+        ends = [start(graph, config.threads) for graph in (parts.stem, parts.head)]
+        return ends[0], rows, ends[1]
+    supernet = PVNASSupernet(space.to_config())
+    ops = [[to_stage(op, config) for op in layer.ops] for layer in supernet.layers]
+    head = nn.Sequential(supernet.head, _head(space, num_classes))
+    return to_stage(supernet.stem, config), ops, to_stage(head, config)
+
+
+@cache
+def _cached_parts(
+    space: SearchSpace, shape: tuple[int, ...], num_classes: int, batch_size: int
+) -> OnnxParts:
+    return OnnxParts(space, shape, _head(space, num_classes), batch_size)
+
+
+def _parts(
+    space: SearchSpace, shape: Sequence[int], num_classes: int, config: MeasureConfig
+) -> OnnxParts:
+    """Exported once for the table and its check."""
+    return _cached_parts(space, tuple(shape), num_classes, config.batch_size)
 
 
 def _head(space: SearchSpace, num_classes: int) -> nn.Module:

@@ -1,0 +1,112 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The networks of a space in onnxruntime: stem, candidates and head are exported once,
+and a network is their graphs, one behind the other."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..models.blocks import ConvNormAct
+from ..models.supernet import PVNASSupernet
+from ..space.search_space import SearchSpace
+
+OPSET = 18
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+class OnnxParts:
+    """ONNX graphs of stem, candidates and head, batch normalisation folded.
+
+    Args:
+        space: The search space.
+        input_shape: (C, T, H, W) of one view.
+        head: What stands behind the backbone.
+        batch_size: Views per forward.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        input_shape: Sequence[int],
+        head: nn.Module,
+        batch_size: int,
+    ) -> None:
+        supernet = PVNASSupernet(space.to_config()).eval()
+        for part in supernet.modules():
+            if isinstance(part, ConvNormAct):
+                part.switch_to_deploy()
+        x = torch.zeros(batch_size, *input_shape)
+        (self.stem,), x = _export([supernet.stem], x)
+        self.layers: list[list[Any]] = []
+        for layer in supernet.layers:
+            graphs, x = _export(list(layer.ops), x)
+            self.layers.append(graphs)
+        (self.head,), _ = _export([nn.Sequential(supernet.head, head.eval())], x)
+
+    def network(self, indices: Sequence[int]) -> Any:
+        """The graph of one network."""
+        from onnx import compose
+
+        chosen = [row[i] for row, i in zip(self.layers, indices, strict=True)]
+        whole = compose.add_prefix(self.stem, "stem_")
+        for number, graph in enumerate([*chosen, self.head]):
+            following = compose.add_prefix(graph, f"{number}_")
+            names = whole.graph.output[0].name, following.graph.input[0].name
+            whole = compose.merge_models(whole, following, io_map=[names])
+        return whole
+
+
+def start(graph: Any, threads: int | None) -> Run:
+    """A graph of one input and one output as a function; threads None: all cores."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    (given,) = session.get_inputs()
+    return lambda x: session.run(None, {given.name: x})[0]
+
+
+class _Together(nn.Module):
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(modules)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part(x) for part in self.parts)
+
+
+@torch.no_grad()
+def _export(modules: Sequence[nn.Module], x: Tensor) -> tuple[list[Any], Tensor]:
+    """Graphs of modules that take the same input, in one export, as each costs a
+    second; and what the first one gives."""
+    from onnx.utils import Extractor
+
+    names = [f"y{index}" for index in range(len(modules))]
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                _Together(modules),
+                (x,),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=["x"],
+                output_names=names,
+            )
+    finally:
+        logging.disable(level)
+    extractor = Extractor(program.model_proto)
+    return [extractor.extract_model(["x"], [name]) for name in names], modules[0](x)
