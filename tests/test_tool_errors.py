@@ -20,7 +20,7 @@ from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_checks import check_annotations
 from pvnas_mmaction.apis.errors import is_user_error
 from pvnas_mmaction.apis.run_checks import RunCheckHook
-from pvnas_mmaction.engine.checkpoint_files import latest_checkpoint
+from pvnas_mmaction.engine.checkpoints import latest_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 CONFIG = str(CONFIGS / RETRAIN)
