@@ -22,7 +22,6 @@ import torch
 from mmaction.registry import DATASETS
 from searching import run_forked
 from tool_processes import CONFIGS, RETRAIN, SEARCH
-from tool_processes import call_tool as call_tool
 
 from pvnas_mmaction.apis import fit as module
 from pvnas_mmaction.apis import onnx_predict, video_folder
