@@ -145,7 +145,7 @@ def fit(videos: str | os.PathLike, **settings: Any) -> dict[str, Any] | None:
     """
     out = settings.pop("out", None) or Path("work_dirs", Path(videos).resolve().name)
     asked = Settings(Path(videos), Path(out), **settings)
-    make_out_folder(asked.out)
+    make_out_folder(asked.out / "work")
     with folder_lock(asked.out / "work" / ".fit.lock", "pvnas fit"):
         return _Fit(asked).run()
 
