@@ -81,6 +81,10 @@ def lists(motion_clips, tmp_path) -> Path:
 RESUME = ("--resume",)
 DATA = [f"{split}_dataloader.dataset" for split in ("train", "val", "test")]
 NINE_CLASSES = [f"{field}.num_classes=9" for field in ("model.cls_head", *DATA)]
+NINE_CLASSES += [  # away from the names of eight
+    f"{field}.ann_file={{lists}}/same_{name}.txt"
+    for field, name in zip(DATA, ("train", "val", "val"), strict=True)
+]
 
 
 @pytest.mark.parametrize(
@@ -100,13 +104,14 @@ NINE_CLASSES = [f"{field}.num_classes=9" for field in ("model.cls_head", *DATA)]
 def test_resume_with_something_else_is_refused(
     options, field, work_dir, lists, genotypes, motion_clips, call_tool
 ):
-    before = (work_dir / "epoch_2.pth").read_bytes()
+    before = [(work_dir / name).read_bytes() for name in ("epoch_2.pth", RETRAIN)]
     options = [option.format(lists=lists, genotypes=genotypes) for option in options]
     line = call_tool(
         "train", *arguments(motion_clips, genotypes, work_dir, *options), *RESUME
     )
     assert f"{field}: expected " in line and ", got " in line
-    assert (work_dir / "epoch_2.pth").read_bytes() == before
+    after = [(work_dir / name).read_bytes() for name in ("epoch_2.pth", RETRAIN)]
+    assert after == before
 
 
 def test_resume_of_the_same_run_fits(
@@ -171,7 +176,7 @@ def changed(checkpoint: Path, folder: Path, **weights: torch.Tensor | None) -> P
     ],
 )
 def test_a_checkpoint_of_something_else_gives_no_score(
-    tool, what, message, finished, genotypes, motion_clips, tmp_path, call_tool
+    tool, what, message, finished, lists, genotypes, motion_clips, tmp_path, call_tool
 ):
     checkpoint, name, options = finished / "epoch_2.pth", "shift", []
     if what == "genotype":
@@ -179,14 +184,14 @@ def test_a_checkpoint_of_something_else_gives_no_score(
     elif what == "mean":
         options = ["model.data_preprocessor.mean=[1,2,3]"]
     elif what == "classes":
-        options = [*NINE_CLASSES]
+        options = [option.format(lists=lists) for option in NINE_CLASSES]
     elif what == "no_head":
         head = {"cls_head.fc_cls.weight": None, "cls_head.fc_cls.bias": None}
         checkpoint = changed(checkpoint, tmp_path, **head)
     else:
         checkpoint = changed(checkpoint, tmp_path, **{"neck.weight": torch.ones(1)})
     options += [f"model.backbone.genotype={genotypes}/{name}.json"]
-    options += data_options(motion_clips)
+    options = [*data_options(motion_clips), *options]
     out = ["--out", tmp_path / "m.onnx"] if tool == "export_onnx" else []
     out = out or ["--work-dir", tmp_path]
     line = call_tool(tool, CONFIG, checkpoint, *out, "--cfg-options", *options)
@@ -229,7 +234,7 @@ def test_a_test_leaves_the_config_of_the_training(
         (("model.data_preprocessor.mean=[1,2]", "model.data_preprocessor.std=[1,1]"),
          "model.data_preprocessor.mean: expected 3 numbers, as train_dataloader.data"),
         (("train_dataloader.dataset.type=VideoDataset", "model.cls_head.num_classes=7",
-          *(f"{field}.num_classes=None" for field in DATA)),
+          *(f"{field}.num_classes=None" for field in DATA), *NINE_CLASSES[-3:]),
          "train_dataloader.dataset.ann_file: expected class ids below 7, as model."),
         (("train_dataloader.dataset.num_classes=9",),
          "model.cls_head.num_classes: expected 9, as train_dataloader.dataset.nu"),
@@ -249,8 +254,9 @@ def test_a_test_leaves_the_config_of_the_training(
          "last"],
 )  # fmt: skip
 def test_data_that_does_not_fit_model_or_training(
-    options, message, genotypes, motion_clips, tmp_path, call_tool
+    options, message, lists, genotypes, motion_clips, tmp_path, call_tool
 ):
+    options = [option.format(lists=lists) for option in options]
     argv = arguments(motion_clips, genotypes, tmp_path, *options)
     assert call_tool("train", *argv).startswith(message)
 

@@ -242,9 +242,10 @@ def build_runner(cfg: Config, tested: bool = False) -> Runner:
     check_num_classes(cfg)
     make_portable(cfg)
     cfg.started_with = start_facts()  # for the report
-    if tested:  # the folder's dump is the training's: the test's gets another name
-        cfg.experiment_name = Path(cfg.filename).stem
-        object.__setattr__(cfg, "_filename", None)
+    filename = cfg.filename
+    if filename:  # the config in the folder is that of a training that was not refused
+        cfg.experiment_name = Path(filename).stem
+        object.__setattr__(cfg, "_filename", None)  # dumped by another name
     start_distributed(cfg)
     lock = ExitStack()  # held until the runner, or the process, ends
     with together():
@@ -254,6 +255,9 @@ def build_runner(cfg: Config, tested: bool = False) -> Runner:
                 file = Path(cfg.work_dir) / ".training.lock"
                 lock.enter_context(folder_lock(file, "the training"))
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    if not tested and filename:  # dumped before the first step
+        object.__setattr__(runner.cfg, "_filename", filename)
+        Path(runner.work_dir, f"{runner.timestamp}.py").unlink(missing_ok=True)
     check_head(runner.model)
     hook = RunCheckHook(resumed=bool(cfg.get("resume")), tested=tested)
     hook.lock = lock

@@ -93,7 +93,7 @@ def run(main: Callable[[], None], interrupted: str = "") -> None:
             print(f"\n{text}" + (interrupted and f": {interrupted}"), file=sys.stderr)
             sys.exit(EXIT_TERMINATED if ended else EXIT_INTERRUPTED)
         log_traceback()
-        if os.environ.get("PVNAS_DEBUG") or not is_user_error(error):
+        if os.environ.get("PVNAS_DEBUG", "0") != "0" or not is_user_error(error):
             raise
         print(f"error: {error_line(error)}", file=sys.stderr)
         print("(PVNAS_DEBUG=1 shows where it was raised)", file=sys.stderr)

@@ -208,6 +208,7 @@ class RunCheckHook(Hook):
         if runner.val_loop is not None:
             clip = check_first_clip(runner, "val")
             check_same_clips("val", clip, self.clip, "train_dataloader gives them")
+        runner.dump_config()
 
     def before_train_epoch(self, runner: Runner) -> None:
         """An epoch after a resume draws what it would have drawn; so does a search, by
