@@ -89,13 +89,8 @@ def _merge_shared(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
-    """Merge the options of ``tools/train.py`` into ``cfg``, in place.
-
-    Raises:
-        ValueError: An option does not fit the config, the work dir holds the
-            checkpoints of another run, or the checkpoint to start from is not whole.
-        FileNotFoundError: That checkpoint does not exist.
-    """
+    """Merge the options of ``tools/train.py`` into ``cfg``, in place; ValueError or
+    FileNotFoundError for one that does not fit."""
     _merge_shared(cfg, args)
     if args.no_validate:
         cfg.val_cfg = None
@@ -161,13 +156,7 @@ def enable_amp(cfg: Config) -> None:
 
 
 def merge_test_args(cfg: Config, args: argparse.Namespace) -> Config:
-    """Merge the options of ``tools/test.py`` into ``cfg``, in place.
-
-    Raises:
-        ValueError: An option does not fit the config, or the file to dump to is no
-            pickle.
-        FileNotFoundError: The checkpoint does not exist.
-    """
+    """Merge the options of ``tools/test.py`` into ``cfg``, in place, likewise."""
     _merge_shared(cfg, args)
     check_checkpoint(args.checkpoint, "checkpoint")
     cfg.load_from = args.checkpoint
@@ -229,16 +218,8 @@ def make_out_folder(path: str | os.PathLike[str], option: str = "--out") -> None
 
 
 def build_runner(cfg: Config, tested: bool = False) -> Runner:
-    """Build the runner that a config describes.
-
-    Args:
-        cfg: The config, options merged.
-        tested: Whether it is going to test, not to train.
-
-    Raises:
-        ValueError: The parts of its model do not fit, or its work dir cannot be written
-            to, or another training is running there.
-    """
+    """The runner of a config, to train or to test; ValueError where the parts of its
+    model do not fit, or its work dir cannot be written to or is in use."""
     check_num_classes(cfg)
     make_portable(cfg)
     cfg.started_with = start_facts()  # for the report

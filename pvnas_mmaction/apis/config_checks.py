@@ -17,12 +17,7 @@ CUSTOM_DATA = "data/custom/"
 
 
 def check_whole(cfg: Config, split: str | None = None) -> None:
-    """Check that a config has a model and the loader that is going to be used.
-
-    Args:
-        cfg: The config.
-        split: "train" or "test". Default None: the model alone counts.
-    """
+    """Check that a config has a model and, for a ``split``, the loader of it."""
     hint = "inherit a whole config, not a part alone"
     if cfg.get("model") is None:
         raise wrong(f"config {cfg.filename}", "a model", "none", hint)
@@ -43,12 +38,7 @@ def check_one_network(cfg: Config) -> None:
 
 
 def check_annotations(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Check the annotation lists before anything large is built.
-
-    Args:
-        cfg: The config.
-        splits: Which of "train", "val" and "test" are going to be read.
-    """
+    """Check the annotation lists of ``splits`` before anything large is built."""
     for split in splits:
         if split != "train" and (cfg.get(f"{split}_dataloader") or {}).get("drop_last"):
             hint = "the accuracy would be that of other clips"

@@ -44,11 +44,8 @@ class KeyValueAction(DictAction):
 
 
 def load_config(name: str) -> Config:
-    """Read a config file.
-
-    Args:
-        name: Its path, or ``package::path`` for one that an installed package ships
-            (``pvnas_mmaction::pvnas/...``, ``mmaction::recognition/...``).
+    """Read a config file, from a path or ``package::path``
+    (``pvnas_mmaction::pvnas/...``, ``mmaction::recognition/...``).
 
     Raises:
         FileNotFoundError: There is no such file or package.
@@ -67,15 +64,8 @@ def load_config(name: str) -> Config:
 
 
 def read_space(cfg: Config, name: str) -> SearchSpace:
-    """The space of a search config, or of a config that holds nothing else.
-
-    Args:
-        cfg: The config.
-        name: Its name, for the error message.
-
-    Raises:
-        ValueError: There is none, or it is malformed.
-    """
+    """The space of a search config, or of a config that holds nothing else; ValueError
+    where ``name`` has none."""
     backbone = (cfg.get("model") or {}).get("backbone") or {}
     space = backbone.get("space") or cfg.get("space")
     if space is None:
@@ -89,11 +79,8 @@ def read_space(cfg: Config, name: str) -> SearchSpace:
 
 
 def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:
-    """Merge what ``--cfg-options`` gave into ``cfg``, in place.
-
-    Raises:
-        ValueError: If one does not fit the config.
-    """
+    """Merge what ``--cfg-options`` gave into ``cfg``, in place; ValueError for one that
+    does not fit."""
     try:
         cfg.merge_from_dict(options or {})
     except (KeyError, TypeError) as error:
@@ -106,10 +93,6 @@ def make_portable(cfg: Config) -> None:
     A genotype's file becomes its content: a later search in that folder changes the
     file. ``test_pipeline``, which ``mmaction.apis.inference_recognizer`` reads, becomes
     that of the loader, which options may have changed.
-
-    Raises:
-        FileNotFoundError: There is no such genotype file.
-        ValueError: It is no genotype.
     """
     _inline_genotypes(cfg.get("model"))
     dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}

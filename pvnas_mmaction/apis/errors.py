@@ -73,16 +73,9 @@ def log_traceback() -> None:
 
 
 def run(main: Callable[[], None], interrupted: str = "") -> None:
-    """Run a tool.
-
-    A user's mistake becomes one line on stderr and exit status 2, Ctrl-C one line and
-    130, SIGTERM one line and 143. The traceback goes to the log file of a run that was
-    started.
-
-    Args:
-        main: The tool.
-        interrupted: What to say after Ctrl-C in addition. Default: nothing.
-    """
+    """Run a tool. A user's mistake becomes one line on stderr and exit status 2, Ctrl-C
+    one line, with what ``interrupted`` says, and 130, SIGTERM likewise and 143. The
+    traceback goes to the log file of a run that was started."""
     try:
         with on_sigterm():
             main()

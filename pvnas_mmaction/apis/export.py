@@ -59,17 +59,12 @@ class Classifier(nn.Module):
 def load_classifier(
     config: Config, checkpoint: str | None, input_shape: Sequence[int]
 ) -> Classifier:
-    """The classifier of a config, in evaluation mode.
-
-    Args:
-        config: Config of a 3D recognizer.
-        checkpoint: Checkpoint file; None for random weights.
-        input_shape: (C, T, H, W) of a clip.
+    """The classifier of a config, in evaluation mode, for clips of ``input_shape`` (C,
+    T, H, W); with random weights where ``checkpoint`` is None.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: The checkpoint belongs to another network, the head does not fit, or
-            the network does not take such clips.
+        ValueError: Checkpoint, head or clips do not fit the network.
     """
     recognizer = build_recognizer(config)
     check_head(recognizer)
@@ -172,20 +167,12 @@ def export_onnx(
     opset: int = DEFAULT_OPSET,
     facts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a classifier as ONNX, with batch normalisation folded.
+    """Write a classifier as ONNX, with batch normalisation folded; it is left as it is.
 
-    Input ``clips`` (N, C, T, H, W), already normalised; output ``logits``
-    (N, num_classes); N is free, the rest is fixed.
-
-    Args:
-        classifier: The classifier; it is left as it is.
-        path: The file to write.
-        input_shape: (C, T, H, W).
-        opset: Version of ONNX's operators. Default 18.
-        facts: Metadata of the file, see :func:`model_facts`. Default: none.
-
-    Raises:
-        ValueError: The exporter cannot write that version.
+    Input ``clips`` (N, C, T, H, W), already normalised; output ``logits`` (N,
+    num_classes); N is free, the rest is fixed by ``input_shape`` (C, T, H, W).
+    ``facts``, see :func:`model_facts`, are the file's metadata. ValueError where the
+    exporter cannot write ``opset``.
     """
     deployed = copy.deepcopy(classifier).eval()
     fold_batch_norm(deployed.recognizer)
@@ -227,16 +214,8 @@ def _quiet() -> Iterator[None]:
 def max_difference(
     classifier: Classifier, path: str | os.PathLike[str], inputs: Iterable[Tensor]
 ) -> list[float]:
-    """Largest absolute difference of logits between onnxruntime and PyTorch.
-
-    Args:
-        classifier: What was exported.
-        path: The ONNX file.
-        inputs: Batches (N, C, T, H, W); N may vary.
-
-    Returns:
-        One figure per batch; not a number counts as infinite.
-    """
+    """Largest absolute difference of logits between onnxruntime and PyTorch, for each
+    batch (N, C, T, H, W); not a number counts as infinite."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(
@@ -254,13 +233,8 @@ def max_difference(
 def check_inputs(
     input_shape: Sequence[int], batch_sizes: Sequence[int] = (1, 2, 3)
 ) -> list[Tensor]:
-    """Batches to check with, of the range that normalised clips have: noise, one level
-    of gray, and a still picture of noise.
-
-    Args:
-        input_shape: (C, T, H, W).
-        batch_sizes: N of each batch. Default (1, 2, 3).
-    """
+    """Batches (N, C, T, H, W) to check with, of the range that normalised clips have:
+    noise, one level of gray, and a still picture of noise."""
     generator = torch.Generator().manual_seed(0)
     batches = []
     for index, size in enumerate(batch_sizes):

@@ -18,14 +18,8 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def start_distributed(cfg: Config) -> None:
-    """Start the processes' group where mmengine cannot: of torchrun without a GPU.
-
-    With a GPU, or with ``launcher='none'``, mmengine does it (nccl unless
-    ``env_cfg.dist_cfg`` says otherwise).
-
-    Raises:
-        ValueError: The variables of torchrun are not set.
-    """
+    """Start the processes' group where mmengine cannot: of torchrun without a GPU;
+    ValueError where its variables are not set."""
     if cfg.get("launcher", "none") == "none" or torch.cuda.is_available():
         return
     if missing := [name for name in _VARIABLES if name not in os.environ]:

@@ -44,12 +44,8 @@ _NO_TRAINING |= {"data_prefix", "data_root", "loss_scale", "dtype"}
 
 
 def check_work_dir(cfg: Config, resumed: bool) -> None:
-    """Check that a training overwrites no checkpoints of another one.
-
-    Args:
-        cfg: The config, options merged.
-        resumed: Whether it goes on from the latest checkpoint of the folder.
-    """
+    """Check that a training overwrites no checkpoints of another one; ``resumed`` says
+    whether it goes on from the latest checkpoint of the folder."""
     saved = saved_checkpoints(cfg.work_dir)
     here = Path(cfg.work_dir).resolve()
     if cfg.get("resume") and Path(cfg.load_from or here).resolve().parent == here:
@@ -93,14 +89,8 @@ def run_record(cfg: Config, seed: int | None) -> dict[str, Any]:
 
 
 def check_record(found: Mapping, cfg: Config, path: str, resumed: bool = False) -> None:
-    """Compare the record in a checkpoint with a config.
-
-    Args:
-        found: The checkpoint; one without a record passes.
-        cfg: The config that is going to load it.
-        path: Name of the checkpoint, for the message.
-        resumed: Whether its training goes on. Default: the network alone counts.
-    """
+    """Compare the record in a checkpoint, if it has one, with the config that is going
+    to load it: its network, and where it is ``resumed`` also its training."""
     if RECORD_KEY not in found:
         return
     theirs = json.loads(found[RECORD_KEY])

@@ -172,12 +172,8 @@ class PVNASVideoDataset(VideoDataset):
         return self._table.tensor[0]
 
     def keep_apart(self, parts: Sequence[Sequence[int]]) -> None:
-        """Replace a bad video only by one of its own part.
-
-        Args:
-            parts: Disjoint index lists, such as the two halves of a search. An index
-                in none of them may be replaced by any.
-        """
+        """Replace a bad video only by one of its own part: ``parts`` are disjoint index
+        lists, such as the two halves of a search."""
         self._parts = [np.asarray(part) for part in parts]
 
     def _replacement(self, idx: int, attempt: int) -> int:

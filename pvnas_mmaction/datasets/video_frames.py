@@ -162,16 +162,11 @@ def _decode(
     stream: VideoStream,
     packets: list[tuple[int | None, bool]] | None = None,
 ) -> Iterator[av.VideoFrame]:
-    """Frames in the order of presentation; passes over faults, as ``ffmpeg`` does.
+    """Frames in the order of presentation; passes over faults, as ``ffmpeg`` does, but
+    ValueError where there is no frame at all.
 
-    Args:
-        container: The opened file.
-        stream: Its video stream.
-        packets: Takes time and key-frame flag of each packet; no time for one that is
-            not presented. With it, faults are logged.
-
-    Raises:
-        ValueError: There was no frame; gives the first fault.
+    ``packets`` takes time and key-frame flag of each packet; no time for one that is
+    not presented. With it, faults are logged.
     """
     faults: list[av.FFmpegError] = []
     num_frames = 0

@@ -53,22 +53,16 @@ def saved_checkpoints(work_dir: str | os.PathLike[str]) -> list[Path]:
 def latest_checkpoint(
     work_dir: str | os.PathLike[str], option: str = "--resume"
 ) -> str | None:
-    """The latest whole checkpoint that MMEngine has saved in a work dir.
+    """The latest whole checkpoint that MMEngine has saved in a work dir; None where
+    none was ever saved.
 
     It is the one that the file ``last_checkpoint`` names, in this folder if it was
     copied or moved. Where a kill has left that file or the checkpoint incomplete, it is
     the newest ``epoch_N.pth`` or ``iter_N.pth`` that is whole.
 
-    Args:
-        work_dir: The folder.
-        option: What asks for it, for the error messages. Default ``"--resume"``.
-
-    Returns:
-        Its path; None where none was ever saved.
-
     Raises:
         FileNotFoundError: There is none, though one was saved.
-        ValueError: None is whole.
+        ValueError: None is whole; names ``option``, which asks for it.
     """
     pointer, saved = Path(work_dir, "last_checkpoint"), saved_checkpoints(work_dir)
     if not pointer.is_file() and not saved:
@@ -96,11 +90,8 @@ def latest_checkpoint(
 
 
 def search_state(checkpoint: Mapping[str, Any], path: object) -> dict[str, Any]:
-    """The state of a search in a checkpoint.
-
-    Raises:
-        ValueError: It holds none, or one of another version.
-    """
+    """The state of a search in a checkpoint; ValueError where it has none, or one of
+    another version."""
     state = checkpoint.get(CHECKPOINT_KEY)
     if not isinstance(state, Mapping):
         expected = "the state of a search, as tools/train.py writes it"
@@ -145,12 +136,8 @@ class SearchCheckpoint:
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """A checkpoint file from its path or from a work directory, whose last one counts.
-
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: It is not whole, or none of those in the work directory is.
-    """
+    """A whole checkpoint file from its path or from a work directory, whose last one
+    counts; FileNotFoundError or ValueError where there is none."""
     path = Path(path)
     if path.is_file():
         check_checkpoint(path, "checkpoint")
@@ -165,10 +152,8 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
 
 
 def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
-    """Read the checkpoint of a search. Nothing in it is executed.
-
-    Args:
-        path: A checkpoint, or the work directory of a search.
+    """Read the checkpoint of a search, from its path or its work directory. Nothing in
+    it is executed.
 
     Raises:
         FileNotFoundError: There is no checkpoint.

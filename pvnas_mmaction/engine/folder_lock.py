@@ -17,17 +17,10 @@ from ..space.checks import wrong
 
 @contextmanager
 def folder_lock(path: str | os.PathLike[str], what: str) -> Iterator[None]:
-    """Hold a lock file within this context.
+    """Hold a lock file within this context; ValueError where another process holds it.
 
     The system lets go of it when the process ends, however that happens: what a killed
     process leaves behind is no lock. It names host and process of who holds it.
-
-    Args:
-        path: The lock file.
-        what: What holds it, for the error message.
-
-    Raises:
-        ValueError: Another process holds it.
     """
     path = Path(path)
     with path.open("a+") as file:

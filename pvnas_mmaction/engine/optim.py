@@ -27,18 +27,11 @@ from ..space.checks import wrong
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """Mixed precision in bfloat16, on any device.
+    """Mixed precision in bfloat16, on any device; ``loss_scale`` and ``dtype`` as
+    ``--amp`` sets them, others are refused.
 
     MMEngine's ``AmpOptimWrapper`` is for accelerators only, and hands the scores to
     heads that give them to NumPy, which has no bfloat16.
-
-    Args:
-        loss_scale: As ``--amp`` sets it; nothing is scaled. Default ``"dynamic"``.
-        dtype: Only ``"bfloat16"``. Default that.
-        **kwargs: As for ``OptimWrapper``.
-
-    Raises:
-        ValueError: Another dtype, or a static loss scale.
     """
 
     def __init__(self, loss_scale="dynamic", dtype="bfloat16", **kwargs) -> None:
@@ -150,13 +143,11 @@ class SearchOptimWrapperConstructor:
 
 
 def build_alphas_optimizer(config: dict, alphas: nn.Parameter) -> torch.optim.Optimizer:
-    """The optimiser of the alphas; its ``lr`` may be ``"auto"``, the default.
+    """The optimiser of the alphas; its ``lr`` may be ``"auto"``, the default, with
+    Adam.
 
     Then ``defaults["lr"]`` is that word, for the schedule to read, while the parameter
     group has a rate of 1 until the schedule sets one.
-
-    Raises:
-        ValueError: An automatic rate for another optimiser than Adam.
     """
     config = {"lr": AUTO, **config, "params": [alphas]}
     if config["lr"] != AUTO:

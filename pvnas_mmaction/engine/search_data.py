@@ -153,14 +153,9 @@ class StepSampler(Sampler[Key]):
 
 
 class SeededDataset(Dataset):
-    """A data set asked by key: random augmentations follow the key's seed.
-
-    The random state of the process is left as it was. Copies share the data set, for
-    MMEngine copies it with the config of each loader that reads it.
-
-    Args:
-        dataset: Any map-style data set.
-    """
+    """A data set asked by key: random augmentations follow the key's seed, and the
+    random state of the process is left as it was. Copies share the data set, for
+    MMEngine copies it with the config of each loader that reads it."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -186,8 +181,8 @@ class SearchData:
         alpha_share: Share of each class that trains the alphas.
 
     Raises:
-        ValueError: The loader is built already, it wants batches made otherwise, or
-            its data set has no single class id per clip.
+        ValueError: The loader is built already or wants batches made otherwise, or its
+            data set has no single class id per clip.
     """
 
     def __init__(self, dataloader: Mapping[str, Any], alpha_share: float) -> None:

@@ -60,10 +60,7 @@ def recorded_run(runner: Runner, **facts: Any) -> Iterator[None]:
 
     ``state`` is ``running`` (also of a search that was killed), ``finished``,
     ``interrupted`` or ``failed`` by ``error``. A resumed search has several starts.
-
-    Args:
-        runner: The runner, before any hook of the training has run.
-        **facts: Others, ``seed``, ``num_steps``, ``data`` and ``schedule``.
+    Facts are ``seed``, ``num_steps``, ``data`` and ``schedule``.
     """
     if not is_main_process():
         yield
@@ -144,13 +141,7 @@ def _by_rank_0(method: Callable[..., None]) -> Callable[..., None]:
 class SearchFiles:
     """Writer of ``work_dir/search``: ``space.json`` (space, budget, costs),
     ``split.json`` (the two halves), ``archive.json``, ``genotypes/cycle_NN.json``, and
-    at the end ``genotype.json``, the network that the search ends in.
-
-    Args:
-        runner: The runner.
-        search: The search.
-        data: Its clips.
-    """
+    at the end ``genotype.json``, the network that the search ends in."""
 
     def __init__(self, runner: Runner, search: Search, data: SearchData) -> None:
         self.runner, self.search, self.data = runner, search, data

@@ -234,11 +234,7 @@ class SearchLoop(EpochBasedTrainLoop):
         return {**state, "setting": {**state["setting"], **self._setting()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from :meth:`state_dict`.
-
-        Raises:
-            ValueError: The state belongs to another search.
-        """
+        """Continue from :meth:`state_dict`; ValueError for that of another search."""
         if state["seed"] != self.data.seed:
             # Resumed without a seed in the config: the checkpoint's holds.
             self.data.set_up(self.runner, state["seed"])

@@ -31,9 +31,6 @@ class Clock:
     that this thread had the processor, so that a busy machine gives the times of an
     idle one but for what programs take from each other's caches. With several threads
     they are wall time.
-
-    Args:
-        device: Where the work runs.
     """
 
     def __init__(self, device: torch.device | str) -> None:

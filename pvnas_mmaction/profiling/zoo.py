@@ -162,17 +162,11 @@ def measure(
     settings: Settings,
     advance: Callable[[str], None] = lambda name: None,
 ) -> list[Result]:
-    """Measure models in turn.
+    """Measure models, given as configs by name, in turn; plain data for each, to which
+    :func:`add_figures` adds medians and ratios.
 
-    Args:
-        models: Name and config of each. One that fails has its reason in ``errors``;
-            the others, and its other kind of run, go on.
-        load: Reads a config.
-        settings: How to measure.
-        advance: Called with a model's name before each step. Default: nothing.
-
-    Returns:
-        Plain data for each model; :func:`add_figures` adds medians and ratios.
+    One that fails has its reason in ``errors``; the others, and its other kind of run,
+    go on. ``advance`` is called with a model's name before each step.
     """
     torch.set_num_threads(settings.threads or torch.get_num_threads())
     results: list[Result] = []

@@ -125,13 +125,8 @@ class TrainRun(Run):
 
 
 def read_work_dirs(paths: Sequence[Path]) -> list[Run]:
-    """Read several, with names that tell them apart. A search and a training in the
-    same directory are two runs.
-
-    Raises:
-        ValueError: One is no directory, or holds files and none of a search or
-            training.
-    """
+    """Read several, with names that tell them apart; a search and a training in the
+    same directory are two runs. ValueError where one holds neither."""
     full = [f"{path.parent.name}/{path.name}" for path in (p.resolve() for p in paths)]
     short = [name.partition("/")[2] for name in full]
     runs: list[Run] = []

@@ -51,14 +51,8 @@ def frames_high(rows: Sequence[LayerRow], least: int = 5) -> int:
 def network_plot(
     rows: Sequence[LayerRow], title: str = "", widest_macs: int = 0, frames: int = 0
 ) -> Plot:
-    """Draw a network.
-
-    Args:
-        rows: From :func:`layer_rows`.
-        title: Headline. Default: none.
-        widest_macs: MACs that fill a slot; give the same number to networks that are
-            to be compared. Default: those of its own most expensive layer.
-        frames: Frames to leave room for, likewise. Default: its own height.
+    """Draw a network. Networks that are to be compared get the same ``widest_macs``,
+    which fill a slot, and the same ``frames`` of height; by default they are its own.
     """
     rows = _drawn(rows)
     widest_macs = widest_macs or most_expensive_layer([rows])

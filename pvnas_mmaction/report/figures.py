@@ -70,16 +70,9 @@ def curves(
     rows: Rows, title: str, y_title: str, *series: tuple[str, str, str],
     smooth: bool = False, **settings: Any,
 ) -> Plot | None:  # fmt: skip
-    """Columns over the steps; None where all are empty.
-
-    Args:
-        rows: Records with a ``step``.
-        title: Of the plot.
-        y_title: Of its axis.
-        series: Key, label and color of each column.
-        smooth: Whether running means are drawn. Default False.
-        **settings: Others of ``plots/curves.json.jinja``.
-    """
+    """Columns (key, label, color) of records over their ``step``, as running means
+    where ``smooth``; None where all are empty. ``settings`` are those of
+    ``plots/curves.json.jinja``."""
     columns = {key: column(rows, key) for key, _, _ in series}
     if smooth:
         columns = {key: running_mean(values) for key, values in columns.items()}
@@ -163,13 +156,8 @@ def probability_plots(
 ) -> tuple[dict[str, Plot], list[tuple[int, int]]]:
     """p of all layers at one step (``overview``) and of one layer over time
     (``detail``), and step and cycle of each column of the latter. The page sets their
-    parameters ``t``, index of a column, and ``layer``.
-
-    Args:
-        run: The search, with a history.
-        share: Of the numbers that a page may hold, those for this search. Default 1.
-        layer: The layer to begin with. Default 0.
-    """
+    parameters ``t``, index of a column, and ``layer``. ``share`` is that of the numbers
+    that a page may hold."""
     candidates = run.candidates()
     names = [(i, name) for i, row in enumerate(candidates) for name in row]
     cells = [dict(i=i, layer=n, candidate=name) for i, (n, name) in enumerate(names)]

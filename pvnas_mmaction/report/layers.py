@@ -44,18 +44,11 @@ def layer_rows(
     num_classes: int | None = None,
     latency_ms: Sequence[float] | None = None,
 ) -> list[LayerRow]:
-    """Describe a network from stem to classifier.
+    """Describe a network from stem to classifier, for an input (C, T, H, W).
 
-    Args:
-        genotype: The network.
-        input_shape: (C, T, H, W). Default: that of the provenance; without either,
-            shapes and MACs stay None.
-        num_classes: Outputs of the classifier. Default: that of the provenance;
-            without either, the classifier is left out.
-        latency_ms: Milliseconds of each layer. Default: none.
-
-    Raises:
-        ValueError: An input shape that the skeleton does not take.
+    Input shape and number of classes default to those of the provenance; without them
+    shapes and MACs stay None, or the classifier is left out. ``latency_ms`` are those
+    of the layers. ValueError for a shape that the skeleton does not take.
     """
     skeleton = genotype.skeleton
     input_shape = input_shape or genotype.provenance.get("input_shape")

@@ -81,15 +81,12 @@ class Section:
 
 
 class Report:
-    """The page and its plots.
+    """The page and its plots, by a key that is their id on the page as well.
 
     Args:
         runs: What was read, in the order to show; see :func:`read_work_dirs`.
         predictions: Predictions by work directory, for trainings. Default: none.
         table: Latency table to predict latencies with. Default: none.
-
-    Attributes:
-        plots: By a key that is their id on the page as well.
     """
 
     def __init__(
@@ -249,11 +246,7 @@ def _cards(run: SearchRun, table: LatencyTable | None) -> list[Card]:
 
 
 def read_table(path: str | Path) -> LatencyTable:
-    """A latency table, checked against the space and shape that it names itself.
-
-    Raises:
-        ValueError: It is no latency table.
-    """
+    """A latency table, checked against the space and shape that it names itself."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         space, shape = SearchSpace.from_config(data["space"]), data["input_shape"]

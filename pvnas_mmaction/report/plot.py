@@ -70,11 +70,7 @@ def figure_bytes(plot: Plot, kind: str) -> bytes:
 
 
 def save_figure(plot: Plot, path: str | os.PathLike[str]) -> None:
-    """Write a plot; the file's ending says in which format.
-
-    Raises:
-        ValueError: Another ending than one of :data:`FORMATS`.
-    """
+    """Write a plot; the file's ending, one of :data:`FORMATS`, says in which format."""
     path = Path(path)
     kind = path.suffix.removeprefix(".").lower()
     if kind not in FORMATS:

@@ -62,11 +62,8 @@ class Predictions:
 
 
 def load_scores(path: Path) -> list[tuple[int, torch.Tensor]]:
-    """True class and scores (num_classes,) of each clip of a dump, in its order.
-
-    Raises:
-        ValueError: It is no dump of predictions, or holds more than data.
-    """
+    """True class and scores (num_classes,) of each clip of a dump, in its order;
+    ValueError where it is no dump, or holds more than data."""
     try:
         with path.open("rb") as stream:
             clips = _Unpickler(stream).load()
@@ -114,13 +111,10 @@ def for_trainings(
     runs: Sequence[Run], given: Path | None = None
 ) -> dict[Path, Predictions]:
     """Predictions of each training, by its work directory: from the newest ``.pkl`` in
-    it, or for a single training from the one that is given.
+    it, or for a single training from the one that is ``given``.
 
     What is missing, can't be read or is older than the training's end is noted in the
-    run's ``missing``.
-
-    Raises:
-        ValueError: ``given`` is no dump, or the number of trainings is not one.
+    run's ``missing``; ValueError where ``given`` is no dump of one training.
     """
     trainings = [run for run in runs if isinstance(run, TrainRun)]
     if given is not None and len(trainings) != 1:
