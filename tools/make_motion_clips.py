@@ -30,15 +30,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
+from tqdm import tqdm
+
+from pvnas_mmaction.apis import errors
+from pvnas_mmaction.space.checks import wrong
 
 # What each class does: to the right, downwards, clockwise, growing.
 MOTIONS = dict(
@@ -208,8 +211,6 @@ def clip_name(split: str, index: int) -> str:
 
 def render_file(clip: tuple[str, int], out: Path, seed: int, picture: Picture) -> None:
     """Render clip (split, index) and write it below ``out``, atomically."""
-    import av
-
     path = out / clip_name(*clip)
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     try:
@@ -239,8 +240,6 @@ def make_motion_clips(
     Raises:
         ValueError: The folder holds something else.
     """
-    from tqdm import tqdm
-
     manifest = dict(
         renderer=RENDERER_VERSION, seed=seed, codec="h264", classes=list(CLASSES)
     )
@@ -252,15 +251,15 @@ def make_motion_clips(
         found = json.loads(path.read_text(encoding="utf-8"))
         keys = [k for k in manifest | found if manifest.get(k) != found.get(k)]
         if keys:
-            text = ", ".join(f"{k}={manifest.get(k)}, got {found.get(k)}" for k in keys)
-            raise ValueError(
-                f"{out}: expected a render with {text}; give another --out or delete it"
+            ours, theirs = (
+                ", ".join(f"{key}={made.get(key)}" for key in keys)
+                for made in (manifest, found)
             )
+            hint = "give another --out or delete it"
+            raise wrong(str(out), f"a render with {ours}", theirs, hint)
     elif any(out.iterdir()):
-        raise ValueError(
-            f"{out}: expected an empty folder, got files of something else; give "
-            "another --out"
-        )
+        got = "files of something else"
+        raise wrong(str(out), "an empty folder", got, "give another --out")
     path.write_text(json.dumps(manifest, indent=2) + "\n")
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
@@ -326,24 +325,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     picture = Picture(**{o.name: getattr(args, o.name) for o in fields(Picture)})
-    num_clips = dict(train=args.num_train, val=args.num_val)
-    try:
-        rendered = make_motion_clips(
-            args.out, num_clips, args.seed, picture, args.workers
-        )
-    except (ValueError, OSError, BrokenProcessPool) as error:
-        print(f"make_motion_clips: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("make_motion_clips: stopped; run it again to go on", file=sys.stderr)
-        return 130
-    print(f"{args.out}: {sum(num_clips.values())} clips, {rendered} rendered now")
-    return 0
+    counts = dict(train=args.num_train, val=args.num_val)
+    rendered = make_motion_clips(args.out, counts, args.seed, picture, args.workers)
+    print(f"{args.out}: {sum(counts.values())} clips, {rendered} rendered now")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    errors.run(main, "run it again to go on")
