@@ -155,6 +155,9 @@ def test_tracebacks(monkeypatch) -> None:
 
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         cli.run(lambda: fail(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
+    monkeypatch.setenv("PVNAS_DEBUG", "0")
+    with pytest.raises(SystemExit, match=f"^{cli.EXIT_USER_ERROR}$"):
+        cli.run(lambda: fail(FileNotFoundError("none")))
     monkeypatch.setenv("PVNAS_DEBUG", "1")
     with pytest.raises(FileNotFoundError, match="none"):
         cli.run(lambda: fail(FileNotFoundError("none")))
