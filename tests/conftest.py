@@ -55,15 +55,6 @@ def motion_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture(scope="session")
-def tennis7() -> Path:
-    """The folder of the tennis clips, which lie next to the project, not in it."""
-    folder = ROOT.parent / "shared" / "data" / "tennis7"
-    if not folder.is_dir():
-        pytest.skip("needs ../shared/data/tennis7")
-    return folder
-
-
 @pytest.fixture
 def run_tool(capsys):
     """Run a tool in this process; gives exit status, output and errors."""

@@ -1,9 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""A search so small that it takes about a second, for tests of the engine.
-
-As a script it runs one in a process of its own: ``python tests/searching.py FILE`` with
-a JSON file of :func:`search_config`'s arguments.
-"""
+"""A search so small that it takes about a second, for tests of the engine."""
 
 from __future__ import annotations
 
@@ -13,7 +9,6 @@ import os
 import random
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from itertools import count
@@ -393,12 +388,3 @@ def _run_rank(
     torch.save(result, file)
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    run_search(**json.loads(Path(sys.argv[1]).read_text()))
-
-
-if __name__ == "__main__":
-    main()

@@ -16,13 +16,11 @@ from toys import LAYERS, build_recognizer, layer_id, make_layer, specs_of
 from pvnas_mmaction.apis.export import Classifier, export_onnx, max_difference
 from pvnas_mmaction.models import PVNASNet, blocks
 from pvnas_mmaction.models.blocks import (
-    Block,
     ConvNormAct,
     SqueezeExcitation,
     build_block,
     build_head,
     build_stem,
-    init_weights,
 )
 from pvnas_mmaction.report.drawing import family_colors, network_plot
 from pvnas_mmaction.report.layers import layer_rows
@@ -249,20 +247,6 @@ def test_padding_as_tensorflow_pads(kernel: int, size: tuple[int, int]) -> None:
     torch.testing.assert_close(module.conv(x), expected, rtol=1e-5, atol=1e-5)
     same = ConvNormAct(data.Conv("spatial", 4, 4, (3, 3, 3)), Style(padding="tf_same"))
     assert same.conv.padding == (1, 1, 1), "without a stride it is the symmetric one"
-
-
-def test_init_weights() -> None:
-    torch.manual_seed(0)
-    block = randomize(build_block("mb_t3_k3_e1_se", make_layer(1024, 1024)))
-    init_weights(block)
-    # He et al.: variance 2 over the fan out, 1024 * 9; behind it 1 over the fan in, 3.
-    assert block.spatial.conv.weight.var().item() == pytest.approx(2 / 9216, rel=0.05)
-    assert block.temporal.conv.weight.var().item() == pytest.approx(1 / 3, rel=0.05)
-    assert block.project.conv.weight.var().item() == pytest.approx(2 / 1024, rel=0.05)
-    assert block.se.reduce.weight.std().item() == pytest.approx(0.01, rel=0.05)
-    assert not block.se.reduce.bias.any() and not block.temporal.bn.bias.any()
-    assert (block.temporal.bn.weight == 1).all()
-    assert isinstance(block, Block)
 
 
 def test_a_new_family_is_one_function_and_one_line(monkeypatch, tmp_path) -> None:

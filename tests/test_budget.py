@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from itertools import product
 
 import pytest
@@ -50,24 +49,6 @@ def test_expected_cost_of_every_one_hot_is_the_counted_cost(kind, field):
         assert float(penalty.expected(padded(one_hot))) == getattr(counted, field)
         assert TABLES[kind].expected(one_hot) == getattr(counted, field)
         assert TABLES[kind].cost(indices) == getattr(counted, field)
-
-
-def test_expected_cost_is_the_mean_over_networks_and_has_its_gradient():
-    table = TABLES["flops"]
-    generator = torch.Generator().manual_seed(0)
-    alphas = padded([[0.0] * len(c) for c in LAYERS]).normal_(generator=generator)
-    p = torch.softmax(alphas, 1).requires_grad_()
-    mean = Fraction(0)
-    for indices in product(*(range(len(c)) for c in LAYERS)):
-        chance = math.prod(
-            Fraction(row[i].item()) for row, i in zip(p, indices, strict=True)
-        )
-        mean += chance * table.exact(indices)
-    total = CostPenalty(toy_budget()).expected(p)
-    assert total.item() == pytest.approx(float(mean), rel=1e-12)
-    assert table.expected(p.tolist()) == pytest.approx(float(mean), rel=1e-12)
-    total.backward()
-    assert p.grad.tolist() == [list(row) for row in table.per_layer]
 
 
 def test_penalty_by_hand():

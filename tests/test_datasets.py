@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -20,9 +18,7 @@ from mmaction.registry import DATASETS
 from mmaction.utils import register_all_modules
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
-from mmengine.model import BaseModel
-from mmengine.runner import Runner
-from test_video_frames import damage, encode, numbers, remux
+from test_video_frames import damage, encode, remux
 from torch.utils.data import DataLoader
 
 from pvnas_mmaction.datasets import (
@@ -207,22 +203,11 @@ def truncate(path: Path, share: float = 0.5) -> None:
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
 
 
-def sound_only(path: Path) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        silence = np.zeros((1, 16000), np.float32)
-        frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-
-
 SPOIL: dict[str, Callable[[Path], object]] = {
     "missing": Path.unlink,
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("this is no video\n" * 100),
     "truncated": truncate,
-    "sound only": sound_only,
     "garbled": lambda path: damage(path, path, 0),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
     "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
@@ -281,21 +266,6 @@ def test_truncated_video_is_read_as_far_as_it_goes(
     assert message.startswith(f"{path}: expected a whole video, got ")
 
 
-def test_frames_of_a_cut_are_the_presented_ones(folder: Path) -> None:
-    """As MMAction2's pipelines read it: decord repeats frames of such a file."""
-    encode(folder / "source.mp4", gop=250)
-    remux(folder / "source.mp4", folder / "train/00000.mp4", 25)
-    pipeline = [
-        PIPELINE[0],
-        dict(type="SampleFrames", clip_len=35, num_clips=1, test_mode=True),
-        *PIPELINE[2:],
-    ]
-    dataset = build(folder, pipeline=pipeline)
-    for _ in range(2):  # the second read knows the length
-        frames = dataset[0]["inputs"][0].permute(1, 2, 3, 0).numpy()
-        assert numbers(frames) == list(range(25, 60))
-
-
 def test_replacement_stays_in_its_part(folder: Path) -> None:
     dataset = build(folder)
     parts = [list(range(0, 32, 2)), [1, 3, 5]]
@@ -314,29 +284,13 @@ def test_no_replacement_is_found(folder: Path) -> None:
         truncate(path)
     with pytest.raises(OSError, match=r"train\.txt: expected clips .* none in 7 tr"):
         dataset[0]
-    loader = DataLoader(dataset, 4, num_workers=2, collate_fn=pseudo_collate)
-    with pytest.raises(OSError, match=r"train\.txt: expected clips .* none in 7 tr"):
-        list(loader)
 
 
-@pytest.mark.parametrize(
-    ("start_method", "num_workers"),
-    [("fork", 2), pytest.param("spawn", 1, marks=pytest.mark.slow)],
-)
-def test_workers_share_the_count(
-    folder: Path, start_method: str, num_workers: int
-) -> None:
+def test_workers_share_the_count(folder: Path) -> None:
     dataset = build(folder)
     for name in ("00000", "00010", "00031"):
         truncate(folder / f"train/{name}.mp4")
-    loader = DataLoader(
-        dataset,
-        batch_size=4,
-        num_workers=num_workers,
-        collate_fn=pseudo_collate,
-        multiprocessing_context=start_method,
-        timeout=60,
-    )
+    loader = DataLoader(dataset, 4, num_workers=2, collate_fn=pseudo_collate)
     # What this process has read must not keep a forked one from reading.
     dataset[5], dataset[6]
     samples = [sample for batch in loader for sample in batch["data_samples"]]
@@ -354,69 +308,15 @@ def test_workers_share_the_count(
 # -- the report ------------------------------------------------------------------------
 
 
-class Mean(BaseModel):
-    """The smallest thing that a Runner trains."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-
-    def forward(self, inputs: list, data_samples: list, mode: str = "loss") -> dict:
-        assert len(inputs) == len(data_samples) == 8
-        return dict(loss=(self.weight - 1) ** 2)
-
-
-def log_of_training(dataset: object, work_dir: Path, num_workers: int) -> str:
-    runner = Runner(
-        model=Mean(),
-        work_dir=str(work_dir),
-        train_dataloader=dict(
-            batch_size=8,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            dataset=dataset,
-            sampler=dict(type="DefaultSampler", shuffle=True),
-        ),
-        train_cfg=dict(by_epoch=True, max_epochs=2),
-        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
-        custom_hooks=[dict(type="SkippedClipsHook")],
-        default_scope="mmaction",
-        experiment_name=work_dir.name,
-    )
-    runner.train()
-    [log_file] = work_dir.glob("*/*.log")
-    return log_file.read_text()
-
-
-@pytest.mark.parametrize(("num_workers", "wrapped"), [(0, False), (2, True)])
-def test_hook_reports_each_epoch(
-    folder: Path, tmp_path: Path, num_workers: int, wrapped: bool
-) -> None:
-    dataset = build(folder)
-    assert "clips skipped" not in log_of_training(dataset, tmp_path / "good", 0)
-    truncate(folder / "train/00009.mp4")
-    if wrapped:
-        config = dict(type="RepeatDataset", dataset=dataset, times=2)
-        dataset = DATASETS.build(config)
-    text = log_of_training(dataset, tmp_path / f"bad_{wrapped}", num_workers)
-    times = 2 if wrapped else 1
-    for epoch in (1, 2):
-        report = (
-            rf"Epoch {epoch}: clips skipped: {times}; videos of .*train\.txt that "
-            r"cannot be read: 1: .*/train/00009\.mp4\n"
-        )
-        assert len(re.findall(report, text)) == 1
-    assert len(re.findall(r"expected a video, got .*; it is skipped", text)) == 1
-
-
 def test_hook_sums_over_processes_and_cuts_a_long_report(
     folder: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = build(folder)
     # As if a second process had met the same faults.
     monkeypatch.setattr(skipped_clips_hook, "all_reduce", lambda counts: counts.mul_(2))
+    wrapped = DATASETS.build(dict(type="RepeatDataset", dataset=dataset, times=2))
     runner = SimpleNamespace(
-        train_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset)),
+        train_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=wrapped)),
         logger=MMLogger.get_current_instance(),
         epoch=4,
     )

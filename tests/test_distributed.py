@@ -232,24 +232,6 @@ def test_what_fails_in_one_process_ends_all(tmp_path, what):
     assert other.startswith(f"OtherRankError: process {odd}: "), found
 
 
-def test_a_perturbed_rank_stops_the_search(tmp_path):
-    def rank():
-        config = search_config(tmp_path / "work", launcher="pytorch", **NO_VALIDATION)
-        runner = Runner.from_cfg(config)
-        step = runner.train_loop.run_iter
-
-        def perturb(idx, batch):
-            if dist.get_rank() == 1 and runner.iter == 0:  # alphas rest
-                runner.train_loop.search.alphas[0][0] += 1e-6
-            step(idx, batch)
-
-        runner.train_loop.run_iter = perturb
-        runner.train()
-
-    message = "RuntimeError: step 0: the processes hold different alphas"
-    assert all(found.startswith(message) for found in run_ranks(tmp_path, 2, rank))
-
-
 def test_seeds_that_differ_by_rank(tmp_path):
     """MMAction2's --diff-rank-seed: one split and one path all the same."""
 
@@ -314,18 +296,3 @@ def test_killed_and_resumed_on_two_processes(tmp_path):
 
 
 # what stands around a search
-
-
-def test_another_wrapper_is_refused(tmp_path):
-    def rank():
-        wrapper = dict(type="MMDistributedDataParallel", device_ids=None)
-        config = search_config(
-            tmp_path / "work", launcher="pytorch", model_wrapper_cfg=wrapper
-        )
-        Runner.from_cfg(config).train()
-
-    message = (
-        "model_wrapper_cfg.type: expected 'mmaction.SearchDataParallel', got "
-        "'MMDistributedDataParallel'"
-    )
-    assert all(message in found for found in run_ranks(tmp_path, 2, rank))

@@ -4,31 +4,18 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.clips import MotionClips, read_manifest
-from benchmarks.ground_truth import load
-from benchmarks.ground_truth.recipe import Classifier, Recipe
+from benchmarks.clips import MotionClips
 from benchmarks.ground_truth.table import GroundTruth, Network, all_indices
-from benchmarks.ground_truth.train import (
-    LOG,
-    Loader,
-    make_table,
-    train_table,
-    write_table,
-)
-from benchmarks.jobs import JobLog
-from pvnas_mmaction.space.cost import network_cost
 from pvnas_mmaction.space.search_space import SearchSpace
 
 CANDIDATES = ["mb_t1_k3_e1", "mb_t3_k3_e2"]
 STAGE = dict(out_channels=8, num_layers=1, spatial_stride=2, candidates=CANDIDATES)
 SPACE = dict(name="two", stem=dict(channels=8), head_channels=8, stages=[STAGE])
-RECIPE = Recipe(size=16, train_clips=32, epochs=1)
 
 
 def test_view_is_consecutive_frames():
@@ -41,64 +28,6 @@ def test_view_is_consecutive_frames():
     assert middle[0, 0, :, 0, 0].tolist() == list(range(22, 30))
     drawn = clips.views([0, 2, 0], seeds=[0, 4, 6])
     assert [v[0, 0, 0, 0].item() for v in drawn] == [0, 44, 1]
-
-
-@pytest.fixture(scope="module")
-def trained(motion_clips, tmp_path_factory) -> tuple[Loader, JobLog]:
-    """Both networks trained with two seeds: what builds their clips, and the log."""
-    folder = tmp_path_factory.mktemp("trained")
-    settings = dict(
-        space=SearchSpace.from_config(SPACE).to_config(),
-        clips=read_manifest(motion_clips),
-        recipe=asdict(RECIPE),
-        val_clips=16,
-        views_per_training=RECIPE.views,
-    )
-    loader = Loader(SPACE, RECIPE, motion_clips, folder)
-    log = JobLog(folder, LOG, settings)
-    assert train_table(loader, log, seeds=[0, 1]) == 0
-    return loader, log
-
-
-def test_killed_training_goes_on(trained, tmp_path):
-    loader, whole = trained
-    log = JobLog(tmp_path, LOG, whole.settings)
-    assert train_table(loader, log, seeds=[0, 1], limit=1) == 3
-    with log.path.open("a") as stream:
-        stream.write('{"blocks": "mb_t1_k3')  # killed while it wrote
-    again = JobLog(tmp_path, LOG, whole.settings)
-    assert len(again.records) == 1
-    assert train_table(loader, again, seeds=[0, 1]) == 0
-
-    def results(log):
-        return [(r["blocks"], r["seed"], r["accuracy"], r["loss"]) for r in log.records]
-
-    assert results(again) == results(whole)
-    with pytest.raises(ValueError, match=r"val_clips: expected 1, got 16.*--work-dir"):
-        JobLog(tmp_path, LOG, dict(whole.settings, val_clips=1))
-
-
-def test_packed_table_holds_the_trainings(trained, tmp_path):
-    _, log = trained
-    path = tmp_path / "two.json.xz"
-    assert write_table(make_table(log), path) == path.stat().st_size
-    table = load(path)
-    assert table.is_complete and len(table) == 2 and table.seeds == (0, 1)
-    for record in log.records:
-        indices = (CANDIDATES.index(record["blocks"]),)
-        assert table[indices].accuracies[record["seed"]] == record["accuracy"]
-        assert record["accuracy"] * 16 == int(record["accuracy"] * 16)
-        # Two clips of each class.
-        recalls = table[indices].recalls[record["seed"]]
-        assert len(recalls) == 8 and set(recalls) <= {0, 0.5, 1}
-        assert statistics.fmean(recalls) == record["accuracy"]
-    for indices, network in table.items():
-        model = Classifier(table.space, indices, num_classes=8)
-        assert network.params == sum(p.numel() for p in model.parameters())
-        cost = network_cost(
-            table.space.skeleton, network.blocks, (3, 6, 16, 16), num_classes=8
-        )
-        assert network.macs == cost.macs
 
 
 @pytest.fixture(scope="module")

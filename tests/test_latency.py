@@ -7,14 +7,12 @@ import json
 import math
 import random
 import runpy
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pvnas_mmaction.profiling import latency
-from pvnas_mmaction.profiling.clock import Clock
 from pvnas_mmaction.profiling.latency import MeasureConfig
 from pvnas_mmaction.search.derive import Budget, derive
 from pvnas_mmaction.space.cost_table import CostTable
@@ -107,21 +105,6 @@ def test_malformed_table(tmp_path, change, message):
 
 
 # -- measuring --------------------------------------------------------------------
-
-
-def test_thread_time_leaves_out_what_others_take():
-    clock = Clock("cpu")
-    assert clock.kind == "thread time"
-    clock.mark()
-    time.sleep(0.05)
-    clock.mark()
-    started = time.thread_time()
-    while time.thread_time() - started < 0.02:
-        pass
-    clock.mark()
-    asleep, busy = clock.intervals()
-    assert asleep < 10 < 20 <= busy
-    assert clock.marks == []
 
 
 def test_table_of_known_times(monkeypatch):

@@ -101,21 +101,6 @@ def test_the_choice_applies_and_is_what_runs(grad: bool, groups: int) -> None:
     assert chosen >= {"folded", "over_time"}
 
 
-def test_joint_depthwise_is_summed_where_gradients_flow() -> None:
-    """Also through frozen weights, as in an alpha step."""
-    conv = make_conv((3, 3), (1, 1), groups=4)
-    x = torch.randn(1, 4, 3, 3, 3, dtype=torch.float64)
-    for weight, input_, name in (
-        (True, False, "sum_of_folded"),
-        (False, True, "sum_of_folded"),
-        (False, False, "plain"),
-    ):
-        conv.requires_grad_(weight), x.requires_grad_(input_)
-        assert choose_lowering(conv, x) == name
-        with torch.no_grad():
-            assert choose_lowering(conv, x) == "plain"
-
-
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("stride", STRIDES, ids=str)
 def test_the_layout_is_kept(stride: tuple[int, int], grad: bool) -> None:

@@ -16,7 +16,6 @@ from searching import NO_VALIDATION, build_search, search_config, toy_model
 
 from pvnas_mmaction.apis.run_checks import warn_of_supernet
 from pvnas_mmaction.engine.checkpoints import load_search_checkpoint
-from pvnas_mmaction.search.selection import Selection
 
 COS_6, COS_9, COS_12, COS_18 = (
     [(1 + math.cos(math.pi * k / n)) / 2 for k in range(n)] for n in (6, 9, 12, 18)
@@ -181,41 +180,6 @@ def test_a_restart_brings_the_diversity_back_and_clears_the_moments(tmp_path, ta
     assert with_moments == [7, 16, 17]
     with_gradients = [step for step, count in enumerate(recorder.gradients) if count]
     assert with_gradients == [3, 4, 5, 6, 12, 13, 14, 15, 17]
-
-
-@pytest.mark.parametrize("rate", ["auto", 1e-4])
-def test_a_missed_plan_is_said_once_a_cycle(tmp_path, capsys, rate):
-    """With a rate that can't follow the plan as with so few steps that luck decides."""
-    alphas = dict(alphas=dict(optimizer=dict(lr=rate)))
-    hook = dict(num_cycles=2, warmup=0.1)
-    _, recorder, logged = run(tmp_path, hook, optim_wrapper=alphas)
-    out = capsys.readouterr().out
-    said = out.count("LRDiversityHook: expected D = ")
-    reached = [logged[8], logged[17]]
-    missed = [abs(r["diversity"] - r["planned_diversity"]) > 0.1 for r in reached]
-    assert said == sum(missed)
-    assert (f"{said} of 2 cycles" in out) == (said > 0)
-    if rate == "auto":
-        assert max(rate for (rate,) in recorder.rates["alphas"][:9]) > 0.1
-        assert min(r["diversity"] for r in reached) < 0.5
-    else:
-        assert missed == [True, True]
-
-
-def test_a_genotype_near_the_archive_makes_the_next_cycle_more_diverse(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(
-        Selection, "derive", lambda self, log_probs, apart=0.0: [(0, 0, 0)]
-    )
-    hook = dict(num_cycles=3, min_distance=0.1, diversity_start=0.8)
-    _, _, logged = run(tmp_path, hook)
-    starts = [0, 6, 12]
-    rates = column(logged, "weights_lr")
-    # The first has nothing to be near to; the second repeats it.
-    assert [rates[s] for s in starts] == pytest.approx([0.05, 0.05, 0.075])
-    plan = column(logged, "planned_diversity")
-    assert [plan[s] for s in starts] == pytest.approx([1, 0.8, 0.9])
 
 
 def test_auto_scale_lr_holds_for_the_weights_alone(tmp_path):

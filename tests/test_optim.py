@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The two optimisers of a search: who holds what, mixed precision, accumulation."""
+"""The two optimisers of a search; Muon and AdamW in one, against PyTorch's own two."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from searching import build_toy_model, make_batch
 from torch import nn
 
+from pvnas_mmaction.engine.muon import MuonAdamW, orthogonalised
 from pvnas_mmaction.engine.optim import BFloat16OptimWrapper
 from pvnas_mmaction.search.distributed import SearchDataParallel
 from pvnas_mmaction.search.steps import Steps
-
-NORMS = nn.modules.batchnorm._BatchNorm
 
 
 @pytest.fixture
@@ -113,37 +112,65 @@ def test_mixed_precision_is_bfloat16(model, monkeypatch, has_gpu):
         assert torch.cosine_similarity(rough, exact, dim=0) > 0.9
 
 
-@pytest.mark.parametrize("part", ["weights", "alphas"])
-def test_two_accumulated_batches_are_one_of_twice_the_size(model, part):
-    for module in model.modules():
-        if isinstance(module, NORMS):
-            module.eval()  # a batch then is nothing but its clips
-    whole = make_batch(8)
-    halves = [{key: value[i : i + 4] for key, value in whole.items()} for i in (0, 4)]
-    results = {}
-    for counts, batches in ((1, [whole]), (2, halves)):
-        twin = copy.deepcopy(model)
-        config = settings()
-        config[part]["accumulative_counts"] = counts
-        config[part]["optimizer"] = dict(type="SGD", lr=1.0)
-        wrappers = build_optim_wrapper(twin, config)
-        wrappers[part].initialize_count_status(twin, 0, -1)
-        steps = Steps(twin, wrappers["weights"], wrappers["alphas"])
-        for number, batch in enumerate(batches, start=1):
-            # The same draw each time, as another step would only blur the comparison.
-            generator = torch.Generator().manual_seed(0)
-            with torch.set_grad_enabled(part == "alphas"):
-                path = steps.supernet.sample("two_path", generator)
-            step = steps.weights_step if part == "weights" else steps.alpha_step
-            step(batch, path)
-            moved = any(
-                not torch.equal(a, b)
-                for a, b in zip(twin.parameters(), model.parameters(), strict=True)
-            )
-            assert moved == (number == len(batches))
-        results[counts] = dict(twin.named_parameters())
-    for name, parameter in model.named_parameters():
-        once, twice = results[1][name], results[2][name]
-        torch.testing.assert_close(once, twice, rtol=1e-4, atol=1e-6)
-        if "alphas" in name:
-            assert torch.equal(once, parameter) == (part == "weights")
+# -- Muon --------------------------------------------------------------------------
+
+RATES = dict(lr=0.01, muon_lr=0.05, muon_momentum=0.8, weight_decay=0.1)
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv3d(3, 8, (1, 3, 3), padding=(0, 1, 1), bias=False),
+        nn.BatchNorm3d(8),
+        nn.ReLU(),
+        nn.Conv3d(8, 8, 3, groups=8, padding=1, bias=False),
+        nn.Conv3d(8, 4, 1),
+        nn.Conv3d(4, 12, 1, bias=False),  # more rows than columns
+        nn.AdaptiveAvgPool3d(1),
+        nn.Flatten(),
+        nn.Linear(12, 2),
+    )
+
+
+def gradients(model: nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(4, 3, 2, 6, 6, generator=generator)
+    model.zero_grad()
+    nn.functional.cross_entropy(model(x), torch.tensor([0, 1, 1, 0])).backward()
+
+
+def test_orthogonal_matrix_of_the_same_singular_vectors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((6, 10), (10, 6), (5, 5)):
+        matrix = torch.randn(shape, generator=generator)
+        u, values, vh = torch.linalg.svd(matrix, full_matrices=False)
+        assert values.max() / values.min() > 1.5
+        found = u.T @ orthogonalised(matrix).float() @ vh.T
+        assert ((found.diagonal() > 0.6) & (found.diagonal() < 1.3)).all()
+        # bfloat16 has three digits.
+        assert (found - found.diagonal().diag()).abs().max() < 0.05
+        scaled = orthogonalised(1024 * matrix)
+        assert torch.equal(scaled, orthogonalised(matrix))
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
+def test_steps_are_those_of_both_optimisers() -> None:
+    ours, theirs = network(), network()
+    optimizer = MuonAdamW(ours.parameters(), **RATES)
+    mixing = [theirs[index].weight for index in (0, 4, 5)]
+    rest = [p for p in theirs.parameters() if all(p is not m for m in mixing)]
+    rows = [nn.Parameter(weight.detach().flatten(1)) for weight in mixing]
+    muon = torch.optim.Muon(rows, lr=0.05, momentum=0.8, weight_decay=0.1)
+    adamw = torch.optim.AdamW(rest, lr=0.01, betas=(0.9, 0.99), weight_decay=0.1)
+    start = copy.deepcopy(list(ours.parameters()))
+    for step in range(5):
+        gradients(ours, step)
+        gradients(theirs, step)
+        optimizer.step()
+        for row, weight in zip(rows, mixing, strict=True):
+            row.grad = weight.grad.flatten(1)
+        muon.step()
+        adamw.step()
+    for before, a, b in zip(start, ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(a, before)

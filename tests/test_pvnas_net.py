@@ -92,24 +92,11 @@ def test_norm_eval(norm_eval: bool) -> None:
         assert torch.equal(module.running_mean, mean) == norm_eval
 
 
-def test_where_a_genotype_may_come_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / "toy_package_with_configs"
-    path = package / ".mim" / "configs" / "toy" / "genotype.json"
-    path.parent.mkdir(parents=True)
-    (package / "__init__.py").touch()
+def test_where_a_genotype_may_come_from(tmp_path: Path) -> None:
+    path = tmp_path / "genotype.json"
     path.write_text(json.dumps(CONTENT))
-    monkeypatch.syspath_prepend(tmp_path)
     expected = parse_genotype(CONTENT)
-    for genotype in (
-        CONTENT,
-        ConfigDict(CONTENT),
-        expected,
-        path,
-        str(path),
-        f"{package.name}::toy/genotype.json",
-    ):
+    for genotype in (CONTENT, ConfigDict(CONTENT), expected, path, str(path)):
         assert PVNASNet(genotype).genotype == expected
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from report_runs import CANDIDATES, write_search, write_training
+from report_runs import write_search, write_training
 from test_report_predictions import clips, dump
 
 from pvnas_mmaction.report.data import read_work_dirs
@@ -176,31 +176,3 @@ def test_the_slider_moves_through_the_search(one, pages):
     wait_for(lambda: shows(7))
     title = one.find_element("css selector", "output").text
     assert title == "Step 70 (cycle 1)"
-
-
-def test_the_selection_or_a_click_shows_another_layer(one):
-    def shown() -> list[str]:
-        return list(dict.fromkeys(m["candidate"] for m in marks(one, "run-1-p-detail")))
-
-    assert shown() == CANDIDATES[0]
-    center(one, "#run-1-p-layer").send_keys("layer 2")
-    wait_for(lambda: shown() == CANDIDATES[2])
-    columns = marks(one, "run-1-p-detail")
-    assert len(columns) == 24 * 2
-    # The two candidates of a step add up to one.
-    for step in {mark["step"] for mark in columns}:
-        p = [mark["p"] for mark in columns if mark["step"] == step]
-        assert sum(p) == pytest.approx(1, abs=2e-3)
-    center(one, "#run-1-p-overview")
-    cells = one.find_elements(
-        "css selector", "#run-1-p-overview .mark-rect.role-mark *"
-    )
-    webdriver.ActionChains(one).move_to_element(cells[-1]).click().perform()
-    wait_for(lambda: shown() == CANDIDATES[3])
-
-
-def test_a_genotype_is_copied(one):
-    button = center(one, "[data-copy]")
-    button.click()
-    wait_for(lambda: button.text == "Copied")
-    assert wait_for(lambda: button.text == "Copy")

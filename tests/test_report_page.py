@@ -73,23 +73,6 @@ def test_a_search_has_all_its_parts(tmp_path):
     assert not re.search(r"<script[^>]+src=|<link[^>]+stylesheet|@import|url\(", markup)
 
 
-def test_a_diversity_that_missed_its_plan_is_a_warning(tmp_path):
-    path = write_search(tmp_path / "mine") / "search/archive.json"
-    archive = json.loads(path.read_text())
-    archive["entries"][1] |= dict(planned_diversity=0.1, diversity=0.93)
-    write_json(path, archive)
-    shown = text_of(render(tmp_path / "mine"))
-    plan = "by more than 0.1 (cycle 2: planned 0.10, reached 0.93)"
-    assert f"Diversity D missed its plan {plan}" in shown
-    assert "raise train_cfg.min_steps or max_epochs" in shown
-    assert "D planned, reached 0.10, 0.93" in shown
-    # Other modes have no feedback to follow the plan with.
-    record = json.loads((path.parent / "run.json").read_text())
-    record["schedule"]["mode"] = "cyclic"
-    write_json(path.parent / "run.json", record)
-    assert "missed its plan" not in text_of(render(tmp_path / "mine"))
-
-
 def test_names_are_text_not_markup(tmp_path):
     page = render(write_search(tmp_path / "<b>&amp;"))
     assert "<b>&amp;" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
@@ -107,18 +90,6 @@ def test_several_runs_are_compared(tmp_path):
     assert {"run-3-confusion", "run-3-class-accuracy", "run-3-loss"} < keys
     assert "run-1-archive-flops" not in keys and "run-2-distances" in keys
     assert "Search report: 3 runs" in shown and "predictions 60.0 % 5 clips" in shown
-
-
-@pytest.mark.parametrize("left", [0, 1])
-def test_the_start_of_a_search_gives_a_page(tmp_path, left):
-    path = write_search(tmp_path / "a", finished=False)
-    history = path / "search/history.jsonl"
-    lines = history.read_text().splitlines(keepends=True)[:left]
-    history.write_text("".join(lines))
-    (path / "search/archive.json").unlink()
-    page = render(path)
-    assert "search/archive.json is not there" in text_of(page)
-    assert ("run-1-p-overview" in keys_of(page)) == (left > 0)
 
 
 def test_latency_comes_from_a_table_or_from_the_file(tmp_path):

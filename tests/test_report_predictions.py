@@ -6,17 +6,13 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from report_runs import write_training
 
-from pvnas_mmaction.report.data import read_work_dirs
 from pvnas_mmaction.report.predictions import (
-    for_trainings,
     load_predictions,
 )
 
@@ -99,23 +95,3 @@ def test_what_is_no_dump_is_named(tmp_path, data):
         ValueError, match=r"p.pkl: expected the list that tools/test.py"
     ):
         load_predictions(path)
-
-
-def test_each_training_takes_the_newest_dump_in_it(tmp_path):
-    write_training(tmp_path / "a")
-    (run,) = read_work_dirs([tmp_path / "a"])
-    assert for_trainings([run]) == {}
-    assert any("no dump of predictions" in line for line in run.missing)
-    old = dump(tmp_path / "a/old.pkl", clips([(0, 1)]))
-    end = run.ended.timestamp()
-    os.utime(old, (end - 60, end - 60))
-    # As of a network that has been trained on since.
-    assert for_trainings([run])[tmp_path / "a"].num_clips == 1
-    assert "old.pkl is older than the training's last line" in run.missing[-1]
-    dump(tmp_path / "a/20260102_100000/new.pkl", clips())
-    noted = len(run.missing)
-    assert for_trainings([run])[tmp_path / "a"].num_clips == 5
-    assert len(run.missing) == noted and run.ended < datetime.now()
-    dump(tmp_path / "a/bad.pkl", [3])
-    assert for_trainings([run]) == {}
-    assert "Predictions can't be read" in run.missing[-1]

@@ -19,8 +19,6 @@ from benchmarks.ground_truth.summary import MIN_CORRELATION, seed_correlations
 from benchmarks.ground_truth.table import shuffled_indices
 from benchmarks.memory_search import MemorySearch
 from benchmarks.search_quality import CONFIG
-from pvnas_mmaction.search.derive import Budget, derive
-from pvnas_mmaction.space.cost_table import cost_tables
 from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,39 +50,6 @@ def test_table_is_complete_and_informative(table: GroundTruth) -> None:
     clips = table.settings["val_clips"]
     spread = math.sqrt(0.125 * 0.875 / clips)
     assert abs(np.mean(blind) - 0.125) < 3 * spread
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5])
-def test_derivation_finds_what_the_table_says(table: GroundTruth, share: float) -> None:
-    """log p from the mean accuracy of each candidate: the derived networks are those
-    that a look at all rows of the table, with its own costs, gives."""
-    log_probs = [
-        [
-            math.log(
-                np.mean([n.accuracy for n in table.values() if n.indices[layer] == i])
-            )
-            for i in range(len(offered))
-        ]
-        for layer, offered in enumerate(table.space.candidates)
-    ]
-    recipe = table.settings["recipe"]
-    shape = (3, recipe["clip_len"], recipe["size"], recipe["size"])
-    macs = sorted(network.macs for network in table.values())
-    limit = macs[math.ceil(share * len(macs)) - 1]
-    num_classes = len(table.settings["clips"]["classes"])
-    budget = Budget(cost_tables(table.space, shape, num_classes)["flops"], limit)
-    found = derive(log_probs, [budget], num_candidates=5)
-
-    def score(indices: tuple[int, ...]) -> float:
-        return sum(log_probs[layer][i] for layer, i in enumerate(indices))
-
-    expected = sorted(
-        (network.indices for network in table.ranked(limit)), key=score, reverse=True
-    )
-    assert [round(score(f.indices), 9) for f in found] == [
-        round(score(indices), 9) for indices in expected[:5]
-    ]
-    assert all(table[f.indices].macs <= limit for f in found)
 
 
 def rendered(table: GroundTruth, split: str, count: int) -> MotionClips:

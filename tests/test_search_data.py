@@ -76,23 +76,6 @@ def test_a_batch_does_not_depend_on_what_was_drawn_before():
     assert list(other) == [key for batch in batches[7:13] for key in batch]
 
 
-def test_every_epoch_is_another_permutation():
-    sampler = StepSampler(range(50), 5, seed=0)
-    orders = [sampler.order(epoch).tolist() for epoch in range(4)]
-    assert all(sorted(order) == list(range(50)) for order in orders)
-    assert len({tuple(order) for order in orders}) == 4
-    epochs = [
-        [key for t in range(10 * e, 10 * e + 10) for key in sampler.batch(t)]
-        for e in range(4)
-    ]
-    for keys, order in zip(epochs, orders, strict=True):
-        assert [index for index, _ in keys] == order
-    # The same clip is augmented again, two clips are augmented differently.
-    assert len({seed for keys in epochs for _, seed in keys}) == 200
-    another = StepSampler(range(50), 5, seed=1)
-    assert another.order(0).tolist() != orders[0]
-
-
 def random_states() -> list:
     return [
         random.getstate(),

@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""search/run.json: what started a search, and how it ended."""
+"""What a search writes: run.json, its history, pictures of its networks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ import os
 from datetime import datetime
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from mmengine.hooks import Hook
 from searching import build_search, run_search
 
 import pvnas_mmaction
 from pvnas_mmaction.engine.search_files import start_facts
+from pvnas_mmaction.engine.search_history_hook import SearchHistoryHook
+from pvnas_mmaction.report.drawing import OTHER_COLOR, family_colors
+from pvnas_mmaction.search.archive import Archive
+from pvnas_mmaction.search.diversity import diversity
 
 
 class At(Hook):
@@ -97,3 +103,99 @@ def test_a_killed_search_ended_with_its_history(tmp_path):
     run_search(tmp_path, resume=True, load_from=str(tmp_path / "epoch_5.pth"))
     first, second = read(tmp_path)["starts"]
     assert first["ended"] == killed.isoformat() and second["step"] == 15
+
+
+# -- history and pictures ----------------------------------------------------------
+
+EVERY_FIVE = dict(checkpoint=dict(by_epoch=False, interval=5, max_keep_ckpts=-1))
+HOOKS = [
+    dict(type="LRDiversityHook", num_cycles=2),
+    dict(type="SearchHistoryHook", interval=2),
+    dict(type="GenotypePictureHook"),
+]
+BACKENDS = [dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]
+
+
+def read_history(work_dir: Path) -> list[dict]:
+    lines = (work_dir / "search/history.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory) -> Path:
+    work_dir = tmp_path_factory.mktemp("search")
+    visualizer = dict(type="Visualizer", vis_backends=BACKENDS)
+    changes = dict(custom_hooks=HOOKS, visualizer=visualizer)
+    run_search(work_dir, default_hooks=EVERY_FIVE, **changes)
+    return work_dir
+
+
+def test_a_line_tells_of_its_step(searched):
+    records = read_history(searched)
+    # Every second step, and the last one.
+    assert [r["step"] for r in records] == [*range(0, 18, 2), 17]
+    (path,) = searched.glob("*/vis_data/scalars.json")
+    logged = [json.loads(line) for line in path.read_text().splitlines()]
+    logged = [row for row in logged if "loss" in row]
+    for record in records:
+        step = record["step"]
+        assert record["epoch"] == step // 3
+        assert record["cycle"] == step // 9
+        assert record["u"] == pytest.approx(step % 9 / 9)
+        # Step 8 ends a cycle: p is that before the restart.
+        assert diversity(record["p"]) == pytest.approx(record["diversity"], abs=1e-4)
+        row = logged[step]
+        assert row["step"] == step + 1
+        # MMEngine logs the last alpha step's again where none was taken.
+        of_alphas = {"alpha_loss", "alpha_top1_acc"}
+        assert of_alphas & set(record) == (of_alphas if step % 9 >= 3 else set())
+        for name in set(record) - {"step", "epoch", "cycle", "u", "p"}:
+            assert record[name] == pytest.approx(row[name], rel=1e-12)
+    assert {"loss", "alpha_loss", "gain", "num_skips"} < set(records[-1])
+
+
+@pytest.mark.parametrize("torn", ["", '{"step": 12, "ep'])
+def test_a_resumed_search_drops_what_it_takes_again(searched, tmp_path, torn):
+    before = (searched / "search/history.jsonl").read_text()
+    kept = before.splitlines(keepends=True)[:7] if torn else [before]
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search/history.jsonl").write_text("".join(kept) + torn)
+    run_search(
+        tmp_path,
+        default_hooks=EVERY_FIVE,
+        resume=True,
+        load_from=str(searched / "iter_10.pth"),
+    )
+    assert (tmp_path / "search/history.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("interval", [0, 2.0])
+def test_wrong_interval(interval):
+    match = f"interval: expected an integer of 1 or more, got {interval}"
+    with pytest.raises(ValueError, match=match):
+        SearchHistoryHook(interval)
+
+
+def test_every_cycle_has_a_picture(searched):
+    """On disk and, next to the scalars, in TensorBoard."""
+    module = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    (folder,) = {path.parent for path in searched.rglob("events.*")}
+    events = module.EventAccumulator(str(folder)).Reload()
+    entries = Archive.load(searched / "search/archive.json").entries
+    shown = {
+        image.step: image.encoded_image_string for image in events.Images("genotype")
+    }
+    assert list(shown) == [entry.step for entry in entries] and len(entries) == 2
+    for entry in entries:
+        (file,) = searched.rglob(f"vis_image/genotype_{entry.step}.png")
+        families = {block.split("_")[0] for block in entry.blocks} - {"skip"}
+        expected = {family_colors()[family] for family in families} | {OTHER_COLOR}
+        for data in (file.read_bytes(), shown[entry.step]):
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            colors = {f"#{r:02X}{g:02X}{b:02X}" for b, g, r in image.reshape(-1, 3)}
+            assert expected <= colors
+    for name in ("diversity", "gain", "expected_cost", "weights_lr", "alpha_loss"):
+        assert events.Scalars(name)
+    assert [event.step for event in events.Scalars("diversity")] == list(range(1, 19))

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import copy
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,18 +11,15 @@ import searching
 import torch
 from mmengine.config import Config
 
-from benchmarks import search_quality
 from benchmarks.baselines import (
     Oracle,
     local_search,
     random_search,
     regularised_evolution,
 )
-from benchmarks.clips import read_manifest
 from benchmarks.ground_truth import GroundTruth
 from benchmarks.ground_truth.recipe import Recipe
 from benchmarks.ground_truth.table import Network, all_indices
-from benchmarks.ground_truth.train import write_table
 from benchmarks.memory_search import MemorySearch
 from benchmarks.search_quality import CONFIG
 from benchmarks.search_report import judge, judge_all, markdown
@@ -155,18 +150,11 @@ class ToySource:
         return torch.cat([self.dataset.clips[int(index)] for index in indices])
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        dict(
-            cost=dict(kind="flops", budget=30_000),
-            num_ranked=2,
-            largest_every=2,
-            alpha_weight=1.0,
-        ),
-    ],
-)
+ALL_OPTIONS = dict(num_ranked=2, largest_every=2, alpha_weight=1.0)
+ALL_OPTIONS["cost"] = dict(kind="flops", budget=30_000)
+
+
+@pytest.mark.parametrize("options", [{}, ALL_OPTIONS])
 def test_same_search_as_the_loop(tmp_path, options):
     changes: dict = dict(
         train_dataloader=dict(dataset=dict(noise=0.0)), train_cfg=options
@@ -202,57 +190,3 @@ def not_archived(selection: Selection, log_probs: list) -> int:
     """How many of the most probable networks an archive lacks."""
     archived = {entry.blocks for entry in selection.archive.entries}
     return sum(selection.blocks(i) not in archived for i in selection.derive(log_probs))
-
-
-OPTIONS = {
-    "train_cfg.max_epochs": 2,
-    "train_cfg.min_steps": 0,
-    "train_dataloader.batch_size": 4,
-}
-
-
-@pytest.fixture(scope="module")
-def table_file(motion_clips, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("table") / "table.json.xz"
-    write_table(make_table(read_manifest(motion_clips)), path)
-    return path
-
-
-@pytest.mark.slow
-def test_short_search(motion_clips, table_file, tmp_path, capsys):
-    arguments = ["--data", motion_clips, "--table", table_file, "--work-dir", tmp_path]
-    arguments += ["--variants", "diversity", "budget", "--seeds", 0, "--ranked", 5]
-    out = tmp_path / "search_quality.json"
-    arguments += ["--baseline-seeds", 4, "--out", out, "--cfg-options"]
-    arguments += [f"{key}={value}" for key, value in OPTIONS.items()]
-    arguments = list(map(str, arguments))
-    search_quality.main(arguments)
-    printed = capsys.readouterr().out
-    result = json.loads(out.read_text())
-    assert list(result["rows"]) == [
-        "diversity", "budget",
-        "random", "random, all compute", "local_search", "local_search, all compute",
-        "evolution", "evolution, all compute",
-        "random (budget)", "random, all compute (budget)",
-        "local_search (budget)", "local_search, all compute (budget)",
-        "evolution (budget)", "evolution, all compute (budget)",
-    ]  # fmt: skip
-    table = make_table(read_manifest(motion_clips))
-    for run in result["runs"]:
-        assert run["regret"] == pytest.approx(
-            100 * table.regret(run["found"], run["max_macs"])
-        )
-        # Cycles of two, three and three steps; in each the last one has an alpha step.
-        assert (run["steps"], run["alpha_steps"]) == (8, 3)
-        # Every clip forwards and backwards.
-        assert run["clips"] == 2 * 4 * (8 + 3)
-        assert run["path_clips"] == 2 * 4 * (8 + 2 * 3)
-        assert run["distinct"] == 3 and len(run["inherited"]) == 5
-    assert result["runs"][1]["feasible"]
-    assert result["runs"][1]["max_macs"] == table.median_macs()
-    assert printed == markdown(result) + "\n"
-    # A second call finds both searches done.
-    log = tmp_path / "searches.jsonl"
-    before = log.read_bytes()
-    search_quality.main(arguments)
-    assert log.read_bytes() == before

@@ -102,20 +102,6 @@ def test_shipped_spaces(project_root, run_tool):
         assert status == 0 and f"space {path.stem}:" in out
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a = 1\n", "expected model.backbone.space or space"),
-        (f"space = {SPACE!r}\ntrain_cfg = dict(input_shape=(1, 2, 3, 4))", "C = 3"),
-    ],
-)
-def test_a_wrong_space_is_named(tmp_path, run_tool, text, message):
-    (tmp_path / "c.py").write_text(text)
-    status, out, error = run_tool("show_space", tmp_path / "c.py")
-    assert status == 2 and out == ""
-    assert error.startswith("error: ") and message in error.splitlines()[0]
-
-
 def test_in_a_process_of_its_own_only_the_space_is_printed(tmp_path):
     """No warnings of the packages that are imported."""
     write_config(tmp_path / "c.py")

@@ -14,7 +14,7 @@ from torch import Tensor
 from toys import space_of_all_families
 
 from pvnas_mmaction.models import PVNASNet, PVNASSupernet
-from pvnas_mmaction.models.relaxation import RELAXATIONS, Choice
+from pvnas_mmaction.models.relaxation import RELAXATIONS
 from pvnas_mmaction.models.supernet import find_supernet, inherit_weights
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "pvnas" / "_base_"
@@ -153,16 +153,6 @@ def test_layers_may_differ_in_their_number_of_candidates() -> None:
         assert supernet.alphas.grad.isfinite().all() and supernet.alphas.grad.any()
     supernet.write_alphas([[1.0] * count for count in supernet.counts])
     assert supernet.alphas[2].tolist() == [1, 1, *[0] * (most - 2)]
-
-
-def test_path_of_takes_a_genotype_or_indices() -> None:
-    supernet = PVNASSupernet(TINY)
-    path = supernet.path_of((0, 3, 1, 2))
-    assert path == (Choice((0,)), Choice((3,)), Choice((1,)), Choice((2,)))
-    assert supernet.path_of(supernet.space.genotype((0, 3, 1, 2))) == path
-    other = PVNASSupernet(SPACES["all"]).space.genotype((0, 0, 0, 0))
-    with pytest.raises(ValueError, match="space: expected 'tiny', got 'all'"):
-        supernet.path_of(other)
 
 
 def test_wrong_models() -> None:

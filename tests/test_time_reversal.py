@@ -12,7 +12,6 @@ from mmaction.structures import ActionDataSample
 
 from pvnas_mmaction.models.time_reversal import (
     TimeReversalBlending,
-    with_reversals,
 )
 
 SWAP = [1, 0, 2]  # the last class looks the same backwards
@@ -20,16 +19,6 @@ SWAP = [1, 0, 2]  # the last class looks the same backwards
 
 def clips(count: int = 3) -> torch.Tensor:
     return torch.arange(count * 2 * 4 * 3 * 3.0).view(count, 2, 4, 3, 3)
-
-
-def test_reversals_come_after_the_clips() -> None:
-    x = clips()
-    both, labels = with_reversals(x, torch.tensor([0, 2, 1]), SWAP)
-    assert labels.tolist() == [0, 2, 1, 1, 2, 0]
-    assert torch.equal(both[:3], x)
-    for frame in range(4):
-        assert torch.equal(both[3:, :, frame], x[:, :, 3 - frame])
-    assert both.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -1,12 +1,15 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""What a user gets wrong when calling a tool: one line that names the field, exit
+"""Options of the tools; what a user gets wrong: one line that names the field, exit
 status 2; and what happens to all other errors, and to Ctrl-C."""
 
 from __future__ import annotations
 
+import argparse
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -14,10 +17,18 @@ import pytest
 import torch
 from mmaction.registry import MODELS, OPTIMIZERS
 from mmengine.config import Config
-from tool_processes import CONFIGS, RETRAIN, ROOT, SEARCH, TOOLS, data_options
+from tool_processes import (
+    CONFIGS,
+    RETRAIN,
+    ROOT,
+    SEARCH,
+    TOOLS,
+    UPSTREAM_TOOLS,
+    data_options,
+    load_tool,
+)
 
 from pvnas_mmaction.apis import cli
-from pvnas_mmaction.apis.config_checks import check_annotations
 from pvnas_mmaction.apis.errors import is_user_error
 from pvnas_mmaction.apis.run_checks import RunCheckHook
 from pvnas_mmaction.engine.checkpoints import latest_checkpoint
@@ -120,16 +131,6 @@ def test_one_line_that_names_the_field(
     assert not (folder / "m").exists()
 
 
-def test_a_list_of_a_wrapped_data_set(folder) -> None:
-    inner = [dict(type="V", data_root=str(folder), ann_file=f) for f in ("a.txt", "")]
-    missing = dict(type="V", data_root=str(folder), ann_file="b.txt")
-    concat = dict(type="ConcatDataset", datasets=[*inner, missing])
-    cfg = Config(dict(train_dataloader=dict(dataset=dict(type="R", dataset=concat))))
-    match = r"train_dataloader.dataset.dataset.datasets\[2\].ann_file: expected"
-    with pytest.raises(ValueError, match=match):
-        check_annotations(cfg, ("train", "val"))
-
-
 # -- which errors are the user's ---------------------------------------------------
 
 
@@ -227,3 +228,74 @@ def test_ended_by_a_signal(config, number, motion_clips, tmp_path) -> None:
         found = torch.load(last, weights_only=True)
         assert found["meta"]["iter"] == found["pvnas_search"]["num_steps"] > 0
         assert Path(last).name == f"iter_{found['meta']['iter']}.pth"
+
+
+# -- options -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def parse(monkeypatch: pytest.MonkeyPatch) -> Callable[..., argparse.Namespace]:
+    """``parse("train", "config.py", "--amp")``: the arguments that a tool sees."""
+
+    def call(tool: str, *argv: str) -> argparse.Namespace:
+        monkeypatch.setattr(sys, "argv", [tool, *argv])
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        return load_tool(tool).parse_args()
+
+    return call
+
+
+FLAT = dict(
+    default_scope="mmaction",
+    optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
+    default_hooks=dict(visualization=dict(type="VisualizationHook")),
+    val_cfg=dict(),
+    val_dataloader=dict(),
+    val_evaluator=dict(type="AccMetric"),
+    test_evaluator=dict(type="AccMetric"),
+)
+
+
+@pytest.mark.parametrize("tool", ["train", "test"])
+def test_every_option_of_mmaction2_is_there(tool, parse, capsys) -> None:
+    options = re.findall(r"'(--[\w-]+)'", (UPSTREAM_TOOLS / f"{tool}.py").read_text())
+    assert len(options) > 8
+    with pytest.raises(SystemExit):
+        parse(tool, "--help")
+    helped = capsys.readouterr().out
+    assert {option for option in options if option not in helped} == set()
+
+
+def test_resume_without_a_checkpoint_starts_from_the_same_weights(
+    parse, tmp_path: Path
+) -> None:
+    """A run that was killed before its first checkpoint starts again as it did."""
+    weights = str(tmp_path / "weights.pth")
+    torch.save({}, weights)
+    for load_from, resume in ((None, True), (weights, False)):
+        work_dir = ["--work-dir", str(tmp_path / "runs")]
+        args = parse("train", "config.py", "--resume", *work_dir)
+        merged = cli.merge_train_args(Config(dict(FLAT, load_from=load_from)), args)
+        assert (merged.resume, merged.load_from) == (resume, load_from)
+    torch.save({}, tmp_path / "epoch_2.pth")
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "epoch_2.pth"))
+    for value in ([], [str(tmp_path / "epoch_2.pth")]):
+        args = parse("train", "c.py", "--work-dir", str(tmp_path), "--resume", *value)
+        merged = cli.merge_train_args(Config(dict(FLAT, load_from="other.pth")), args)
+        assert merged.resume and merged.load_from == str(tmp_path / "epoch_2.pth")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("/my clips/train.txt", "/my clips/train.txt"),
+        ("'/my clips/(old) train.txt'", "/my clips/(old) train.txt"),
+        ("(-1, 128)", (-1, 128)),
+        ("a, b", ["a", "b"]),
+        ("None", None),
+        ("1e-3", 1e-3),
+    ],
+)
+def test_cfg_options_keep_the_spaces_of_a_text(parse, text, value) -> None:
+    args = parse("train", "config.py", "--cfg-options", f"key={text}")
+    assert args.cfg_options == dict(key=value)

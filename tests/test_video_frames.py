@@ -281,25 +281,6 @@ def test_later_reads_jump_to_key_frames(zoo, monkeypatch: pytest.MonkeyPatch) ->
     assert len(decoded) <= 8
 
 
-def test_later_reads_of_a_damaged_avi_give_the_same_frames(tmp_path: Path) -> None:
-    """Its index counts the packets that were lost, a read from the start does not."""
-    path = tmp_path / "damaged.avi"
-    encode(path, codec="mjpeg", pix_fmt="yuvj420p", qmax="3", length=90)
-    data = bytearray(path.read_bytes())
-    start = int(0.6 * len(data))
-    data[start : start + 500] = b"U" * 500
-    path.write_bytes(data)
-    video = VideoFrames(str(path))
-    frames = video.read(range(len(video)))
-    assert len(frames) == 89
-    other = [
-        i
-        for i, frame in enumerate(frames)
-        if not np.array_equal(VideoFrames(str(path), video.length).read([i])[0], frame)
-    ]
-    assert len(other) <= 1  # the damaged frame itself is what the decoder makes of it
-
-
 def test_where_pyav_fails_opencv_reads(
     zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
