@@ -36,7 +36,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_use_ivar = True
 
-VERBS: list[str] = []
+VERBS = "fit predict search train test derive export report show benchmark latency clips".split()
 
 
 def write_tools_page(app) -> None:

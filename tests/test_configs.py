@@ -301,10 +301,10 @@ def test_sthv2_mirrors_labels_as_tsm_does(name):
 # -- your own data ---------------------------------------------------------------
 
 
-def test_the_search_config_of_the_readme(project_root, tmp_path, monkeypatch):
+def test_the_search_config_of_the_docs(project_root, tmp_path, monkeypatch):
     """It reads the same data as the shipped config with the environment variables."""
-    text = (project_root / "README.md").read_text()
-    block, _ = re.findall(r"```python\n(_base_ = .*?)```", text, re.DOTALL)
+    text = (project_root / "docs/how_to/existing_config.md").read_text()
+    _, block = re.findall(r"```python\n(_base_ = .*?)```", text, re.DOTALL)
     config = tmp_path / "own.py"
     config.write_text(block.replace("configs/pvnas", str(FOLDER)))
     found = Config.fromfile(config)
@@ -328,11 +328,11 @@ def test_the_search_config_of_the_readme(project_root, tmp_path, monkeypatch):
     assert cheapest < cost.budget < most_expensive
 
 
-def test_the_config_of_the_readme(project_root, tmp_path):
+def test_the_config_of_the_docs(project_root, tmp_path):
     """The example for configs of one's own builds a recognizer that normalises its
     clips and gives one row of probabilities for each."""
-    text = (project_root / "README.md").read_text()
-    _, block = re.findall(r"```python\n(_base_ = .*?)```", text, re.DOTALL)
+    text = (project_root / "docs/how_to/existing_config.md").read_text()
+    block, _ = re.findall(r"```python\n(_base_ = .*?)```", text, re.DOTALL)
     path = "work_dirs/mine/search/genotype.json"
     assert path in block
     shipped = project_root / "configs/pvnas/genotypes/pvnas-compact.json"

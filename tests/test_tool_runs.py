@@ -129,7 +129,7 @@ def test_training_on_two_processes(folder) -> None:
 
 @pytest.mark.slow
 def test_a_shipped_search_on_two_processes(motion_clips, tmp_path) -> None:
-    """By the command that the README gives for several GPUs."""
+    """By the command that the docs give for several GPUs."""
     options = [*data_options(motion_clips), "train_dataloader.batch_size=2"]
     options += ["train_cfg.max_epochs=3", "train_cfg.min_steps=0"]
     options += ["train_cfg.num_ranked=1"]
