@@ -36,11 +36,11 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_use_ivar = True
 
-VERBS = "fit predict search train test derive export report show benchmark latency clips".split()
-
 
 def write_tools_page(app) -> None:
     """Every tool's --help, as it is."""
+    from pvnas_mmaction.apis.commands import VERBS
+
     parts = ["# Tools", "", "Every tool is a verb of `pvnas` and a file of `tools/`."]
     for verb in VERBS:
         command = [sys.executable, "-W", "ignore", "-m", "pvnas_mmaction", verb, "-h"]
