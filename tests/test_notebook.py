@@ -1,0 +1,19 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""The notebook of the docs runs from start to end, with small settings."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+
+@pytest.mark.slow
+def test_own_videos(project_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("NOTEBOOK_SMALL", "1")
+    monkeypatch.setenv("NOTEBOOK_WORK", str(tmp_path))
+    path = project_root / "docs" / "notebooks" / "own_videos.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=600, cwd=str(project_root)).execute()
+    assert (tmp_path / "found" / "model.onnx").is_file()
+    assert (tmp_path / "labels.csv").read_text().count("\n") == 81
