@@ -1,18 +1,25 @@
 #!/usr/bin/env python
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Networks on real clips: searched, random, given and of the zoo, all trained alike.
+"""Networks on real clips, from the same pretrained weights and trained alike.
 
-    python benchmarks/real_clips.py run DATA_FOLDER --models TSM-MobileNetV2 X3D-S \
-        --budgets X3D-S --random 3 --workers 2 --out FILE.json
-    python benchmarks/real_clips.py show FILE.json --against TSM-MobileNetV2
+    python benchmarks/real_clips.py DATA_FOLDER --out FILE.json
+    python benchmarks/real_table.py FILE.json --against "narrowed at 0.333"
 
-DATA_FOLDER holds ``classes.txt``, the clips and, for each fold N from 1 up,
-``foldN_train.txt`` and ``foldN_val.txt`` (``path class_id`` per line). It is only read.
+DATA_FOLDER holds ``classes.txt``, the clips, and ``foldN_train.txt`` and
+``foldN_val.txt`` for each fold N from 1 up (``path class_id`` per line).
 
-A search is the project's own, a training MMEngine's, by the shipped configs for videos
-of one's own. Searches and the choice of a learning rate see the training part of their
-fold alone: the clips that the next fold tests on are held out of it. Each result is one
-line of a file in WORK_DIR, and the command goes on from there when it is started again.
+Searches and trainings are MMEngine's, by the shipped configs for videos of one's own
+(``pvnas-s_..._custom-rgb.py``). A search sees the training part of its fold alone: it
+validates on the clips that the next fold tests on, which are held out of it. A budget
+is a share of the donor's multiply-accumulates. At each budget there are
+
+- ``searched``, what the search ends in, and ``sensitivities``, its first network, which
+  is what the losses of single blocks of the tuned donor give when they are added up;
+- ``narrowed``: the donor with shifts in its residual blocks, uniformly narrower;
+- ``random K``: drawn from the space, between 0.85 of the budget and the budget.
+
+Trainings start from the donor's weights, those of the first two from what ``--starts``
+names. A command that is started again goes on from what is in WORK_DIR.
 """
 
 from __future__ import annotations
@@ -24,60 +31,47 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import count, product
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from benchmarks.jobs import JobLog, missing, provenance, run_jobs
 from benchmarks.real_table import markdown
 from pvnas_mmaction.apis.cli import run
 from pvnas_mmaction.apis.config_files import load_config, read_space
-from pvnas_mmaction.models.recognizers import (
-    build_recognizer,
-    count_macs,
-    count_params,
-    forget_pretrained,
-    view_of,
-    without_pretrained,
-)
-from pvnas_mmaction.profiling.zoo import ZOO
+from pvnas_mmaction.engine.search_files import save_weights
+from pvnas_mmaction.search.search import Search
 from pvnas_mmaction.space.cost import network_cost
-from pvnas_mmaction.space.genotype import (
-    load_genotype,
-    parse_genotype,
-    write_atomically,
-)
+from pvnas_mmaction.space.cost_table import cost_tables
+from pvnas_mmaction.space.genotype import Genotype, load_genotype, write_atomically
+from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "pvnas"
-SEARCH = CONFIGS / "pvnas-compact_search_1xb16-u8-40e_custom-rgb.py"
-TRAIN = CONFIGS / "pvnas-compact_retrain_1xb16-u8-60e_custom-rgb.py"
-# Name of a zoo's model, or content of a genotype file.
-Spec = str | dict[str, Any]
+SEARCH = "pvnas-s_search_1xb8-u8-12e_custom-rgb.py"
+TRAIN = "pvnas-s_retrain_1xb8-u8-12e_custom-rgb.py"
+STARTS = ("donor", "supernet", "random")
+KINDS = ("sensitivities", "searched")
 _RUNS = count()
 
 
 @dataclass(frozen=True)
 class Study:
-    """What all jobs share; a copy is in every process.
-
-    Args:
-        folder: The data.
-        device: ``"cpu"`` or ``"cuda"``.
-        search_config: Config of a search.
-        train_config: Config of a training.
-    """
+    """What all jobs share: the data, the folder for what networks inherit from
+    supernets, and changes of the configs of a ``"search"`` and a ``"train"``."""
 
     folder: Path
+    weights: Path
+    size: int = 112
     device: str = "cpu"
-    search_config: Path = SEARCH
-    train_config: Path = TRAIN
+    options: Mapping[str, dict] = field(default_factory=dict)
 
     def __call__(self) -> Study:
         return self
@@ -87,37 +81,41 @@ class Study:
         paths = {p: self.folder / f"fold{fold}_{p}.txt" for p in ("train", "val")}
         return {part: path.read_text().splitlines() for part, path in paths.items()}
 
-    @property
-    def folds(self) -> range:
-        """Numbers of the folds."""
-        found = len(list(self.folder.glob("fold*_train.txt")))
-        return range(1, found + 1)
+    def inner(self, fold: int) -> dict[str, list[str]]:
+        """Lines of the lists of a split of a fold's training part: held out is what the
+        next fold tests on."""
+        train = self.lists(fold)["train"]
+        folds = len([*self.folder.glob("fold*_train.txt")])
+        held_out = {*self.lists(fold % folds + 1)["val"]}
+        parts = [[x for x in train if (x in held_out) == out] for out in (False, True)]
+        return dict(zip(("train", "val"), parts, strict=True))
+
+    def config(self, kind: str) -> Config:
+        """The config of a search or a training, on clips of the size. Clips are not
+        mirrored, since that may turn one class into another."""
+        cfg = load_config(str(CONFIGS / dict(search=SEARCH, train=TRAIN)[kind]))
+        cfg.merge_from_dict(self.options.get(kind, {}))
+        cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
+        cfg.model.cls_head.num_classes = self.num_classes
+        for part in ("train", "val"):
+            dataset = cfg[f"{part}_dataloader"].dataset
+            dataset.pipeline = [s for s in dataset.pipeline if s.type != "Flip"]
+            for step in dataset.pipeline:
+                if step.type == "CenterCrop":
+                    step.crop_size = self.size
+                elif step.type == "Resize" and step.get("keep_ratio", True):
+                    step.scale = (-1, round(self.size * 8 / 7))
+                elif step.type == "Resize":
+                    step.scale = (self.size, self.size)
+        return cfg
 
     @property
     def num_classes(self) -> int:
         """Number of class names."""
         return len((self.folder / "classes.txt").read_text().split())
 
-    def inner(self, fold: int) -> dict[str, list[str]]:
-        """Lines of the lists of a split of a fold's training part: held out is what the
-        next fold tests on."""
-        train = self.lists(fold)["train"]
-        held_out = {*self.lists(fold % len(self.folds) + 1)["val"]}
-        parts: dict[str, list[str]] = dict(train=[], val=[])
-        for line in train:
-            parts["val" if line in held_out else "train"].append(line)
-        return parts
-
     def run(self, cfg: Config, lists: Mapping[str, list[str]], seed: int) -> Runner:
-        """Run a search or a training; gives its runner when it is over.
-
-        Args:
-            cfg: Its config, without the data.
-            lists: Lines of the training and of the validation list.
-            seed: Of everything random.
-        """
-        cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
-        cfg.model.cls_head.num_classes = self.num_classes
+        """Run a search or a training; gives its runner when it is over."""
         cfg.experiment_name = f"real_clips_{next(_RUNS)}"
         cfg.log_level, cfg.randomness = "ERROR", dict(seed=seed)
         cfg.device = self.device
@@ -127,201 +125,175 @@ class Study:
                 path.write_text("\n".join(lines) + "\n")
                 loader = cfg[f"{part}_dataloader"]
                 loader.update(num_workers=0, persistent_workers=False)
-                loader.dataset.ann_file = str(path)
-                loader.dataset.data_prefix = dict(video=str(self.folder))
+                prefix = dict(video=str(self.folder))
+                loader.dataset.update(ann_file=str(path), data_prefix=prefix)
                 loader.dataset.num_classes = self.num_classes
             cfg.work_dir = folder
             runner = Runner.from_cfg(cfg)
-            forget_pretrained(runner.model)
             runner.train()
         return runner
 
-    def search(self, max_macs: int, fold: int, seed: int) -> dict[str, Any]:
-        """Search under a budget; gives the genotype and what was measured."""
+    def search(self, budget: float, fold: int, seed: int) -> dict[str, Any]:
+        """Search under a budget; gives the networks and what was measured."""
         started = time.perf_counter()
-        cfg = load_config(str(self.search_config))
-        cfg.train_cfg.cost = dict(kind="flops", budget=max_macs)
-        search = self.run(cfg, self.inner(fold), seed).train_loop.search
-        best = search.archive.best()
-        indices = search.space.indices_of_blocks(best.blocks)
-        genotype = search.space.genotype(indices, dict(macs=best.macs, seed=seed))
-        return dict(
-            genotype=json.loads(genotype.to_json()),
-            macs=best.macs,
-            accuracy=best.accuracy,
-            seconds=round(time.perf_counter() - started, 2),
-        )
+        cfg = self.config("search")
+        cfg.train_cfg.input_shape = (3, 8, self.size, self.size)
+        cfg.train_cfg.cost = dict(kind="flops", budget=int(budget * self.donor_macs))
+        search: Search = self.run(cfg, self.inner(fold), seed).train_loop.search
+        seconds, networks = round(time.perf_counter() - started, 1), {}
+        entries = search.archive.entries
+        for kind, entry in zip(KINDS, (entries[0], search.archive.best()), strict=True):
+            weights = search.inherited(search.space.indices_of_blocks(entry.blocks))
+            path = self.weights_of(kind, budget, fold, seed)
+            save_weights(weights, entry.blocks, path)
+            networks[kind] = list(entry.blocks)
+        archive = [[e.cycle, e.accuracy, e.diversity] for e in entries]
+        return dict(networks=networks, archive=archive, seconds=seconds)
+
+    def weights_of(self, kind: str, budget: float, fold: int, seed: int) -> Path:
+        """Where the weights are that a network inherits from its supernet."""
+        return self.weights / f"{kind}_{budget:g}_fold{fold}_seed{seed}.pth"
 
     def train(
-        self, spec: Spec, fold: int, lr: float, seed: int, inner: bool
+        self, blocks: list[str], fold: int, seed: int, start: str, **source: Any
     ) -> dict[str, Any]:
-        """Train a network and validate it after the last epoch: on the clips held out
-        of the fold's training part (``inner``), or on those that the fold tests on."""
+        """Train a network on the training part of a fold, and validate it after the
+        last epoch on the clips that the fold tests on. ``source`` are arguments of
+        :meth:`weights_of`, for a start from a supernet."""
         started = time.perf_counter()
-        cfg = self.training_config(spec)
-        cfg.optim_wrapper.optimizer.lr = lr
-        cfg.train_cfg.val_interval = cfg.train_cfg.max_epochs
-        runner = self.run(cfg, (self.inner if inner else self.lists)(fold), seed)
+        cfg = self.config("train")
+        space = self.space
+        genotype = Genotype(space.name, space.skeleton, tuple(blocks), {})
+        cfg.model.backbone.genotype = json.loads(genotype.to_json())
+        if start == "supernet":
+            cfg.load_from = str(self.weights_of(**source, fold=fold, seed=seed))
+        elif start == "random":
+            cfg.model.backbone.init_cfg = None
+        cfg.train_cfg.val_interval = cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs
+        runner = self.run(cfg, self.lists(fold), seed)
         accuracy = runner.message_hub.get_scalar("val/acc/top1").current()
-        return dict(
-            accuracy=float(accuracy), seconds=round(time.perf_counter() - started, 2)
-        )
+        seconds = round(time.perf_counter() - started, 1)
+        return dict(accuracy=float(accuracy), seconds=seconds)
 
-    def training_config(self, spec: Spec) -> Config:
-        """The config that trains a network."""
-        cfg = load_config(str(self.train_config))
-        if isinstance(spec, dict):
-            cfg.model.backbone.genotype = spec
-            cfg.model.cls_head.in_channels = parse_genotype(spec).skeleton.out_channels
-            return cfg
-        zoo = load_config(ZOO[spec])
-        head, cfg.model = cfg.model.cls_head, without_pretrained(zoo.model)
-        cfg.model.cls_head.dropout_ratio = head.dropout_ratio
-        if view_of(zoo).is_2d:
-            frames = view_of(cfg).frames
-            cfg.model.backbone.num_segments = frames
-            cfg.model.cls_head.num_segments = frames
-            for part in ("train", "val", "test"):
-                for transform in cfg[f"{part}_dataloader"].dataset.pipeline:
-                    if transform.type == "FormatShape":
-                        transform.input_format = "NCHW"
-        return cfg
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The searched space."""
+        return read_space(load_config(str(CONFIGS / SEARCH)), SEARCH)
 
-    def cost(self, spec: Spec) -> dict[str, float]:
-        """Multiply-accumulates of one view, and parameters."""
-        cfg = self.training_config(spec)
-        cfg.model.cls_head.num_classes = self.num_classes
-        model, x = build_recognizer(cfg).eval(), view_of(cfg).random_input(1)
-        return dict(macs=count_macs(model, x), params=count_params(model))
+    def cost(self, blocks: Sequence[str]) -> dict[str, int]:
+        """Multiply-accumulates of a view, and parameters."""
+        shape = (3, 8, self.size, self.size)
+        cost = network_cost(self.space.skeleton, blocks, shape, self.num_classes)
+        return dict(macs=cost.macs, params=cost.params)
 
-    def draw(self, budgets: Mapping[str, int], number: int) -> list[Spec]:
-        """Random networks of the searched space under the least of some budgets."""
-        cfg = load_config(str(self.search_config))
-        space = read_space(cfg, str(self.search_config))
+    def donor(self, shifts: bool = True) -> list[str]:
+        """The donor, with a temporal shift in each residual block or without any."""
+        blocks = load_genotype(CONFIGS / "genotypes" / "lite0-tsm.json").blocks
+        return [b if shifts else b.replace("ts_t3", "mb_t1") for b in blocks]
+
+    @cached_property
+    def donor_macs(self) -> int:
+        """Multiply-accumulates of the donor."""
+        return self.cost(self.donor())["macs"]
+
+    def narrowed(self, budget: float) -> list[str]:
+        """The donor with shifts, as narrow as a budget needs."""
+        for share in range(100, 0, -1):
+            blocks = [b.replace("_e6", f"_e{0.06 * share:g}") for b in self.donor()]
+            if self.cost(blocks)["macs"] <= budget * self.donor_macs:
+                return blocks
+        raise ValueError(f"--budgets: no width of the donor keeps {budget}")
+
+    def draw(self, budget: float, number: int) -> list[list[str]]:
+        """Random networks of the space, between 0.85 of a budget and the budget."""
+        shape = (3, 8, self.size, self.size)
+        table = cost_tables(self.space, shape, self.num_classes)["flops"]
         generator, drawn = random.Random(0), []
         while len(drawn) < number:
-            indices = [generator.randrange(len(c)) for c in space.candidates]
-            genotype = space.genotype(indices)
-            about = (cfg.train_cfg.input_shape, self.num_classes)
-            cost = network_cost(space.skeleton, genotype.blocks, *about)
-            if cost.macs <= min(budgets.values(), default=cost.macs):
-                drawn.append(json.loads(genotype.to_json()))
+            indices = [generator.randrange(n) for n in map(len, self.space.candidates)]
+            if 0.85 <= table.cost(indices) / self.donor_macs / budget <= 1:
+                drawn.append(list(self.space.genotype(indices).blocks))
         return drawn
 
 
 def work(study: Study, job: dict[str, Any]) -> dict[str, Any]:
-    """One search, or one training of ``spec``; gives a record of the job and its
-    result."""
-    given = {key: value for key, value in job.items() if key not in ("name", "spec")}
-    spec = job.get("spec")
-    result = study.search(**given) if spec is None else study.train(spec, **given)
-    return dict(name=job["name"], blocks=spec and blocks_of(spec), **given, **result)
-
-
-def blocks_of(spec: Spec) -> str:
-    """What tells a network from others."""
-    return spec if isinstance(spec, str) else " ".join(spec["blocks"])
+    """A search, or a training of ``blocks``."""
+    do = study.train if "blocks" in job else study.search
+    return job | do(**{key: value for key, value in job.items() if key != "name"})
 
 
 def identity(record: Mapping[str, Any]) -> str:
     """What tells a job, or the record of one, from others."""
-    spec = record.get("spec")
-    blocks = blocks_of(spec) if spec else record.get("blocks")
-    names = ("name", "fold", "seed", "max_macs", "lr", "inner")
-    return json.dumps([blocks, *map(record.get, names)])
+    names = ("blocks", "start", "budget", "fold", "seed")
+    return json.dumps([record.get(name) for name in names])
 
 
-def run_study(study: Study, args: argparse.Namespace) -> dict[str, Any]:
-    """Searches, the choice of learning rates, and trainings."""
-    paths = (study.folder, study.search_config, study.train_config)
-    log = JobLog(args.work_dir, "real_clips", dict(paths=[p.name for p in paths]))
+def run_study(study: Study, args: argparse.Namespace) -> None:
+    """Searches and trainings, cell by cell: a cell is a seed, a fold and a budget."""
+    settings = dict(data=study.folder.name, size=study.size, **study.options)
+    log = JobLog(args.work_dir, "real_clips", settings)
+    result = dict(provenance("benchmarks/real_clips.py", args.device))
+    result |= dict(settings=log.settings, searches=[], trainings=[], rows=[])
 
     def records(jobs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         run_jobs(missing(jobs, log, identity), work, study, log, args.workers)
         found = {identity(record): record for record in log.records}
-        return [found[identity(job)] for job in jobs]
+        return [found[identity(job)] | dict(name=job["name"]) for job in jobs]
 
-    folds, rates = args.folds or list(study.folds), args.learning_rates
-    budgets = {name: int(study.cost(name)["macs"]) for name in args.budgets}
-    everywhere: dict[str, Spec] = {name: name for name in args.models}
-    for name, _, path in (text.partition("=") for text in args.genotypes):
-        everywhere[name] = json.loads(load_genotype(path).to_json())
-    for number, spec in enumerate(study.draw(budgets, args.random), start=1):
-        everywhere[f"random {number}"] = spec
-    rows = {name: dict.fromkeys(folds, spec) for name, spec in everywhere.items()}
-    wanted = product(budgets.items(), folds, args.search_seeds)
-    searches = records(
-        [
-            dict(
-                name=f"searched <= {name}, {seed}", max_macs=macs, fold=fold, seed=seed
-            )
-            for (name, macs), fold, seed in wanted
-        ]
-    )
-    for found in searches:
-        rows.setdefault(found["name"], {})[found["fold"]] = found["genotype"]
+    def train(jobs: Sequence[dict[str, Any]]) -> None:
+        result["trainings"] += records(jobs)
+        known = {row["name"] for row in result["rows"]}
+        rows = {job["name"]: study.cost(job["blocks"]) for job in jobs}
+        result["rows"] += [dict(name=n) | c for n, c in rows.items() if n not in known]
+        write_atomically(args.out, json.dumps(result, indent=1) + "\n")
 
-    def job(name: str, fold: int, lr: float, seed: int, inner: bool) -> dict[str, Any]:
-        place = dict(name=name, spec=rows[name][fold], fold=fold)
-        return dict(place, lr=lr, seed=seed, inner=inner)
-
-    places = [(name, fold) for name, by_fold in rows.items() for fold in by_fold]
-    tried = [job(*p, lr, args.seeds[0], True) for p in places for lr in rates]
-    tuning = records(tried if len(rates) > 1 else [])
-    judged = {(r["name"], r["fold"], r["lr"]): r["accuracy"] for r in tuning}
-
-    def best(place: tuple[str, int]) -> float:
-        return max(sorted(rates), key=lambda lr: judged.get((*place, lr), 0.0))
-
-    trainings = [job(*p, best(p), seed, False) for p in places for seed in args.seeds]
-    costs = {name: study.cost(next(iter(by.values()))) for name, by in rows.items()}
-    return dict(
-        provenance("benchmarks/real_clips.py", args.device),
-        settings=log.settings,
-        searches=searches,
-        tuning=tuning,
-        trainings=records(trainings),
-        rows=[dict(name=name, **costs[name]) for name in rows],
-    )
+    places = [dict(fold=fold, seed=seed) for seed in args.seeds for fold in args.folds]
+    if args.donor:
+        both = {"donor": study.donor(False), "donor with shifts": study.donor()}
+        named = [dict(name=name, blocks=blocks) for name, blocks in both.items()]
+        train([job | place | dict(start="donor") for place in places for job in named])
+    for place, budget in ((p, b) for p in places for b in args.budgets):
+        at, jobs = f"at {budget:g}", []
+        [search] = records([dict(place, name=f"search {at}", budget=budget)])
+        result["searches"].append(search)
+        for start, (kind, blocks) in product(args.starts, search["networks"].items()):
+            job = dict(place, name=f"{kind} {at}, from {start}", blocks=blocks)
+            source = dict(kind=kind, budget=budget) if start == "supernet" else {}
+            jobs.append(dict(job, start=start, **source))
+        others = {f"narrowed {at}": study.narrowed(budget)}
+        for number, blocks in enumerate(study.draw(budget, args.random), start=1):
+            others[f"random {number} {at}"] = blocks
+        own = [dict(name=name, blocks=b, start="donor") for name, b in others.items()]
+        train(jobs + [place | job for job in own])
+    print(markdown(result))
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    add = commands.add_parser("run", help="search, train, write a file").add_argument
+    add = parser.add_argument
     add("data", type=Path, metavar="DATA_FOLDER")
-    add("--models", nargs="*", default=[], choices=ZOO, help="of the zoo")
-    add("--genotypes", nargs="*", default=[], metavar="NAME=FILE")
-    add("--budgets", nargs="*", default=[], choices=ZOO, help="search at their MACs")
-    add("--search-seeds", type=int, nargs="+", default=[0])
-    add("--random", type=int, default=0, help="networks under the least budget")
-    add("--folds", type=int, nargs="+", help="default: all")
+    add("--budgets", type=float, nargs="*", default=[1 / 2, 1 / 3], metavar="SHARE")
+    add("--random", type=int, default=3, metavar="N", help="networks at each budget")
+    add("--donor", action="store_true", help="train it with and without shifts")
+    add("--starts", nargs="+", default=["supernet"], choices=STARTS)
+    add("--folds", type=int, nargs="+", default=[1, 2, 3, 4], help="default: 1 2 3 4")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
-    add("--learning-rates", type=float, nargs="+", default=[0.05])
+    add("--size", type=int, default=112, help="height and width; default: 112")
+    for kind in ("search", "train"):
+        add(f"--{kind}-options", nargs="+", action=DictAction, default={})
     add("--workers", type=int, default=1, help="processes of one thread each")
     add("--device", default="cpu", help="cpu or cuda")
     add("--work-dir", type=Path, default=ROOT / "work_dirs" / "real_clips")
     add("--out", type=Path, required=True)
-    add = commands.add_parser("show", help="the table of a file").add_argument
-    add("file", type=Path, metavar="FILE.json")
-    add("--against", nargs="+", default=[], metavar="NAME")
-    add("--seeds", type=int, nargs="+", default=[], help="default: all")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    if args.command == "show":
-        result = json.loads(args.file.read_text())
-        print(markdown(result, args.against, args.seeds))
-        return
-    study = Study(args.data, args.device)
-    result = run_study(study, args)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(args.out, json.dumps(result, indent=1) + "\n")
-    print(markdown(result))
+    options = dict(search=args.search_options, train=args.train_options)
+    run_study(Study(args.data, args.work_dir, args.size, args.device, options), args)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,18 @@
+#!/usr/bin/env python
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Trainings on real clips in folds: means, standard errors, differences, a table."""
+"""Trainings on real clips in folds: means, standard errors, differences, a table.
+
+python benchmarks/real_table.py FILE.json --against NAME
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -53,3 +60,12 @@ def markdown(
             f"{sum(r['name'] == row['name'] for r in records)} |"
         )
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path, metavar="FILE.json")
+    parser.add_argument("--against", nargs="+", default=[], metavar="NAME")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="default: all")
+    args = parser.parse_args()
+    print(markdown(json.loads(args.file.read_text()), args.against, args.seeds))

@@ -1,12 +1,12 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The warm-up from a donor: what each phase runs, against what it says it computes."""
+"""A search from a donor: what each phase runs, against what it says it computes."""
 
 from __future__ import annotations
 
 import copy
 import json
 import math
-from itertools import pairwise
+from itertools import product
 
 import pytest
 import torch
@@ -28,16 +28,20 @@ from test_resume import kill_and_resume, last_checkpoint, leaves
 from torch import nn
 
 from pvnas_mmaction.models.inherit import spread
+from pvnas_mmaction.models.relaxation import Choice
 from pvnas_mmaction.search.diversity import diversity, softmax
 from pvnas_mmaction.search.donor_warmup import (
     DonorWarmup,
     alphas_from,
     block_losses,
     full_network,
+    near,
+    price_of,
 )
 from pvnas_mmaction.search.schedule import LRDiversityConfig, LRDiversitySchedule
 from pvnas_mmaction.search.search import Search
 from pvnas_mmaction.search.steps import Steps
+from pvnas_mmaction.space.cost_table import CostTable
 from pvnas_mmaction.space.search_space import SearchSpace
 
 BLOCKS = [
@@ -47,7 +51,9 @@ BLOCKS = [
 AS_WIDE = [0, 2, 3, 4]  # compute what the first does when they inherit from it
 STAGE = dict(SPACE["stages"][0], candidates=BLOCKS)
 DONOR_SPACE = dict(SPACE, name="donor", stages=[STAGE])
-DONOR = dict(tune_steps=4, full="mb_t1", sensitivities=dict(clips=8))
+DONOR = dict(tune_steps=4, clips=8)
+FULL = (1, 1, 1)
+BUDGET = 25_000
 
 
 def model_config() -> dict:
@@ -69,13 +75,16 @@ def model() -> nn.Module:
 
 
 def make_search(model: nn.Module, **donor) -> Search:
-    schedule = LRDiversityConfig(total_steps=18, num_cycles=2, alphas_lr=0.1)
+    schedule = LRDiversityConfig(
+        total_steps=18, num_cycles=2, alphas_lr=0.1, has_prior=True
+    )
     return Search(
         model,
         toy_optimizers(model),
         LRDiversitySchedule(schedule),
         input_shape=INPUT_SHAPE,
         seed=0,
+        cost=dict(kind="flops", budget=BUDGET),
         donor=dict(DONOR, **donor),
         judging=lambda clips: [make_batch(clips, 7)],
     )
@@ -144,19 +153,36 @@ def test_single_blocks_are_judged(model):
 
 def test_alphas_are_what_single_blocks_are_worth():
     rows = [[1.0, 1.2, 3.0], [1.0, 0.9, 1.1], [1.0, 1.0, 4.0]]
-    alphas, temperature = alphas_from(1.0, rows, 0.9, tau=0.7)
+    alphas, temperature = alphas_from(rows, 0.9, tau=0.7)
     assert diversity(softmax(alphas, 0.7)) == pytest.approx(0.9)
     for row, losses in zip(alphas, rows, strict=True):
-        expected = [-(loss - 1) / temperature for loss in losses]
-        assert row == pytest.approx(expected)
-    assert alphas_from(1.0, [[1.0, 1.0]], 0.9) == ([[0.0, 0.0]], 1.0)
+        mean = sum(losses) / 3
+        assert row == pytest.approx([(mean - loss) / temperature for loss in losses])
+    assert alphas_from([[1.0, 1.0]], 0.9) == ([[0.0, 0.0]], 1.0)
     # Two of three are equally good: p can't be less diverse than that.
-    alphas, _ = alphas_from(1.0, [[1.0, 1.0, 2.0]], 0.1)
+    alphas, _ = alphas_from([[1.0, 1.0, 2.0]], 0.1)
     assert diversity(softmax(alphas)) == pytest.approx(0.75, abs=1e-6)
 
 
-@pytest.mark.parametrize("distill", [1.0, 0.25, 0.0])
-def test_the_path_is_distilled_from_the_full_network(model, distill):
+@pytest.mark.parametrize("limit", [30, 17, 11, 6])
+def test_the_price_is_the_lowest_that_keeps_the_budget(limit):
+    losses = [[1.0, 1.5, 2.4], [0.5, 0.6, 1.9], [2.0, 2.1, 2.3]]
+    costs = [[9.0, 4.0, 1.0], [8.0, 5.0, 2.0], [7.0, 3.0, 2.0]]
+    table = CostTable("flops", "MACs", 1.0, costs)
+    price = price_of(losses, table, limit)
+
+    def cost(price: float) -> float:
+        def total(indices) -> float:
+            pairs = [(losses[i][j], costs[i][j]) for i, j in enumerate(indices)]
+            return sum(loss + price * cost for loss, cost in pairs)
+
+        return table.cost(min(product(range(3), repeat=3), key=total))
+
+    assert cost(price) <= limit
+    assert price == 0 if cost(0) <= limit else cost(0.999 * price) > limit
+
+
+def test_the_path_is_distilled_from_the_full_network(model):
     """Gradients of the one step are those of the two losses written out."""
     model.cls_head.dropout = None
     reference = copy.deepcopy(model)
@@ -165,7 +191,7 @@ def test_the_path_is_distilled_from_the_full_network(model, distill):
     steps = Steps(model, optimizers["weights"], optimizers["alphas"])
     full, path = (net.path_of(indices) for indices in ((0, 0, 0), (0, 5, 2)))
     before = {k: v.detach().clone() for k, v in model.named_parameters()}
-    logs = steps.weights_step(copy.deepcopy(batch), path, full, distill)
+    logs = steps.weights_step(copy.deepcopy(batch), path, full)
 
     data = reference.data_preprocessor(batch, training=True)
     labels = torch.cat([sample.gt_label for sample in data["data_samples"]])
@@ -174,9 +200,7 @@ def test_the_path_is_distilled_from_the_full_network(model, distill):
         x = features(reference, indices, data["inputs"][:, 0])
         scores.append(reference.cls_head.fc_cls(x.mean((2, 3, 4))))
     p, q = scores[0].detach().softmax(1), scores[1].softmax(1)
-    distance = (p * (p.log() - q.log())).sum(1).mean()
-    own = F.cross_entropy(scores[1], labels)
-    path_loss = distill * distance + (1 - distill) * own
+    path_loss = (p * (p.log() - q.log())).sum(1).mean()
     (F.cross_entropy(scores[0], labels) + path_loss).backward()
     assert float(logs["path_loss"]) == pytest.approx(float(path_loss), rel=1e-4)
     moved = 0
@@ -191,24 +215,16 @@ def test_the_path_is_distilled_from_the_full_network(model, distill):
     assert 0 < moved < len(before)
 
 
-def test_the_range_of_paths_grows():
-    warmup = DonorWarmup((0,) * 10, 1, True, 1.0, 0)
-    space = SearchSpace.from_config(
-        dict(DONOR_SPACE, stages=[dict(STAGE, num_layers=10)])
-    )
-    net = MODELS.build(dict(type="mmaction.PVNASSupernet", space=space.to_config()))
-    path = net.path_of([5] * 10)
-
-    def differing(progress: float, seed: int) -> list[int]:
-        generator = torch.Generator().manual_seed(seed)
-        near = warmup.near_full(path, progress, generator)
-        assert all(c.indices in ((0,), (5,)) for c in near)
-        return [i for i, c in enumerate(near) if c.indices == (5,)]
-
-    counts = [len(differing(i / 20, i)) for i in range(21)]
-    assert (counts[0], counts[-1]) == (1, 10)
-    assert all(b - a in (0, 1) for a, b in pairwise(counts))
-    assert len({differing(0, seed)[0] for seed in range(60)}) == 10
+def test_paths_stay_near():
+    path, network = (tuple(Choice((j,)) for _ in range(16)) for j in (5, 2))
+    found = set()
+    for seed in range(60):
+        drawn = near(path, network, torch.Generator().manual_seed(seed))
+        free = [i for i, choice in enumerate(drawn) if choice is path[i]]
+        assert len(free) == 4
+        assert all(drawn[i] is network[i] for i in {*range(16)} - {*free})
+        found |= {*free}
+    assert found == {*range(16)}
 
 
 def test_phases_of_a_search(model, monkeypatch):
@@ -231,31 +247,40 @@ def test_phases_of_a_search(model, monkeypatch):
         if search.at_cycle_end:
             search.end_cycle()
     assert len(seen) == 22 and search.num_alpha_steps == 12
-    assert [entry.step for entry in search.archive.entries] == [13, 22]
+    assert [entry.step for entry in search.archive.entries] == [4, 13, 22]
     for indices, extra, rate in seen[:4]:
-        assert indices == (0, 0, 0) and extra == {} and 0 < rate <= 0.05
+        assert indices == FULL and extra == {} and 0 < rate <= 0.05
     assert seen[1][2] > seen[3][2]
-    for _, extra, _ in seen[4:]:
-        teacher = [choice.indices for choice in extra["teacher"]]
-        assert teacher == [(0,)] * 3 and extra["distill"] == 1
-    changed = [sum(j != 0 for j in indices) for indices, _, _ in seen[4:13]]
-    assert all(n <= 1 + 2 * k // 9 for k, n in enumerate(changed)), changed
-    assert any(sum(j != 0 for j in indices) == 3 for indices, _, _ in seen[13:])
+    # The first network of the archive: best of all by losses that add up.
+    found, first = search.sensitivities, search.archive.entries[0]
+    losses = [list(row.values()) for row in found["losses"]]
+    table = search.selection.table
+    kept = [n for n in product(range(8), repeat=3) if table.cost(n) <= BUDGET]
+    best = min(
+        kept, key=lambda n: sum(row[j] for row, j in zip(losses, n, strict=True))
+    )
+    assert search.space.indices_of_blocks(first.blocks) == best != FULL
+    assert table.cost(FULL) > BUDGET
+    assert (first.cycle, first.accuracy) == (-1, None)
+    for indices, extra, _ in seen[4:]:
+        assert [choice.indices[0] for choice in extra["teacher"]] == list(FULL)
+        assert sum(i != j for i, j in zip(indices, best, strict=True)) <= 1
+    assert len({indices for indices, _, _ in seen[4:]}) > 3
     # Alphas: uniform, then what single blocks are worth, at rest in the warm-up.
     assert alphas[2][2] == [[0.0] * 8] * 3
     assert [t for t, _, _ in alphas] == [True] * 4 + [False] * 18
     assert diversity(softmax(alphas[3][2])) == pytest.approx(0.95, abs=1e-6)
-    found = search.sensitivities
-    for row, losses in zip(alphas[3][2], found["losses"], strict=True):
-        for alpha, (block, loss) in zip(row, losses.items(), strict=True):
-            expected = (found["loss"] - loss) / found["temperature"]
-            assert alpha == pytest.approx(expected, abs=1e-5), block
-    assert list(found["losses"][0]) == BLOCKS and found["full"] == ["mb_t1_k3_e4"] * 3
+    for row, values, costs in zip(alphas[3][2], losses, table.per_layer, strict=True):
+        worth = [v + found["price"] * c for v, c in zip(values, costs, strict=True)]
+        expected = [(sum(worth) / 8 - v) / found["temperature"] for v in worth]
+        assert row == pytest.approx(expected, abs=1e-5)
+    assert found["price"] > 0
+    assert list(found["losses"][0]) == BLOCKS and found["full"] == ["ts_t3_k3_e4"] * 3
     assert alphas[6][1] and alphas[6][2] == alphas[3][2] != alphas[-1][2]
 
 
 def settings(**changes) -> dict:
-    config = dict(max_epochs=8, donor=DONOR)
+    config = dict(max_epochs=8, donor=DONOR, cost=dict(kind="flops", budget=BUDGET))
     return dict(model=model_config(), train_cfg=config, **NO_VALIDATION, **changes)
 
 
@@ -281,7 +306,10 @@ def test_killed_in_each_phase(tmp_path):
             same = torch.equal if isinstance(value, torch.Tensor) else math.isclose
             if isinstance(value, int | float | torch.Tensor):
                 assert same(found[name], value), name
-    for name in ("sensitivities.json", "archive.json", "history.jsonl"):
+    for name in (
+        *("sensitivities.json", "archive.json", "history.jsonl"),
+        "genotypes/cycle_00.json",
+    ):
         files = [tmp_path / n / "search" / name for n in ("killed", "whole")]
         assert files[0].read_bytes() == files[1].read_bytes()
     state = torch.load(tmp_path / "killed/search/genotype.pth")["state_dict"]
@@ -292,7 +320,7 @@ def test_killed_in_each_phase(tmp_path):
     MODELS.build(config).load_state_dict(state)
     means = [v for k, v in state.items() if k.endswith("running_mean")]
     assert all(bool(mean.any()) for mean in means)  # none is of a path that never ran
-    written = json.loads(files[0].with_name("sensitivities.json").read_text())
+    written = json.loads((tmp_path / "whole/search/sensitivities.json").read_text())
     assert written == theirs["pvnas_search"]["sensitivities"]
 
 
@@ -332,11 +360,8 @@ def test_two_ranks_equal_one(tmp_path):
     ("change", "message"),
     [
         (dict(tune_steps=0), r"donor\.tune_steps: expected an integer of 1"),
-        (dict(distil=1), r"donor: expected tune_steps and some of full, sandwich"),
-        (dict(distill=2), r"donor\.distill: expected a share up to 1, got 2"),
-        (dict(sensitivities=dict(batches=2)), r"sensitivities: expected dict\(clips="),
-        (dict(full="rb"), r"donor\.full: expected what a candidate .*, got 'rb'"),
-        (dict(full="mb_t3"), r"donor\.full: expected blocks without a temporal"),
+        (dict(clips=0), r"donor\.clips: expected an integer of 1"),
+        (dict(distil=1), r"donor: expected tune_steps, and maybe clips, got clips"),
     ],
 )
 def test_mistakes_in_the_settings(change, message):
@@ -344,4 +369,8 @@ def test_mistakes_in_the_settings(change, message):
     with pytest.raises(ValueError, match=message):
         DonorWarmup.read(dict(DONOR, **change), space)
     assert DonorWarmup.read(None, space) is None
-    assert full_network(space, "ts_t3") == (1, 1, 1)
+    assert full_network(space) == FULL
+    stage = dict(STAGE, candidates=["mb_t3_k3_e4", "skip"])
+    space = SearchSpace.from_config(dict(DONOR_SPACE, stages=[stage]))
+    with pytest.raises(ValueError, match="space: expected first candidates without a"):
+        full_network(space)

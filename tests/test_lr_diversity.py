@@ -13,6 +13,7 @@ import pytest
 from mmengine.config import Config
 
 from pvnas_mmaction.search.diversity import shrink_to_diversity
+from pvnas_mmaction.search.donor_warmup import NEAR
 from pvnas_mmaction.search.schedule import (
     AUTO,
     MISSED_PLAN,
@@ -156,10 +157,12 @@ class Alphas:
 
     Every candidate has a hidden merit, and what a step measures of it comes with noise:
     ``snr`` is the ratio of the two, 0 noise alone, infinity none. Written without the
-    code under test, but for the shrinking at a restart.
+    code under test, but for the shrinking at a restart. ``near`` is the share of the
+    layers that a step draws.
     """
 
-    def __init__(self, sizes, snrs, seed=0) -> None:
+    def __init__(self, sizes, snrs, seed=0, near=1.0) -> None:
+        self.near = near
         self.random = np.random.default_rng(seed)
         shape = (len(snrs), len(sizes), max(sizes))
         self.sizes = np.array(sizes)
@@ -188,6 +191,9 @@ class Alphas:
         seen = np.take_along_axis(self.merit, drawn, -1)
         seen = seen + self.noise * self.random.standard_normal(drawn.shape)
         change = -weights * (seen - (weights * seen).sum(-1, keepdims=True))
+        free = max(1, round(self.near * len(self.sizes)))
+        order = self.random.random(drawn.shape[:2]).argsort(-1)
+        change *= (order < free)[..., None]
         gradient = np.zeros_like(self.alphas)
         np.put_along_axis(gradient, drawn, change, -1)
         return gradient
@@ -252,14 +258,21 @@ def test_shipped_searches_keep_their_plan(path, clips):
     sizes = [
         len(c) for c in SearchSpace.from_config(cfg.model.backbone.space).candidates
     ]
+    donor = loop.get("donor")
     config = LRDiversityConfig(
-        total_steps=epochs * per_epoch,
+        total_steps=epochs * per_epoch - (donor.tune_steps if donor else 0),
+        has_prior=donor is not None,
         alphas_lr=cfg.optim_wrapper.alphas.optimizer.lr,
         num_candidates=tuple(sizes),
         **{key: value for key, value in hook.items() if key != "type"},
     )
     plans = [LRDiversitySchedule(config) for _ in SNRS]
-    history = run_search(plans, Alphas(sizes, SNRS), range(config.total_steps))
+    alphas = Alphas(sizes, SNRS, near=NEAR if donor else 1.0)
+    if donor:
+        alphas.alphas = 5 * alphas.random.standard_normal(alphas.alphas.shape)
+        for run in range(len(plans)):
+            alphas.restart(run, config.diversity_start)
+    history = run_search(plans, alphas, range(config.total_steps))
     for step, values in enumerate(history):
         if plans[0].is_cycle_end(step):
             misses = [

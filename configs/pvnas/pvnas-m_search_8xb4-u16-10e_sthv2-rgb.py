@@ -8,7 +8,6 @@ _base_ = [
 model = dict(cls_head=dict(num_classes=_base_.num_classes))
 train_dataloader = dict(batch_size=4)
 train_cfg = dict(
-    donor=dict(full="rs_t3"),
     max_epochs=10,
     input_shape=(3, 16, 224, 224),
     cost=dict(kind="flops", budget=33e9),

@@ -98,6 +98,7 @@ class LRDiversityHook(Hook):
                 num_candidates=tuple(supernet.counts),
                 tau=supernet.tau,
                 accumulated=runner.optim_wrapper["alphas"]._accumulative_counts,
+                has_prior=runner.train_loop.num_tune_steps > 0,
                 **self.settings,
             )
         )
@@ -129,7 +130,9 @@ class LRDiversityHook(Hook):
             lines = [search.schedule.missed(done - 1, entry.diversity)]
             if search.is_done:
                 ends = [
-                    (e.planned_diversity, e.diversity) for e in search.archive.entries
+                    (e.planned_diversity, e.diversity)
+                    for e in search.archive.entries
+                    if e.cycle >= 0
                 ]
                 lines.append(search.schedule.missed_cycles(ends))
             for line in filter(None, lines):

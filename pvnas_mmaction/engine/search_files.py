@@ -191,9 +191,10 @@ class SearchFiles:
 
     @_by_rank_0
     def write_sensitivities(self) -> None:
-        """Write what single blocks of the donor are worth, if that was judged."""
+        """Write what single blocks of the donor are worth, and the network of that."""
         if found := self.search.sensitivities:
             _write(self.directory / "sensitivities.json", found, None)
+            self._write_archive()
 
     @_by_rank_0
     def write_archive(self) -> None:

@@ -26,7 +26,8 @@ class ArchiveEntry:
     """One genotype of the archive.
 
     Args:
-        cycle: Cycle that ended in this genotype, from 0.
+        cycle: Cycle that ended in this genotype, from 0; -1 for what the losses of
+            single blocks gave before the first.
         step: Weights steps taken when it was derived.
         blocks: One block spec per layer.
         costs: Cost by kind, see :mod:`pvnas_mmaction.space.cost_table`, for the input

@@ -1,21 +1,23 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Warm-up of a supernet that inherits from a pretrained network.
+"""Start of a search from a pretrained network.
 
-1. The *full network*, a block as wide as the donor's in each layer, is tuned alone.
+1. The *full network*, a block as wide as the donor's in each layer and with a shift
+   where there is one, is tuned alone.
 2. Every other candidate inherits from the tuned blocks, so that none is behind because
    it has learnt less.
-3. The loss of the full network with one block changed at a time says what each block
-   is worth; the alphas start from it.
-4. From then on a weights step runs the full network and a sampled path that is
-   distilled from it (sandwich rule and in-place distillation, Yu and Huang, ICCV 2019).
-   In the first cycle the number of layers in which the two may differ grows from one
-   to all (progressive shrinking, Cai et al., ICLR 2020): features of a network all of
-   whose layers are narrowed at once are of no use at first.
+3. The loss of the full network with one block changed at a time says what each block is
+   worth. Added up and solved exactly under the budget, these losses give the archive's
+   first network; the alphas start from them.
+4. From then on the search stays near to this network: a step runs it with a share of
+   its layers drawn from p. A weights step also runs the full network, from which the
+   path is distilled (sandwich rule and in-place distillation, Yu and Huang, ICCV 2019).
+   Networks that differ from a trained one in all their layers are at chance, and what
+   they say about a block is noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,16 +25,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..models.relaxation import Choice
 from ..models.supernet import Choices, find_supernet
-from ..space.checks import check_count, check_mapping, check_number, wrong
+from ..space.checks import check_count, check_mapping, wrong
+from ..space.cost_table import CostTable
 from ..space.search_space import SearchSpace
 from . import diversity
 from .derive import Indices
+from .selection import Rows
 from .steps import losses, untracked
 
 FIELD = "train_cfg.donor"
 CLIPS = 64
+NEAR = 1 / 4
+"""Share of the layers in which a path may differ from the archive's first network."""
 FIRST_RISE = 0.1
 """Share of the tuning in which the learning rate rises."""
 _SPAN = 20.0
@@ -43,34 +48,23 @@ _SAME = 1e-4
 
 @dataclass(frozen=True)
 class DonorWarmup:
-    """Settings of the warm-up, as ``train_cfg.donor`` has them.
+    """Settings of the start, as ``train_cfg.donor`` has them.
 
     Args:
         full: Candidate index of each layer of the full network.
         tune_steps: Weights steps that tune it, before the cycles begin.
-        sandwich: Whether later steps run the full network next to a path.
-        distill: Share of a path's loss that is its distance from the full network
-            (Kullback-Leibler divergence); the rest is its own loss.
-        clips: Clips of the alpha half on which single blocks are judged; 0: alphas
-            start uniform.
+        clips: Clips of the alpha half on which single blocks are judged. Default 64.
     """
 
     full: Indices
     tune_steps: int
-    sandwich: bool
-    distill: float
-    clips: int
+    clips: int = CLIPS
 
     @classmethod
     def read(
         cls, config: Mapping[str, Any] | None, space: SearchSpace
     ) -> DonorWarmup | None:
-        """From ``dict(tune_steps=..., full="ts_t3", sandwich=True, distill=1.0,
-        sensitivities=dict(clips=64))``; None gives None.
-
-        ``full`` says which blocks the full network has: in each layer the first
-        candidate that starts with it, or else the first one. ``sensitivities=None``:
-        alphas start uniform.
+        """From ``dict(tune_steps=..., clips=64)``; None gives None.
 
         Raises:
             ValueError: A setting can't be used.
@@ -78,30 +72,12 @@ class DonorWarmup:
         if config is None:
             return None
         check_mapping(FIELD, config)
-        given = dict(full="ts_t3", sandwich=True, distill=1.0, sensitivities={})
-        given |= config
-        names = ["tune_steps", "full", "sandwich", "distill", "sensitivities"]
-        if sorted(given) != sorted(names):
-            expected = f"tune_steps and some of {', '.join(names[1:])}"
-            raise wrong(FIELD, expected, ", ".join(sorted(config)) or "nothing")
-        check_count(f"{FIELD}.tune_steps", given["tune_steps"], 1)
-        check_number(f"{FIELD}.distill", given["distill"])
-        if given["distill"] > 1:
-            raise wrong(f"{FIELD}.distill", "a share up to 1", repr(given["distill"]))
-        judged = given["sensitivities"]
-        if judged is not None:
-            field = f"{FIELD}.sensitivities"
-            check_mapping(field, judged)
-            if judged.keys() - {"clips"}:
-                raise wrong(field, "dict(clips=...) or None", repr(dict(judged)))
-            check_count(f"{field}.clips", judged.get("clips", CLIPS), 1)
-        return cls(
-            full_network(space, given["full"]),
-            given["tune_steps"],
-            bool(given["sandwich"]),
-            float(given["distill"]),
-            0 if judged is None else judged.get("clips", CLIPS),
-        )
+        if config.keys() - {"clips"} != {"tune_steps"}:
+            found = ", ".join(sorted(config)) or "nothing"
+            raise wrong(FIELD, "tune_steps, and maybe clips", found)
+        for name, value in config.items():
+            check_count(f"{FIELD}.{name}", value, 1)
+        return cls(full_network(space), **config)
 
     def rate(self, step: int, floor: float) -> float:
         """Learning rate at a step of the tuning, as a share of the peak: a linear rise,
@@ -113,40 +89,32 @@ class DonorWarmup:
         cosine = torch.tensor(position * torch.pi, dtype=torch.float64).cos().item()
         return floor + (1 - floor) * (1 + cosine) / 2
 
-    def near_full(
-        self, path: Choices, progress: float, generator: torch.Generator
-    ) -> Choices:
-        """A path with all but some layers, drawn by ``generator``, as in the full
-        network: it keeps one at ``progress`` 0, and all from 1 on."""
-        kept = 1 + int((len(path) - 1) * min(progress, 1.0))
-        order = torch.randperm(len(path), generator=generator).tolist()
-        free = set(order[:kept])
-        return tuple(
-            choice if layer in free else Choice((index,))
-            for layer, (choice, index) in enumerate(zip(path, self.full, strict=True))
-        )
+
+def near(path: Choices, network: Choices, generator: torch.Generator) -> Choices:
+    """``path`` in a share :data:`NEAR` of its layers, which ``generator`` draws, and
+    ``network`` in all others."""
+    count = max(1, round(NEAR * len(path)))
+    free = torch.randperm(len(path), generator=generator)[:count].tolist()
+    return tuple((path if i in free else network)[i] for i in range(len(path)))
 
 
-def full_network(space: SearchSpace, start: str) -> Indices:
-    """In each layer the first candidate whose spec starts with ``start``, or else the
-    first one.
+def full_network(space: SearchSpace) -> Indices:
+    """In each layer the first candidate with a shift, or else the first one, the
+    donor's own block.
 
     Raises:
-        ValueError: No candidate starts with it, or one that is taken has a temporal
-            convolution, from which others could not inherit.
+        ValueError: That has a temporal convolution, from which others could not
+            inherit.
     """
-    field = f"{FIELD}.full"
-    fits = [[spec.startswith(start) for spec in row] for row in space.candidates]
-    if not any(map(any, fits)):
-        expected = "what a candidate of the space starts with"
-        raise wrong(field, expected, repr(start), "'mb_t1' is the donor's own block")
-    full = tuple(row.index(True) if any(row) else 0 for row in fits)
-    for row, index in zip(space.candidates, full, strict=True):
-        family, *rest = row[index].split("_")
+    full = []
+    for row in space.candidates:
+        shifts = (i for i, s in enumerate(row) if s.startswith(("ts_", "rs_")))
+        full.append(next(shifts, 0))
+        family, *rest = row[full[-1]].split("_")
         if not rest or (rest[0] != "t1" and family not in ("ts", "rs")):
-            expected = "blocks without a temporal convolution, as a donor has them"
-            raise wrong(field, expected, f"{row[index]!r}")
-    return full
+            expected = "first candidates without a temporal convolution, as a donor's"
+            raise wrong("model.backbone.space", expected, f"{row[0]!r}", FIELD)
+    return tuple(full)
 
 
 @torch.no_grad()
@@ -216,14 +184,35 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).norm() <= _SAME * b.norm())
 
 
+def price_of(rows: Rows, table: CostTable, limit: float) -> float:
+    """Lowest price of a unit of cost at which the blocks of least loss and price keep a
+    limit, in loss per unit (the multiplier of the budget's Lagrangian)."""
+
+    def keeps(price: float) -> bool:
+        sums = [
+            [v + price * c for v, c in zip(*pair, strict=True)]
+            for pair in zip(rows, table.per_layer, strict=True)
+        ]
+        return table.cost([row.index(min(row)) for row in sums]) <= limit
+
+    low, high = 0.0, 1 / limit
+    if keeps(low):
+        return low
+    while not keeps(high):
+        high *= 2
+    while high - low > 1e-6 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if keeps(middle) else (middle, high)
+    return high
+
+
 def alphas_from(
-    base: float, rows: Sequence[Sequence[float]], target: float, tau: float = 1.0
+    rows: Rows, target: float, tau: float = 1.0
 ) -> tuple[list[list[float]], float]:
-    """Alphas ``-(loss - base) / temperature``, so that D(p) is ``target``.
+    """Alphas ``-loss / temperature`` about their mean, so that D(p) is ``target``.
 
     Args:
-        base: Loss of the full network.
-        rows: Loss of each layer's candidates.
+        rows: Loss of each layer's candidates, and what their cost is worth.
         target: Wanted diversity.
         tau: Temperature of p.
 
@@ -231,11 +220,11 @@ def alphas_from(
         Alphas and temperature. All alphas are 0 where all losses are the same; D(p) is
         above ``target`` where too many candidates are equally good for it.
     """
-    gains = [[base - value for value in row] for row in rows]
-    span = max(max(row) - min(row) for row in gains)
+    span = max(max(row) - min(row) for row in rows)
     if span == 0:
-        return [[0.0] * len(row) for row in gains], 1.0
+        return [[0.0] * len(row) for row in rows], 1.0
     temperature = span / (_SPAN * tau)
-    sharp = [[gain / temperature for gain in row] for row in gains]
+    sharp = [[-value / temperature for value in row] for row in rows]
     factor = diversity.shrink_to_diversity(sharp, target, tau)
-    return [[alpha * factor for alpha in row] for row in sharp], temperature / factor
+    centred = [[a - sum(row) / len(row) for a in row] for row in sharp]
+    return diversity.shrink(centred, factor), temperature / factor

@@ -32,7 +32,6 @@ class Stream(IntEnum):
     ALPHA_PATH = 5
     WEIGHTS_STEP = 6
     ALPHA_STEP = 7
-    NEAR_FULL = 8
     SENSITIVITY_DATA = 9
 
 

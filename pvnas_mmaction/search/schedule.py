@@ -10,8 +10,8 @@ weights         cosine from peak to floor over u, in each cycle
 alphas          0 while ``u < warmup``, then ``alphas_lr * gain``
 planned D*      ``start`` while ``u < warmup``, then a cosine that ends in
                 ``diversity_end`` and stays there for the share ``settle`` of
-                the alpha steps; ``start`` is 1 in the first cycle, whose
-                alphas are uniform, and ``diversity_start`` in the others
+                the alpha steps; ``start`` is 1 in a first cycle whose alphas
+                are uniform, and ``diversity_start`` in all others
 feedback        ``e = D* - D``; ``log g <- clip(log g - kappa * e - damping *
                 (change of e))`` at every alpha step: a p that collapses too
                 early lowers the gain, one that lags behind the plan raises it
@@ -97,6 +97,8 @@ class LRDiversityConfig:
         num_candidates: Candidates of each layer; for ``"auto"``, as the next two.
         tau: Temperature of ``p = softmax(alphas / tau)``.
         accumulated: Alpha steps per update of the alphas.
+        has_prior: Whether the first cycle starts at ``diversity_start``, as alphas do
+            that start from a donor, and not uniform.
         warmup: Share of a cycle in which the alphas rest, in [0, 1).
         settle: Share of a cycle's alpha steps, at its end, for which the plan stays at
             ``diversity_end``, in [0, 1).
@@ -127,6 +129,7 @@ class LRDiversityConfig:
     num_candidates: tuple[int, ...] = ()
     tau: float = 1.0
     accumulated: int = 1
+    has_prior: bool = False
     warmup: float = 1 / 3
     settle: float = 0.35
     diversity_start: float = 0.95
@@ -237,7 +240,8 @@ class LRDiversitySchedule:
         return config.diversity_end + (start - config.diversity_end) * fall
 
     def _start(self, step: int) -> float:
-        return self.diversity_start if self.cycle_of(step) else 1.0
+        uniform = self.cycle_of(step) == 0 and not self.config.has_prior
+        return 1.0 if uniform else self.diversity_start
 
     def weights_lr(self, step: int) -> float:
         """Learning rate of the weights at this step."""

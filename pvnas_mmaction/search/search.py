@@ -41,7 +41,14 @@ from . import diversity
 from .archive import Archive, ArchiveEntry
 from .derive import Indices
 from .distributed import check_ranks_agree, together
-from .donor_warmup import FIELD, DonorWarmup, alphas_from, block_losses
+from .donor_warmup import (
+    FIELD,
+    DonorWarmup,
+    alphas_from,
+    block_losses,
+    near,
+    price_of,
+)
 from .penalty import build_penalty
 from .randomness import Stream, derived_seed, seed_all
 from .schedule import LRDiversitySchedule
@@ -266,7 +273,9 @@ class Search:
         logs = self.steps.weights_step(weights_batch, paths[0], **self._teacher())
         if alphas_batch is not None:
             self._seed(Stream.ALPHA_STEP)
-            logs |= self.steps.alpha_step(alphas_batch, paths[1], self.penalty)
+            # Alphas that start from a donor have the price of cost in them.
+            penalty = None if self.donor else self.penalty
+            logs |= self.steps.alpha_step(alphas_batch, paths[1], penalty)
             self.num_alpha_steps += 1
         before = self.alphas
         values = self._read_all(logs)
@@ -288,21 +297,14 @@ class Search:
         every, first_cycle = self.largest_every, not self.archive.entries
         if first_cycle and every and self.num_steps % every == 0:
             return self.supernet.path_of(self.selection.table.most_expensive())
-        kind = "warmup" if self.rests else "weights"
-        path = self._draw(self.relaxations[kind], Stream.WEIGHTS_PATH)
-        if self.donor and self.schedule.cycle_of(self.num_cycle_steps) == 0:
-            seed = derived_seed(self.seed, Stream.NEAR_FULL, self.num_steps)
-            generator = torch.Generator().manual_seed(seed)
-            progress = self.schedule.position(self.num_cycle_steps)
-            path = self.donor.near_full(path, progress, generator)
-        return path
+        kind = "warmup" if self.rests and not self.donor else "weights"
+        return self._draw(self.relaxations[kind], Stream.WEIGHTS_PATH)
 
     def _teacher(self) -> dict[str, Any]:
         """What a weights step distils its path from."""
-        if self.donor is None or self.is_tuning or not self.donor.sandwich:
+        if self.donor is None or self.is_tuning:
             return {}
-        full = self.supernet.path_of(self.donor.full)
-        return dict(teacher=full, distill=self.donor.distill)
+        return dict(teacher=self.supernet.path_of(self.donor.full))
 
     def _end_tuning(self) -> None:
         """Let all candidates inherit from the tuned network, and set the alphas by what
@@ -315,8 +317,6 @@ class Search:
             f"part or not at all: {', '.join(left) or 'none'}",
             logger="current",
         )
-        if not donor.clips:
-            return
         assert self.judging is not None
         found: list = [None]
         with together():
@@ -325,9 +325,15 @@ class Search:
                 found = [block_losses(self.model, donor.full, batches)]
         broadcast_object_list(found)
         base, rows = found[0]
-        alphas, temperature = alphas_from(
-            base, rows, self.schedule.config.diversity_start, self.supernet.tau
-        )
+        price, table, priced = 0.0, self.selection.table, rows
+        if self.penalty is not None:
+            price = price_of(rows, table, self.penalty.budget.limit)
+            priced = [
+                [value + price * cost for value, cost in zip(*pair, strict=True)]
+                for pair in zip(rows, table.per_layer, strict=True)
+            ]
+        target = self.schedule.diversity_start
+        alphas, temperature = alphas_from(priced, target, self.supernet.tau)
         self.supernet.write_alphas(alphas)
         self.alphas = self.supernet.read_alphas()
         self.probabilities = diversity.softmax(self.alphas, self.supernet.tau)
@@ -335,16 +341,24 @@ class Search:
             full=list(self.selection.blocks(donor.full)),
             loss=base,
             temperature=temperature,
+            price=price,
             losses=[
                 dict(zip(candidates, row, strict=True))
                 for candidates, row in zip(self.space.candidates, rows, strict=True)
             ],
         )
+        self.selection.start(
+            rows, self.num_steps, diversity.diversity(self.probabilities)
+        )
 
     def _draw(self, relaxation: str, stream: Stream) -> Choices:
         seed = derived_seed(self.seed, stream, self.num_steps)
         generator = torch.Generator().manual_seed(seed)
-        return self.supernet.sample(relaxation, generator, self.alphas)
+        path = self.supernet.sample(relaxation, generator, self.alphas)
+        if self.donor is None:
+            return path
+        first = self.space.indices_of_blocks(self.archive.entries[0].blocks)
+        return near(path, self.supernet.path_of(first), generator)
 
     def _seed(self, stream: Stream) -> None:
         """Dropout and blending of a step follow from its number, whatever ran before

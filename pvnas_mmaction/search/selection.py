@@ -25,6 +25,7 @@ from ..space.search_space import SearchSpace
 from .archive import Archive, ArchiveEntry
 from .derive import Budget, Indices, derive, derive_apart
 
+FIRST_FILE = "genotypes/cycle_00.json"
 FINAL_FILE = "genotypes/final.json"
 Rows = Sequence[Sequence[float]]
 
@@ -157,6 +158,21 @@ class Selection:
             self.num_clips,
             self.alpha_weight,
         )
+
+    def start(self, losses: Rows, step: int, found_diversity: float) -> None:
+        """Put the network of least loss, as losses of single blocks add up to, in the
+        archive; it is judged at the end of the search."""
+        log_probs = [[-value for value in row] for row in losses]
+        (found,) = derive(log_probs, self.budgets)
+        entry = ArchiveEntry(
+            cycle=-1,
+            step=step,
+            file=FIRST_FILE,
+            diversity=found_diversity,
+            planned_diversity=found_diversity,
+            **self._entry(found.indices, None),
+        )
+        self.archive.add(entry)
 
     def finish_cycle(
         self,

@@ -73,7 +73,6 @@ class Steps:
         batch: dict,
         path: Choices,
         teacher: Choices | None = None,
-        distill: float = 1.0,
     ) -> dict[str, Tensor]:
         """One optimiser step of the weights on a path, without gradient to the alphas.
 
@@ -85,12 +84,10 @@ class Steps:
             batch: A batch of the weights half.
             path: What each layer runs, drawn under ``torch.no_grad``.
             teacher: Another path. Default None.
-            distill: Share of the path's loss that is its Kullback-Leibler divergence
-                from the teacher; the rest is the loss on the labels. Default 1.
 
         Returns:
             The values to log: ``loss`` and what the head adds; with a teacher these are
-            the teacher's, and ``path_loss`` is the path's.
+            the teacher's, and ``path_loss`` is the path's divergence from it.
         """
         paths = [path] if teacher is None else [teacher, path]
         with self.weights.optim_context(self.model):
@@ -99,13 +96,12 @@ class Steps:
                 loss, logs, scores = self._loss(data)
             if teacher is not None:
                 with self.supernet.use_path(path):
-                    own, _, path_scores = self._loss(data)
+                    path_scores = self._loss(data)[2]
                 target = torch.softmax(scores.detach().float(), 1)
                 found = torch.log_softmax(path_scores.float(), 1)
                 distance = F.kl_div(found, target, reduction="batchmean")
-                path_loss = distill * distance + (1 - distill) * own
-                loss = loss + path_loss
-                logs["path_loss"] = path_loss.detach()
+                loss = loss + distance
+                logs["path_loss"] = distance.detach()
         _update(self.weights, loss, self._running(*paths).weights)
         return logs
 

@@ -2,7 +2,7 @@
 # finetune.py. A config sets what search.py says, and the budget.
 _base_ = "search.py"
 
-train_cfg = dict(min_steps=600, num_ranked=8, donor=dict(tune_steps=200))
+train_cfg = dict(min_steps=400, num_ranked=8, donor=dict(tune_steps=150))
 optim_wrapper = dict(
     weights=dict(
         optimizer=dict(_delete_=True, type="AdamW", lr=5e-4, weight_decay=0.05),
@@ -13,3 +13,8 @@ optim_wrapper = dict(
         custom_keys=dict(cls_head=dict(lr_mult=10)),
     ),
 )
+# Alphas start from what single blocks are worth, and refine it.
+custom_hooks = [
+    dict(type="LRDiversityHook", num_cycles=2, diversity_start=0.8, diversity_end=0.5),
+    *_base_.custom_hooks[1:],
+]
