@@ -201,3 +201,11 @@ def test_tool_says_what_is_wrong(tool, monkeypatch, options, message):
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *options])
     with pytest.raises(ValueError, match=message):
         tool.main()
+
+
+def test_models_are_measured_in_turn(config):
+    settings = zoo.Settings(rounds=2, seconds=0.01, crop=32, threads=1)
+    models = dict(a=str(config), gone="gone.py")
+    result, gone = zoo.measure(models, load_config, settings)
+    assert [len(result[f"{kind}_ms"]) for kind in ("inference", "training")] == [2, 2]
+    assert result["errors"] == [] and "gone.py" in gone["errors"][0]

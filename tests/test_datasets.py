@@ -278,6 +278,26 @@ def test_replacement_stays_in_its_part(folder: Path) -> None:
     assert alone._replacement(7, 1) == 7
 
 
+def test_what_a_list_and_its_settings_lack(folder: Path) -> None:
+    for changes, message in (
+        (dict(multi_class=True, num_classes=None), "num_classes: expected the number"),
+        (dict(data_prefix="clips"), r"data_prefix: expected dict\(video="),
+        (dict(data_prefix=dict(video="wrong")), "32 of 32 .*no such file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(folder, **changes)
+    crop = dict(type="CenterCrop", crop_size=33)
+    dataset = build(folder, pipeline=[*PIPELINE[:3], crop, *PIPELINE[3:]])
+    with pytest.raises(
+        ValueError, match="crop_size: expected 32x32 at most, got 33x33"
+    ):
+        dataset[0]
+    dataset = build(folder)
+    subset = dataset.get_subset([4, 5, 6])
+    subset.failures[0] += 1  # which it counts for itself
+    assert len(subset) == 3 and not dataset.failures.any()
+
+
 def test_no_replacement_is_found(folder: Path) -> None:
     dataset = build(folder, max_refetch=6)
     for path in (folder / "train").iterdir():

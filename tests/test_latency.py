@@ -7,12 +7,15 @@ import json
 import math
 import random
 import runpy
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from pvnas_mmaction.profiling import latency
+from pvnas_mmaction.profiling.clock import Clock, check_device, thread_count
 from pvnas_mmaction.profiling.latency import MeasureConfig
 from pvnas_mmaction.search.derive import Budget, derive
 from pvnas_mmaction.space.cost_table import CostTable
@@ -207,3 +210,29 @@ def test_wrong_options(run_tool, tmp_path, options, message):
     assert status == 2
     assert message in stderr.splitlines()[0]
     assert not out.exists()
+
+
+def test_devices_and_clocks(monkeypatch):
+    for settings, message in (
+        (dict(dtype="int8"), "dtype: "),
+        (dict(device="meta"), ""),
+    ):
+        with pytest.raises(ValueError, match=f"{message or 'device: '}expected"):
+            MeasureConfig(**settings)
+    clock = Clock("cpu")
+    with thread_count(1):
+        assert clock.kind == "thread time"
+        clock.mark()
+        time.sleep(0.05)
+        clock.mark()
+        assert clock.intervals()[0] < 10
+    with thread_count(2):
+        assert clock.kind == "wall time"
+        clock.mark()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert check_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(
+        ValueError, match="one that is there, got 'cuda:2'; PyTorch fin"
+    ):
+        check_device("cuda:2")

@@ -9,12 +9,15 @@ import re
 from dataclasses import replace
 
 import pytest
-from report_runs import genotype, write_json, write_search, write_training
+from report_runs import genotype, write_json, write_launch, write_search, write_training
 from test_report_predictions import clips, dump
 
 from pvnas_mmaction.report.data import read_work_dirs
+from pvnas_mmaction.report.layers import format_count
 from pvnas_mmaction.report.page import Report, latency_of, read_table
 from pvnas_mmaction.report.predictions import for_trainings
+from pvnas_mmaction.space.cost import network_cost
+from pvnas_mmaction.space.genotype import parse_genotype
 from pvnas_mmaction.space.latency_table import LatencyTable
 
 
@@ -131,3 +134,22 @@ def test_the_tool_writes_page_and_figures(tmp_path, run_tool):
     assert written == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
     for path in (tmp_path / "figures").glob("*.svg"):
         assert path.read_text().rstrip().endswith("</svg>")
+
+
+def test_the_network_of_a_training_counts_the_classes_of_its_config(tmp_path):
+    blocks = ["mb_t1_k3_e2", "skip", "mb_t5_k3_e2", "skip"]
+    model = dict(
+        backbone=dict(genotype=genotype(blocks)), cls_head=dict(num_classes=1000)
+    )
+    row = dict(loss=1, epoch=1, iter=1, step=1)
+    write_launch(tmp_path / "t", scalars=[row], config=f"model = {model!r}\n")
+    page = render(tmp_path / "t")
+    skeleton = parse_genotype(genotype(blocks)).skeleton
+    cost = network_cost(skeleton, blocks, (3, 8, 32, 32), 1000)
+    assert keys_of(page) == {"run-1-network-1", "run-1-loss"}
+    assert f"parameters {format_count(cost.params)}" in text_of(page)
+    (tmp_path / "t.json").write_text("{}")
+    with pytest.raises(ValueError, match="expected a table of"):
+        read_table(tmp_path / "t.json")
+    write_search(tmp_path / "a", accuracies=(None, None))
+    assert "No network has a validation accuracy" in text_of(render(tmp_path / "a"))

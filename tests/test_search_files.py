@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ import pvnas_mmaction
 from pvnas_mmaction.engine.search_files import start_facts
 from pvnas_mmaction.engine.search_history_hook import SearchHistoryHook
 from pvnas_mmaction.report.drawing import OTHER_COLOR, family_colors
+from pvnas_mmaction.report.genotype_picture_hook import GenotypePictureHook
 from pvnas_mmaction.search.archive import Archive
 from pvnas_mmaction.search.diversity import diversity
 
@@ -199,3 +202,20 @@ def test_every_cycle_has_a_picture(searched):
     for name in ("diversity", "gain", "expected_cost", "weights_lr", "alpha_loss"):
         assert events.Scalars(name)
     assert [event.step for event in events.Scalars("diversity")] == list(range(1, 19))
+
+
+def test_what_a_search_ends_in_is_shown_where_its_archive_lacks_it(searched):
+    archive = Archive.load(searched / "search/archive.json")
+    first = archive.entries[0]
+    archive.final = replace(first, blocks=first.blocks[::-1])
+    hook, shown = GenotypePictureHook(), []
+    hook._show = lambda runner, entry, *names: shown.append((entry, *names))
+    hook._shown = 1
+    loop = SimpleNamespace(search=SimpleNamespace(archive=archive))
+    hook.after_train_iter(SimpleNamespace(train_loop=loop), 0)
+    assert shown == [
+        (archive.entries[1], "genotype", "Cycle 2"),
+        (archive.final, "genotype_final", "Found at the end"),
+    ]
+    with pytest.raises(ValueError, match=r"expected 'SearchLoop' .* got 'object'"):
+        hook.before_train(SimpleNamespace(train_loop=object()))

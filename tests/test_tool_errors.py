@@ -29,7 +29,7 @@ from tool_processes import (
 )
 
 from pvnas_mmaction.apis import cli
-from pvnas_mmaction.apis.errors import is_user_error
+from pvnas_mmaction.apis.errors import error_line, is_user_error
 from pvnas_mmaction.apis.run_checks import RunCheckHook
 from pvnas_mmaction.engine.checkpoints import latest_checkpoint
 
@@ -151,7 +151,7 @@ def test_a_setting_that_a_class_does_not_take(capsys) -> None:
 def test_tracebacks(monkeypatch) -> None:
     """On request, and of what is no mistake of a user."""
 
-    def fail(error: Exception) -> None:
+    def fail(error: BaseException) -> None:
         raise error
 
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
@@ -159,6 +159,10 @@ def test_tracebacks(monkeypatch) -> None:
     monkeypatch.setenv("PVNAS_DEBUG", "0")
     with pytest.raises(SystemExit, match=f"^{cli.EXIT_USER_ERROR}$"):
         cli.run(lambda: fail(FileNotFoundError("none")))
+    with pytest.raises(SystemExit, match=f"^{cli.EXIT_INTERRUPTED}$"):
+        cli.run(lambda: fail(KeyboardInterrupt()))
+    of_a_worker = ValueError("Original Traceback:\n  File ...\nValueError: label: bad")
+    assert error_line(of_a_worker) == "label: bad"
     monkeypatch.setenv("PVNAS_DEBUG", "1")
     with pytest.raises(FileNotFoundError, match="none"):
         cli.run(lambda: fail(FileNotFoundError("none")))
@@ -299,3 +303,29 @@ def test_resume_without_a_checkpoint_starts_from_the_same_weights(
 def test_cfg_options_keep_the_spaces_of_a_text(parse, text, value) -> None:
     args = parse("train", "config.py", "--cfg-options", f"key={text}")
     assert args.cfg_options == dict(key=value)
+
+
+def test_options_reach_the_config(parse, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    argv = [
+        "--amp",
+        "--diff-rank-seed",
+        "--deterministic",
+        "--cfg-options",
+        "work_dir=7",
+    ]
+    cfg = cli.merge_train_args(Config(FLAT), parse("train", "config.py", *argv))
+    assert cfg.randomness.diff_rank_seed and cfg.randomness.deterministic
+    assert cfg.optim_wrapper.type == "BFloat16OptimWrapper" and cfg.work_dir == "7"
+    torch.save({}, tmp_path / "c.pth")
+    argv = [tmp_path / "c.pth", "--dump", tmp_path / "p.pkl", "--show-dir", tmp_path]
+    cfg = cli.merge_test_args(Config(FLAT), parse("test", "c.py", *map(str, argv)))
+    dump = dict(type="DumpResults", out_file_path=str(tmp_path / "p.pkl"))
+    assert cfg.test_evaluator == [FLAT["test_evaluator"], dump]
+    assert cfg.default_hooks.visualization.out_dir == str(tmp_path)
+
+
+def test_cfg_options_that_cannot_be_read(parse) -> None:
+    for option in ("train_cfg.max_epochs", "scale=[1,(2"):
+        with pytest.raises(SystemExit, match="2"):
+            parse("train", "config.py", "--cfg-options", option)
