@@ -2,9 +2,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """From a folder of videos and a budget to a network that runs.
 
-    pvnas fit VIDEOS --budget-ms 30
-    pvnas fit VIDEOS --budget-gflops 0.2 --out work_dirs/mine --dry-run
-
 VIDEOS holds one folder of videos for each class. Clips are read once and split; a
 network is searched under the budget, trained next to a hand-made one, and exported. The
 same command goes on where it was stopped.

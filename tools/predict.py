@@ -2,9 +2,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Classes of videos, with their probabilities.
 
-    pvnas predict FOLDER VIDEO... [--onnx]
-    pvnas predict CONFIG CHECKPOINT VIDEO... --window 2 --out predictions.csv
-
 FOLDER is what pvnas fit wrote. VIDEO is a file, or a folder of files. With --onnx, the
 exported file runs, in a process that does not import PyTorch.
 """

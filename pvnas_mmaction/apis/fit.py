@@ -65,6 +65,9 @@ BUDGETS = {
     "params": ("params", 1, "{:,.0f} parameters"),
 }
 REFERENCE = "reference"
+# Of a search from pretrained weights: half of the shipped configs', so that a few
+# hundred clips take half an hour on two cores.
+MIN_STEPS = 300
 LEFT_OUT = -20.0  # what the sum loses where a layer is left out
 DRAWS = 10_000
 SECONDS_PER_LINE = 20
@@ -236,21 +239,30 @@ class _Fit:
         return lists
 
     def _split(self, clips: list[Clip]) -> tuple[Lists, str]:
-        pattern = self.asked.group_regex
-        grouped = video_folder.group_clips(clips, pattern)
-        sizes = Counter(clip.group for clip in grouped)
-        lists = video_folder.split_clips(grouped, self.asked.seed)
-        how = "by --group-regex" if pattern else "by near-duplicate frames"
-        how = f"{len(sizes)} groups {how}, the largest of {max(sizes.values())} clips"
-        if video_folder.lacking(lists) and pattern is None:
-            print(
-                f"warning: {how}: they leave a list without a class, so clips are "
-                "split one by one. Where several are of one recording, name the "
-                "recording by --group-regex: accuracies are too high otherwise"
-            )
-            clips = video_folder.group_clips(clips, ".+")
-            return video_folder.split_clips(clips, self.asked.seed), "clip by clip"
-        return lists, how
+        pattern, most = self.asked.group_regex, 0
+        for near in video_folder.NEAR:
+            grouped = video_folder.group_clips(clips, pattern, near)
+            sizes = Counter(clip.group for clip in grouped)
+            lists = video_folder.split_clips(grouped, self.asked.seed)
+            most = max(sizes.values())
+            how = f"{len(sizes)} groups, the largest of {most} clips"
+            if pattern:
+                return lists, f"{how}, by --group-regex"
+            if most <= video_folder.LARGEST * len(clips) and not video_folder.lacking(
+                lists
+            ):
+                print(
+                    "Clips with near-duplicate frames stay together; where a recording "
+                    "has several clips, name the recordings by --group-regex"
+                )
+                return lists, how
+        print(
+            f"warning: the frames of {most} of {len(clips)} clips look alike, so clips "
+            "are split one by one; where a recording has several clips, name the "
+            "recordings by --group-regex: accuracies are too high otherwise"
+        )
+        alone = video_folder.group_clips(clips, ".+")
+        return video_folder.split_clips(alone, self.asked.seed), "clip by clip"
 
     def _print_lists(self, lists: Lists, how: str) -> None:
         sizes = ", ".join(f"{len(lists[split])} {split}" for split in SPLITS)
@@ -284,6 +296,8 @@ class _Fit:
             cfg.model.cls_head.num_classes = len(self.names)
             cfg.randomness = dict(seed=asked.seed)
             if name == "search":
+                if cfg.train_cfg.get("donor"):
+                    cfg.train_cfg.min_steps = MIN_STEPS
                 cfg.train_cfg.cost = dict(kind=asked.kind, budget=asked.budget)
                 if asked.kind == "latency":
                     cfg.train_cfg.cost.table = str(self.latency_table)

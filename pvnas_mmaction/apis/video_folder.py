@@ -31,8 +31,11 @@ SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}
 # One for each list, and one more for each half of the training list in a search.
 FEWEST = 5
 NUM_HASHED = 3
-# Of the 64 bits of a hash; frames of other scenes differ in about 32.
-NEAR = 4
+# Bits of 64 in which the hashes of two frames of one source differ at most. With 10,
+# one in 10,000 pairs of tennis clips from two scenes is taken for one source; where all
+# clips look alike, as depth maps do, it has to be less.
+NEAR = (10, 6, 3, 0)
+LARGEST = 0.2
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
@@ -200,13 +203,16 @@ def check_clips(names: Sequence[str], clips: Sequence[Clip]) -> None:
         raise wrong("VIDEOS", expected, f"{counts[label]} of {names[label]!r}", hint)
 
 
-def group_clips(clips: Sequence[Clip], pattern: str | None) -> list[Clip]:
+def group_clips(
+    clips: Sequence[Clip], pattern: str | None, near: int = NEAR[0]
+) -> list[Clip]:
     """Give clips of one source one group.
 
     Args:
         clips: Readable clips.
         pattern: Regular expression, searched in the path: its first group, or all that
-            it matches, is the source. Default None: by near-duplicate frames.
+            it matches, is the source. None: by near-duplicate frames.
+        near: Bits in which the hashes of such frames differ at most. Default 10.
 
     Raises:
         ValueError: The pattern is none, or does not match a path.
@@ -235,12 +241,10 @@ def group_clips(clips: Sequence[Clip], pattern: str | None) -> list[Clip]:
 
     bits = np.array([clip.hashes for clip in clips], np.uint64)
     for i in range(len(clips)):
-        distances = np.bitwise_xor(bits[i][:, None, None], bits[None, i + 1 :])
-        counts = np.unpackbits(
-            distances.view(np.uint8).reshape(*distances.shape, 8), -1
-        )
-        near = counts.sum(-1).min(axis=(0, 2)) <= NEAR
-        for j in np.flatnonzero(near):
+        differing = bits[i][:, None, None] ^ bits[None, i + 1 :]
+        octets = differing.view(np.uint8).reshape(*differing.shape, 8)
+        distances = np.unpackbits(octets, -1).sum(-1).min(axis=(0, 2))
+        for j in np.flatnonzero(distances <= near):
             roots[root(i + 1 + int(j))] = root(i)
     return [replace(clip, group=clips[root(i)].path) for i, clip in enumerate(clips)]
 
