@@ -11,12 +11,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from pvnas_mmaction.models.supernet import PVNASSupernet
 from pvnas_mmaction.profiling import latency
 from pvnas_mmaction.profiling.clock import Clock, check_device, thread_count
 from pvnas_mmaction.profiling.latency import MeasureConfig
+from pvnas_mmaction.profiling.onnx_parts import OnnxParts, start
 from pvnas_mmaction.search.derive import Budget, derive
 from pvnas_mmaction.space.cost_table import CostTable
 from pvnas_mmaction.space.latency_table import LatencyTable, load_latency_table
@@ -108,6 +111,37 @@ def test_malformed_table(tmp_path, change, message):
 
 
 # -- measuring --------------------------------------------------------------------
+
+
+def test_onnx_parts_are_the_candidates_of_a_network() -> None:
+    """One behind the other they compute what PyTorch does, and are timed as tables
+    are."""
+    torch.manual_seed(0)
+    supernet = PVNASSupernet(SPACE.to_config()).eval()
+    head = latency.I3DHead(num_classes=3, in_channels=16).eval()
+    parts = OnnxParts(supernet, head, (1, *SHAPE))
+    x = torch.randn(1, *SHAPE)
+    for indices in [(0, 1, 2, 1), (2, 2, 0, 0)]:
+        with torch.no_grad(), supernet.use_path(supernet.path_of(indices)):
+            expected = head(supernet(x)).numpy()
+        whole = start(parts.network(indices), 1)(x.numpy())
+        y = start(parts.stem, 1)(x.numpy())
+        for row, index in zip(parts.layers, indices, strict=True):
+            y = start(row[index], 1)(y)
+        np.testing.assert_allclose(start(parts.head, 1)(y), expected, atol=1e-5)
+        np.testing.assert_allclose(whole, expected, atol=1e-5)
+    assert abs(expected).max() > 1e-3
+
+
+def test_a_table_in_onnxruntime() -> None:
+    config = MeasureConfig(threads=1, rounds=2, backend="onnxruntime")
+    table = latency.measure_table(SPACE, SHAPE, 3, config)
+    assert table.setting["backend"] == "onnxruntime"
+    assert table.fixed_ms > 0 and min(map(min, table.layer_ms)) > 0
+    table = latency.calibrate_and_check(table, 2, 3, config)
+    assert len(table.setting["check"]["networks"]) == 2
+    with pytest.raises(ValueError, match="backend onnxruntime: expected cpu and float"):
+        MeasureConfig(dtype="bfloat16", backend="onnxruntime")
 
 
 def test_table_of_known_times(monkeypatch):

@@ -380,7 +380,9 @@ def _stages(
 def _cached_parts(
     space: SearchSpace, shape: tuple[int, ...], num_classes: int, batch_size: int
 ) -> OnnxParts:
-    return OnnxParts(space, shape, _head(space, num_classes), batch_size)
+    supernet = PVNASSupernet(space.to_config()).eval()
+    head = _head(space, num_classes).eval()
+    return OnnxParts(supernet, head, (batch_size, *shape))
 
 
 def _parts(

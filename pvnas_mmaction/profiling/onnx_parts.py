@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from ..models.blocks import ConvNormAct
 from ..models.supernet import PVNASSupernet
-from ..space.search_space import SearchSpace
 
 OPSET = 18
 Run = Callable[[np.ndarray], np.ndarray]
@@ -25,30 +24,23 @@ class OnnxParts:
     """ONNX graphs of stem, candidates and head, batch normalisation folded.
 
     Args:
-        space: The search space.
-        input_shape: (C, T, H, W) of one view.
-        head: What stands behind the backbone.
-        batch_size: Views per forward.
+        supernet: The supernet; batch normalisation is folded in place.
+        head: What stands behind it.
+        shape: (N, C, T, H, W).
     """
 
     def __init__(
-        self,
-        space: SearchSpace,
-        input_shape: Sequence[int],
-        head: nn.Module,
-        batch_size: int,
+        self, supernet: PVNASSupernet, head: nn.Module, shape: Sequence[int]
     ) -> None:
-        supernet = PVNASSupernet(space.to_config()).eval()
         for part in supernet.modules():
             if isinstance(part, ConvNormAct):
                 part.switch_to_deploy()
-        x = torch.zeros(batch_size, *input_shape)
-        (self.stem,), x = _export([supernet.stem], x)
+        (self.stem,), x = _export([supernet.stem], torch.zeros(shape))
         self.layers: list[list[Any]] = []
         for layer in supernet.layers:
             graphs, x = _export(list(layer.ops), x)
             self.layers.append(graphs)
-        (self.head,), _ = _export([nn.Sequential(supernet.head, head.eval())], x)
+        (self.head,), _ = _export([nn.Sequential(supernet.head, head)], x)
 
     def network(self, indices: Sequence[int]) -> Any:
         """The graph of one network."""
