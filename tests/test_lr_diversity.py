@@ -191,9 +191,10 @@ class Alphas:
         seen = np.take_along_axis(self.merit, drawn, -1)
         seen = seen + self.noise * self.random.standard_normal(drawn.shape)
         change = -weights * (seen - (weights * seen).sum(-1, keepdims=True))
-        free = max(1, round(self.near * len(self.sizes)))
-        order = self.random.random(drawn.shape[:2]).argsort(-1)
-        change *= (order < free)[..., None]
+        if self.near < 1:
+            free = max(1, round(self.near * len(self.sizes)))
+            order = self.random.random(drawn.shape[:2]).argsort(-1)
+            change *= (order < free)[..., None]
         gradient = np.zeros_like(self.alphas)
         np.put_along_axis(gradient, drawn, change, -1)
         return gradient

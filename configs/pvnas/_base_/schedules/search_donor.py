@@ -15,6 +15,6 @@ optim_wrapper = dict(
 )
 # Alphas start from what single blocks are worth, and refine it.
 custom_hooks = [
-    dict(type="LRDiversityHook", num_cycles=2, diversity_start=0.8, diversity_end=0.5),
+    dict(type="LRDiversityHook", num_cycles=2, diversity_start=0.8, diversity_end=0.6),
     *_base_.custom_hooks[1:],
 ]
