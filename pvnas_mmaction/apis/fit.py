@@ -65,9 +65,6 @@ BUDGETS = {
     "params": ("params", 1, "{:,.0f} parameters"),
 }
 REFERENCE = "reference"
-# Of a search from pretrained weights: half of the shipped configs', so that a few
-# hundred clips take half an hour on two cores.
-MIN_STEPS = 300
 LEFT_OUT = -20.0  # what the sum loses where a layer is left out
 DRAWS = 10_000
 SECONDS_PER_LINE = 20
@@ -296,8 +293,6 @@ class _Fit:
             cfg.model.cls_head.num_classes = len(self.names)
             cfg.randomness = dict(seed=asked.seed)
             if name == "search":
-                if cfg.train_cfg.get("donor"):
-                    cfg.train_cfg.min_steps = MIN_STEPS
                 cfg.train_cfg.cost = dict(kind=asked.kind, budget=asked.budget)
                 if asked.kind == "latency":
                     cfg.train_cfg.cost.table = str(self.latency_table)
