@@ -31,10 +31,9 @@ def test_view_is_consecutive_frames():
 
 
 @pytest.fixture(scope="module")
-def synthetic(trained) -> GroundTruth:
+def synthetic() -> GroundTruth:
     """All networks of a space of four layers, with random accuracies and costs."""
     space = dict(SPACE, stages=SPACE["stages"] * 4)
-    settings = dict(trained[1].settings, space=space)
     generator = np.random.default_rng(0)
     built = SearchSpace.from_config(space)
     networks = []
@@ -44,7 +43,7 @@ def synthetic(trained) -> GroundTruth:
         accuracies = (first_seed, first_seed + generator.integers(0, 40) / 256)
         macs = int(generator.integers(1000, 2000))
         networks.append(Network(indices, blocks, accuracies, macs, 100))
-    return GroundTruth(settings, [0, 1], networks)
+    return GroundTruth(dict(space=space), [0, 1], networks)
 
 
 def test_rank_and_regret_by_hand(synthetic):
