@@ -37,7 +37,7 @@ def rows_of_files(folder: Path) -> set[str]:
     for path in folder.glob("real_clips_*.json"):
         result = json.loads(path.read_text())
         names = [row["name"] for row in result["rows"]]
-        chance = [name for name in names if "random" in name]
+        chance = [name for name in names if re.search(r"random \d", name)]
         for against in ([], names[:1], chance):
             lines |= {*real_table.markdown(result, against).splitlines()}
     return lines
