@@ -30,11 +30,15 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     from pvnas_mmaction.apis.onnx_predict import predict_all
     from pvnas_mmaction.apis.predict import load_trained
+    from pvnas_mmaction.space.checks import wrong
 
     args = parse_args()
     checkpoint, videos = None, args.files
     if not Path(args.source).is_dir():
         checkpoint, *videos = args.files
+        if not videos:
+            expected = "FOLDER VIDEO, or CONFIG CHECKPOINT VIDEO"
+            raise wrong("VIDEO", expected, f"{args.source} {checkpoint}")
     deployed = load_trained(args.source, checkpoint, args.device)
     if not predict_all(deployed, videos, args):
         sys.exit(1)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .. import __version__
 from ..compat import what_is_missing
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -126,6 +127,9 @@ def call(verb: str, arguments: Sequence[object]) -> None:
 def main() -> None:
     """The console command."""
     verb, *argv = sys.argv[1:] or ["--help"]
+    if verb == "--version":
+        print(__version__)
+        return
     if verb in ("-h", "--help") or verb not in VERBS:
         lines = [f"  {name:<10} {row[1]}" for name, row in VERBS.items()]
         print("usage: pvnas VERB ...   (pvnas VERB --help)\n", *lines, sep="\n")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pickle
@@ -10,6 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 from mmengine.logging import MMLogger
 
@@ -32,8 +34,8 @@ def is_user_error(error: BaseException) -> bool:
         return "registry" in str(error)
     if isinstance(error, TypeError):  # a setting that the class does not take
         return _class_being_built(error) is not None
-    # torch on a truncated checkpoint
-    return isinstance(error, RuntimeError) and "PytorchStreamReader" in str(error)
+    # torch on a truncated checkpoint, and on a full disk
+    return isinstance(error, RuntimeError) and "PytorchStream" in str(error)
 
 
 def _class_being_built(error: BaseException) -> str | None:
@@ -51,6 +53,9 @@ def error_line(error: BaseException) -> str:
     A data loader's worker sends its whole traceback as the message: its last line is
     the one that counts. mmengine names the class that raised before the message.
     """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        file = error.filename or "what is written"
+        return f"disk: expected space for {file}, got none; free some"
     text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
@@ -68,8 +73,9 @@ def log_traceback() -> None:
     has been started."""
     for handler in MMLogger.get_current_instance().handlers:
         if isinstance(handler, logging.FileHandler):
-            handler.stream.write(traceback.format_exc())
-            handler.flush()
+            with suppress(OSError):  # a full disk
+                handler.stream.write(traceback.format_exc())
+                handler.flush()
 
 
 def run(main: Callable[[], None], interrupted: str = "") -> None:

@@ -19,6 +19,7 @@ import shlex
 import shutil
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -96,6 +97,9 @@ class Settings:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
+        if not self.videos.is_dir():
+            got = f"{self.videos}, which is no folder"
+            raise wrong("VIDEOS", video_folder.EXPECTED, got)
         limits = {name: getattr(self, f"budget_{name}") for name in BUDGETS}
         given = {name: v for name, v in limits.items() if v is not None}
         if len(given) != 1 or not all(0 < v < math.inf for v in given.values()):
@@ -243,7 +247,7 @@ class _Fit:
             lists = video_folder.split_clips(grouped, self.asked.seed)
             most = max(sizes.values())
             how = f"{len(sizes)} groups, the largest of {most} clips"
-            if pattern:
+            if pattern is not None:
                 return lists, f"{how}, by --group-regex"
             if most <= video_folder.LARGEST * len(clips) and not video_folder.lacking(
                 lists
@@ -309,8 +313,12 @@ class _Fit:
 
     @property
     def latency_table(self) -> Path:
-        given = self.asked.latency_table
-        return Path(given).resolve() if given else self.work / "latency.json"
+        asked = self.asked
+        if asked.latency_table:
+            return Path(asked.latency_table).resolve()
+        # What a dry run measured counts for calls that ask for the same.
+        key = repr((asked.config, asked.device, asked.threads))
+        return self.work / f"latency_{zlib.crc32(key.encode()):08x}.json"
 
     # -- the plan ---------------------------------------------------------------------
 
@@ -320,7 +328,7 @@ class _Fit:
         if self.asked.kind == "latency":
             table = self.latency_table
             if self.asked.latency_table is None:
-                self.step("latency", ("latency", [
+                self.step(table.stem, ("latency", [
                     self.work / "search.py", "--out", table,
                     "--threads", self.asked.threads, *self._latency_backend(),
                 ]))  # fmt: skip
@@ -475,7 +483,7 @@ class _Fit:
     def hand_over(self, result: dict[str, Any]) -> None:
         """Write the files of the chosen network, then ``result.json``."""
         out, name = self.out, result["chosen"]
-        shutil.copy(self.work / f"{name}.json", out / "genotype.json")
+        save_genotype(load_genotype(self.work / f"{name}.json"), out / "genotype.json")
         found = torch.load(self._last(name), map_location="cpu", weights_only=True)
         kept = {k: found[k] for k in ("meta", "state_dict", RECORD_KEY)}
         torch.save(kept, self.work / "checkpoint.part")

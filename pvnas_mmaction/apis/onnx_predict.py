@@ -20,6 +20,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,12 @@ def load_exported(path: str) -> Deployed:
     for needed in (file, *(file.with_name(n) for n in DESCRIPTION)):
         if not needed.is_file():
             raise FileNotFoundError(f"{needed}: expected a file of an export, got none")
-    session = onnxruntime.InferenceSession(
-        str(file), providers=["CPUExecutionProvider"]
-    )
+    try:
+        session = onnxruntime.InferenceSession(
+            str(file), providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its errors have no common class
+        raise ValueError(f"{file}: expected an ONNX network, got {error}") from error
     labels, preprocessing = read_description(file.parent)
     return Deployed(
         lambda clips: session.run(["logits"], {"clips": clips})[0],
@@ -183,8 +187,8 @@ def resize_and_crop(image: np.ndarray, steps: Sequence[Sequence[Any]]) -> np.nda
 
 def clips_of(
     path: str, preprocessing: dict[str, Any], window: float = 0, stride: float = 0
-) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """The clips of a video: one, or one per window.
+) -> Iterator[tuple[np.ndarray, tuple[float, float]]]:
+    """The clips of a video: one, or one per window, as the video is read.
 
     Args:
         path: The video.
@@ -192,8 +196,8 @@ def clips_of(
         window: Seconds of a window. Default 0: the whole video.
         stride: Seconds from one window to the next. Default 0: those of a window.
 
-    Returns:
-        Normalised clips (N, C, T, H, W), float32, and start and end of each in seconds.
+    Yields:
+        A normalised clip (C, T, H, W), float32, and its start and end in seconds.
 
     Raises:
         ValueError: No frame can be read.
@@ -214,16 +218,17 @@ def clips_of(
         starts.append(total - length)
     numbers = [sample(length, start, preprocessing) for start in starts]
     wanted = {number for row in numbers for number in row}
-    frames = {
-        number: resize_and_crop(picture(), preprocessing["steps"])
-        for number, picture in enumerate(decode(path))
-        if number in wanted
-    }
     mean, std = (np.float32(preprocessing[key]) for key in ("mean", "std"))
-    clips = np.stack([np.stack([frames[i] for i in row]) for row in numbers])
-    clips = (clips.astype(np.float32) - mean) / std
-    times = [(start / fps, (start + length) / fps) for start in starts]
-    return np.ascontiguousarray(clips.transpose(0, 4, 1, 2, 3)), times
+    pictures, last, frames = enumerate(decode(path)), -1, {}
+    for start, row in zip(starts, numbers, strict=True):
+        frames = {i: frame for i, frame in frames.items() if i >= start}
+        while last < max(row):
+            last, picture = next(pictures)
+            if last in wanted:
+                frames[last] = resize_and_crop(picture(), preprocessing["steps"])
+        clip = (np.stack([frames[i] for i in row]).astype(np.float32) - mean) / std
+        times = start / fps, (start + length) / fps
+        yield np.ascontiguousarray(clip.transpose(3, 0, 1, 2)), times
 
 
 # -- predictions ---------------------------------------------------------------------
@@ -237,15 +242,27 @@ def predict(
     Returns:
         ``video``, ``start`` and ``end`` in seconds, and ``probabilities`` by class.
     """
-    clips, times = clips_of(path, deployed.preprocessing, window, stride)
-    batches = range(0, len(clips), BATCH_SIZE)
-    scores = np.concatenate([deployed.network(clips[i : i + BATCH_SIZE])
-                             for i in batches]).astype(np.float64)  # fmt: skip
-    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
+    clips = clips_of(path, deployed.preprocessing, window, stride)
+    rows = []
+    while batch := list(islice(clips, BATCH_SIZE)):
+        scores = deployed.network(np.stack([clip for clip, _ in batch]))
+        shares = np.exp(scores.astype(float) - scores.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        rows += [
+            dict(video=path, start=start, end=end, probabilities=row.tolist())
+            for (_, (start, end)), row in zip(batch, shares, strict=True)
+        ]
+    return rows
+
+
+def videos_in(folder: Path) -> list[Path]:
+    """The videos in and below a folder, sorted; what is hidden does not count."""
     return [
-        dict(video=path, start=start, end=end, probabilities=row.tolist())
-        for (start, end), row in zip(times, shares, strict=True)
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
 
 
@@ -256,8 +273,7 @@ def find_videos(paths: Sequence[str]) -> list[str]:
         if not path.is_dir():
             found.append(str(path))
             continue
-        inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
-        if not inside:
+        if not (inside := videos_in(path)):
             raise ValueError(f"{path}: expected videos in the folder, got none")
         found += map(str, inside)
     return found
@@ -294,8 +310,8 @@ def predict_all(
         Whether all of them could be read.
     """
     for option in ("window", "stride"):
-        if not 0 <= getattr(args, option) < float("inf"):
-            raise ValueError(f"--{option}: expected seconds, got {args.window:g}")
+        if not 0 <= (seconds := getattr(args, option)) < float("inf"):
+            raise ValueError(f"--{option}: expected seconds, got {seconds:g}")
     if args.out and Path(args.out).suffix not in (".json", ".csv"):
         raise ValueError(f"--out: expected FILE.json or FILE.csv, got {args.out}")
     found, whole = [], True

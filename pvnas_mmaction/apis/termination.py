@@ -57,6 +57,8 @@ class TerminationHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         _State.waiting = None
+        if _State.asked:  # since the last step, while networks were judged
+            raise Terminated
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         asked = torch.tensor(int(_State.asked))

@@ -25,7 +25,7 @@ import numpy as np
 from ..datasets.video_frames import VideoFrames
 from ..datasets.video_list import read_video_list, video_file
 from ..space.checks import wrong
-from .onnx_predict import SUFFIXES
+from .onnx_predict import videos_in
 
 SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}
 # One for each list, and one more for each half of the training list in a search.
@@ -36,6 +36,7 @@ NUM_HASHED = 3
 # clips look alike, as depth maps do, it has to be less.
 NEAR = (10, 6, 3, 0)
 LARGEST = 0.2
+EXPECTED = "a folder with a folder of videos for each class"
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
@@ -73,19 +74,22 @@ def find_clips(folder: Path) -> tuple[list[str], list[Clip]]:
     """Class names, sorted, and the video files of each class folder, not yet read.
 
     Raises:
-        ValueError: There is no such folder, no video in it, or one class alone.
+        ValueError: There is no class folder with videos, or one alone.
     """
-    expected = "a folder with a folder of videos for each class"
-    if not folder.is_dir():
-        raise wrong("VIDEOS", expected, f"{folder}, which is no folder")
     found: dict[str, list[Path]] = {}
-    for inner in sorted(p for p in folder.iterdir() if p.is_dir()):
-        files = [p for p in sorted(inner.rglob("*")) if p.suffix.lower() in SUFFIXES]
-        if files := [p for p in files if not p.name.startswith(".") and p.is_file()]:
-            found[inner.name] = files
+    empty = []
+    for inner in sorted(folder.iterdir()):
+        if inner.is_dir() and not inner.name.startswith("."):
+            if files := videos_in(inner):
+                found[inner.name] = files
+            else:
+                empty.append(inner.name)
     if len(found) < 2:
-        got = f"videos of one class in {folder}" if found else f"no videos in {folder}"
-        raise wrong("VIDEOS", f"{expected}, two classes or more", got)
+        expected = f"{EXPECTED}, two classes or more"
+        one = f"videos of one class in {folder}"
+        raise wrong("VIDEOS", expected, one if found else f"no videos in {folder}/*/")
+    if empty:
+        print(f"warning: folders without videos are left out: {', '.join(empty)}")
     clips = []
     for label, files in enumerate(found.values()):
         for file in files:
@@ -119,6 +123,13 @@ def read_lists(
         ordered = sorted(lists["val"], key=lambda clip: clip.label)
         lists["val"], lists["test"] = ordered[::2], ordered[1::2]
     number = 1 + max(clip.label for clips in lists.values() for clip in clips)
+    if number < 2:
+        raise wrong("--lists", "two classes or more", "class 0 alone")
+    trained = {clip.path for clip in lists["train"]}
+    for split in ("val", "test"):
+        if common := sum(clip.path in trained for clip in lists[split]):
+            text = f"{common} clips of the {split} list are trained on"
+            print(f"warning: --lists: {text}")
     classes = Path(files[0]).with_name("classes.txt")
     names = classes.read_text("utf-8").splitlines() if classes.is_file() else []
     return names or [str(label) for label in range(number)], lists
@@ -142,6 +153,11 @@ def read_clips(
         before = done.get((clip.path, clip.size, clip.modified))
         if before is not None:
             return replace(from_dict(before), label=clip.label, group="")
+        # A list is UTF-8 text with a path in each line.
+        lines = clip.path.encode(errors="replace").decode().splitlines()
+        if (path := "?".join(lines).strip()) != clip.path:
+            fault = "its name can't stand in a list of files; rename it"
+            return replace(clip, path=path, fault=fault)
         try:
             video = VideoFrames(str(folder / clip.path))
             shares = np.linspace(0, 1, NUM_HASHED + 2)[1:-1]
@@ -174,6 +190,12 @@ def describe(clips: Sequence[Clip], num_classes: int) -> str:
         title = f"{len(lines)} of {len(clips)} clips can't be read, set aside:"
         lines.insert(0, title)
     good = [clip for clip in clips if not clip.fault]
+    first: dict[Any, Clip] = {}
+    for clip in good:
+        other = first.setdefault((clip.size, clip.hashes), clip)
+        if other.label != clip.label:
+            text = "look the same, and are of two classes"
+            lines.append(f"warning: {other.path} and {clip.path} {text}")
     if good:
         times = sorted(clip.frames / (clip.fps or 25) for clip in good)
         sizes = Counter(f"{clip.width}x{clip.height}" for clip in good).most_common(3)
@@ -223,15 +245,13 @@ def group_clips(
         except re.error as error:
             expected = "a regular expression"
             raise wrong("--group-regex", expected, f"{pattern!r}: {error}") from error
-        if None in found:
-            path = clips[found.index(None)].path
+        sources = [match and match[min(1, match.re.groups)] for match in found]
+        if None in sources:
+            path = clips[sources.index(None)].path
             got = f"no match in {path}"
             raise wrong("--group-regex", "one that matches every path", got)
-        return [
-            replace(clip, group=str(match[1] if match.re.groups else match[0]))
-            for clip, match in zip(clips, found, strict=True)
-            if match is not None
-        ]
+        pairs = zip(clips, sources, strict=True)
+        return [replace(clip, group=str(source)) for clip, source in pairs]
     roots = list(range(len(clips)))
 
     def root(i: int) -> int:
