@@ -30,6 +30,7 @@ from pvnas_mmaction.apis.export import preprocessing_of
 from pvnas_mmaction.apis.fit import bootstrap_interval, fit, reference
 from pvnas_mmaction.apis.predict import load_trained
 from pvnas_mmaction.apis.run_checks import RunCheckHook
+from pvnas_mmaction.apis.termination import Terminated, TerminationHook, _State
 from pvnas_mmaction.apis.video_folder import Clip
 from pvnas_mmaction.engine.lr_diversity_hook import LRDiversityHook
 from pvnas_mmaction.report.predictions import load_scores
@@ -243,6 +244,13 @@ def test_killed_in_each_step(fitted, videos, settings, tmp_path) -> None:
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+def test_sigterm_while_networks_are_judged(monkeypatch) -> None:
+    """After the last step nothing looks whether it came but the end of the search."""
+    monkeypatch.setattr(_State, "asked", True)
+    with pytest.raises(Terminated):
+        TerminationHook().after_train(Mock())
+
+
 # -- what a user gets wrong ----------------------------------------------------------
 
 
@@ -307,9 +315,14 @@ def test_a_clip_that_cannot_be_read_is_set_aside(
     folder = tmp_path / "videos"
     shutil.copytree(videos, folder)
     (folder / "grow" / "bad.mp4").write_bytes(b"no video")
+    first, *_ = (folder / "grow").iterdir()
+    shutil.copy(first, folder / "grow" / "line\nbreak.mp4")
+    shutil.copytree(folder / "grow", folder / ".hidden")
     assert fit(folder, out=tmp_path / "out", dry_run=True, **settings) is None
     printed = capsys.readouterr().out
-    assert "1 of 41 clips can't be read, set aside:\n  grow/bad.mp4: " in printed
+    assert "2 of 42 clips can't be read, set aside:\n  grow/bad.mp4: " in printed
+    assert "grow/line?break.mp4: its name can't stand in a list" in printed
+    assert "hidden" not in printed
     assert "minute(s) in all on this machine\nNothing was trained" in printed
     assert "bad" not in "".join(p.read_text() for p in (tmp_path / "out").glob("*.txt"))
 
