@@ -147,7 +147,7 @@ def lines(*steps: int) -> list[dict]:
 
 
 def test_a_resumed_training_counts_each_step_once(tmp_path):
-    path = write_training(tmp_path / "t", epochs=3, per_epoch=5)
+    path = write_training(tmp_path / "t", epochs=3)
     again = [dict(loss=9.0, epoch=3, iter=s, step=s) for s in range(11, 16)]
     again.append({"acc/top1": 0.99, "step": 3})
     config = "resume = True\nstarted_with = dict(device='H100')\n"

@@ -17,6 +17,7 @@ from benchmarks.baselines import (
     random_search,
     regularised_evolution,
 )
+from benchmarks.clips import MotionClips
 from benchmarks.ground_truth import GroundTruth
 from benchmarks.ground_truth.recipe import Recipe
 from benchmarks.ground_truth.table import Network, all_indices
@@ -94,6 +95,19 @@ def test_local_search_climbs_where_layers_add_up(table):
 # -- judgement ----------------------------------------------------------------
 
 
+def test_rank_and_regret_by_hand(table):
+    networks = list(table)[::16]
+    for max_macs in (None, table.median_macs()):
+        kept = {i: n for i, n in table.items() if not max_macs or n.macs <= max_macs}
+        means = {indices: sum(n.accuracies) / 2 for indices, n in kept.items()}
+        assert table.best(max_macs).accuracy == max(means.values())
+        for i in kept.keys() & networks:
+            regret = max(means.values()) - means[i]
+            assert table.regret(i, max_macs) == pytest.approx(regret)
+            better = sum(mean > means[i] for mean in means.values())
+            assert table.rank(i, max_macs) == better + 1
+
+
 def a_run(table: GroundTruth, rank: int, variant: str = "diversity", **more) -> dict:
     """A record whose found network has a rank."""
     network = table.ranked()[rank - 1]
@@ -137,6 +151,18 @@ def test_summary_of_runs(table):
 
 
 # -- searches -----------------------------------------------------------------
+
+
+def test_a_view_is_consecutive_frames():
+    # Clip n holds the value 20 n + f in frame f.
+    values = (20 * torch.arange(3)[:, None] + torch.arange(12)).to(torch.uint8)
+    frames = values[:, :, None, None, None].expand(-1, -1, 4, 4, 3).contiguous()
+    clips = MotionClips(frames, torch.arange(3), clip_len=8)
+    middle = clips.views([1])
+    assert middle.shape == (1, 3, 8, 4, 4)
+    assert middle[0, 0, :, 0, 0].tolist() == list(range(22, 30))
+    drawn = clips.views([0, 2, 0], seeds=[0, 4, 6])
+    assert [v[0, 0, 0, 0].item() for v in drawn] == [0, 44, 1]
 
 
 class ToySource:
