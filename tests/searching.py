@@ -37,20 +37,9 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "pvnas"
 SEARCH_RUNTIME = CONFIGS / "_base_" / "search_runtime.py"
 NUM_CLASSES = 2
 INPUT_SHAPE = (3, 4, 8, 8)
-SPACE = dict(
-    name="toy",
-    stem=dict(channels=4),
-    head_channels=8,
-    stages=[
-        dict(
-            out_channels=4,
-            num_layers=3,
-            spatial_stride=1,
-            temporal_stride=1,
-            candidates=["mb_t1_k3_e1", "mb_t3_k3_e2", "ts_t3_k3_e1", "skip"],
-        )
-    ],
-)
+CANDIDATES = ["mb_t1_k3_e1", "mb_t3_k3_e2", "ts_t3_k3_e1", "skip"]
+STAGE = dict(out_channels=4, num_layers=3, candidates=CANDIDATES)
+SPACE = dict(name="toy", stem=dict(channels=4), head_channels=8, stages=[STAGE])
 # Changes of a search's config: no validation, and a checkpoint at the end alone.
 NO_VALIDATION = dict(val_cfg=None, val_dataloader=None, val_evaluator=None)
 QUIET = dict(default_hooks=dict(checkpoint=dict(interval=100)))
@@ -61,25 +50,14 @@ _RUNS = count()
 class ToyClips(Dataset):
     """Clips in memory, (1, 3, 4, 8, 8) each; class 1 is brighter than class 0.
 
-    An item depends on its index and on every random state that MMAction2's pipelines
-    use. The index is in the data sample, so that a test sees what a batch holds.
-
-    Args:
-        length: Number of clips; their classes alternate.
-        noise: Size of the random part. Default 0.1.
-        multi_class: Whether labels are lists, as in multi-label data. Default False.
-        name: What the names of its clips begin with. Default "clip".
+    An item depends on its index and, by ``noise``, on every random state that
+    MMAction2's pipelines use. The index is in the data sample, so that a test sees
+    what a batch holds. ``multi_class``: labels are lists, as in multi-label data.
     """
 
     metainfo: dict = {}  # noqa: RUF012
 
-    def __init__(
-        self,
-        length: int,
-        noise: float = 0.1,
-        multi_class: bool = False,
-        name: str = "clip",
-    ) -> None:
+    def __init__(self, length, noise=0.1, multi_class=False, name="clip") -> None:
         generator = torch.Generator().manual_seed(0)
         self.clips = torch.randn((length, 1, *INPUT_SHAPE), generator=generator)
         self.clips += torch.arange(length).reshape(-1, 1, 1, 1, 1, 1) % NUM_CLASSES
@@ -104,12 +82,8 @@ class ToyClips(Dataset):
 
 @HOOKS.register_module()
 class KillHook(Hook):
-    """Kills the process, as SIGKILL does, once at each of some steps.
-
-    Args:
-        steps: Steps after which to kill, each once per work directory.
-        before_checkpoint: Whether the step's checkpoint is not written yet.
-    """
+    """Kills the process, as SIGKILL does, after each of some steps, once per work
+    directory; ``before_checkpoint``: before the step's checkpoint is written."""
 
     def __init__(self, steps: list[int], before_checkpoint: bool = False) -> None:
         self.steps = steps
@@ -179,15 +153,12 @@ def batch_indices(batch: dict) -> list[int]:
 
 def toy_model(**head: Any) -> dict:
     """Config of the recognizer around the toy supernet."""
+    own = dict(in_channels=SPACE["head_channels"], num_classes=NUM_CLASSES)
+    own |= dict(dropout_ratio=0.5, average_clips="prob") | head
     return dict(
         type="Recognizer3D",
         backbone=dict(type="PVNASSupernet", space=SPACE),
-        cls_head=dict(
-            type="I3DHead",
-            in_channels=SPACE["head_channels"],
-            num_classes=NUM_CLASSES,
-            **{"dropout_ratio": 0.5, "average_clips": "prob", **head},
-        ),
+        cls_head=dict(type="I3DHead", **own),
         data_preprocessor=dict(type="ActionDataPreprocessor", format_shape="NCTHW"),
     )
 
@@ -214,15 +185,10 @@ def toy_optimizers(model: nn.Module, lr: float = 0.05, **settings: Any) -> dict:
 def toy_search(model: nn.Module | None = None, **settings: Any) -> Search:
     """A search of 18 steps in 2 cycles without a runner, on :func:`make_batch`es."""
     model = model or build_toy_model()
-    schedule = LRDiversityConfig(total_steps=18, num_cycles=2, alphas_lr=0.1)
+    config = LRDiversityConfig(total_steps=18, num_cycles=2, alphas_lr=0.1)
     settings = {"optimizers": toy_optimizers(model), **settings}
-    return Search(
-        model,
-        schedule=LRDiversitySchedule(schedule),
-        input_shape=INPUT_SHAPE,
-        seed=0,
-        **settings,
-    )
+    schedule = LRDiversitySchedule(config)
+    return Search(model, schedule=schedule, input_shape=INPUT_SHAPE, seed=0, **settings)
 
 
 def make_batch(size: int = 4, seed: int = 1) -> dict:
@@ -236,21 +202,15 @@ def make_batch(size: int = 4, seed: int = 1) -> dict:
 
 
 def search_config(work_dir: str | Path, **changes: Any) -> Config:
-    """Config of the toy search: 18 steps, 3 an epoch, 2 cycles of 9.
-
-    Args:
-        work_dir: Where it writes.
-        **changes: Fields of the config; a dict is merged into the one that is there.
-    """
+    """Config of the toy search: 18 steps, 3 an epoch, 2 cycles of 9; a dict among the
+    changes is merged into the one that is there."""
 
     def loader(length: int, noise: float) -> dict:
-        return dict(
-            batch_size=4,
-            num_workers=0,
-            sampler=dict(type="DefaultSampler", shuffle=False),
-            dataset=dict(type="ToyClips", length=length, noise=noise),
-        )
+        sampler = dict(type="DefaultSampler", shuffle=False)
+        dataset = dict(type="ToyClips", length=length, noise=noise)
+        return dict(batch_size=4, num_workers=0, sampler=sampler, dataset=dataset)
 
+    sgd = dict(type="SGD", lr=0.05, momentum=0.9)
     config = PlainConfig(
         dict(
             default_scope="mmaction",
@@ -270,10 +230,7 @@ def search_config(work_dir: str | Path, **changes: Any) -> Config:
             val_cfg=dict(type="ValLoop"),
             optim_wrapper=dict(
                 constructor="SearchOptimWrapperConstructor",
-                weights=dict(
-                    optimizer=dict(type="SGD", lr=0.05, momentum=0.9),
-                    clip_grad=dict(max_norm=20),
-                ),
+                weights=dict(optimizer=sgd, clip_grad=dict(max_norm=20)),
                 alphas=dict(optimizer=dict(type="Adam", lr=0.1, betas=(0.5, 0.999))),
             ),
             param_scheduler=None,
@@ -315,11 +272,8 @@ def run_search(work_dir: str | Path, **changes: Any) -> Runner:
 
 
 def run_forked(target: Callable[..., Any], *args: Any, **kwargs: Any) -> int | None:
-    """Run a function in a process forked from this one, for that starts at once.
-
-    Returns:
-        Its exit status; that of a process that a signal ended is negative.
-    """
+    """Exit status of a function in a process forked from this one, which starts at
+    once; it is negative where a signal ended the process."""
     context = multiprocessing.get_context("fork")
     process = context.Process(target=_run_afresh, args=(target, args, kwargs))
     process.start()
@@ -332,23 +286,9 @@ def _run_afresh(target: Callable[..., Any], args: tuple, kwargs: dict) -> None:
     target(*args, **kwargs)
 
 
-def run_ranks(
-    folder: Path, count: int, target: Callable[..., Any], *args: Any, join: bool = True
-) -> list:
-    """Run a function in several forked processes joined by gloo.
-
-    Args:
-        folder: For the results.
-        count: Number of processes.
-        target: Called as ``target(*args)`` in each.
-        *args: Its arguments.
-        join: Default True; False: it joins them itself. To leave one group and join
-            another at the same port is a race: who is first finds the addresses of
-            the group that the others have not left yet.
-
-    Returns:
-        What it returned, by rank, through ``torch.save``; an exception as its text.
-    """
+def run_ranks(folder: Path, count: int, target: Callable[..., Any], *args: Any) -> list:
+    """Run a function in several forked processes joined by gloo; what it returned, by
+    rank, through ``torch.save`` in a folder; an exception as its text."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -356,9 +296,7 @@ def run_ranks(
     context = multiprocessing.get_context("fork")
     files = [folder / f"result_{rank}.pth" for rank in range(count)]
     processes = [
-        context.Process(
-            target=_run_rank, args=(rank, count, port, file, target, args, join)
-        )
+        context.Process(target=_run_rank, args=(rank, count, port, file, target, args))
         for rank, file in enumerate(files)
     ]
     for process in processes:
@@ -369,22 +307,14 @@ def run_ranks(
     return [torch.load(file) if file.exists() else None for file in files]
 
 
-def _run_rank(
-    rank: int, count: int, port: int, file: Path, target, args, join: bool
-) -> None:
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(count),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    if join:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+def _run_rank(rank: int, count: int, port: int, file: Path, target, args) -> None:
+    places = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=count, MASTER_PORT=port)
+    os.environ.update({name: str(value) for name, value in places.items()})
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     try:
         result = target(*args)
     except Exception as error:
         result = f"{type(error).__name__}: {error}"
     torch.save(result, file)
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    dist.destroy_process_group()

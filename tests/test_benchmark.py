@@ -4,9 +4,7 @@ statistics against numpy, memory against what must be held, and the tool as a wh
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.utils import get_installed_path
+from tool_processes import TOOLS, run_process
 
 from pvnas_mmaction.apis.config_files import load_config
 from pvnas_mmaction.models import recognizers
@@ -72,10 +71,7 @@ def test_counted_cost_is_that_of_the_formulas(config):
 # networks of depthwise convolutions.
 @pytest.mark.parametrize(
     ("name", "views", "tolerance"),
-    [
-        ("TSM-R50", (8, 224, 224), 0.01),
-        ("X3D-S", (13, 182, 182), 0.10),
-    ],
+    [("TSM-R50", (8, 224, 224), 0.01), ("X3D-S", (13, 182, 182), 0.10)],
 )
 def test_counted_cost_is_that_of_the_zoo(name, views, tolerance):
     cfg = load_config(zoo.DEFAULT[name])
@@ -137,25 +133,17 @@ def test_statistics_are_numpys():
     assert f"| {np.median(rounds) / 0.003:.1f} |" in zoo.to_markdown(data)
 
 
-# -- measuring -------------------------------------------------------------------
-
-
 # -- the tool --------------------------------------------------------------------
-
-
-def run(*options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
 def test_tool(config, tmp_path):
     out = tmp_path / "out"
-    done = run(
-        f"Ours={config}", "TSM-MobileNetV2", "TIN-R50", f"Gone={tmp_path}/gone.py",
-        "--small", "--threads", "1", "--batch-size", "2", "--out", str(out),
+    done = run_process(
+        sys.executable, TOOLS / "benchmark.py", f"Ours={config}", "TSM-MobileNetV2",
+        "TIN-R50", f"Gone={tmp_path}/gone.py", "--small", "--threads", "1",
+        "--batch-size", "2", "--out", out,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
     data = json.loads((out / "benchmark.json").read_text())
     ours, tsm, tin, gone = data["results"]
     assert data["baseline"] == "TSM-MobileNetV2"
@@ -182,25 +170,11 @@ def test_tool(config, tmp_path):
     assert "- TIN-R50: build: " in text
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("tool", ROOT / "tools/benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["TSM-R50", "TSM-R50"], "models: expected each name once"),
-        (["NoSuchNet", "--small"], "models: expected one that can be measured"),
-    ],
-)
-def test_tool_says_what_is_wrong(tool, monkeypatch, options, message):
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *options])
-    with pytest.raises(ValueError, match=message):
-        tool.main()
+def test_tool_says_what_is_wrong(call_tool):
+    line = call_tool("benchmark", "TSM-R50", "TSM-R50")
+    assert line.startswith("models: expected each name once")
+    line = call_tool("benchmark", "NoSuchNet", "--small")
+    assert line.startswith("models: expected one that can be measured")
 
 
 def test_models_are_measured_in_turn(config):

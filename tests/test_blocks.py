@@ -65,19 +65,10 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
         place.copy_(value)
 
 
-def conv(
-    inside: int,
-    outside: int,
-    kernel: tuple[int, int, int] = (1, 1, 1),
-    stride: tuple[int, int, int] = (1, 1, 1),
-    groups: int = 1,
-    eps: float = 1e-5,
-) -> list[nn.Module]:
-    padding = tuple((size - 1) // 2 for size in kernel)
-    return [
-        nn.Conv3d(inside, outside, kernel, stride, padding, groups=groups, bias=False),
-        nn.BatchNorm3d(outside, eps),
-    ]
+def conv(inside, outside, kernel=1, stride=1, groups=1, eps=1e-5) -> list[nn.Module]:
+    padding = tuple((size - 1) // 2 for size in kernel) if kernel != 1 else 0
+    part = nn.Conv3d(inside, outside, kernel, stride, padding, 1, groups, bias=False)
+    return [part, nn.BatchNorm3d(outside, eps)]
 
 
 def test_squeeze_and_excitation_by_hand() -> None:
@@ -95,36 +86,30 @@ RELU = nn.ReLU()
 # normalisation. The last three change the width and both strides.
 CHAINS = {
     "mb_t3_k5_e2.25": [
-        *(*conv(16, 40), RELU),
+        *conv(16, 40), RELU,
         conv(40, 40, (1, 5, 5), groups=40)[0],
-        *(*conv(40, 40, (3, 1, 1), groups=40), RELU),
-        *conv(40, 16),
+        *conv(40, 40, (3, 1, 1), groups=40), RELU, *conv(40, 16),
     ],
     "ts_t3_k3_e2.25": [
-        *(*conv(16, 40), RELU),
-        *(*conv(40, 40, (1, 3, 3), groups=40), RELU),
-        *conv(40, 16),
+        *conv(16, 40), RELU,
+        *conv(40, 40, (1, 3, 3), groups=40), RELU, *conv(40, 16),
     ],
     "rs_t3_k3_e0.5": [
-        *(*conv(16, 8), RELU),
-        *(*conv(8, 8, (1, 3, 3)), RELU),
-        *conv(8, 16),
+        *conv(16, 8), RELU, *conv(8, 8, (1, 3, 3)), RELU, *conv(8, 16),
     ],
     "mb_t3_k3_e1": [
         conv(16, 16, (1, 3, 3), (1, 2, 2), groups=16)[0],
-        *(*conv(16, 16, (3, 1, 1), (2, 1, 1), groups=16), RELU),
-        *conv(16, 24),
+        *conv(16, 16, (3, 1, 1), (2, 1, 1), groups=16), RELU, *conv(16, 24),
     ],
     "mb3d_t3_k3_e1": [
-        *(*conv(16, 16, (3, 3, 3), (2, 2, 2), groups=16), RELU),
-        *conv(16, 24),
+        *conv(16, 16, (3, 3, 3), (2, 2, 2), groups=16), RELU, *conv(16, 24),
     ],
     "rb_t3_k3_e1_se": [
-        *(*conv(16, 24, (3, 1, 1), (2, 1, 1)), RELU),
-        *(*conv(24, 24, (1, 3, 3), (1, 2, 2)), RELU),
-        *(SqueezeExcitation(data.SqueezeExcitation(24, 8)), *conv(24, 24)),
+        *conv(16, 24, (3, 1, 1), (2, 1, 1)), RELU,
+        *conv(24, 24, (1, 3, 3), (1, 2, 2)), RELU,
+        SqueezeExcitation(data.SqueezeExcitation(24, 8)), *conv(24, 24),
     ],
-}
+}  # fmt: skip
 STRIDED = list(CHAINS)[3:]
 assert {text.partition("_")[0] for text in CHAINS} == set(FAMILIES)
 
@@ -186,16 +171,12 @@ def skeleton(**options) -> Skeleton:
 
 def test_stem_and_head() -> None:
     parts = [*conv(3, 8, (1, 3, 3), (1, 2, 2)), RELU]
+    pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+    pooled = [*conv(3, 8, (1, 7, 7), (1, 2, 2), eps=0.1), RELU, pool]
     for built, reference in (
         (build_stem(skeleton()), parts),
         (build_head(skeleton()), [*conv(8, 16), RELU]),
-        (
-            build_stem(skeleton(stem=Stem(8, kernel=7, pool=3), bn_eps=0.1)),
-            [
-                *(*conv(3, 8, (1, 7, 7), (1, 2, 2), eps=0.1), RELU),
-                nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
-            ],
-        ),
+        (build_stem(skeleton(stem=Stem(8, kernel=7, pool=3), bn_eps=0.1)), pooled),
     ):
         expected = nn.Sequential(*reference)
         copy_weights(randomize(built), expected)
@@ -263,28 +244,20 @@ def test_a_new_family_is_one_function_and_one_line(monkeypatch, tmp_path) -> Non
 
     with pytest.raises(ValueError, match="expected t odd and from 3 to 5 for full"):
         BlockSpec.parse("full_t7_k3_e1")
+    stage = dict(out_channels=16, num_layers=2, candidates=["full_t{3,5}_k3_e1"])
     space = SearchSpace.from_config(
-        dict(
-            name="toy",
-            stem=dict(channels=8),
-            head_channels=None,
-            stages=[
-                dict(out_channels=16, num_layers=2, candidates=["full_t{3,5}_k3_e1"])
-            ],
-        )
+        dict(name="toy", stem=dict(channels=8), head_channels=None, stages=[stage])
     )
     assert space.candidates == (("full_t3_k3_e1", "full_t5_k3_e1"),) * 2
     weights = 8 * 16 * 3 * 9
-    assert block_cost("full_t3_k3_e1", space.layers[0], (4, 5, 6)) == Cost(
-        weights * 4 * 5 * 6, weights + 32
-    )
+    expected = Cost(weights * 4 * 5 * 6, weights + 32)
+    assert block_cost("full_t3_k3_e1", space.layers[0], (4, 5, 6)) == expected
     block = build_block("full_t3_k3_e1", space.layers[0]).eval()
     assert next(iter(block.state_dict())) == "joint.conv.weight"
     x = torch.randn(2, 8, 4, 5, 6)
     reference = nn.functional.conv3d(x, block.joint.conv.weight, padding=1)
-    torch.testing.assert_close(
-        block(x), (reference / (1 + 1e-5) ** 0.5).relu(), rtol=1e-4, atol=1e-4
-    )
+    expected = (reference / (1 + 1e-5) ** 0.5).relu()
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
     genotype = space.genotype((0, 1))
     text = genotype.to_json()
     assert parse_genotype(text) == genotype

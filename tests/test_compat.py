@@ -7,14 +7,13 @@ There the fixes come from compat.py alone, without the rest of the package.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from tool_processes import run_process
 
 import pvnas_mmaction
 from pvnas_mmaction.compat import package_file
@@ -48,30 +47,9 @@ def hide(*names):
 """
 
 
-def run_python(
-    code: str, *args: str, path: Path | None = None, ok: bool = True
-) -> subprocess.CompletedProcess[str]:
+def run_python(code: str, *args: str, ok: bool = True):
     """Run ``code`` in a fresh process; assert that it succeeds, or fails."""
-    env = dict(os.environ)
-    if path is not None:
-        env["PYTHONPATH"] = os.pathsep.join([str(path), env["PYTHONPATH"]])
-    done = subprocess.run(
-        [sys.executable, "-c", PRELUDE + code, *args],
-        capture_output=True,
-        text=True,
-        env=env,
-        timeout=300,
-    )
-    assert (done.returncode == 0) == ok, done.stdout + done.stderr
-    return done
-
-
-def mmaction_folder() -> Path:
-    return Path(find_spec("mmaction").origin).parent
-
-
-def wheel_lacks_drn() -> bool:
-    return not (mmaction_folder() / "models/localizers/drn/drn.py").is_file()
+    return run_process(sys.executable, "-c", PRELUDE + code, *args, ok=ok)
 
 
 # modules that are missing
@@ -88,28 +66,23 @@ assert Config.fromfile(sys.argv[1]).model.type == "Recognizer2D"
 )
 
 
-@pytest.fixture
-def inheriting_config(tmp_path: Path) -> str:
-    """The path of a config with a base of another package."""
-    config = tmp_path / "inherits.py"
-    config.write_text('_base_ = "mmaction::_base_/models/tsm_r50.py"\n')
-    return str(config)
-
-
 @pytest.mark.parametrize("module", HIDE)
-def test_missing_module(module, inheriting_config) -> None:
+def test_missing_module(module, tmp_path) -> None:
     """What needs it fails, and works with the fix. An import that failed before the
     package was imported does not stay failed."""
+    config = tmp_path / "inherits.py"
+    config.write_text('_base_ = "mmaction::_base_/models/tsm_r50.py"\n')
     code = HIDE[module] + USE[module]
-    if module != "drn" or wheel_lacks_drn():
-        done = run_python(code, inheriting_config, ok=False)
+    drn = Path(find_spec("mmaction").origin).parent / "models/localizers/drn/drn.py"
+    if module != "drn" or not drn.is_file():
+        done = run_python(code, str(config), ok=False)
         assert "No module named 'mmaction.models.localizers.drn'" in done.stderr or (
             f"No module named '{module}'" in done.stderr
         )
     before = HIDE[module]
     if module == "drn":
         before = "try:\n    import mmaction.models\nexcept ImportError:\n    pass\n"
-    run_python(before + "load_compat().apply()\n" + USE[module], inheriting_config)
+    run_python(before + "load_compat().apply()\n" + USE[module], str(config))
 
 
 def test_stand_ins_answer_as_the_import_system_does() -> None:
@@ -147,15 +120,13 @@ with pytest.raises(AttributeError, match=r"pip install 'setuptools<81'"):
 # torch.load
 
 
+TOUCH = "pathlib.Path.touch, (pathlib.Path(sys.argv[1], 'ran'),)"
+METHOD = "getattr, (HistoryBuffer, '__init__')"
+
+
 @pytest.mark.parametrize(
     ("payload", "message"),
-    [
-        (
-            "pathlib.Path.touch, (pathlib.Path(sys.argv[1], 'ran'),)",
-            "Weights only load",
-        ),
-        ("getattr, (HistoryBuffer, '__init__')", "expected a statistic of mmengine's"),
-    ],
+    [(TOUCH, "Weights only load"), (METHOD, "expected a statistic of mmengine's")],
 )
 def test_checkpoint_with_other_types_is_still_refused(payload, message, tmp_path):
     """The fix names types and statistics; it does not turn the restriction off."""

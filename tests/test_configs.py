@@ -38,26 +38,12 @@ RETRAIN = [name for name in CONFIGS if "_retrain_" in name]
 # MACs per view of 8 frames (M: 16); other numbers of frames in proportion.
 # At 224x224; smaller views in proportion.
 BUDGETS = {"s": (1e9, 8), "l": (4e9, 8), "m": (33e9, 16)}
-# Views of one video in the test: clips x crops.
-TEST_VIEWS = {
-    "kinetics400": 10 * 3,
-    "ucf101": 10 * 3,
-    "hmdb51": 10 * 3,
-    "sthv2": 2 * 3,
-    "jester": 2 * 3,
-    "diving48": 2 * 3,
-    "custom": 1,
-    "motion-clips": 1,
-}
-NUM_CLASSES = {
-    "kinetics400": 400,
-    "sthv2": 174,
-    "ucf101": 101,
-    "hmdb51": 51,
-    "jester": 27,
-    "diving48": 48,
-    "motion-clips": 8,
-}
+# By data: classes, and views of one video in the test: clips x crops.
+DATA = {
+    "kinetics400": (400, 10 * 3), "ucf101": (101, 10 * 3), "hmdb51": (51, 10 * 3),
+    "sthv2": (174, 2 * 3), "jester": (27, 2 * 3), "diving48": (48, 2 * 3),
+    "custom": (None, 1), "motion-clips": (8, 1),
+}  # fmt: skip
 NAME = re.compile(
     r"pvnas-(?P<size>\w+)_(?P<kind>search|retrain)_(?P<gpus>\d+)xb(?P<batch>\d+)-"
     r"(?:(?P<dense>\d+)x\d+x1|u(?P<uniform>\d+))-(?P<epochs>\d+)e_"
@@ -85,16 +71,11 @@ def num_frames(name: str) -> int:
 def batch(num_classes: int) -> dict:
     """Two clips of 4 frames at 32x32 pixels, as a data loader gives them."""
     generator = torch.Generator().manual_seed(0)
-    shape = (1, 3, 4, 32, 32)
-    return dict(
-        inputs=[
-            torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-            for _ in range(2)
-        ],
-        data_samples=[
-            ActionDataSample().set_gt_label(label) for label in (0, num_classes - 1)
-        ],
-    )
+    shape = (2, 1, 3, 4, 32, 32)
+    clips = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    labels = (0, num_classes - 1)
+    samples = [ActionDataSample().set_gt_label(label) for label in labels]
+    return dict(inputs=list(clips), data_samples=samples)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -109,7 +90,7 @@ def test_name_says_what_the_config_does(name):
     loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
     counts = {loader.dataset.num_classes for loader in loaders}
     counts.add(cfg.model.cls_head.num_classes)
-    assert counts == {NUM_CLASSES.get(said["data"], cfg.num_classes)}
+    assert counts == {DATA[said["data"]][0] or cfg.num_classes}
     for loader in loaders:
         assert DATASETS.get(loader.dataset.type) is not None
     for hook in cfg.custom_hooks:
@@ -124,7 +105,7 @@ def test_pipelines_give_the_views_of_the_recipe(name, motion_clips):
     shape = (3, num_frames(name), view.height, view.width)
     if name in SEARCH:
         assert tuple(cfg.train_cfg.input_shape) == shape
-    views = dict(train=1, val=1, test=TEST_VIEWS[parts(name)["data"]])
+    views = dict(train=1, val=1, test=DATA[parts(name)["data"]][1])
     for split, number in views.items():
         pipeline = cfg[f"{split}_dataloader"].dataset.pipeline
         sample = dict(filename=video, label=0, start_index=0, modality="RGB")
@@ -149,10 +130,8 @@ def test_retrain_config_runs(name):
     assert logs["loss"].item() == pytest.approx(math.log(cfg.num_classes), abs=0.7)
     after = list(model.parameters())
     assert all(p.isfinite().all() for p in after)
-    moved = sum(
-        not torch.equal(old, new) for old, new in zip(before, after, strict=True)
-    )
-    assert moved > 0.9 * len(after)
+    still = sum(map(torch.equal, before, after))
+    assert still < 0.1 * len(after)
     with torch.no_grad():
         (first, _) = model.eval().test_step(data)
     assert float(first.pred_score.sum()) == pytest.approx(1, abs=1e-4)
@@ -253,49 +232,23 @@ def test_model_index_is_about_the_config_that_it_names(entry):
 
 # -- mirrored classes ------------------------------------------------------------
 
-# In the order of jester-v1-labels.csv.
-JESTER = """Swiping Left, Swiping Right, Swiping Down, Swiping Up, Pushing Hand Away,
-Pulling Hand In, Sliding Two Fingers Left, Sliding Two Fingers Right,
-Sliding Two Fingers Down, Sliding Two Fingers Up, Pushing Two Fingers Away,
-Pulling Two Fingers In, Rolling Hand Forward, Rolling Hand Backward,
-Turning Hand Clockwise, Turning Hand Counterclockwise, Zooming In With Full Hand,
-Zooming Out With Full Hand, Zooming In With Two Fingers, Zooming Out With Two Fingers,
-Thumb Up, Thumb Down, Shaking Hand, Stop Sign, Drumming Fingers, No gesture,
-Doing other things"""
+ZOO_TSM = "mmaction::recognition/tsm/tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_"
 
 
-def flip_label_map(name: str) -> dict[int, int]:
-    (flip,) = (
-        transform
-        for transform in load(name).train_dataloader.dataset.pipeline
-        if transform.type == "Flip"
-    )
-    return dict(flip.get("flip_label_map") or {})
-
-
-@pytest.mark.parametrize("name", [n for n in CONFIGS if parts(n)["data"] == "jester"])
-def test_jester_mirrors_labels(name):
-    labels = [label.strip() for label in JESTER.replace("\n", " ").split(",")]
-    opposite = {"Left": "Right", "Clockwise": "Counterclockwise"}
-    opposite |= {value: key for key, value in opposite.items()}
-    mirrored = [
-        " ".join(opposite.get(word, word) for word in label.split()) for label in labels
-    ]
-    expected = {
-        index: labels.index(label)
-        for index, label in enumerate(mirrored)
-        if label != labels[index]
-    }
-    assert flip_label_map(name) == expected
-
-
-@pytest.mark.parametrize("name", [n for n in CONFIGS if parts(n)["data"] == "sthv2"])
-def test_sthv2_mirrors_labels_as_tsm_does(name):
-    zoo = load_config(
-        "mmaction::recognition/tsm/"
-        "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb.py"
-    )
-    assert flip_label_map(name) == dict(zoo.sthv2_flip_label_map)
+@pytest.mark.parametrize(
+    "name", [n for n in CONFIGS if parts(n)["data"] in ("jester", "sthv2")]
+)
+def test_a_flip_mirrors_labels(name):
+    """Jester's that name left and right or clockwise and counterclockwise, by their
+    places in jester-v1-labels.csv; those of Something-Something as TSM's config."""
+    pipeline = load(name).train_dataloader.dataset.pipeline
+    (flip,) = (transform for transform in pipeline if transform.type == "Flip")
+    if parts(name)["data"] == "jester":
+        # Swiping, sliding two fingers, turning a hand.
+        expected = {0: 1, 1: 0, 6: 7, 7: 6, 14: 15, 15: 14}
+    else:
+        expected = dict(load_config(f"{ZOO_TSM}sthv2-rgb.py").sthv2_flip_label_map)
+    assert dict(flip.flip_label_map) == expected
 
 
 # -- your own data ---------------------------------------------------------------
@@ -308,10 +261,9 @@ def test_the_search_config_of_the_docs(project_root, tmp_path, monkeypatch):
     config = tmp_path / "own.py"
     config.write_text(block.replace("configs/pvnas", str(FOLDER)))
     found = Config.fromfile(config)
-    monkeypatch.setenv("ANN_FILE_TRAIN", "my/train.txt")
-    monkeypatch.setenv("ANN_FILE_VAL", "my/val.txt")
-    monkeypatch.setenv("DATA_PREFIX", "my")
-    monkeypatch.setenv("NUM_CLASSES", "7")
+    own = dict(ANN_FILE_TRAIN="my/train.txt", ANN_FILE_VAL="my/val.txt")
+    for key, value in (own | dict(DATA_PREFIX="my", NUM_CLASSES="7")).items():
+        monkeypatch.setenv(key, value)
     (name,) = (n for n in SEARCH if n.startswith("pvnas-compact_") and "custom" in n)
     assert name in block
     expected = Config.fromfile(FOLDER / name)

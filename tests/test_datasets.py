@@ -64,13 +64,8 @@ def log() -> Iterator[list[str]]:
 
 
 def build(folder: Path, name: str = "train.txt", **kwargs) -> PVNASVideoDataset:
-    config = dict(
-        type="PVNASVideoDataset",
-        ann_file=str(folder / name),
-        data_prefix=dict(video=str(folder)),
-        num_classes=8,
-        pipeline=PIPELINE,
-    )
+    config = dict(type="PVNASVideoDataset", num_classes=8, pipeline=PIPELINE)
+    config.update(ann_file=str(folder / name), data_prefix=dict(video=str(folder)))
     return DATASETS.build({**config, **kwargs})
 
 
@@ -126,12 +121,8 @@ CLIP = "train/00001.mp4"
         (None, rf"train_dataloader\.dataset\.ann_file: expected {LIST}, got '.*list"),
         ("", rf"ann_file: expected {LIST}, got .*list\.txt, which is empty"),
         (b"\xff\xfe\x00", rf"ann_file: expected {LIST}, got .*list\.txt: 'utf-8'"),
-        (CLIP, rf"list\.txt:1: expected 'path class_id', got '{CLIP}'"),
         (f"{CLIP} 0\n\n{CLIP} cat", r"list\.txt:3: expected 'path class_id', got"),
-        (
-            f"{CLIP} 8",
-            r"list\.txt:1: expected class ids from 0 to .*8 classes.*, got .* to 9 or",
-        ),
+        (f"{CLIP} 8", r":1: expected class ids from 0 to .*8 classes.*, got .* to 9"),
     ],
 )
 def test_a_list_with_a_fault(folder: Path, text: str | None, message: str) -> None:
@@ -177,9 +168,8 @@ def test_lists_that_share_clips(folder: Path, log: list[str]) -> None:
         SkippedClipsHook().before_run(runner)
         return list(log)
 
-    config = dict(
-        type="PVNASVideoDataset", data_prefix=dict(video=str(folder)), pipeline=[]
-    )
+    prefix = dict(video=str(folder))
+    config = dict(type="PVNASVideoDataset", data_prefix=prefix, pipeline=[])
     train = dict(config, ann_file=str(folder / "train.txt"))
     mixed = dict(config, ann_file=str(folder / "mixed.txt"), test_mode=True)
     wrapped = dict(type="RepeatDataset", times=2, dataset=train)
@@ -192,8 +182,6 @@ def test_lists_that_share_clips(folder: Path, log: list[str]) -> None:
         )
     assert warnings_of(train, dict(dataset=build(folder, "val.txt"))) == []
     assert warnings_of(train, None) == []
-    [message] = warnings_of(train, dict(dataset=build(folder)))
-    assert "got 32 of 32 that are in both" in message
 
 
 # -- videos that cannot be read --------------------------------------------------------
@@ -206,7 +194,6 @@ def truncate(path: Path, share: float = 0.5) -> None:
 SPOIL: dict[str, Callable[[Path], object]] = {
     "missing": Path.unlink,
     "empty": lambda path: path.write_bytes(b""),
-    "text": lambda path: path.write_text("this is no video\n" * 100),
     "truncated": truncate,
     "garbled": lambda path: damage(path, path, 0),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
@@ -233,11 +220,10 @@ def test_a_bad_video_is_found_at_the_start(
     assert dataset[15]["inputs"].shape == (1, 3, 4, 32, 32)
 
 
-@pytest.mark.parametrize("fault", ["missing", "truncated"])
-def test_a_video_that_goes_bad_later(folder: Path, log: list[str], fault: str) -> None:
-    dataset = build(folder)
+def test_a_video_that_goes_bad_later(folder: Path, log: list[str]) -> None:
+    dataset = build(folder, max_refetch=6)
     judged = build(folder, test_mode=True)
-    SPOIL[fault](folder / "train/00003.mp4")
+    truncate(folder / "train/00003.mp4")
     first, second = dataset[3], dataset[3]
     assert first["inputs"].shape == (1, 3, 4, 32, 32)
     assert dataset.failures.nonzero().flatten().tolist() == [3]
@@ -249,11 +235,13 @@ def test_a_video_that_goes_bad_later(folder: Path, log: list[str], fault: str) -
     assert judged[2]["inputs"].shape == (1, 3, 4, 32, 32)
     with pytest.raises(OSError, match=r"train/00003\.mp4: expected a video, got"):
         judged[3]
+    for path in (folder / "train").iterdir():
+        truncate(path)
+    with pytest.raises(OSError, match=r"train\.txt: expected clips .* none in 7 tr"):
+        dataset[0]
 
 
-def test_truncated_video_is_read_as_far_as_it_goes(
-    folder: Path, log: list[str]
-) -> None:
+def test_truncated_video_is_read_as_far_as_it_goes(folder: Path, log: list) -> None:
     path = folder / "val/00003.mp4"
     encode(path.with_name("whole.mp4"), length=20, size=(32, 32), gop=1)
     remux(path.with_name("whole.mp4"), path, movflags="faststart")
@@ -288,22 +276,13 @@ def test_what_a_list_and_its_settings_lack(folder: Path) -> None:
             build(folder, **changes)
     crop = dict(type="CenterCrop", crop_size=33)
     dataset = build(folder, pipeline=[*PIPELINE[:3], crop, *PIPELINE[3:]])
-    with pytest.raises(
-        ValueError, match="crop_size: expected 32x32 at most, got 33x33"
-    ):
+    message = "crop_size: expected 32x32 at most, got 33x33"
+    with pytest.raises(ValueError, match=message):
         dataset[0]
     dataset = build(folder)
     subset = dataset.get_subset([4, 5, 6])
     subset.failures[0] += 1  # which it counts for itself
     assert len(subset) == 3 and not dataset.failures.any()
-
-
-def test_no_replacement_is_found(folder: Path) -> None:
-    dataset = build(folder, max_refetch=6)
-    for path in (folder / "train").iterdir():
-        truncate(path)
-    with pytest.raises(OSError, match=r"train\.txt: expected clips .* none in 7 tr"):
-        dataset[0]
 
 
 def test_workers_share_the_count(folder: Path) -> None:

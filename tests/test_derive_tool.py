@@ -68,14 +68,11 @@ def cost_of(blocks):
 def all_networks(work_dir: Path) -> list[tuple[float, tuple[int, ...]]]:
     """Every network with its log-probability, the most likely first."""
     rows = log_probs(work_dir)
-    choices = itertools.product(*(range(len(row)) for row in rows))
-    return sorted(
-        (
-            (math.fsum(row[i] for row, i in zip(rows, c, strict=True)), c)
-            for c in choices
-        ),
-        reverse=True,
-    )
+    networks = [
+        (math.fsum(row[i] for row, i in zip(rows, choice, strict=True)), choice)
+        for choice in itertools.product(*(range(len(row)) for row in rows))
+    ]
+    return sorted(networks, reverse=True)
 
 
 def test_best_network_of_each_budget(work_dir, derive, tmp_path):
@@ -93,11 +90,9 @@ def test_best_network_of_each_budget(work_dir, derive, tmp_path):
         assert cost.macs <= limit
         found = {blocks_of(c): p for p, c in networks}[genotype.blocks]
         assert found == pytest.approx(best, abs=1e-9)  # several may tie
-        assert genotype.provenance["macs"] == cost.macs
-        assert genotype.provenance["params"] == cost.params
-        assert genotype.provenance["step"] == 18
-        assert genotype.provenance["seed"] == 0
-        assert genotype.provenance["input_shape"] == list(INPUT_SHAPE)
+        facts = dict(macs=cost.macs, params=cost.params, step=18, seed=0)
+        facts["input_shape"] = list(INPUT_SHAPE)
+        assert facts.items() <= genotype.provenance.items()
         assert genotype.provenance["checkpoint"].endswith("epoch_6.pth")
         assert "--budget-gflops" in genotype.provenance["command"]
         assert f"{cost.macs / 1e9:.4f}" in stdout
@@ -192,10 +187,7 @@ def test_a_checkpoint_is_enough(work_dir, derive, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            ["--budget-ms", 5],
-            "--budget-ms: expected a --latency-table as well",
-        ),
+        (["--budget-ms", 5], "--budget-ms: expected a --latency-table as well"),
         (["--save-weights"], "--save-weights: expected --rank-on CONFIG as well"),
         (["--min-distance", 4], "expected 1 to 3, the number of layers, got 4"),
         (["--budget-gflops", -1], "--budget-gflops: expected a number above 0, got -1"),

@@ -287,12 +287,6 @@ def test_killed_and_resumed_on_two_processes(tmp_path):
     for name, value in whole[0].items():
         for other in (whole[1], *resumed):
             assert torch.equal(value, other[name]), name
-    names = [
-        f"search/{name}" for name in ("archive.json", "genotype.json", "split.json")
-    ]
-    for name in names:
-        ours, theirs = (tmp_path / run / name for run in ("killed", "whole"))
+    for name in ("archive.json", "genotype.json", "split.json"):
+        ours, theirs = (tmp_path / run / "search" / name for run in ("killed", "whole"))
         assert ours.read_bytes() == theirs.read_bytes()
-
-
-# what stands around a search

@@ -37,17 +37,12 @@ def enumerated_difference(probs: list[list[float]]) -> float:
     """Expected share of differing layers of two networks, by listing every pair."""
     networks = list(itertools.product(*(range(len(layer)) for layer in probs)))
 
-    def probability(network):
-        return math.prod(layer[o] for layer, o in zip(probs, network, strict=True))
-
-    return sum(
-        probability(a)
-        * probability(b)
-        * sum(x != y for x, y in zip(a, b, strict=True))
-        / len(probs)
-        for a in networks
-        for b in networks
-    )
+    total = 0.0
+    for a, b in itertools.product(networks, repeat=2):
+        choices = list(zip(probs, a, b, strict=True))
+        chance = math.prod(layer[x] * layer[y] for layer, x, y in choices)
+        total += chance * sum(x != y for _, x, y in choices) / len(probs)
+    return total
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -104,7 +99,5 @@ def test_shrink_reaches_the_target_or_leaves_the_alphas(alphas, target, tau):
 
 
 def test_alphas_that_diverged_are_named():
-    with pytest.raises(
-        ValueError, match=r"alphas of layer 0: expected finite .* lower"
-    ):
+    with pytest.raises(ValueError, match=r"alphas of layer 0: expected finite .*"):
         softmax([[math.nan, 1.0]])

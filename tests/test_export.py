@@ -74,10 +74,8 @@ def test_onnx_is_the_same_function(family, tmp_path):
 def test_tool(tmp_path, run_tool):
     """The file holds the weights of the checkpoint, and what one needs to use it."""
     path = write_config(tmp_path, GENOTYPES["ts"])
-    with path.open("a") as file:
-        file.write(
-            f"test_dataloader = dict(dataset=dict(ann_file='{tmp_path}/val.txt'))\n"
-        )
+    loader = f"test_dataloader = dict(dataset=dict(ann_file='{tmp_path}/val.txt'))\n"
+    path.write_text(path.read_text() + loader)
     (tmp_path / "classes.txt").write_text("a\nb b\nü\nd\ne\n")
     config = Config.fromfile(str(path))
     torch.manual_seed(1)
@@ -94,13 +92,9 @@ def test_tool(tmp_path, run_tool):
     assert max(max_difference(classifier, out, check_inputs(SHAPE))) <= TOLERANCE
     found = {item.key: json.loads(item.value) for item in onnx.load(out).metadata_props}
     assert found == dict(
-        classes=["a", "b b", "ü", "d", "e"],
-        frames=6,
-        height=32,
-        width=32,
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-    )
+        classes=["a", "b b", "ü", "d", "e"], frames=6, height=32, width=32,
+        mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
+    )  # fmt: skip
     (tmp_path / "classes.txt").write_text("a\n")
     assert "expected 5 lines, as model.cls_head" in run_tool("export_onnx", *argv)[2]
     (tmp_path / "classes.txt").unlink()

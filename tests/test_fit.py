@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import itertools
 import json
 import os
 import re
@@ -65,7 +66,6 @@ def videos(motion_clips, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def settings(videos) -> dict:
-    """A search of 12 steps."""
     config, train = videos.parent / "s.py", videos.parent / "t.py"
     config.write_text(
         f"_base_ = {str(CONFIGS / SEARCH)!r}\n"
@@ -91,16 +91,13 @@ def test_what_is_written(fitted, videos) -> None:
     names = sorted(path.name for path in videos.iterdir())
     assert result["classes"] == names
     assert (fitted / "labels.txt").read_text().split() == names
-    lists = {
-        s: (fitted / f"{s}.txt").read_text().splitlines()
-        for s in ("train", "val", "test")
-    }
-    assert {s: len(lines) for s, lines in lists.items()} == dict(
-        train=24, val=8, test=8
-    )
-    assert len({*lists["train"], *lists["val"], *lists["test"]}) == 40
-    for lines in lists.values():
+    seen = set()
+    for split, count in dict(train=24, val=8, test=8).items():
+        lines = (fitted / f"{split}.txt").read_text().splitlines()
+        assert len(lines) == count
         assert {int(line.split()[-1]) for line in lines} == set(range(8))
+        seen.update(lines)
+    assert len(seen) == 40
     costs = {name: row["cost"] for name, row in result["networks"].items()}
     assert list(costs) == ["searched_1", "reference"]
     assert max(costs.values()) <= BUDGET * 1e9
@@ -109,17 +106,8 @@ def test_what_is_written(fitted, videos) -> None:
     chosen = result["networks"][result["chosen"]]
     assert list(load_genotype(fitted / "genotype.json").blocks) == chosen["blocks"]
     commands = (fitted / "commands.sh").read_text().splitlines()
-    verbs = [line.split()[1] for line in commands]
-    assert verbs == [
-        "search",
-        "derive",
-        "train",
-        "test",
-        "train",
-        "test",
-        "export",
-        "report",
-    ]
+    verbs = " ".join(line.split()[1] for line in commands)
+    assert verbs == "search derive train test train test export report"
     assert (fitted / "report.html").stat().st_size > 10_000
 
 
@@ -137,11 +125,11 @@ def test_predictions_with_and_without_torch(
     lines = (fitted / "test.txt").read_text().splitlines()
     files = [str(videos / line.rsplit(" ", 1)[0]) for line in lines]
     assert not call_tool("predict", moved, *files, "--out", tmp_path / "torch.json")
-    code = "import sys, runpy; del sys.argv[0]; sys.modules['torch'] = None; "
-    code += (
-        "sys.modules['pvnas_mmaction'] = None; runpy.run_path(sys.argv[0], run_name="
-    )
-    code += "'__main__')"
+    code = """import runpy, sys
+del sys.argv[0]
+sys.modules.update(torch=None, pvnas_mmaction=None)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
     command = [sys.executable, "-c", code, onnx_predict.__file__, moved, *files]
     command += ["--out", tmp_path / "onnx.json"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
@@ -185,41 +173,29 @@ def test_preprocessing_is_that_of_the_test_pipeline(name, motion_clips) -> None:
     preprocessing = preprocessing_of(cfg)
     for index in range(3):
         expected = built[index]["inputs"][0].numpy().astype(np.float32)
-        mean, std = (
-            np.float32(preprocessing[k])[:, None, None, None] for k in ("mean", "std")
-        )
+        keys = ("mean", "std")
+        mean, std = (np.float32(preprocessing[k])[:, None, None, None] for k in keys)
         path = built.get_data_info(index)["filename"]
         ((clip, _),) = onnx_predict.clips_of(path, preprocessing)
         assert (clip == (expected - mean) / std).all()
 
 
-class _KillHook:
-    """What stands in for a hook's method: kills the process in its n-th call."""
-
-    def __init__(self, method, number: int) -> None:
-        self.method, self.left = method, number
-
-    def __get__(self, owner, kind=None):
-        def call(*args, **kwargs):
-            self.left -= 1
-            if self.left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return self.method(owner, *args, **kwargs)
-
-        return call
-
-
 def fit_and_die(verb: str, steps: int, videos: Path, **settings) -> None:
     """Fit, and be killed before a verb, or at the start of its n-th training step."""
-    call = module.call
+    call, left = module.call, itertools.count(steps, -1)
+    hook = LRDiversityHook if verb == "search" else RunCheckHook
+    before = hook.before_train_iter
+
+    def die_at_last(*args, **kwargs):
+        if next(left) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        before(*args, **kwargs)
 
     def killing(name, argv):
         if name == verb:
             if steps == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-            hook = LRDiversityHook if verb == "search" else RunCheckHook
-            method = "before_train_iter"
-            setattr(hook, method, _KillHook(getattr(hook, method), steps))
+            hook.before_train_iter = die_at_last
         call(name, argv)
 
     module.call = killing
@@ -236,12 +212,10 @@ def test_killed_in_each_step(fitted, videos, settings, tmp_path) -> None:
     assert run_forked(fit, videos, out=out, **settings) == 0
     first, second = (json.loads((f / "result.json").read_text()) for f in (fitted, out))
     assert first == second
-    states = [
-        torch.load(f / "checkpoint.pth", weights_only=True)["state_dict"]
-        for f in (fitted, out)
-    ]
+    files = [f / "checkpoint.pth" for f in (fitted, out)]
+    states = [torch.load(f, weights_only=True)["state_dict"] for f in files]
     assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert all(map(torch.equal, states[0].values(), states[1].values()))
 
 
 def test_sigterm_while_networks_are_judged(monkeypatch) -> None:
@@ -309,9 +283,7 @@ def test_an_out_that_cannot_be_used(fitted, videos, settings, monkeypatch) -> No
         fit(videos, out=fitted, **settings)
 
 
-def test_a_clip_that_cannot_be_read_is_set_aside(
-    videos, settings, tmp_path, capsys
-) -> None:
+def test_a_clip_that_cannot_be_read_is_set_aside(videos, settings, tmp_path, capsys):
     folder = tmp_path / "videos"
     shutil.copytree(videos, folder)
     (folder / "grow" / "bad.mp4").write_bytes(b"no video")
@@ -336,21 +308,17 @@ def clip(name: str, label: int, *hashes: int) -> Clip:
 
 def test_near_duplicates_stay_together() -> None:
     """Twelve scenes of five clips each, whose frames differ in few bits."""
-    generator = np.random.default_rng(0)
-    scenes = generator.integers(0, 2**63, 12).tolist()
-    others = generator.integers(0, 2**63, 60).tolist()
+    scenes, *others = np.random.default_rng(0).integers(0, 2**63, (6, 12)).tolist()
     clips = [
-        clip(f"{s % 3}/{s}_{k}", s % 3, scene ^ (1 << k), others.pop())
+        clip(f"{s % 3}/{s}_{k}", s % 3, scene ^ (1 << k), others[k][s])
         for s, scene in enumerate(scenes)
         for k in range(5)
     ]
     grouped = video_folder.group_clips(clips, None)
     assert len({c.group for c in grouped}) == 12
     lists = video_folder.split_clips(grouped, 0)
-    sides = {}
-    for split, found in lists.items():
-        for c in found:
-            assert sides.setdefault(c.path.split("_")[0], split) == split
+    sides = {(c.path.split("_")[0], split) for split in lists for c in lists[split]}
+    assert len(sides) == 12
     assert video_folder.lacking(lists) is None
     by_name = video_folder.group_clips(clips, r"/(\d+)_")
     assert {c.group for c in by_name} == {str(i) for i in range(12)}
@@ -375,10 +343,7 @@ def test_reference_is_the_donor_with_shift_narrowed_to_the_budget() -> None:
 def test_bootstrap_interval() -> None:
     """Next to the normal approximation."""
     difference = np.repeat([1.0, 0.0, -1.0], [30, 50, 20])
-    low, high = bootstrap_interval(difference)
     error = 1.96 * difference.std() / 10
-    assert (low, high) == (
-        pytest.approx(0.1 - error, abs=0.02),
-        pytest.approx(0.1 + error, abs=0.02),
-    )
+    expected = pytest.approx((0.1 - error, 0.1 + error), abs=0.02)
+    assert bootstrap_interval(difference) == expected
     assert bootstrap_interval(np.zeros(5)) == (0, 0)

@@ -6,6 +6,7 @@ import random
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import mmengine
@@ -64,25 +65,15 @@ def of_zoo(**config) -> nn.Module:
     return model
 
 
-def mobilenet_v2() -> nn.Module:
-    return of_zoo(type="MobileNetV2")
-
-
-def resnet50() -> nn.Module:
-    return of_zoo(type="ResNet", depth=50)
-
-
-def mobilenet_v2_tsm() -> nn.Module:
-    return of_zoo(type="MobileNetV2TSM", num_segments=FRAMES, pretrained2d=False)
-
-
-def resnet50_tsm() -> nn.Module:
-    return of_zoo(type="ResNetTSM", depth=50, num_segments=FRAMES, pretrained2d=False)
-
-
+mobilenet_v2 = partial(of_zoo, type="MobileNetV2")
+resnet50 = partial(of_zoo, type="ResNet", depth=50)
+TSM = dict(num_segments=FRAMES, pretrained2d=False)
 DONORS = {"lite0": lite0, "mobilenet_v2": mobilenet_v2, "resnet50": resnet50}
 WITH_SLOW = ["lite0", "mobilenet_v2", pytest.param("resnet50", marks=pytest.mark.slow)]
-SHIFTED = {"mobilenet_v2": mobilenet_v2_tsm, "resnet50": resnet50_tsm}
+SHIFTED = {
+    "mobilenet_v2": partial(of_zoo, type="MobileNetV2TSM", **TSM),
+    "resnet50": partial(of_zoo, type="ResNetTSM", depth=50, **TSM),
+}
 
 
 def moving_clips(clips: int = 2, size: int = 64) -> Tensor:
@@ -201,13 +192,10 @@ def renamed(state: dict[str, Tensor], modules: list[str]) -> dict[str, Tensor]:
 def timm_modules(stages: list[int]) -> list[str]:
     names = ["conv_stem", "bn1"]
     for stage, blocks in enumerate(stages):
-        parts = (
-            "conv_pw bn1 conv_dw bn2 conv_pwl bn3"
-            if stage
-            else "conv_dw bn1 conv_pw bn2"
-        )
+        parts = ("conv_pw bn1 conv_dw bn2 conv_pwl bn3", "conv_dw bn1 conv_pw bn2")
         for block in range(blocks):
-            names += [f"blocks.{stage}.{block}.{part}" for part in parts.split()]
+            own = parts[stage == 0].split()
+            names += [f"blocks.{stage}.{block}.{part}" for part in own]
     return [*names, "conv_head", "bn2"]
 
 
@@ -240,18 +228,14 @@ def state_of(config: dict) -> dict[str, Tensor]:
     return MODELS.build(config).state_dict()
 
 
-MOBILENET = dict(type="MobileNetV2")
+MOBILENET, RESNET = dict(type="MobileNetV2"), dict(type="ResNet", depth=50)
 NAMES = {
     "timm_efficientnet": (lite0_state, timm_modules([1, 2, 2, 3, 3, 4, 1])),
     "torchvision_mobilenet_v2": (
-        lambda: state_of(MOBILENET),
-        torchvision_mobilenet_modules(),
+        partial(state_of, MOBILENET), torchvision_mobilenet_modules()
     ),
-    "torchvision_resnet": (
-        lambda: state_of(dict(type="ResNet", depth=50)),
-        torchvision_resnet_modules(),
-    ),
-}
+    "torchvision_resnet": (partial(state_of, RESNET), torchvision_resnet_modules()),
+}  # fmt: skip
 
 
 def flat(donor: Donor) -> dict[str, Tensor]:
@@ -279,12 +263,11 @@ def test_a_checkpoint_that_fits_in_part_is_an_error():
     state = state_of(MOBILENET)
     del state["layer3.1.conv.1.bn.bias"]
     state["layer3.1.attention.weight"] = torch.ones(1)
-    with pytest.raises(
-        ValueError,
-        match=r"checkpoint: expected the parameters of a network .*fit "
-        r"mmaction_mobilenet_v2 best \(1 unknown: layer3.1.attention.weight; "
-        r"1 missing: layer3.1.conv.1.bn.bias\)",
-    ):
+    message = (
+        r"checkpoint: expected the parameters of a network .*mmaction_mobilenet_v2 best"
+        r" \(1 unknown: layer3.1.attention.weight; 1 missing: layer3.1.conv.1.bn.bias\)"
+    )
+    with pytest.raises(ValueError, match=message):
         read_donor(state)
     whole = {k: v for k, v in state_of(MOBILENET).items() if "layer4.2." not in k}
     with pytest.raises(ValueError, match=r"1 missing: block \(4, 2\)"):
@@ -301,10 +284,8 @@ def test_a_naming_is_one_of_the_table_and_is_kept_to():
 def test_a_donor_of_another_space_is_an_error(tmp_path):
     supernet = supernet_of("lite0", lambda texts: texts[:1])
     donor = MODELS.build(MOBILENET)
-    with pytest.raises(
-        ValueError,
-        match=r"expected stem, stages and head of \[32, 16, 24, 40.*got \[32, 16, 24, ",
-    ):
+    message = r"stem, stages and head of \[32, 16, 24, 40.*got \[32, 16, 24, "
+    with pytest.raises(ValueError, match=message):
         initialised(supernet, donor, tmp_path)
 
 
@@ -327,11 +308,12 @@ def test_what_is_not_there_says_how_to_get_it(checkpoint, match, monkeypatch):
 def test_a_model_of_the_index_is_found_by_its_name(monkeypatch):
     name = "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics400-rgb"
     asked = []
-    monkeypatch.setattr(
-        CheckpointLoader,
-        "load_checkpoint",
-        lambda path, **_: asked.append(path) or {"state_dict": {}},
-    )
+
+    def load(path, **_):
+        asked.append(path)
+        return {"state_dict": {}}
+
+    monkeypatch.setattr(CheckpointLoader, "load_checkpoint", load)
     load_state(name)
     assert re.fullmatch(rf"https://.*/{name}_.*\.pth", asked[0])
 

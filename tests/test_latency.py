@@ -28,28 +28,14 @@ from pvnas_mmaction.space.search_space import SearchSpace
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "configs" / "pvnas" / "_base_" / "spaces" / "tiny.py"
 SHAPE = [3, 4, 16, 16]
+STAGES = [
+    dict(out_channels=8, num_layers=3,
+         candidates=["mb_t1_k3_e1", "mb_t3_k3_e2", "skip"]),
+    dict(out_channels=16, num_layers=1, spatial_stride=2, temporal_stride=2,
+         candidates=["mb_t1_k3_e1", "rb_t3_k3_e0.5"]),
+]  # fmt: skip
 SPACE = SearchSpace.from_config(
-    dict(
-        name="toy",
-        stem=dict(channels=8),
-        head_channels=16,
-        stages=[
-            dict(
-                out_channels=8,
-                num_layers=3,
-                spatial_stride=1,
-                temporal_stride=1,
-                candidates=["mb_t1_k3_e1", "mb_t3_k3_e2", "skip"],
-            ),
-            dict(
-                out_channels=16,
-                num_layers=1,
-                spatial_stride=2,
-                temporal_stride=2,
-                candidates=["mb_t1_k3_e1", "rb_t3_k3_e0.5"],
-            ),
-        ],
-    )
+    dict(name="toy", stem=dict(channels=8), head_channels=16, stages=STAGES)
 )
 ROWS = [[3.0, 4.0, 0.25]] * 3 + [[1.0, 2.5]]
 
@@ -68,17 +54,13 @@ def test_file_reads_back(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["table.json"]
 
 
-def other_space() -> SearchSpace:
-    config = SPACE.to_config()
-    config["stages"][0]["candidates"] = ["mb_t1_k3_e1", "mb_t3_k3_e3", "skip"]
-    return SearchSpace.from_config(config)
-
-
 def test_table_about_something_else(tmp_path):
     path = tmp_path / "table.json"
     toy_table().save(path)
+    config = SPACE.to_config()
+    config["stages"][0]["candidates"] = ["mb_t1_k3_e1", "mb_t3_k3_e3", "skip"]
     with pytest.raises(ValueError, match="space"):
-        load_latency_table(path, other_space(), SHAPE)
+        load_latency_table(path, SearchSpace.from_config(config), SHAPE)
     with pytest.raises(ValueError, match="input_shape"):
         load_latency_table(path, SPACE, [3, 8, 16, 16])
 
@@ -266,7 +248,5 @@ def test_devices_and_clocks(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert check_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(
-        ValueError, match="one that is there, got 'cuda:2'; PyTorch fin"
-    ):
+    with pytest.raises(ValueError, match="one that is there, got 'cuda:2'; PyTorch f"):
         check_device("cuda:2")

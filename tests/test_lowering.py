@@ -11,11 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvnas_mmaction.models.lowering import (
-    LOWERINGS,
-    LoweredConv3d,
-    choose_lowering,
-)
+from pvnas_mmaction.models.lowering import LOWERINGS, LoweredConv3d, choose_lowering
 
 # For which convolutions a lowering holds.
 APPLIES: dict[str, Callable[[nn.Conv3d], bool]] = {
@@ -63,12 +59,10 @@ def reference(x: Tensor, conv: nn.Conv3d) -> Tensor:
 def cases(conv: nn.Conv3d) -> list[Tensor]:
     """Odd and even clips, a single frame, batches of 1 and 3, both layouts."""
     seed = torch.Generator().manual_seed(2)
-    sizes = itertools.product((1, 3), (1, 4, 5), FORMATS)
+    options = dict(generator=seed, dtype=torch.float64)
     return [
-        torch.randn(n, 4, t, 17, 6, generator=seed, dtype=torch.float64).contiguous(
-            memory_format=layout
-        )
-        for n, t, layout in sizes
+        torch.randn(n, 4, t, 17, 6, **options).contiguous(memory_format=layout)
+        for n, t, layout in itertools.product((1, 3), (1, 4, 5), FORMATS)
     ]
 
 

@@ -36,13 +36,9 @@ PLAN = dict(
     constant=[1] * 6 + [0.1 + 0.9 * c for c in COS_12],
     cosine=[1] * 6 + [0.1 + 0.9 * c for c in COS_12],
     # The first cycle starts at 1, where uniform alphas are.
-    cyclic=[
-        *[1] * 3,
-        *[0.1 + 0.9 * c for c in COS_6],
-        *[0.95] * 3,
-        *[0.1 + 0.85 * c for c in COS_6],
-    ],
-)
+    cyclic=[*[1] * 3, *[0.1 + 0.9 * c for c in COS_6],
+            *[0.95] * 3, *[0.1 + 0.85 * c for c in COS_6]],
+)  # fmt: skip
 PLAN["diversity"] = PLAN["cyclic"]
 
 
@@ -131,9 +127,8 @@ def test_learning_rates_replayed_through_a_runner(tmp_path, mode):
     assert rates["alphas"] == pytest.approx(expected, rel=1e-4)
     for name in ("weights", "alphas"):
         assert column(logged, f"{name}_lr") == rates[name]
-    assert len(runner.train_loop.search.archive) == (
-        2 if mode in ("cyclic", "diversity") else 1
-    )
+    cycles = 2 if mode in ("cyclic", "diversity") else 1
+    assert len(runner.train_loop.search.archive) == cycles
 
 
 def test_what_is_logged_is_true_of_the_alphas(tmp_path):
@@ -144,17 +139,13 @@ def test_what_is_logged_is_true_of_the_alphas(tmp_path):
     entropies = [-(row * row.log()).sum() / math.log(len(row)) for row in p]
     assert last["entropy"] == pytest.approx(float(sum(entropies)) / 3, abs=1e-6)
     assert last["argmax_share"] == pytest.approx(float(sum(r.max() for r in p)) / 3)
-    skips = [
-        c[int(r.argmax())] == "skip"
-        for c, r in zip(search.space.candidates, p, strict=True)
-    ]
-    assert last["num_skips"] == sum(skips)
+    best = [c[int(r.argmax())] for c, r in zip(search.space.candidates, p, strict=True)]
+    assert last["num_skips"] == best.count("skip")
     # Mean cost of networks drawn from p, against the expectation: 3 layers of 4.
     generator = torch.Generator().manual_seed(0)
-    draws = torch.stack(
-        [row.multinomial(4000, True, generator=generator) for row in p]
-    ).T.tolist()
-    costs = [search.tables["flops"].cost(network) for network in draws]
+    draws = [row.multinomial(4000, True, generator=generator).tolist() for row in p]
+    table = search.tables["flops"]
+    costs = [table.cost(network) for network in zip(*draws, strict=True)]
     assert last["expected_cost"] == pytest.approx(sum(costs) / len(costs), rel=0.02)
 
 
@@ -164,12 +155,9 @@ def test_a_restart_brings_the_diversity_back_and_clears_the_moments(tmp_path, ta
     model["backbone"]["tau"] = tau
     # Of the six alpha steps of each cycle the fifth moves them, the sixth is left over.
     alphas = dict(optimizer=dict(type="Adam", lr=3.0), accumulative_counts=5)
-    _, recorder, logged = run(
-        tmp_path,
-        dict(num_cycles=2, diversity_start=0.8),
-        model=model,
-        optim_wrapper=dict(alphas=alphas),
-    )
+    changes = dict(model=model, optim_wrapper=dict(alphas=alphas))
+    hook = dict(num_cycles=2, diversity_start=0.8)
+    _, recorder, logged = run(tmp_path, hook, **changes)
     before = column(logged, "diversity")
     assert before[8] < 0.75
     # The scalars tell of the step, the alphas have restarted after it.
@@ -254,9 +242,7 @@ def test_a_search_next_to_a_hook_ends_in_the_same_genotype(
     for file in ("genotype.json", "archive.json"):
         found = (tmp_path / "search" / file).read_bytes()
         assert found == (searched_alone / "search" / file).read_bytes()
-    ours, theirs = (
-        load_search_checkpoint(folder) for folder in (tmp_path, searched_alone)
-    )
+    ours, theirs = map(load_search_checkpoint, (tmp_path, searched_alone))
     assert ours.alphas == theirs.alphas
     for key, value in theirs.state.items():
         assert torch.equal(ours.state[key], value)
@@ -268,13 +254,9 @@ def test_weights_of_a_search_come_without_its_decision(tmp_path):
     """A search that starts from another one's weights starts as diverse as any."""
     alphas = dict(alphas=dict(optimizer=dict(type="Adam", lr=1.5)))
     run(tmp_path / "first", dict(num_cycles=1), optim_wrapper=alphas)
-    start = str(tmp_path / "first/epoch_5.pth")
-    _, recorder, _ = run(
-        tmp_path / "second",
-        dict(num_cycles=1, diversity_start=0.9),
-        load_from=start,
-        optim_wrapper=alphas,
-    )
+    changes = dict(load_from=str(tmp_path / "first/epoch_5.pth"), optim_wrapper=alphas)
+    hook = dict(num_cycles=1, diversity_start=0.9)
+    _, recorder, _ = run(tmp_path / "second", hook, **changes)
     assert recorder.diversity[:6] == pytest.approx([0.9] * 6, abs=1e-6)
 
 
@@ -288,9 +270,8 @@ def test_a_checkpoint_that_is_not_finite_is_not_written(tmp_path):
                 with torch.no_grad():
                     runner.train_loop.model.cls_head.fc_cls.weight[0, 0] = math.nan
 
-    runner = build_search(
-        tmp_path, custom_hooks=[dict(type="LRDiversityHook", num_cycles=1)]
-    )
+    hooks = [dict(type="LRDiversityHook", num_cycles=1)]
+    runner = build_search(tmp_path, custom_hooks=hooks)
     runner.register_hook(Poison(), "LOWEST")
     with pytest.raises(ValueError, match=r"step 6, .*weight: expected finite"):
         runner.train()

@@ -49,9 +49,6 @@ def test_translation_shifts_the_picture(label: int, axis: int, shift: int) -> No
     assert np.abs(clip[1] - clip[0]).max() > 20
 
 
-# -- what does not tell the class ----------------------------------------------------
-
-
 # -- the files -----------------------------------------------------------------------
 
 

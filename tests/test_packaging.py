@@ -37,25 +37,21 @@ def listed(key: str) -> list[str]:
     return re.findall(r'^ +"(.*)",$', block[1], re.MULTILINE)
 
 
-def required() -> set[str]:
-    """Distributions that an install with the extra `full` brings."""
-    lines = listed("dependencies") + listed("full") + listed("export")
-    todo, found = [name_of(line) for line in lines], set()
+def required(*keys: str) -> set[str]:
+    """Distributions that lists of pyproject.toml bring, with what those need."""
+    todo, found = [name_of(line) for key in keys for line in listed(key)], set()
     while todo:
         name = todo.pop()
-        if name in found:
-            continue
+        if name not in found and [*metadata.distributions(name=name)]:
+            lines = metadata.requires(name) or []
+            todo += [name_of(line) for line in lines if "extra ==" not in line]
         found.add(name)
-        try:
-            requirements = metadata.requires(name) or []
-        except metadata.PackageNotFoundError:  # of another platform
-            continue
-        todo += [name_of(r) for r in requirements if "extra ==" not in r]
     return found
 
 
 def test_an_install_brings_what_files_import() -> None:
-    brought, owners = required(), metadata.packages_distributions()
+    brought = required("dependencies", "full", "export")
+    owners = metadata.packages_distributions()
     known = {*sys.stdlib_module_names, *OPTIONAL, "pvnas_mmaction"}
     missing = set()
     for path in FILES:
@@ -103,19 +99,7 @@ def test_bootstrap_takes_the_pythons_of_the_classifiers(minor, tmp_path) -> None
 def test_an_install_replaces_nothing() -> None:
     """Nor does what it brings in turn."""
     kept = {name for names, _ in NEEDED.values() for name in names}
-    todo = [name_of(line) for line in listed("dependencies")]
-    seen = set()
-    while todo:
-        name = todo.pop()
-        assert name not in kept
-        if name not in seen:
-            seen.add(name)
-            lines = metadata.requires(name) or [] if _is_installed(name) else []
-            todo += [name_of(line) for line in lines if "extra ==" not in line]
-
-
-def _is_installed(name: str) -> bool:
-    return bool([*metadata.distributions(name=name)])
+    assert not required("dependencies") & kept
 
 
 def test_what_is_missing_is_said_in_one_line(monkeypatch) -> None:

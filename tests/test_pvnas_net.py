@@ -39,13 +39,10 @@ def clip(batch: int = 2) -> Tensor:
     return torch.randn(batch, 3, 5, 17, 13, generator=seed)
 
 
-RESNET = dict(
-    CONTENT["skeleton"],
-    stem=dict(channels=8, kernel=7, pool=3),
-    head_channels=None,
-    padding="tf_same",
+RESNET = CONTENT["skeleton"] | dict(
+    stem=dict(channels=8, kernel=7, pool=3), head_channels=None, padding="tf_same",
     activation="hard_swish",
-)
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("skeleton", [CONTENT["skeleton"], RESNET])
@@ -66,11 +63,8 @@ def test_outputs_of_the_stages(skeleton: dict[str, Any]) -> None:
         found = (y,) if isinstance(y, Tensor) else y
         torch.testing.assert_close(found, tuple(outputs[i] for i in chosen))
     sizes = (3, 2) if skeleton is RESNET else (5, 4)
-    assert [tuple(y.shape) for y in outputs] == [
-        (2, 8, 5, *sizes),
-        (2, 16, 3, *sizes),
-        (2, 16, 3, *sizes),
-    ]
+    shapes = [tuple(y.shape) for y in outputs]
+    assert shapes == [(2, 8, 5, *sizes), *[(2, 16, 3, *sizes)] * 2]
 
 
 @pytest.mark.parametrize("out_indices", [(), (0, 3)])

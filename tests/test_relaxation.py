@@ -35,13 +35,10 @@ def make_draw(
 ) -> Draw:
     """The layers as (L, K) logits, in float32 as a supernet has them."""
     width = max(map(len, rows))
-    logits = torch.stack(
-        [
-            torch.cat([row / tau, row.new_full((width - len(row),), -math.inf)])
-            for row in rows
-        ]
-    )
     counts = [len(row) for row in rows]
+    ends = [row.new_full((width - len(row),), -math.inf) for row in rows]
+    pairs = zip(rows, ends, strict=True)
+    logits = torch.stack([torch.cat([row / tau, end]) for row, end in pairs])
     return Draw(logits, logits.detach().double(), counts, tau, generator)
 
 
@@ -153,8 +150,7 @@ def test_the_seed_decides(name: str) -> None:
         torch.rand(seed)  # the global generator has no part in it
         choices = (draw(name, alpha, generator) for _ in range(20))
         return [
-            (c.indices, None if c.weights is None else c.weights.tolist())
-            for c in choices
+            (c.indices, c.weights is not None and c.weights.tolist()) for c in choices
         ]
 
     assert sequence(3) == sequence(3)

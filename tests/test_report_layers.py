@@ -12,16 +12,8 @@ from report_runs import genotype
 
 from pvnas_mmaction.models.pvnas_net import PVNASNet
 from pvnas_mmaction.report.drawing import family_colors, network_plot
-from pvnas_mmaction.report.layers import (
-    layer_rows,
-    temporal_reach,
-    total,
-)
-from pvnas_mmaction.report.plot import (
-    figure_array,
-    figure_bytes,
-    save_figure,
-)
+from pvnas_mmaction.report.layers import layer_rows, temporal_reach, total
+from pvnas_mmaction.report.plot import figure_array, figure_bytes, save_figure
 from pvnas_mmaction.space.cost import network_cost
 from pvnas_mmaction.space.genotype import parse_genotype
 

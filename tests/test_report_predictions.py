@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pvnas_mmaction.report.predictions import (
-    load_predictions,
-)
+from pvnas_mmaction.report.predictions import load_predictions
 
 PAIRS = [(0, 0), (0, 1), (1, 1), (1, 1), (2, 0)]
 
@@ -73,9 +71,8 @@ def test_a_pickle_can_run_nothing(tmp_path, inside):
 
     bad = dict(gt_label=Storage()) if inside else Malice(target)
     path = dump(tmp_path / "p.pkl", [*clips(), bad])
-    with pytest.raises(
-        ValueError, match=r"p.pkl: expected the list that tools.*Unpick"
-    ):
+    message = r"p.pkl: expected the list that tools.*Unpick"
+    with pytest.raises(ValueError, match=message):
         load_predictions(path)
     assert not target.exists()
 
@@ -91,7 +88,5 @@ def test_what_is_no_dump_is_named(tmp_path, data):
     path = dump(tmp_path / "p.pkl", clips() if data is None else data)
     if data is None:  # cut off
         path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(
-        ValueError, match=r"p.pkl: expected the list that tools/test.py"
-    ):
+    with pytest.raises(ValueError, match=r"p.pkl: expected the list that tools/test"):
         load_predictions(path)

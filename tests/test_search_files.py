@@ -163,20 +163,14 @@ def test_a_resumed_search_drops_what_it_takes_again(searched, tmp_path, torn):
     kept = before.splitlines(keepends=True)[:7] if torn else [before]
     (tmp_path / "search").mkdir()
     (tmp_path / "search/history.jsonl").write_text("".join(kept) + torn)
-    run_search(
-        tmp_path,
-        default_hooks=EVERY_FIVE,
-        resume=True,
-        load_from=str(searched / "iter_10.pth"),
-    )
+    changes = dict(resume=True, load_from=str(searched / "iter_10.pth"))
+    run_search(tmp_path, default_hooks=EVERY_FIVE, **changes)
     assert (tmp_path / "search/history.jsonl").read_text() == before
 
 
-@pytest.mark.parametrize("interval", [0, 2.0])
-def test_wrong_interval(interval):
-    match = f"interval: expected an integer of 1 or more, got {interval}"
-    with pytest.raises(ValueError, match=match):
-        SearchHistoryHook(interval)
+def test_wrong_interval():
+    with pytest.raises(ValueError, match="interval: expected an integer of 1 or more,"):
+        SearchHistoryHook(0)
 
 
 def test_every_cycle_has_a_picture(searched):

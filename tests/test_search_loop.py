@@ -15,7 +15,6 @@ from searching import (
     NO_VALIDATION,
     NUM_CLASSES,
     QUIET,
-    SPACE,
     ToyClips,
     build_search,
     read_json,
@@ -87,21 +86,13 @@ def test_files_agree_with_the_archive(searched):
         assert genotype.provenance["params"] == entry["costs"]["params"]
         assert genotype.provenance["seed"] == 0
         assert genotype.provenance["input_shape"] == list(INPUT_SHAPE)
-        network = MODELS.build(
-            dict(type="PVNASNet", genotype=str(folder / entry["file"]))
-        )
-        built = sum(p.numel() for p in network.parameters())
-        head = SPACE["head_channels"] * NUM_CLASSES + NUM_CLASSES
-        assert entry["costs"]["params"] == built + head
     best = max(entries, key=lambda e: (e["accuracy"], -e["costs"]["flops"]))
     final = load_genotype(folder / "genotype.json")
     assert list(final.blocks) == best["blocks"]
     space = read_json(folder / "space.json")
     assert space["space"] == runner.train_loop.search.space.to_config()
-    assert (space["input_shape"], space["num_classes"]) == (
-        list(INPUT_SHAPE),
-        NUM_CLASSES,
-    )
+    assert space["input_shape"] == list(INPUT_SHAPE)
+    assert space["num_classes"] == NUM_CLASSES
 
 
 def test_accuracy_is_that_of_the_derived_network(searched):
@@ -160,10 +151,7 @@ def test_a_metric_that_is_no_share_shows_before_the_first_step(tmp_path, value):
     ("changes", "message"),
     [
         (dict(input_shape=(1, 4, 8, 8)), "input_shape: expected C = 3"),
-        (
-            dict(input_shape=(3, 4, 8, 16)),
-            r"expected \(3, 4, 8, 8\), .*train_data",
-        ),
+        (dict(input_shape=(3, 4, 8, 16)), r"expected \(3, 4, 8, 8\), .*train_data"),
         (dict(relaxations=dict(alpha="softmax")), r"relaxations: .*got \['alpha'\]"),
         (dict(relaxations=dict(weights="darts")), "relaxations.weights: .*got 'darts'"),
         (dict(relaxations=dict(alphas="uniform")), "relaxations.alphas: .*'uniform'"),

@@ -33,22 +33,14 @@ SIZE = 16
 
 
 def make_table(clips: dict | None = None, keep: int | None = None) -> GroundTruth:
-    """`tiny` with accuracies that add up over the layers, and a little noise per seed.
-
-    Args:
-        clips: What the clips were rendered with.
-        keep: Number of networks in the table. Default None: all.
-    """
+    """`tiny`, or ``keep`` of its networks, with accuracies that add up over the layers,
+    and a little noise per seed."""
     space = SearchSpace.from_config(Config.fromfile(CONFIG).model.backbone.space)
     recipe = Recipe(size=SIZE, train_clips=32)
     shape = (3, recipe.clip_len, SIZE, SIZE)
-    settings = dict(
-        space=space.to_config(),
-        clips=clips or dict(classes=list("abcdefgh")),
-        recipe=dict(vars(recipe)),
-        val_clips=1000,
-        views_per_training=VIEWS,
-    )
+    settings = dict(space=space.to_config(), recipe=dict(vars(recipe)), val_clips=1000)
+    settings["clips"] = clips or dict(classes=list("abcdefgh"))
+    settings["views_per_training"] = VIEWS
     generator = np.random.default_rng(0)
     worth = [generator.uniform(0, 0.2, len(c)) for c in space.candidates]
     networks = []
@@ -113,21 +105,12 @@ def a_run(table: GroundTruth, rank: int, variant: str = "diversity", **more) -> 
     network = table.ranked()[rank - 1]
     sample = list(table)[::40]
     return dict(
-        variant=variant,
-        seed=more.pop("seed", 0),
-        found=list(network.indices),
-        macs=network.macs,
-        max_macs=None,
+        variant=variant, seed=more.pop("seed", 0), macs=network.macs, max_macs=None,
+        found=list(network.indices), mean_pairwise_hamming=0.25, distinct=1,
         archive=[dict(indices=list(network.indices), accuracy=0.5, macs=1)],
-        mean_pairwise_hamming=0.25,
-        distinct=1,
         inherited=[[list(i), 0.1 + table[i].accuracy / 2] for i in sample],
-        clips=7 * VIEWS,
-        path_clips=10.0 * VIEWS,
-        forward_clips=3,
-        wall_s=2.0,
-        **more,
-    )
+        clips=7 * VIEWS, path_clips=10.0 * VIEWS, forward_clips=3, wall_s=2.0, **more,
+    )  # fmt: skip
 
 
 def test_summary_of_runs(table):

@@ -15,10 +15,7 @@ from searching import INPUT_SHAPE, NUM_CLASSES, SPACE
 
 from pvnas_mmaction.search.archive import Archive, ArchiveEntry
 from pvnas_mmaction.search.derive import Budget
-from pvnas_mmaction.search.selection import (
-    Selection,
-    choose,
-)
+from pvnas_mmaction.search.selection import Selection, choose
 from pvnas_mmaction.space.cost_table import cost_tables
 from pvnas_mmaction.space.search_space import SearchSpace
 
@@ -147,9 +144,7 @@ def test_a_budget_binds_all_that_are_ranked(kind):
     selection.finish_cycle(rows, 0, 0.5, **FACTS)
     selection.finish_cycle(rows, 1, 0.5, **FACTS)
     assert all(table.cost(network) <= limit for network in judged)
-    within = [
-        network for network in likeliest(rows, 99) if table.cost(network) <= limit
-    ]
+    within = [n for n in likeliest(rows, 99) if table.cost(n) <= limit]
     assert judged[:3] == within[:3]
     assert selection.table is table
 
@@ -178,9 +173,8 @@ def entry(blocks=A, cycle=0, accuracy=0.5, distance=None, **changes) -> ArchiveE
 
 def full_archive() -> Archive:
     archive = Archive()
-    for cycle, (blocks, accuracy) in enumerate(
-        [(A, 0.5), (B, 0.75), (A, None), (C, 0.75)]
-    ):
+    found = [(A, 0.5), (B, 0.75), (A, None), (C, 0.75)]
+    for cycle, (blocks, accuracy) in enumerate(found):
         archive.add(entry(blocks, cycle, accuracy, archive.distance(blocks)))
     return archive
 
@@ -228,10 +222,8 @@ def test_file_gives_the_archive_back(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.update(format_version=1), "format_version: expected 2, got"),
         (lambda data: data.clear(), "here, format_version: expected 2, got None; use"),
         (lambda data: data["entries"][1].pop("step"), "here: .*'step'"),
-        (lambda data: data["entries"][1].update(color=3), "here: .*'color'"),
         (lambda data: data.pop("final"), "here: expected the keys of .*'final'"),
     ],
 )

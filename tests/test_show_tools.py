@@ -36,9 +36,8 @@ def test_a_network_layer_by_layer(tmp_path, run_tool):
     status, out, _ = run_tool("show_genotype", path)
     assert status == 0 and "[red]/[/x]/g.json" in out.replace("\n", "")
     rows = table_rows(out)
-    layers = ["layer 0", "layer 1", "layer 2", "layer 3"]
-    names = ["stem", *layers, "last conv", "classifier", "total"]
-    assert [row[0] for row in rows] == names
+    names = [row[0] for row in rows]
+    assert names[::5] == ["stem", "last conv"] and names[6:] == ["classifier", "total"]
     assert [row[2] for row in rows[1:5]] == BLOCKS
     assert rows[1][3:6] == ["8x8x16x16", "16x8x8x8", "3"]
     assert rows[3][3:6] == ["16x8x8x8", "24x4x4x4", "5"]
@@ -69,18 +68,13 @@ def write_config(path, space=SPACE, **settings) -> None:
     path.write_text("".join(f"{key} = {value!r}\n" for key, value in settings.items()))
 
 
-def all_costs() -> list:
-    """MACs and parameters of each of the 72 networks, one by one."""
-    skeleton = SearchSpace.from_config(SPACE).skeleton
-    networks = itertools.product(*CANDIDATES)
-    return [network_cost(skeleton, blocks, SHAPE, 4) for blocks in networks]
-
-
 def test_a_space_and_its_extremes(tmp_path, run_tool):
     write_config(tmp_path / "c.py")
     (tmp_path / "s.py").write_text(f"space = {SPACE!r}\n")
     arguments = ["--input-shape", *SHAPE, "--num-classes", 4]
-    costs = all_costs()
+    skeleton = SearchSpace.from_config(SPACE).skeleton
+    networks = itertools.product(*CANDIDATES)
+    costs = [network_cost(skeleton, blocks, SHAPE, 4) for blocks in networks]
     for command in ([tmp_path / "c.py"], [tmp_path / "s.py", *arguments]):
         status, out, _ = run_tool("show_space", *command)
         assert status == 0 and len(costs) == 72 and "networks: 72 (72)" in out

@@ -14,10 +14,7 @@ from torch.nn import functional as F
 
 from pvnas_mmaction.search.derive import Budget
 from pvnas_mmaction.search.penalty import CostPenalty
-from pvnas_mmaction.search.steps import (
-    Steps,
-    reestimated_batch_norm,
-)
+from pvnas_mmaction.search.steps import Steps, reestimated_batch_norm
 from pvnas_mmaction.space.cost_table import CostTable
 
 
@@ -166,9 +163,7 @@ def test_reestimated_batch_norm_averages_over_the_batches():
     # Batches of unequal size count alike: it is their mean that is averaged.
     batches = [torch.randn(n, 3) * n for n in (4, 6, 8)]
     with reestimated_batch_norm(model, [dict(inputs=b) for b in batches], seed=0):
-        inputs = dict(
-            zip((model.backbone[0], model.cls_head), (batches, []), strict=True)
-        )
+        inputs = {model.backbone[0]: batches, model.cls_head: []}
         for batch in batches:
             mean, var = batch.mean(0), batch.var(0, unbiased=False)
             normed = (batch - mean) / (var + 1e-5).sqrt()

@@ -41,11 +41,9 @@ def clip() -> Tensor:
 
 def some_networks(supernet: PVNASSupernet) -> list[tuple[int, ...]]:
     """Networks that together hold every candidate of every layer."""
-    sizes = [len(layer.ops) for layer in supernet.layers]
-    return [
-        tuple((i + layer) % size for layer, size in enumerate(sizes))
-        for i in range(max(sizes))
-    ]
+    sizes = supernet.counts
+    shifts = range(max(sizes))
+    return [tuple((i + k) % size for k, size in enumerate(sizes)) for i in shifts]
 
 
 def derive(supernet: PVNASSupernet, indices: tuple[int, ...]) -> PVNASNet:
@@ -62,12 +60,10 @@ def test_one_hot_supernet_is_the_derived_network(name: str, training: bool) -> N
     supernet = make_supernet(SPACES[name]).double().train(training)
     for indices in some_networks(supernet):
         genotype = supernet.space.genotype(indices)
-        supernet.write_alphas(
-            [
-                [1e4 if i == index else -1e4 for i in range(count)]
-                for index, count in zip(indices, supernet.counts, strict=True)
-            ]
-        )
+        one_hot = [[-1e4] * count for count in supernet.counts]
+        for row, index in zip(one_hot, indices, strict=True):
+            row[index] = 1e4
+        supernet.write_alphas(one_hot)
         results = []
         for way in ("derived", "softmax", "path_of", "argmax"):
             x = clip().double().requires_grad_()

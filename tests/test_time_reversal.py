@@ -10,9 +10,7 @@ import torch
 from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
 
-from pvnas_mmaction.models.time_reversal import (
-    TimeReversalBlending,
-)
+from pvnas_mmaction.models.time_reversal import TimeReversalBlending
 
 SWAP = [1, 0, 2]  # the last class looks the same backwards
 
@@ -23,12 +21,8 @@ def clips(count: int = 3) -> torch.Tensor:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_preprocessor_doubles_training_batches_alone(training: bool) -> None:
-    settings = dict(
-        type="ActionDataPreprocessor",
-        mean=[1.0, 2.0],
-        std=[2.0, 4.0],
-        format_shape="NCTHW",
-    )
+    settings = dict(type="ActionDataPreprocessor", mean=[1.0, 2.0], std=[2.0, 4.0])
+    settings["format_shape"] = "NCTHW"
     blending = dict(type="TimeReversalBlending", opposites=SWAP)
     preprocessor = MODELS.build(dict(settings, blending=blending))
     plain = MODELS.build(settings)

@@ -186,15 +186,8 @@ def test_the_log_file_has_the_traceback(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("config", "number"),
-    [
-        (RETRAIN, signal.SIGINT),
-        (SEARCH, signal.SIGINT),
-        (RETRAIN, signal.SIGTERM),
-        (SEARCH, signal.SIGTERM),
-    ],
-)
+@pytest.mark.parametrize("config", [RETRAIN, SEARCH])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ended_by_a_signal(config, number, motion_clips, tmp_path) -> None:
     """One line that says how to go on, and the exit status that shells expect; after
     SIGTERM, as of Slurm, a search has a checkpoint of that step."""
@@ -250,12 +243,8 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Callable[..., argparse.Namespace]:
 
 
 FLAT = dict(
-    default_scope="mmaction",
     optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
     default_hooks=dict(visualization=dict(type="VisualizationHook")),
-    val_cfg=dict(),
-    val_dataloader=dict(),
-    val_evaluator=dict(type="AccMetric"),
     test_evaluator=dict(type="AccMetric"),
 )
 
@@ -307,14 +296,9 @@ def test_cfg_options_keep_the_spaces_of_a_text(parse, text, value) -> None:
 
 def test_options_reach_the_config(parse, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    argv = [
-        "--amp",
-        "--diff-rank-seed",
-        "--deterministic",
-        "--cfg-options",
-        "work_dir=7",
-    ]
-    cfg = cli.merge_train_args(Config(FLAT), parse("train", "config.py", *argv))
+    options = ["--diff-rank-seed", "--deterministic", "--cfg-options", "work_dir=7"]
+    args = parse("train", "config.py", "--amp", *options)
+    cfg = cli.merge_train_args(Config(FLAT), args)
     assert cfg.randomness.diff_rank_seed and cfg.randomness.deterministic
     assert cfg.optim_wrapper.type == "BFloat16OptimWrapper" and cfg.work_dir == "7"
     torch.save({}, tmp_path / "c.pth")

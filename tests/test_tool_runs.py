@@ -40,9 +40,8 @@ def folder(motion_clips: Path, tmp_path_factory) -> Path:
     """A config, and its work dir after one epoch; the config sets a seed itself."""
     folder = tmp_path_factory.mktemp("tools")
     cfg = Config.fromfile(CONFIGS / RETRAIN)
-    cfg.merge_from_dict(
-        dict(option.split("=") for option in data_options(motion_clips))
-    )
+    options = (option.split("=") for option in data_options(motion_clips))
+    cfg.merge_from_dict(dict(options))
     for split in ("train", "val", "test"):
         cfg[f"{split}_dataloader"].update(num_workers=0, persistent_workers=False)
     cfg.train_dataloader.batch_size = 4

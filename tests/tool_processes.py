@@ -66,18 +66,10 @@ def free_port() -> str:
 def run_process(
     *command: object, ok: bool = True, cwd: Path | None = None, **environ: str
 ) -> subprocess.CompletedProcess[str]:
+    more = dict(PYTHON=sys.executable, PYTHONWARNINGS="ignore") | environ
     done = subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        env={
-            **os.environ,
-            **dict(PYTHON=sys.executable, PYTHONWARNINGS="ignore"),
-            **environ,
-        },
-    )
+        [str(part) for part in command], capture_output=True, text=True, timeout=400,
+        cwd=cwd, stdin=subprocess.DEVNULL, env={**os.environ, **more},
+    )  # fmt: skip
     assert (done.returncode == 0) == ok, done.stdout[-5000:] + done.stderr[-5000:]
     return done

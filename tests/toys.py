@@ -65,18 +65,12 @@ def layer_id(layer: Layer) -> str:
 
 def space_of_all_families() -> dict[str, Any]:
     """A space whose every layer offers every family."""
-    candidates = ["mb_t1_k3_e1", *(one_spec_of(family) for family in FAMILIES), "skip"]
-    return dict(
-        name="all",
-        stem=dict(channels=8),
-        head_channels=16,
-        stages=[
-            dict(out_channels=8, num_layers=2, spatial_stride=2, candidates=candidates),
-            dict(
-                out_channels=16, num_layers=2, temporal_stride=2, candidates=candidates
-            ),
-        ],
-    )
+    texts = ["mb_t1_k3_e1", *(one_spec_of(family) for family in FAMILIES), "skip"]
+    stages = [
+        dict(out_channels=8, num_layers=2, spatial_stride=2, candidates=texts),
+        dict(out_channels=16, num_layers=2, temporal_stride=2, candidates=texts),
+    ]
+    return dict(name="all", stem=dict(channels=8), head_channels=16, stages=stages)
 
 
 def one_genotype_per_family() -> dict[str, dict[str, Any]]:
@@ -86,26 +80,18 @@ def one_genotype_per_family() -> dict[str, dict[str, Any]]:
     genotypes = {}
     for family in FAMILIES:
         spec = one_spec_of(family)
-        blocks = [spec, "skip", spec, spec]
-        indices = [
-            texts.index(block)
-            for texts, block in zip(space.candidates, blocks, strict=True)
-        ]
+        indices = space.indices_of_blocks([spec, "skip", spec, spec])
         genotypes[family] = json.loads(space.genotype(indices).to_json())
     return genotypes
 
 
 def recognizer(backbone: dict[str, Any], num_classes: int = 7) -> dict[str, Any]:
     """Config of a recognizer around a backbone of 16 output channels."""
+    head = dict(type="I3DHead", in_channels=16, num_classes=num_classes)
     return dict(
         type="Recognizer3D",
         backbone=backbone,
-        cls_head=dict(
-            type="I3DHead",
-            in_channels=16,
-            num_classes=num_classes,
-            average_clips="prob",
-        ),
+        cls_head=dict(head, average_clips="prob"),
         data_preprocessor=dict(type="ActionDataPreprocessor", format_shape="NCTHW"),
     )
 
