@@ -51,12 +51,9 @@ def check_work_dir(cfg: Config, resumed: bool) -> None:
     if cfg.get("resume") and Path(cfg.load_from or here).resolve().parent == here:
         resumed = True
     if saved and not resumed:
-        raise wrong(
-            "--work-dir",
-            "a folder without checkpoints of another run",
-            str(saved[0]),
-            "go on with that run by --resume, or name another folder",
-        )
+        expected = "a folder without checkpoints of another run"
+        hint = "go on with that run by --resume, or name another folder"
+        raise wrong("--work-dir", expected, str(saved[0]), hint)
 
 
 def run_record(cfg: Config, seed: int | None) -> dict[str, Any]:
@@ -106,10 +103,8 @@ def check_record(found: Mapping, cfg: Config, path: str, resumed: bool = False) 
         for field, digest in ours["lists"].items():
             if theirs["lists"].get(field, digest) != digest:
                 pairs.append((f"{field}.ann_file", "the lines", "others"))
-        if None not in (ours["seed"], theirs["seed"]):
-            pairs += _differences(
-                theirs["seed"], ours["seed"], "randomness.seed", set()
-            )
+        if None not in (seeds := (theirs["seed"], ours["seed"])):
+            pairs += _differences(*seeds, "randomness.seed", set())
         hint += ", or start a new training from its weights: load_from=CHECKPOINT"
     for field, expected, got in pairs:
         raise wrong(field, f"{expected}, as in the run of {path}", got, hint)
@@ -123,9 +118,7 @@ def _differences(
             if key not in ignored:
                 inner = f"{field}.{key}".lstrip(".")
                 yield from _differences(theirs.get(key), ours.get(key), inner, ignored)
-    elif (
-        isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours)
-    ):
+    elif [type(theirs), type(ours)] == [list] * 2 and len(theirs) == len(ours):
         for index, pair in enumerate(zip(theirs, ours, strict=True)):
             yield from _differences(*pair, f"{field}[{index}]", ignored)
     elif theirs != ours:
@@ -138,26 +131,20 @@ def check_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> N
     Backbones of this package look at theirs when they are loaded.
     """
     own = isinstance(backbone_of(model), PVNASNet | PVNASSupernet)
-    found, expected = (
-        {
-            name: tuple(value.shape)
-            for name, value in weights
-            if not (name.endswith("num_batches_tracked"))
-            and not (own and name.startswith("backbone."))
-        }
-        for weights in (
-            ((key.removeprefix("module."), value) for key, value in state.items()),
-            model.state_dict().items(),
-        )
-    )
+    left_out = ("backbone.",) if own else ()
+
+    def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, str]:
+        shapes = {k: f"shape {tuple(v.shape)}" for k, v in weights.items()}
+        shapes = {k.removeprefix("module."): shape for k, shape in shapes.items()}
+        kept = (k for k in shapes if not k.endswith("num_batches_tracked"))
+        return {k: shapes[k] for k in kept if not k.startswith(left_out)}
+
+    found, expected = shapes_of(state), shapes_of(model.state_dict())
     for name in {**expected, **found}:
         if found.get(name) != expected.get(name):
-            shapes = (
-                f"shape {names[name]}" if name in names else "no such weight"
-                for names in (expected, found)
-            )
+            pair = [names.get(name, "no such weight") for names in (expected, found)]
             hint = "take the config that it was written with"
-            raise wrong(f"{path}, {name}", *shapes, hint)
+            raise wrong(f"{path}, {name}", *pair, hint)
 
 
 class RunCheckHook(Hook):
@@ -254,16 +241,9 @@ def check_same_clips(
 
 
 def check_first_clip(runner: Runner, split: str) -> dict | None:
-    """Compare the first clip and all labels of a data set with the model.
-
-    Args:
-        runner: The runner.
-        split: "train", "val" or "test".
-
-    Returns:
-        What clips of training, validation and test have in common, as data; None where
-        the network is not of this package.
-    """
+    """Compare the first clip and all labels of a data set ("train", "val" or "test")
+    with the model; gives what clips of all three have in common, as data, or None where
+    the network is not of this package."""
     model, backbone = unwrap(runner.model), backbone_of(runner.model)
     dataset = getattr(runner, f"{split}_loop").dataloader.dataset
     dataset = dataset.dataset if isinstance(dataset, SeededDataset) else dataset

@@ -29,14 +29,9 @@ def is_supernet_state(names: Iterable[str]) -> bool:
 def check_state(
     module: nn.Module, state: Mapping[str, Tensor], prefix: str, network: str, hint: str
 ) -> None:
-    """Compare the names and shapes of a state dict with those of a module.
-
-    Args:
-        module: What the state dict is loaded into.
-        state: The state dict; only keys that start with ``prefix`` count.
-        prefix: Of the module's keys, e.g. ``"backbone."``.
-        network: What the module is, for the error message.
-        hint: What to do about another network, for the error message.
+    """Compare names and shapes of a state dict, as far as its keys start with
+    ``prefix``, with those of a module; ``network`` says in the error what the module
+    is, ``hint`` what to do.
 
     Raises:
         ValueError: A parameter is missing, unexpected or of another shape. Says how
@@ -68,16 +63,12 @@ def check_state(
             "this is the checkpoint of a whole recognizer: say prefix='backbone.' "
             "next to the checkpoint in init_cfg"
         )
-    missing, unexpected = (
-        len(a.keys() - b.keys()) for a, b in ((expected, found), (found, expected))
-    )
-    first = differing[0]
-    raise wrong(
-        "checkpoint",
-        network,
+    missing = len(expected.keys() - found.keys())
+    unexpected, first = len(found.keys() - expected.keys()), differing[0]
+    got = (
         f"another network: {missing} parameters missing, {unexpected} unexpected, "
         f"{len(differing) - missing - unexpected} of another shape, first of them "
         f"{prefix}{first}: expected {expected.get(first, 'none')}, got "
-        f"{found.get(first, 'none')}",
-        hint,
+        f"{found.get(first, 'none')}"
     )
+    raise wrong("checkpoint", network, got, hint)

@@ -33,9 +33,8 @@ def unfold_time(x: Tensor, batch: int) -> Tensor:
 
 def conv_plain(x: Tensor, conv: nn.Conv3d) -> Tensor:
     """PyTorch's own 3D convolution."""
-    return F.conv3d(
-        x, conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.groups
-    )
+    settings = conv.stride, conv.padding
+    return F.conv3d(x, conv.weight, conv.bias, *settings, groups=conv.groups)
 
 
 def conv_folded(x: Tensor, conv: nn.Conv3d) -> Tensor:
@@ -43,29 +42,23 @@ def conv_folded(x: Tensor, conv: nn.Conv3d) -> Tensor:
     if conv.stride[0] > 1:
         # Skipped frames leave gaps: a copy in the layout that makes folding a view.
         x = x[:, :, :: conv.stride[0]].contiguous(memory_format=torch.channels_last_3d)
-    y = F.conv2d(
-        fold_time(x),
-        conv.weight[:, :, 0],
-        conv.bias,
-        conv.stride[1:],
-        conv.padding[1:],
-        groups=conv.groups,
-    )
+    y = _conv2d(fold_time(x), conv.weight[:, :, 0], conv, conv.bias)
     return unfold_time(y, x.shape[0])
+
+
+def _conv2d(x: Tensor, weight: Tensor, conv: nn.Conv3d, bias: Tensor | None) -> Tensor:
+    """Of images, with a convolution's settings over space."""
+    stride, padding = conv.stride[1:], conv.padding[1:]
+    return F.conv2d(x, weight, bias, stride, padding, groups=conv.groups)
 
 
 def conv_over_time(x: Tensor, conv: nn.Conv3d) -> Tensor:
     """A kernel of 1x1 over space: a 2D convolution over T x (H*W)."""
     n, c, t, h, w = x.shape
     flat = x.permute(0, 2, 3, 4, 1).reshape(n, t, h * w, c).permute(0, 3, 1, 2)
-    y = F.conv2d(
-        flat,
-        conv.weight[..., 0],
-        conv.bias,
-        (conv.stride[0], 1),
-        (conv.padding[0], 0),
-        groups=conv.groups,
-    )
+    stride, padding = (conv.stride[0], 1), (conv.padding[0], 0)
+    weight = conv.weight[..., 0]
+    y = F.conv2d(flat, weight, conv.bias, stride, padding, groups=conv.groups)
     y = y.permute(0, 2, 3, 1).reshape(n, y.shape[2], h, w, y.shape[1])
     return y.permute(0, 4, 1, 2, 3)
 
@@ -85,22 +78,13 @@ def conv_sum_of_folded(x: Tensor, conv: nn.Conv3d) -> Tensor:
         last = min(out_frames - 1, (t - 1 - shift) // stride)
         if last < first:
             continue
-        y = F.conv2d(
-            folded,
-            conv.weight[:, :, tap],
-            conv.bias if total is None else None,
-            conv.stride[1:],
-            conv.padding[1:],
-            groups=conv.groups,
-        )
+        bias = conv.bias if total is None else None
+        y = _conv2d(folded, conv.weight[:, :, tap], conv, bias)
         start = first * stride + shift
         y = unfold_time(y, n)[:, :, start : start + (last - first) * stride + 1]
         y = y[:, :, ::stride]
-        if total is None:
-            total = y
-        else:
-            pad = (0, 0, 0, 0, first, out_frames - 1 - last)
-            total = total + F.pad(y, pad)
+        pad = (0, 0, 0, 0, first, out_frames - 1 - last)
+        total = y if total is None else total + F.pad(y, pad)
     assert total is not None
     return total
 
@@ -131,9 +115,8 @@ def choose_lowering(conv: nn.Conv3d, x: Tensor) -> str:
     if conv.kernel_size[1:] == (1, 1) and conv.stride[1:] == (1, 1):
         return "over_time"
     # oneDNN's depthwise 3D is quick forward (channels-last) and slow backward.
-    backward = torch.is_grad_enabled() and (
-        x.requires_grad or conv.weight.requires_grad
-    )
+    learns = x.requires_grad or conv.weight.requires_grad
+    backward = learns and torch.is_grad_enabled()
     if backward and conv.groups > 1 and x.device.type == "cpu":
         return "sum_of_folded"
     return "plain"
@@ -166,15 +149,9 @@ class LoweredConv3d(nn.Conv3d):
         # Without a stride both paddings are the same.
         self.tf_same = tf_same and stride[1:] != (1, 1)
         reach = [size // 2 for size in kernel_size]
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding=(reach[0], 0, 0) if self.tf_same else tuple(reach),
-            groups=groups,
-            bias=bias,
-        )
+        padding = (reach[0], 0, 0) if self.tf_same else tuple(reach)
+        sizes = (in_channels, out_channels, kernel_size, stride, padding)
+        super().__init__(*sizes, groups=groups, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.tf_same:

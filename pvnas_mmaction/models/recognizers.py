@@ -42,23 +42,15 @@ class View:
     def __str__(self) -> str:
         return f"{self.frames}x{self.height}x{self.width}"
 
-    def random_input(
-        self,
-        batch_size: int,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        """Normally distributed input, the same for every model of a view.
-
-        Returns:
-            (N, 1, 3, T, H, W), or (N, T, 3, H, W) for a 2D recognizer.
-        """
+    def random_input(self, batch_size: int) -> Tensor:
+        """Normally distributed input, the same for every model of a view:
+        (N, 1, 3, T, H, W), or (N, T, 3, H, W) for a 2D recognizer."""
         generator = torch.Generator().manual_seed(0)
         size = (batch_size, 1, self.frames, self.height, self.width, 3)
         x = torch.randn(size, generator=generator).permute(0, 1, 5, 2, 3, 4)
         if self.is_2d:
             x = x[:, 0].transpose(1, 2)
-        return x.contiguous().to(device=device, dtype=dtype)
+        return x.contiguous()
 
 
 def view_of(config: Config) -> View:
@@ -112,12 +104,11 @@ def without_pretrained(model: Any) -> Any:
     """A copy of model config data that names no checkpoint."""
     if isinstance(model, Mapping):
         values = {
-            key: None
-            if key == "pretrained" or _is_pretrained(value)
-            else without_pretrained(value)
+            key: None if _is_pretrained(value) else without_pretrained(value)
             for key, value in model.items()
         }
-        return {**values, "pretrained2d": False} if "pretrained2d" in values else values
+        own = dict(pretrained=None, pretrained2d=False)
+        return values | {key: own[key] for key in own if key in values}
     if isinstance(model, (list, tuple)):
         kept = (value for value in model if not _is_pretrained(value))
         return type(model)(without_pretrained(value) for value in kept)

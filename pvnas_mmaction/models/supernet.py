@@ -61,12 +61,8 @@ class PVNASSupernet(BaseModule):
         self.tau = float(tau)
         self.skeleton = skeleton = self.space.skeleton
         self.stem = build_stem(skeleton)
-        self.layers = nn.ModuleList(
-            MixedLayer(candidates, layer)
-            for candidates, layer in zip(
-                self.space.candidates, self.space.layers, strict=True
-            )
-        )
+        pairs = zip(self.space.candidates, self.space.layers, strict=True)
+        self.layers = nn.ModuleList(MixedLayer(*pair) for pair in pairs)
         self.head = build_head(skeleton)
         self.counts = [len(candidates) for candidates in self.space.candidates]
         self.alphas = nn.Parameter(torch.zeros(len(self.counts), max(self.counts)))
@@ -84,13 +80,9 @@ class PVNASSupernet(BaseModule):
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any
     ) -> None:
-        check_state(
-            self,
-            state_dict,
-            prefix,
-            network=f"the supernet of space {self.space.name!r}",
-            hint="use the space that the checkpoint was trained with",
-        )
+        network = f"the supernet of space {self.space.name!r}"
+        hint = "use the space that the checkpoint was trained with"
+        check_state(self, state_dict, prefix, network, hint)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def logits(self) -> Tensor:
@@ -136,11 +128,8 @@ class PVNASSupernet(BaseModule):
         return sample(relaxation, draw)
 
     def path_of(self, genotype: Genotype | Sequence[int]) -> Choices:
-        """The path that runs one network.
-
-        Args:
-            genotype: A genotype of this space, or the candidate index of each layer.
-        """
+        """The path that runs one network, a genotype of this space or the candidate
+        index of each layer."""
         if isinstance(genotype, Genotype):
             genotype = self.space.indices(genotype)
         return tuple(Choice((int(index),)) for index in genotype)
@@ -151,13 +140,9 @@ class PVNASSupernet(BaseModule):
 
     @contextmanager
     def use_path(self, path: Choices, first: int = 0) -> Iterator[None]:
-        """Run ``path`` in every forward within this context.
-
-        Args:
-            path: What each layer runs.
-            first: Above 0: the input is what the layer of this number takes, and what
-                stands in front of it is not run. Default 0.
-        """
+        """Run ``path`` in every forward within this context. With ``first`` above 0
+        the input is what the layer of this number takes: what stands in front of it
+        is not run."""
         previous = self._choices, self._first
         self._choices, self._first = path, first
         try:

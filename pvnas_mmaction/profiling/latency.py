@@ -86,7 +86,6 @@ class MeasureConfig:
 
     @property
     def is_onnx(self) -> bool:
-        """Whether networks run in onnxruntime."""
         return self.backend == "onnxruntime"
 
     def setting(self) -> dict[str, Any]:
@@ -101,12 +100,7 @@ class MeasureConfig:
 
 
 def to_stage(module: nn.Module, config: MeasureConfig) -> Stage:
-    """What is timed in a module's place in PyTorch.
-
-    Args:
-        module: Takes and gives a tensor.
-        config: How to measure.
-    """
+    """What is timed in place of a module that takes and gives a tensor."""
     module.eval()
     if config.fold_bn:
         for part in module.modules():
@@ -128,12 +122,8 @@ def time_stages(x: Any, stages: Sequence[Stage], clock: Clock) -> list[float]:
 def covering_networks(
     counts: Sequence[int], generator: random.Random
 ) -> Iterator[tuple[int, ...]]:
-    """As few random networks as have every candidate of every layer once or more.
-
-    Args:
-        counts: Number of candidates of each layer.
-        generator: Source of the order.
-    """
+    """As few random networks as have every candidate of every layer, of which
+    ``counts`` says the numbers, once or more."""
     total = max(counts)
     columns = []
     for count in counts:
@@ -207,15 +197,8 @@ def measure_networks(
 ) -> list[float]:
     """Measured milliseconds per view of derived networks, run in turn.
 
-    Each network is built alone, as training and testing build it, and runs whole.
-
-    Args:
-        space: The search space.
-        networks: Candidate index of each layer of each network.
-        input_shape: (C, T, H, W) of one view.
-        num_classes: Outputs of the head.
-        config: How to measure.
-        track: Wrapped around the sequence of runs, to show progress. Default: nothing.
+    Each network, given by its candidates' indices, is built alone, as training and
+    testing build it, and runs whole; the rest is as in :func:`measure_table`.
     """
     stages: list[Stage] = []
     for indices in networks:
@@ -232,14 +215,8 @@ def measure_networks(
 def time_in_turn(
     stages: Sequence[Stage], x: Any, config: MeasureConfig, track: Track = iter
 ) -> list[float]:
-    """Median milliseconds per view of each stage, run in turn on one input.
-
-    Args:
-        stages: What is timed.
-        x: (N, C, T, H, W), what each of them takes.
-        config: How to measure; the first of ``rounds + 1`` rounds warms up.
-        track: Wrapped around the sequence of runs, to show progress. Default: nothing.
-    """
+    """Median milliseconds per view of each stage, run in turn on one input ``x``,
+    (N, C, T, H, W). The first of ``rounds + 1`` rounds warms up."""
     clock = Clock(config.device)
     generator = random.Random(config.seed)
     order = []

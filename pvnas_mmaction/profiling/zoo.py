@@ -116,9 +116,8 @@ class Subject:
         settings: Settings,
         kind: str,
     ) -> None:
-        self.result, self.model, self.settings, self.kind = (
-            result, model, settings, kind,
-        )  # fmt: skip
+        self.result, self.model, self.kind = result, model, kind
+        self.settings = settings
         model.train(kind == "training")  # those of TSM give no model back
         dtype = DTYPES[settings.dtype]
         self._autocast = torch.autocast(
@@ -129,7 +128,7 @@ class Subject:
         else:
             dtype = torch.float32
         model.to(device=settings.device, dtype=dtype)
-        self._x = view.random_input(settings.batch_size, settings.device, dtype)
+        self._x = view.random_input(settings.batch_size).to(settings.device, dtype)
 
     def run(self) -> None:
         """One forward, or one forward and backward."""
@@ -296,9 +295,7 @@ def to_markdown(data: dict[str, Any]) -> str:
         "",
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
-    failed = [
-        f"- {r['name']}: {error}" for r in data["results"] for error in r["errors"]
-    ]
+    failed = [f"- {r['name']}: {e}" for r in data["results"] for e in r["errors"]]
     if failed:
         lines += ["", "Not measured, or not in full:", "", *failed]
     return "\n".join(lines) + "\n"

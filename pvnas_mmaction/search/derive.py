@@ -211,17 +211,14 @@ class _Program:
         # A candidate that breaks the budget by itself never enters the program.
         self.upper[[cost > slack for cost in extra]] = 0
         scale = Fraction(_SCALE) / slack if slack else Fraction(1)
-        self.rows.append(
-            np.array([float(c * scale) if c <= slack else 0.0 for c in extra])
-        )
+        row = [float(c * scale) if c <= slack else 0.0 for c in extra]
+        self.rows.append(np.array(row))
         self.limits.append(float(slack * scale))
 
     def _solve_once(self) -> Indices | None:
         count = len(self.losses)
-        one_each = csr_array(
-            (np.ones(count), np.arange(count), self.starts),
-            shape=(len(self.sizes), count),
-        )
+        entries = np.ones(count), np.arange(count), self.starts
+        one_each = csr_array(entries, shape=(len(self.sizes), count))
         constraints = [LinearConstraint(one_each, 1, 1)]
         if self.rows:
             rows = csr_array(np.stack(self.rows))

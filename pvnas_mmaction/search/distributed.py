@@ -87,9 +87,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         flat = torch.cat([g.reshape(-1) for g in same])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
-        for gradient, part in zip(
-            same, flat.split([g.numel() for g in same]), strict=True
-        ):
+        parts = flat.split([g.numel() for g in same])
+        for gradient, part in zip(same, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
 
@@ -180,9 +179,5 @@ def _extremes(number: int, timeout: timedelta | None = None) -> tuple[int, int]:
 @torch.no_grad()
 def _checksum(model: nn.Module) -> list[int]:
     """A number for each parameter that changes with any of its values."""
-    return torch.stack(
-        [
-            p.detach().float().contiguous().view(torch.int32).sum(dtype=torch.int64)
-            for p in model.parameters()
-        ]
-    ).tolist()
+    bits = (p.float().contiguous().view(torch.int32) for p in model.parameters())
+    return torch.stack([value.sum(dtype=torch.int64) for value in bits]).tolist()

@@ -26,29 +26,22 @@ Layers = Sequence[Sequence[float]]
 
 
 def softmax(alphas: Layers, tau: float = 1.0) -> list[list[float]]:
-    """Turn architecture parameters into probabilities, layer by layer.
-
-    Args:
-        alphas: ``K_l`` floats per layer.
-        tau: Temperature, above 0. Defaults to 1.
-
-    Returns:
-        One list of ``K_l`` probabilities per layer; each sums to 1.
+    """Turn alphas, ``K_l`` per layer, into as many probabilities at a temperature
+    ``tau`` above 0, by default 1.
 
     Raises:
         ValueError: An alpha is not finite: the search has diverged.
     """
-    return [_softmax_layer(index, layer, tau) for index, layer in enumerate(alphas)]
-
-
-def _softmax_layer(index: int, layer: Sequence[float], tau: float) -> list[float]:
-    if not all(map(math.isfinite, layer)):
-        hint = "the search has diverged: lower the alphas' learning rate"
-        raise wrong(f"alphas of layer {index}", "finite numbers", str(layer), hint)
-    largest = max(layer)
-    powers = [math.exp((alpha - largest) / tau) for alpha in layer]
-    total = math.fsum(powers)
-    return [power / total for power in powers]
+    probs = []
+    for index, layer in enumerate(alphas):
+        if not all(map(math.isfinite, layer)):
+            hint = "the search has diverged: lower the alphas' learning rate"
+            raise wrong(f"alphas of layer {index}", "finite numbers", str(layer), hint)
+        largest = max(layer)
+        powers = [math.exp((alpha - largest) / tau) for alpha in layer]
+        total = math.fsum(powers)
+        probs.append([power / total for power in powers])
+    return probs
 
 
 def diversity(probs: Layers) -> float:
@@ -82,12 +75,8 @@ def _mean(
 
 
 def hamming(a: Sequence, b: Sequence) -> float:
-    """Return the share of layers in which two networks of a space differ, in [0, 1].
-
-    Args:
-        a: Block specs (or candidate indices), one per layer.
-        b: The same for the other network.
-    """
+    """Return the share of layers in which two networks of a space differ, in [0, 1],
+    by their block specs or candidate indices."""
     return sum(bool(x != y) for x, y in zip(a, b, strict=True)) / len(a)
 
 

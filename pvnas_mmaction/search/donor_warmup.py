@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -86,8 +87,7 @@ class DonorWarmup:
         if step < rise:
             return (step + 1) / (rise + 1)
         position = (step - rise) / max(1, self.tune_steps - rise)
-        cosine = torch.tensor(position * torch.pi, dtype=torch.float64).cos().item()
-        return floor + (1 - floor) * (1 + cosine) / 2
+        return floor + (1 - floor) * (1 + math.cos(math.pi * position)) / 2
 
 
 def near(path: Choices, network: Choices, generator: torch.Generator) -> Choices:
@@ -139,13 +139,8 @@ def block_losses(
     path = supernet.path_of(full)
     training = model.training
     model.eval()
-    norms = [
-        m
-        for m in model.modules()
-        if isinstance(m, _BatchNorm) and m.track_running_stats
-    ]
-    for module in norms:
-        module.train()
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    norms = [m.train() for m in norms if m.track_running_stats]
     base, rows, count = 0.0, [[0.0] * n for n in supernet.counts], 0
     try:
         with untracked(norms):
@@ -163,9 +158,8 @@ def block_losses(
                 own = loss(x, 0)
                 base, count = base + size * own, count + size
                 x = supernet.stem(x.contiguous(memory_format=torch.channels_last_3d))
-                for i, (mixed, index) in enumerate(
-                    zip(supernet.layers, full, strict=True)
-                ):
+                pairs = zip(supernet.layers, full, strict=True)
+                for i, (mixed, index) in enumerate(pairs):
                     seen = [(mixed.ops[index](x), own)]
                     for j, op in enumerate(mixed.ops):
                         y = seen[0][0] if j == index else op(x)

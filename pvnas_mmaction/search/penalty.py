@@ -103,8 +103,7 @@ class CostPenalty:
         tolerance: float = 0.02,
         one_sided: bool = False,
     ) -> None:
-        numbers = dict(weight=weight, rate=rate, tolerance=tolerance)
-        for name, value in numbers.items():
+        for name, value in dict(weight=weight, rate=rate, tolerance=tolerance).items():
             check_number(f"train_cfg.cost.{name}", value)
         if not isinstance(one_sided, bool):
             raise wrong("train_cfg.cost.one_sided", "True or False", repr(one_sided))
@@ -137,8 +136,7 @@ class CostPenalty:
     def update(self, expected: float) -> float:
         """Adapt lambda to an expected cost; gives the new lambda."""
         error = math.log(expected / self.budget.limit)
-        if not self.one_sided:
-            error = abs(error)
+        error = error if self.one_sided else abs(error)
         if self.error is not None:
             change = error - self.error
             self.trend = SMOOTHING * self.trend + (1 - SMOOTHING) * change
@@ -158,6 +156,5 @@ class CostPenalty:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
-        self.weight, self.error, self.trend = (
-            state[name] for name in ("weight", "error", "trend")
-        )
+        self.weight, self.error = state["weight"], state["error"]
+        self.trend = state["trend"]

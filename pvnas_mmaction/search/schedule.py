@@ -193,7 +193,6 @@ class LRDiversitySchedule:
     def __init__(self, config: LRDiversityConfig) -> None:
         self.config = config
         self.num_cycles = config.effective_cycles
-        self.has_restarts = config.mode in ("cyclic", "diversity")
         self.has_feedback = config.mode == "diversity"
         self.archive_distance = config.min_distance if self.has_feedback else 0.0
         self.log_gain = self.last_error = 0.0
@@ -284,25 +283,22 @@ class LRDiversitySchedule:
         planned, cycle = self.planned_diversity(step), self.cycle_of(step) + 1
         if not self.has_feedback or abs(diversity - planned) <= MISSED_PLAN:
             return None
-        hint = self._hint()
         what = "p is still undecided" if diversity > planned else "p decided too early"
-        expected = f"D = {planned:.2f} at the end of cycle {cycle}"
-        return str(wrong("LRDiversityHook", expected, f"{diversity:.2f}: {what}", hint))
+        expected, got = f"D = {planned:.2f} at the end of cycle {cycle}", diversity
+        return str(
+            wrong("LRDiversityHook", expected, f"{got:.2f}: {what}", self._hint())
+        )
 
     def _hint(self) -> str:
         hint = "raise train_cfg.min_steps or max_epochs"
-        if self.config.alphas_lr != AUTO:
-            hint = f"set optim_wrapper.alphas.optimizer.lr={AUTO!r}, or {hint}"
-        return hint
+        own = f"set optim_wrapper.alphas.optimizer.lr={AUTO!r}, or {hint}"
+        return hint if self.config.alphas_lr == AUTO else own
 
     def missed_cycles(self, ends: Sequence[tuple[float, float]]) -> str | None:
         """One line about a whole search, from D* and D at each cycle's end; None where
         all cycles kept their plan, as in modes without feedback."""
-        missed = [
-            str(number)
-            for number, (planned, reached) in enumerate(ends, start=1)
-            if abs(reached - planned) > MISSED_PLAN
-        ]
+        misses = [abs(reached - planned) > MISSED_PLAN for planned, reached in ends]
+        missed = [str(number) for number, miss in enumerate(misses, start=1) if miss]
         if not self.has_feedback or not missed:
             return None
         share = f"{len(missed)} of {len(ends)} cycles ({', '.join(missed)})"
@@ -322,8 +318,6 @@ class LRDiversitySchedule:
         Returns:
             The diversity to which the alphas have to be shrunk.
         """
-        if not self.has_restarts:
-            return self.diversity_start
         self.log_gain = self.last_error = 0.0
         config = self.config
         if distance is not None and distance < config.min_distance:

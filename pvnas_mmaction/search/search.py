@@ -41,14 +41,7 @@ from . import diversity
 from .archive import Archive, ArchiveEntry
 from .derive import Indices
 from .distributed import check_ranks_agree, together
-from .donor_warmup import (
-    FIELD,
-    DonorWarmup,
-    alphas_from,
-    block_losses,
-    near,
-    price_of,
-)
+from .donor_warmup import FIELD, DonorWarmup, alphas_from, block_losses, near, price_of
 from .penalty import build_penalty
 from .randomness import Stream, derived_seed, seed_all
 from .schedule import LRDiversitySchedule
@@ -147,31 +140,19 @@ class Search:
         self.judging, self.sensitivities = judging, None
         self.num_classes = model.cls_head.num_classes
         self.input_shape = check_input_shape(self.space.skeleton, input_shape)
-        self.steps = Steps(
-            model, optimizers["weights"], optimizers["alphas"], self.input_shape
-        )
-        self.tables = cost_tables(
-            self.space,
-            self.input_shape,
-            self.num_classes,
-            cost.get("table") if isinstance(cost, Mapping) else None,
-        )
+        pair = optimizers["weights"], optimizers["alphas"]
+        self.steps = Steps(model, *pair, self.input_shape)
+        file = cost.get("table") if isinstance(cost, Mapping) else None
+        sizes = self.input_shape, self.num_classes
+        self.tables = cost_tables(self.space, *sizes, file)
         self.penalty = build_penalty(cost, self.tables)
+        budget = self.penalty and self.penalty.budget
+        judge, numbers = self.judge if validate else None, (num_clips, num_ranked)
         self.selection = Selection(
-            self.space,
-            self.tables,
-            self.penalty and self.penalty.budget,
-            self.judge if validate else None,
-            num_clips,
-            num_ranked,
-            alpha_weight,
+            self.space, self.tables, budget, judge, *numbers, alpha_weight
         )
         groups = optimizers["weights"].optimizer.param_groups
         self._shares = [g["lr"] / schedule.config.weights_lr for g in groups]
-        self._skips = [
-            row.index("skip") if "skip" in row else None
-            for row in self.space.candidates
-        ]
         self.num_steps = self.num_alpha_steps = 0
         self._accumulated_from = 0  # alpha steps at the last restart
         self.scalars: dict[str, float] = {}
@@ -270,7 +251,9 @@ class Search:
             paths.append(self._draw(self.relaxations["alphas"], Stream.ALPHA_PATH))
         check_ranks_agree(step, paths, self.alphas, self.model)
         self._seed(Stream.WEIGHTS_STEP)
-        logs = self.steps.weights_step(weights_batch, paths[0], **self._teacher())
+        distils = self.donor and not self.is_tuning
+        teacher = dict(teacher=self._full_path()) if distils else {}
+        logs = self.steps.weights_step(weights_batch, paths[0], **teacher)
         if alphas_batch is not None:
             self._seed(Stream.ALPHA_STEP)
             # Alphas that start from a donor have the price of cost in them.
@@ -293,18 +276,16 @@ class Search:
     def _weights_path(self) -> Choices:
         """What a weights step runs."""
         if self.is_tuning:
-            return self.supernet.path_of(self.donor.full)
+            return self._full_path()
         every, first_cycle = self.largest_every, not self.archive.entries
         if first_cycle and every and self.num_steps % every == 0:
             return self.supernet.path_of(self.selection.table.most_expensive())
         kind = "warmup" if self.rests and not self.donor else "weights"
         return self._draw(self.relaxations[kind], Stream.WEIGHTS_PATH)
 
-    def _teacher(self) -> dict[str, Any]:
-        """What a weights step distils its path from."""
-        if self.donor is None or self.is_tuning:
-            return {}
-        return dict(teacher=self.supernet.path_of(self.donor.full))
+    def _full_path(self) -> Choices:
+        """What a donor's tuning runs, and paths are distilled from after it."""
+        return self.supernet.path_of(self.donor.full)
 
     def _end_tuning(self) -> None:
         """Let all candidates inherit from the tuned network, and set the alphas by what
@@ -337,19 +318,16 @@ class Search:
         self.supernet.write_alphas(alphas)
         self.alphas = self.supernet.read_alphas()
         self.probabilities = diversity.softmax(self.alphas, self.supernet.tau)
+        pairs = zip(self.space.candidates, rows, strict=True)
         self.sensitivities = dict(
             full=list(self.selection.blocks(donor.full)),
             loss=base,
             temperature=temperature,
             price=price,
-            losses=[
-                dict(zip(candidates, row, strict=True))
-                for candidates, row in zip(self.space.candidates, rows, strict=True)
-            ],
+            losses=[dict(zip(*pair, strict=True)) for pair in pairs],
         )
-        self.selection.start(
-            rows, self.num_steps, diversity.diversity(self.probabilities)
-        )
+        found_diversity = diversity.diversity(self.probabilities)
+        self.selection.start(rows, self.num_steps, found_diversity)
 
     def _draw(self, relaxation: str, stream: Stream) -> Choices:
         seed = derived_seed(self.seed, stream, self.num_steps)
@@ -380,7 +358,7 @@ class Search:
         """Put down what holds at a step, after it."""
         p, schedule = self.probabilities, self.schedule
         step = max(self.num_cycle_steps, 0)
-        argmax = [row.index(max(row)) for row in p]
+        argmax = self.selection.blocks([row.index(max(row)) for row in p])
         self.scalars = dict(
             weights_lr=self.weights_lr(),
             alphas_lr=self.alphas_lr(),
@@ -390,7 +368,7 @@ class Search:
             entropy=diversity.entropy(p),
             argmax_share=diversity.argmax_share(p),
             expected_cost=self.selection.table.expected(p),
-            num_skips=sum(a == b for a, b in zip(argmax, self._skips, strict=True)),
+            num_skips=argmax.count("skip"),
         )
         if self.penalty is not None:
             self.scalars["cost_weight"] = self.penalty.weight
@@ -461,17 +439,15 @@ class Search:
 
     def setting(self) -> dict[str, Any]:
         """What a search has to share with the one it resumes, by field."""
-        budget = self.penalty and self.penalty.budget
-        space = self.space
+        budget, space = self.penalty and self.penalty.budget, self.space
+        tables = [[t.kind, t.fixed, t.per_layer] for t in self.tables.values()]
         return {
             "model.backbone.space": f"{space.name} {digest_of(space.to_config())}",
             "model.backbone.tau": self.supernet.tau,
             "model.cls_head.num_classes": self.num_classes,
             "train_cfg.input_shape": list(self.input_shape),
             "train_cfg.cost": budget and [budget.table.kind, budget.limit],
-            "costs of the candidates": digest_of(
-                [[t.kind, t.fixed, t.per_layer] for t in self.tables.values()]
-            ),
+            "costs of the candidates": digest_of(tables),
             "train_cfg.relaxations": self.relaxations,
             "train_cfg.donor": self.donor and asdict(self.donor),
             "optim_wrapper.alphas.accumulative_counts": getattr(
@@ -521,12 +497,8 @@ class Search:
 
 
 def check_setting(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a search had the same settings.
-
-    Args:
-        found: Settings of a search that a checkpoint holds, by field.
-        expected: Those of the config.
-    """
+    """Raise ValueError unless a checkpoint's search had the settings, by field, that
+    are expected by the config."""
     for field, value in expected.items():
         if found.get(field) == value:
             continue
@@ -535,10 +507,7 @@ def check_setting(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None
             "one in another work_dir"
         )
         if field == "train_cfg.cost":
-            hint += (
-                "; tools/derive_genotype.py takes networks under other budgets out of "
-                "a search"
-            )
+            hint += "; tools/derive_genotype.py takes other budgets"
         got = f"a checkpoint of a search with {found.get(field)!r}"
         raise wrong(field, f"{value!r}, as in the config", got, hint)
 

@@ -35,27 +35,10 @@ def standard_error(accuracy: float, num_clips: int) -> float:
 
     All clips right, or none, does not mean that the next one will be: within half a
     clip of 0 and 1 the error is that of half a clip.
-
-    Args:
-        accuracy: A share, from 0 to 1 but for rounding.
-        num_clips: How many clips were validated.
     """
     half = 0.5 / num_clips
     a = min(max(accuracy, half), 1 - half)
     return math.sqrt(a * (1 - a) / num_clips)
-
-
-def log_likelihoods(accuracies: Sequence[float], num_clips: int) -> list[float]:
-    """For each accuracy, -z ** 2 / 2 with z its distance from the highest one in
-    standard errors of that; 0 for the highest.
-
-    Args:
-        accuracies: Shares, one or more.
-        num_clips: How many clips were validated.
-    """
-    highest = max(accuracies)
-    error = standard_error(highest, num_clips)
-    return [-(((highest - accuracy) / error) ** 2) / 2 for accuracy in accuracies]
 
 
 def choose(
@@ -75,12 +58,12 @@ def choose(
         num_clips: How many clips were validated.
         alpha_weight: What p counts. Default 0: accuracy alone decides.
     """
-    scores = [
-        likelihood + (alpha_weight * log_prob if alpha_weight else 0.0)
-        for likelihood, log_prob in zip(
-            log_likelihoods(accuracies, num_clips), log_probs, strict=True
-        )
-    ]
+    highest = max(accuracies)
+    error = standard_error(highest, num_clips)
+    scores = [-(((highest - accuracy) / error) ** 2) / 2 for accuracy in accuracies]
+    if alpha_weight:  # a log-probability may be -inf
+        pairs = zip(scores, log_probs, strict=True)
+        scores = [score + alpha_weight * log_prob for score, log_prob in pairs]
     return max(range(len(scores)), key=lambda i: (scores[i], -costs[i], -i))
 
 
@@ -151,35 +134,21 @@ class Selection:
         self, networks: Sequence[Indices], accuracies: Sequence[float], log_probs: Rows
     ) -> int:
         """:func:`choose` among networks by p and costs; an index."""
-        return choose(
-            accuracies,
-            [_sum_of(log_probs, network) for network in networks],
-            [self.table.cost(network) for network in networks],
-            self.num_clips,
-            self.alpha_weight,
-        )
+        chosen = [zip(log_probs, network, strict=True) for network in networks]
+        sums = [sum(row[index] for row, index in pairs) for pairs in chosen]
+        costs = [self.table.cost(network) for network in networks]
+        return choose(accuracies, sums, costs, self.num_clips, self.alpha_weight)
 
     def start(self, losses: Rows, step: int, found_diversity: float) -> None:
         """Put the network of least loss, as losses of single blocks add up to, in the
         archive; it is judged at the end of the search."""
-        log_probs = [[-value for value in row] for row in losses]
-        (found,) = derive(log_probs, self.budgets)
-        entry = ArchiveEntry(
-            cycle=-1,
-            step=step,
-            file=FIRST_FILE,
-            diversity=found_diversity,
-            planned_diversity=found_diversity,
-            **self._entry(found.indices, None),
-        )
-        self.archive.add(entry)
+        (found,) = derive([[-value for value in row] for row in losses], self.budgets)
+        facts = dict(diversity=found_diversity, planned_diversity=found_diversity)
+        facts |= self._entry(found.indices, None)
+        self.archive.add(ArchiveEntry(cycle=-1, step=step, file=FIRST_FILE, **facts))
 
     def finish_cycle(
-        self,
-        log_probs: Rows,
-        cycle: int,
-        min_distance: float = 0.0,
-        **facts: float,
+        self, log_probs: Rows, cycle: int, min_distance: float = 0.0, **facts: float
     ) -> ArchiveEntry:
         """Derive the cycle's networks, judge them, and put the best in the archive.
 
@@ -196,10 +165,9 @@ class Selection:
             accuracies = self._judge_all(networks)
             index = self.choose(networks, accuracies, log_probs)
             found, accuracy = networks[index], accuracies[index]
+        facts |= self._entry(found, accuracy)
         file = f"genotypes/cycle_{cycle + 1:02d}.json"
-        entry = ArchiveEntry(
-            cycle=cycle, file=file, **facts, **self._entry(found, accuracy)
-        )
+        entry = ArchiveEntry(cycle=cycle, file=file, **facts)
         self.archive.add(entry)
         return entry
 
@@ -259,7 +227,3 @@ class Selection:
             accuracy=accuracy,
             distance=self.archive.distance(blocks),
         )
-
-
-def _sum_of(rows: Rows, indices: Indices) -> float:
-    return sum(row[index] for row, index in zip(rows, indices, strict=True))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -32,11 +33,8 @@ def _part(module: nn.Module, but: Iterable[nn.Module] = ()) -> _Part:
     left_out = {id(p) for inner in but for p in inner.parameters()}
     weights = [p for p in module.parameters() if id(p) not in left_out]
     inside = {id(m) for inner in but for m in inner.modules()}
-    norms = [
-        m
-        for m in module.modules()
-        if isinstance(m, _BatchNorm) and m.track_running_stats and id(m) not in inside
-    ]
+    modules = (m for m in module.modules() if id(m) not in inside)
+    norms = [m for m in modules if isinstance(m, _BatchNorm) and m.track_running_stats]
     return _Part(weights, norms)
 
 
@@ -69,10 +67,7 @@ class Steps:
         self._shared = shared._replace(weights=own)
 
     def weights_step(
-        self,
-        batch: dict,
-        path: Choices,
-        teacher: Choices | None = None,
+        self, batch: dict, path: Choices, teacher: Choices | None = None
     ) -> dict[str, Tensor]:
         """One optimiser step of the weights on a path, without gradient to the alphas.
 
@@ -242,15 +237,9 @@ def reestimated_batch_norm(
             all: the same statistics on every rank and every time. All generators go
             on as if nothing had been drawn.
     """
-    layers = [
-        m
-        for m in model.modules()
-        if isinstance(m, _BatchNorm) and m.running_mean is not None
-    ]
-    saved = [
-        (m.momentum, {name: value.clone() for name, value in m.named_buffers()})
-        for m in layers
-    ]
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    layers = [m for m in norms if m.running_mean is not None]
+    saved = [(m.momentum, copy.deepcopy(dict(m.named_buffers()))) for m in layers]
     training = model.training
     try:
         for module in layers:
@@ -277,15 +266,9 @@ def judge(
     validate: Callable[[nn.Module], float],
     seed: int,
 ) -> float:
-    """Accuracy of the network that a model runs at present, with batch normalisation
-    re-estimated.
-
-    Args:
-        model: The recognizer of one network, or around a supernet with its path chosen.
-        calibration: Gives batches of training clips.
-        validate: Gives the accuracy of the model as it is.
-        seed: Of the search.
-    """
+    """Accuracy, by ``validate``, of the network that a model runs at present, with
+    batch normalisation re-estimated on the batches of ``calibration``; ``seed`` is that
+    of the search."""
     seed = derived_seed(seed, Stream.CALIBRATION)
     with reestimated_batch_norm(model, calibration(), seed):
         return validate(model)

@@ -66,23 +66,12 @@ _SHAPE = (
     "[C, T, H, W], four whole numbers",
     lambda v: isinstance(v, list) and [type(size) for size in v] == [int] * 4,
 )
-PROVENANCE = dict(
-    data=checks.TEXT,
-    config=checks.TEXT,
-    seed=checks.INTEGER,
-    code_version=checks.TEXT,
-    input_shape=_SHAPE,
-    num_classes=checks.INTEGER,
-    macs=checks.INTEGER,
-    params=checks.INTEGER,
-    latency_ms=checks.NUMBER,
-    accuracy=checks.or_none(checks.NUMBER),
-    checkpoint=checks.TEXT,
-    cycle=checks.INTEGER,
-    step=checks.INTEGER,
-    command=checks.TEXT,
-    date=checks.TEXT,
-)
+_TEXTS = ("data", "config", "code_version", "checkpoint", "command", "date")
+_INTEGERS = ("seed", "num_classes", "macs", "params", "cycle", "step")
+PROVENANCE = dict.fromkeys(_TEXTS, checks.TEXT)
+PROVENANCE |= dict.fromkeys(_INTEGERS, checks.INTEGER)
+PROVENANCE |= dict(input_shape=_SHAPE, latency_ms=checks.NUMBER)
+PROVENANCE |= dict(accuracy=checks.or_none(checks.NUMBER))
 _GENOTYPE = dict(
     format_version=checks.INTEGER,
     space=checks.NAME,
@@ -219,9 +208,8 @@ def parse_genotype(
         hint = "update pvnas_mmaction to read it"
         if version == 1:
             hint = "blocks and skeletons were others then: search again"
-        raise wrong(
-            f"{where}: format_version", str(FORMAT_VERSION), repr(version), hint
-        )
+        field = f"{where}: format_version"
+        raise wrong(field, str(FORMAT_VERSION), repr(version), hint)
     root = read(content, _GENOTYPE, tuple(_GENOTYPE)[:4], where)
     skeleton = parse_skeleton(root["skeleton"], f"{where}: skeleton")
     blocks, layers = tuple(root["blocks"]), skeleton.layers

@@ -97,9 +97,8 @@ class BlockSpec:
                 raise wrong(place, expected, repr(text))
         low, high = known.expand_ratios
         if not low <= spec.expand_ratio <= high:
-            raise wrong(
-                place, f"e from {low:g} to {high:g} for {spec.family}", repr(text)
-            )
+            expected = f"e from {low:g} to {high:g} for {spec.family}"
+            raise wrong(place, expected, repr(text))
         if str(spec) != text:
             raise wrong(place, f"its normal form {str(spec)!r}", repr(text))
         return spec
@@ -302,9 +301,8 @@ def _mb(spec: BlockSpec, layer: Layer) -> Layout:
         return _inverted_bottleneck(spec, layer, ("spatial", (1, ks, ks), layer.stride))
     st, s, _ = layer.stride
     spatial = ("spatial", (1, ks, ks), (1, s, s))
-    return _inverted_bottleneck(
-        spec, layer, spatial, ("temporal", (kt, 1, 1), (st, 1, 1))
-    )
+    temporal = ("temporal", (kt, 1, 1), (st, 1, 1))
+    return _inverted_bottleneck(spec, layer, spatial, temporal)
 
 
 @family("mb3d", temporal_kernels=(3, MAX_KERNEL))

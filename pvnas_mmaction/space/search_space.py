@@ -105,9 +105,8 @@ class SearchSpace:
     ) -> Genotype:
         """The genotype that takes candidate ``indices[l]`` at layer l."""
         assert all(i >= 0 for i in indices), indices
-        blocks = tuple(
-            texts[int(i)] for texts, i in zip(self.candidates, indices, strict=True)
-        )
+        pairs = zip(self.candidates, indices, strict=True)
+        blocks = tuple(texts[int(i)] for texts, i in pairs)
         return Genotype(self.name, self.skeleton, blocks, dict(provenance or {}))
 
     def indices(self, genotype: Genotype) -> tuple[int, ...]:
