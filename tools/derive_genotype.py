@@ -30,10 +30,7 @@ from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_checks import check_annotations
 from pvnas_mmaction.apis.config_files import load_config, merge_options
 from pvnas_mmaction.apis.ranking import InheritedNetworks
-from pvnas_mmaction.engine.checkpoints import (
-    SearchCheckpoint,
-    load_search_checkpoint,
-)
+from pvnas_mmaction.engine.checkpoints import SearchCheckpoint, load_search_checkpoint
 from pvnas_mmaction.engine.search_files import save_weights
 from pvnas_mmaction.profiling.clock import check_device
 from pvnas_mmaction.search.derive import Budget, derive
@@ -108,17 +105,11 @@ def find(args: argparse.Namespace, checkpoint: SearchCheckpoint) -> list[dict]:
         raise wrong("--min-distance", expected, str(args.min_distance))
     tables = cost_tables(space, shape, checkpoint.num_classes, args.latency_table)
     limits = [(kind, value_of(args, option), unit) for option, kind, unit in BUDGETS]
-    derived = derive(
-        checkpoint.log_probs(),
-        # As decimals: 0.1 GFLOPs are 1e8 multiply-accumulates, not a little less.
-        [
-            Budget(tables[kind], plain(Fraction(repr(limit)) * unit))
-            for kind, limit, unit in limits
-            if limit is not None
-        ],
-        args.num_candidates,
-        args.min_distance,
-    )
+    # As decimals: 0.1 GFLOPs are 1e8 multiply-accumulates, not a little less.
+    exact = [(k, Fraction(repr(x)) * unit) for k, x, unit in limits if x is not None]
+    budgets = [Budget(tables[kind], plain(limit)) for kind, limit in exact]
+    numbers = args.num_candidates, args.min_distance
+    derived = derive(checkpoint.log_probs(), budgets, *numbers)
     names = dict(flops="macs", params="params", latency="latency_ms")
     shared = dict(
         seed=checkpoint.seed,

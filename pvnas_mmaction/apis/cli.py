@@ -68,11 +68,10 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that training and testing have in common."""
     add_config_options(parser)
-    parser.add_argument(
-        "--launcher", choices=LAUNCHERS, default="none", help="default: none"
-    )
+    add = parser.add_argument
+    add("--launcher", choices=LAUNCHERS, default="none", help="default: none")
     # torchrun sets the environment variable; older launchers pass the option
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    add("--local_rank", "--local-rank", type=int, default=0)
 
 
 def _merge_shared(cfg: Config, args: argparse.Namespace) -> None:
@@ -93,20 +92,14 @@ def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
     FileNotFoundError for one that does not fit."""
     _merge_shared(cfg, args)
     if args.no_validate:
-        cfg.val_cfg = None
-        cfg.val_dataloader = None
-        cfg.val_evaluator = None
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
         enable_amp(cfg)
     if args.auto_scale_lr:
         if not (cfg.get("auto_scale_lr") or {}).get("base_batch_size"):
-            raise wrong(
-                "--auto-scale-lr",
-                "auto_scale_lr.base_batch_size in the config, the batch size that its "
-                "learning rates are meant for",
-                "none",
-                "add --cfg-options auto_scale_lr.base_batch_size=N",
-            )
+            expected = "auto_scale_lr.base_batch_size, what the rates are meant for"
+            hint = "add --cfg-options auto_scale_lr.base_batch_size=N"
+            raise wrong("--auto-scale-lr", expected, "none", hint)
         cfg.auto_scale_lr.enable = True
     found = None
     if args.resume == "auto":
@@ -116,18 +109,16 @@ def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
         cfg.load_from = found or cfg.get("load_from")
     elif args.resume is not None:
         check_checkpoint(args.resume, "--resume")
-        cfg.resume = True
-        cfg.load_from = args.resume
+        cfg.resume, cfg.load_from = True, args.resume
     if cfg.get("load_from") and not cfg.get("resume"):
         check_checkpoint(cfg.load_from, "load_from")
     check_work_dir(cfg, resumed=found is not None)
     randomness = dict(cfg.get("randomness") or {"seed": None})
     if args.seed is not None:
         randomness["seed"] = args.seed
-    if args.diff_rank_seed:
-        randomness["diff_rank_seed"] = True
-    if args.deterministic:
-        randomness["deterministic"] = True
+    for name in ("diff_rank_seed", "deterministic"):
+        if getattr(args, name):
+            randomness[name] = True
     cfg.randomness = randomness
     return cfg
 
@@ -159,8 +150,7 @@ def merge_test_args(cfg: Config, args: argparse.Namespace) -> Config:
     """Merge the options of ``tools/test.py`` into ``cfg``, in place, likewise."""
     _merge_shared(cfg, args)
     check_checkpoint(args.checkpoint, "checkpoint")
-    cfg.load_from = args.checkpoint
-    cfg.resume = False
+    cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show or args.show_dir is not None:
         _show(cfg, args)
     if args.dump is not None:
@@ -182,14 +172,8 @@ def _show(cfg: Config, args: argparse.Namespace) -> None:
     if preprocessor.get("format_shape") == "NCTHW":
         expected = "a model of 2D clips, which alone MMAction2 can draw"
         raise wrong("--show, --show-dir", expected, "format_shape 'NCTHW'")
-    hook = dict(
-        type="VisualizationHook",
-        enable=True,
-        show=args.show,
-        wait_time=args.wait_time,
-        out_dir=args.show_dir,
-        interval=args.interval,
-    )
+    hook = dict(type="VisualizationHook", enable=True, out_dir=args.show_dir)
+    hook |= {key: getattr(args, key) for key in ("show", "wait_time", "interval")}
     cfg.merge_from_dict({"default_hooks.visualization": hook})
 
 
@@ -211,10 +195,11 @@ def make_out_folder(path: str | os.PathLike[str], option: str = "--out") -> None
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        found = f"{path} ({error.strerror})"
-        raise wrong(
-            option, "a folder that can be written to", found, "give another one"
-        ) from error
+        expected, found = (
+            "a folder that can be written to",
+            f"{path} ({error.strerror})",
+        )
+        raise wrong(option, expected, found, "give another one") from error
 
 
 def build_runner(cfg: Config, tested: bool = False) -> Runner:

@@ -101,10 +101,8 @@ def preprocessing_of(cfg: Config) -> dict[str, Any]:
     for transform in pipeline_of(cfg):
         settings = dict(transform)
         kind = str(settings.pop("type")).removeprefix("mmaction.")
-        if (
-            kind in ("UniformSample", "SampleFrames")
-            and settings.pop("num_clips", 1) == 1
-        ):
+        samples = kind in ("UniformSample", "SampleFrames")
+        if samples and settings.pop("num_clips", 1) == 1:
             settings.pop("test_mode", None)
             frames = settings.pop("clip_len")
             sampling = settings.pop("frame_interval", 1)
@@ -114,9 +112,8 @@ def preprocessing_of(cfg: Config) -> dict[str, Any]:
             steps.append(["resize", scale, settings.pop("keep_ratio", True)])
         elif kind == "CenterCrop":
             size = settings.pop("crop_size")
-            steps.append(
-                ["center_crop", [size] * 2 if type(size) is int else list(size)]
-            )
+            size = [size] * 2 if type(size) is int else list(size)
+            steps.append(["center_crop", size])
         elif kind in _OTHER:
             settings = {}
         else:
@@ -218,9 +215,8 @@ def max_difference(
     batch (N, C, T, H, W); not a number counts as infinite."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(
-        str(path), providers=["CPUExecutionProvider"]
-    )
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(str(path), providers=providers)
     differences = []
     for clips in inputs:
         (found,) = session.run([OUTPUT], {INPUT: clips.numpy()})

@@ -90,19 +90,12 @@ class PVNASVideoDataset(VideoDataset):
         if self.multi_class and self.num_classes is None:
             field = f"{self._field}.num_classes"
             raise wrong(field, "the number of classes, as of multi_class", "None")
-        clips = read_video_list(
-            self.ann_file,
-            self._field,
-            self.delimiter,
-            self.multi_class,
-            self.num_classes,
-        )
+        settings = self.delimiter, self.multi_class, self.num_classes
+        clips = read_video_list(self.ann_file, self._field, *settings)
+        folder, many = self.data_prefix["video"], self.multi_class
         return [
-            dict(
-                filename=os.path.join(self.data_prefix["video"], path),
-                label=class_ids if self.multi_class else class_ids[0],
-            )
-            for path, class_ids in clips
+            dict(filename=os.path.join(folder, path), label=ids if many else ids[0])
+            for path, ids in clips
         ]
 
     def load_data_list(self) -> list[dict]:
@@ -262,7 +255,6 @@ def _folder(data_prefix: object, field: str) -> str:
     if data_prefix is None:
         return ""
     if not isinstance(data_prefix, Mapping):
-        raise wrong(
-            f"{field}.data_prefix", f"dict(video={data_prefix!r})", repr(data_prefix)
-        )
+        expected = f"dict(video={data_prefix!r})"
+        raise wrong(f"{field}.data_prefix", expected, repr(data_prefix))
     return str(data_prefix.get("video") or "")

@@ -64,9 +64,8 @@ def read_video_list(
         if not line:
             continue
         separator = delimiter if delimiter.strip() else None  # any white space
-        name, *labels = (
-            line.split(separator) if multi_class else line.rsplit(separator, 1)
-        )
+        parts = line.split(separator) if multi_class else line.rsplit(separator, 1)
+        name, *labels = parts
         place = f"{path}:{number}"
         if not name.strip() or not labels or not all(map(_is_integer, labels)):
             raise wrong(place, f"'path{delimiter}class_id'", repr(line))
@@ -74,11 +73,8 @@ def read_video_list(
         last = max(class_ids)
         if min(class_ids) < 0 or (num_classes is not None and last >= num_classes):
             expected = f"class ids from 0 to num_classes - 1 ({num_classes} classes)"
-            hint = (
-                "correct the line, or set num_classes, of data set and cls_head, to "
-                f"{last + 1} or more (NUM_CLASSES, where the config reads it from the "
-                "environment)"
-            )
+            hint = "correct the line, or set num_classes, of data set and cls_head, to "
+            hint += f"{last + 1} or more (or the environment variable NUM_CLASSES)"
             raise wrong(place, expected, str(class_ids), hint)
         clips.append((name.strip(), class_ids))
     if not clips:
@@ -133,9 +129,8 @@ def _apply(check: Callable[[str], str], files: list[str], text: str) -> dict[str
     """What a check says of files, in threads, as disks are slow; logs long runs."""
     faults, last = {}, time.monotonic()
     with ThreadPoolExecutor(8) as pool:
-        for number, (file, fault) in enumerate(
-            zip(files, pool.map(check, files), strict=True), 1
-        ):
+        results = zip(files, pool.map(check, files), strict=True)
+        for number, (file, fault) in enumerate(results, 1):
             if fault:
                 faults[file] = fault
             if time.monotonic() - last > SECONDS_PER_REPORT:

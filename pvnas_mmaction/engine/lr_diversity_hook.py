@@ -129,11 +129,8 @@ class LRDiversityHook(Hook):
             done = search.num_cycle_steps
             lines = [search.schedule.missed(done - 1, entry.diversity)]
             if search.is_done:
-                ends = [
-                    (e.planned_diversity, e.diversity)
-                    for e in search.archive.entries
-                    if e.cycle >= 0
-                ]
+                cycles = [e for e in search.archive.entries if e.cycle >= 0]
+                ends = [(e.planned_diversity, e.diversity) for e in cycles]
                 lines.append(search.schedule.missed_cycles(ends))
             for line in filter(None, lines):
                 runner.logger.warning(line)
@@ -157,10 +154,8 @@ class LRDiversityHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         for name, parameter in unwrap(runner.model).named_parameters():
             if not torch.isfinite(parameter).all():
-                hint = (
-                    "the search has diverged; start another one in another work_dir "
-                    "with a lower optim_wrapper.weights.optimizer.lr"
-                )
+                hint = "the search has diverged; start another one in another work_dir "
+                hint += "with a lower optim_wrapper.weights.optimizer.lr"
                 field = f"step {runner.iter}, {name}"
                 raise wrong(field, "finite weights", "some that are not", hint)
         state = runner.train_loop.state_dict()

@@ -73,9 +73,8 @@ class _WeightsConstructor(DefaultOptimWrapperConstructor):
         super().add_params(params, module, prefix, is_dcn_module)
         if not prefix:
             alphas = find_supernet(module).alphas
-            params[:] = _merge_groups(
-                [g for g in params if g["params"][0] is not alphas]
-            )
+            own = [group for group in params if group["params"][0] is not alphas]
+            params[:] = _merge_groups(own)
 
 
 def _merge_groups(groups: list[dict]) -> list[dict]:
@@ -117,14 +116,12 @@ class SearchOptimWrapperConstructor:
         if set(config) != {"weights", "alphas"}:
             expected = "the keys 'weights' and 'alphas', each with an optimizer"
             raise wrong("optim_wrapper", expected, str(sorted(config)))
-        self.configs = {
-            name: {"type": "OptimWrapper", **wrapper, **shared}
-            for name, wrapper in config.items()
-        }
-        for wrapper in self.configs.values():
+        self.configs, self.paramwise_cfg = {}, paramwise_cfg
+        for name, wrapper in config.items():
+            wrapper = {"type": "OptimWrapper", **wrapper, **shared}
             if wrapper["type"] == "AmpOptimWrapper":
                 wrapper["type"] = "BFloat16OptimWrapper"
-        self.paramwise_cfg = paramwise_cfg
+            self.configs[name] = wrapper
 
     def __call__(self, model: nn.Module) -> OptimWrapperDict:
         model = unwrap(model)

@@ -28,14 +28,9 @@ class ConvNormAct(nn.Sequential):
     """A convolution, then batch normalisation and activation where it has them."""
 
     def __init__(self, part: data.Conv, style: data.Style) -> None:
-        conv = LoweredConv3d(
-            part.in_channels,
-            part.out_channels,
-            part.kernel,
-            part.stride,
-            part.groups,
-            tf_same=style.padding == "tf_same",
-        )
+        sizes = part.in_channels, part.out_channels, part.kernel, part.stride
+        tf_same = style.padding == "tf_same"
+        conv = LoweredConv3d(*sizes, part.groups, tf_same=tf_same)
         modules: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
         if part.norm:
             modules["bn"] = nn.BatchNorm3d(part.out_channels, eps=style.bn_eps)
@@ -87,9 +82,8 @@ class TemporalShift(nn.Module):
         keep = torch.ones(x.shape[2], dtype=x.dtype, device=x.device)
         keep[-1] = 0
         mask = keep[:, None, None]
-        return torch.cat(
-            (back * mask, forth * mask.flip(0), x[:, 2 * part :]), dim=1
-        ).contiguous(memory_format=torch.channels_last_3d)
+        y = torch.cat((back * mask, forth * mask.flip(0), x[:, 2 * part :]), dim=1)
+        return y.contiguous(memory_format=torch.channels_last_3d)
 
 
 class FrameMaxPool(nn.MaxPool3d):

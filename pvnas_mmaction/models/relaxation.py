@@ -131,13 +131,10 @@ def uniform(draw: Draw) -> tuple[Tensor, None]:
     return (u * torch.tensor(draw.counts).unsqueeze(1)).long(), None
 
 
-RELAXATIONS: dict[str, Relaxation] = {
-    "softmax": softmax,
-    "gumbel": gumbel,
-    "gumbel_st": gumbel_st,
-    "two_path": two_path,
-    "uniform": uniform,
-}
+RELAXATIONS: dict[str, Relaxation] = dict(
+    softmax=softmax, gumbel=gumbel, gumbel_st=gumbel_st, two_path=two_path,
+    uniform=uniform,
+)  # fmt: skip
 
 
 def check_relaxation(field: str, name: object) -> None:
@@ -149,13 +146,10 @@ def check_relaxation(field: str, name: object) -> None:
 def sample(relaxation: str, draw: Draw) -> tuple[Choice, ...]:
     """What each layer runs."""
     indices, weights = RELAXATIONS[relaxation](draw)
-    rows = [
-        tuple(row[:count])  # a row may hold more than there are candidates
-        for row, count in zip(indices.tolist(), draw.counts, strict=True)
-    ]
+    # A row may hold more than there are candidates.
+    pairs = zip(indices.tolist(), draw.counts, strict=True)
+    rows = [tuple(row[:count]) for row, count in pairs]
     if weights is None:
         return tuple(Choice(row) for row in rows)
-    return tuple(
-        Choice(row, weight[: len(row)])
-        for row, weight in zip(rows, weights.unbind(), strict=True)
-    )
+    found = zip(rows, weights.unbind(), strict=True)
+    return tuple(Choice(row, weight[: len(row)]) for row, weight in found)

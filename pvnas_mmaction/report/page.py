@@ -72,12 +72,9 @@ class Section:
             return []
         if lookup(self.run.record, "schedule.mode") not in (None, "diversity"):
             return []  # other modes have no feedback to follow the plan with
-        return [
-            network
-            for network in self.run.networks
-            if abs(network.entry.diversity - network.entry.planned_diversity)
-            > MISSED_PLAN
-        ]
+        pairs = [(n, n.entry.diversity - n.entry.planned_diversity)
+                 for n in self.run.networks]  # fmt: skip
+        return [network for network, miss in pairs if abs(miss) > MISSED_PLAN]
 
 
 class Report:
@@ -120,12 +117,9 @@ class Report:
         names = [section.run.name for section in self.sections]
         what = names[0] if len(names) == 1 else f"{len(names)} runs"
         environment = Environment(
-            loader=PackageLoader("pvnas_mmaction.report", "templates"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+            loader=PackageLoader("pvnas_mmaction.report", "templates"), autoescape=True,
+            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        )  # fmt: skip
         environment.filters.update(
             count=layers.format_count,
             shape=layers.format_shape,
