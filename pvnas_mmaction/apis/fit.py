@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import json
 import math
 import os
@@ -21,14 +22,14 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmaction.registry import DATASETS, MODELS
+from mmaction.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from rich.console import Console
@@ -36,7 +37,7 @@ from rich.progress import track
 
 from ..engine.folder_lock import folder_lock
 from ..engine.search_data import ALPHA_SHARE, split_by_class
-from ..models.supernet import find_supernet
+from ..models.supernet import PVNASSupernet
 from ..profiling.clock import check_device
 from ..report.data import read_work_dirs
 from ..report.predictions import load_scores
@@ -45,6 +46,7 @@ from ..search.schedule import num_epochs
 from ..space.checks import wrong
 from ..space.cost_table import CostTable, cost_tables
 from ..space.genotype import load_genotype, save_genotype, write_atomically
+from ..space.layout import BlockSpec
 from ..space.search_space import SearchSpace
 from . import video_folder
 from .cli import make_out_folder
@@ -274,9 +276,8 @@ class _Fit:
     def write_configs(self, train: list[Clip]) -> None:
         """Write the configs of the search and of a training, whole."""
         asked = self.asked
-        workers = asked.workers
-        if workers is None:
-            workers = min(2, os.cpu_count() or 1)
+        most = min(2, os.cpu_count() or 1)
+        workers = most if asked.workers is None else asked.workers
         halves = split_by_class([clip.label for clip in train], ALPHA_SHARE, 0)
         for name, base in (("search", asked.config), ("train", asked.train_config)):
             cfg = load_config(str(base))
@@ -301,9 +302,8 @@ class _Fit:
                 if asked.kind == "latency":
                     cfg.train_cfg.cost.table = str(self.latency_table)
             self._dump(cfg, self.work / f"{name}.py")
-        self.search_cfg, self.train_cfg = (
-            load_config(str(self.work / f"{name}.py")) for name in ("search", "train")
-        )
+        self.search_cfg = load_config(str(self.work / "search.py"))
+        self.train_cfg = load_config(str(self.work / "train.py"))
         self.space = read_space(self.search_cfg, "search.py")
         self.shape = tuple(self.search_cfg.train_cfg.input_shape)
 
@@ -360,38 +360,33 @@ class _Fit:
 
     def estimate(self, num_train: int, num_val: int) -> float:
         """Seconds of search and trainings, from a few steps of each kind."""
-        cfg, train = self.search_cfg.train_cfg, self.train_cfg.train_cfg
+        cfg = self.search_cfg.train_cfg
         batch = self.search_cfg.train_dataloader.batch_size
         dataset = DATASETS.build(self.search_cfg.val_dataloader.dataset)
-        clip = _seconds(lambda: dataset[0]) / max(1, min(2, os.cpu_count() or 1))
-        model = MODELS.build({**self.search_cfg.model,
-                              "backbone": dict(self.search_cfg.model.backbone,
-                                               init_cfg=None)})  # fmt: skip
+        clip = _seconds(lambda: dataset[0]) / min(2, os.cpu_count() or 1)
         device = self.asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        supernet = find_supernet(model.to(device).train())
+        supernet = PVNASSupernet(self.space.to_config()).to(device).train()
         x = torch.randn(batch, *self.shape, device=device)
+
+        def seconds_of(indices: Sequence[int]) -> float:
+            path = supernet.path_of(indices)
+            return _seconds(lambda: supernet(x, path).mean().backward())
+
         widest = [0] * len(self.space.layers)
-
-        def step(indices: Sequence[int]) -> None:
-            with supernet.use_path(supernet.path_of(indices)):
-                model.backbone(x).mean().backward()
-
-        step(widest)
-        full = _seconds(lambda: step(widest))
-        generator = np.random.default_rng(0)
-        drawn = [
-            [int(generator.integers(n)) for n in supernet.counts] for _ in range(3)
-        ]
-        path = sum(_seconds(lambda d=d: step(d)) for d in drawn) / len(drawn)
-        donor = cfg.get("donor") or {}
-        per_epoch = max(1, num_train // 2 // batch)
-        steps = per_epoch * num_epochs(
-            cfg.max_epochs, cfg.get("min_steps", 0), per_epoch
+        _, full = seconds_of(widest), seconds_of(widest)  # the first one warms up
+        drawn = np.random.default_rng(0).integers(
+            supernet.counts, size=(3, len(widest))
         )
-        tune = donor.get("tune_steps", 0)
-        per_step = path + (full if donor else 0) + 1.3 * path + 2 * batch * clip
-        search = tune * (full + batch * clip) + steps * per_step
-        clips = train.max_epochs * (num_train + num_val / 2)
+        path = sum(map(seconds_of, drawn.tolist())) / len(drawn)
+        per_epoch = max(1, num_train // 2 // batch)
+        epochs = num_epochs(cfg.max_epochs, cfg.get("min_steps", 0), per_epoch)
+        # A weights step and an alpha step; with a donor, of the full network as well.
+        per_step = 2.3 * path + 2 * batch * clip
+        search = epochs * per_epoch * per_step
+        if donor := cfg.get("donor"):
+            search += epochs * per_epoch * full
+            search += donor.tune_steps * (full + batch * clip)
+        clips = self.train_cfg.train_cfg.max_epochs * (num_train + num_val / 2)
         one = clips * (max(path, full / 2) / batch + clip)
         return 1.1 * search + (self.asked.num_networks + 1) * one
 
@@ -516,7 +511,8 @@ class _Fit:
             known = file.read_text(encoding="utf-8") if file.is_file() else ""
             if f"{command}\n" not in known:
                 write_atomically(file, known + command + "\n")
-            with _quiet(self.out / "fit.log"):
+            log = _Log(self.out / "fit.log", sys.stdout)
+            with contextlib.redirect_stdout(log):
                 call(verb, argv)
             gc.collect()  # a runner is a cycle of references
         if mark:
@@ -547,14 +543,10 @@ def reference(space: SearchSpace, budget: Budget) -> tuple[int, ...]:
             fits = [bool(wanted.match(s)) and kernel in s.split("_") for s in row]
             if any(fits):
                 break
-        found = (re.search(r"_e([\d.]+)", spec) for spec in row)
-        widths = [math.log(float(m[1])) if m else LEFT_OUT for m in found]
-        scores.append(
-            [
-                width if fit or width == LEFT_OUT else -math.inf
-                for fit, width in zip(fits, widths, strict=True)
-            ]
-        )
+        ratios = (None if s == "skip" else BlockSpec.parse(s).expand_ratio for s in row)
+        widths = [math.log(ratio) if ratio else LEFT_OUT for ratio in ratios]
+        pairs = zip(fits, widths, strict=True)
+        scores.append([w if fit or w == LEFT_OUT else -math.inf for fit, w in pairs])
     return derive(scores, [budget])[0].indices
 
 
@@ -576,21 +568,21 @@ def summary(result: dict[str, Any], asked: Settings) -> str:
         cells += [f"{row[key]:.1%}" for key in ("validation", "test")]
         lines.append(f"| {' | '.join(cells)} |")
     low, high = result["interval"]
-    verdict = "one is as good as the other, so the cheaper one" * result["as_good"]
+    verdict = "the better one"
+    if result["as_good"]:
+        verdict = "one is as good as the other, so the cheaper one"
     folder = shlex.quote(str(asked.out))
-    return "\n".join(
-        [
-            *lines,
-            f"\n{result['searched']} is {result['difference']:+.1%} from the hand-made "
-            f"{REFERENCE} on {result['num_test_clips']} test clips (95 % interval "
-            f"{low:+.1%} to {high:+.1%}): {verdict or 'the better one'} is handed "
-            f"over, {result['chosen']}.\n\nNext:",
-            f"  pvnas predict {folder} VIDEO           # classes of a new video",
-            f"  pvnas predict {folder} VIDEO --onnx    # the same without PyTorch",
-            f"  pvnas test {folder}/config.py {folder}/checkpoint.pth",
-            f"  {folder}/report.html                   # for a browser",
-        ]
-    )
+    lines += [
+        f"\n{result['searched']} is {result['difference']:+.1%} from the hand-made "
+        f"{REFERENCE} on {result['num_test_clips']} test clips (95 % interval "
+        f"{low:+.1%} to {high:+.1%}): {verdict} is handed over, {result['chosen']}."
+        "\n\nNext:",
+        f"  pvnas predict {folder} VIDEO           # classes of a new video",
+        f"  pvnas predict {folder} VIDEO --onnx    # the same without PyTorch",
+        f"  pvnas test {folder}/config.py {folder}/checkpoint.pth",
+        f"  {folder}/report.html                   # for a browser",
+    ]
+    return "\n".join(lines)
 
 
 def _seconds(function: Any) -> float:
@@ -605,7 +597,7 @@ def _bar(results: Iterable[Any], total: int) -> Iterable[Any]:
     return track(results, "Decoding", total, console=console, disable=hidden)
 
 
-class _Log:
+class _Log(io.TextIOBase):
     """A stream to a file that passes the telling lines on to another one."""
 
     def __init__(self, path: Path, terminal: Any) -> None:
@@ -620,16 +612,3 @@ class _Log:
             message = text.rstrip().split(" - INFO - ")[-1]
             print(f"  {message}", file=self.terminal, flush=True)
         return len(text)
-
-    def flush(self) -> None:
-        """Nothing is kept back."""
-
-    def isatty(self) -> bool:
-        return False
-
-
-@contextlib.contextmanager
-def _quiet(path: Path) -> Iterator[None]:
-    """What is printed goes to a file."""
-    with contextlib.redirect_stdout(_Log(path, sys.stdout)):
-        yield
