@@ -155,6 +155,8 @@ def test_a_line_tells_of_its_step(searched):
         for name in set(record) - {"step", "epoch", "cycle", "u", "p"}:
             assert record[name] == pytest.approx(row[name], rel=1e-12)
     assert {"loss", "alpha_loss", "gain", "num_skips"} < set(records[-1])
+    with pytest.raises(ValueError, match="interval: expected an integer of 1 or more,"):
+        SearchHistoryHook(0)
 
 
 @pytest.mark.parametrize("torn", ["", '{"step": 12, "ep'])
@@ -166,11 +168,6 @@ def test_a_resumed_search_drops_what_it_takes_again(searched, tmp_path, torn):
     changes = dict(resume=True, load_from=str(searched / "iter_10.pth"))
     run_search(tmp_path, default_hooks=EVERY_FIVE, **changes)
     assert (tmp_path / "search/history.jsonl").read_text() == before
-
-
-def test_wrong_interval():
-    with pytest.raises(ValueError, match="interval: expected an integer of 1 or more,"):
-        SearchHistoryHook(0)
 
 
 def test_every_cycle_has_a_picture(searched):

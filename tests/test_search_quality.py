@@ -32,15 +32,14 @@ VIEWS = 100
 SIZE = 16
 
 
-def make_table(clips: dict | None = None, keep: int | None = None) -> GroundTruth:
+def make_table(keep: int | None = None) -> GroundTruth:
     """`tiny`, or ``keep`` of its networks, with accuracies that add up over the layers,
     and a little noise per seed."""
     space = SearchSpace.from_config(Config.fromfile(CONFIG).model.backbone.space)
     recipe = Recipe(size=SIZE, train_clips=32)
     shape = (3, recipe.clip_len, SIZE, SIZE)
     settings = dict(space=space.to_config(), recipe=dict(vars(recipe)), val_clips=1000)
-    settings["clips"] = clips or dict(classes=list("abcdefgh"))
-    settings["views_per_training"] = VIEWS
+    settings |= dict(clips=dict(classes=list("abcdefgh")), views_per_training=VIEWS)
     generator = np.random.default_rng(0)
     worth = [generator.uniform(0, 0.2, len(c)) for c in space.candidates]
     networks = []

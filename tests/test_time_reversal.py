@@ -41,8 +41,7 @@ def test_preprocessor_doubles_training_batches_alone(training: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("opposites", "place", "got"),
-    [([1, 2, 0], 0, 1), ([0, 3], 1, 3)],
+    ("opposites", "place", "got"), [([1, 2, 0], 0, 1), ([0, 3], 1, 3)]
 )
 def test_opposites_that_are_none(opposites: list[int], place: int, got: int) -> None:
     message = rf"opposites\[{place}\]: expected a class whose own .* {place}, got {got}"

@@ -7,11 +7,7 @@ import copy
 from contextlib import contextmanager
 
 import torch
-from mmaction.registry import (
-    OPTIM_WRAPPER_CONSTRUCTORS,
-    OPTIM_WRAPPERS,
-    OPTIMIZERS,
-)
+from mmaction.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from mmengine.model import is_model_wrapper
 from mmengine.optim import (
     DefaultOptimWrapperConstructor,
