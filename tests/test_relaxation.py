@@ -11,13 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pvnas_mmaction.models.relaxation import (
-    RELAXATIONS,
-    Choice,
-    Draw,
-    check_relaxation,
-    sample,
-)
+from pvnas_mmaction.models.relaxation import RELAXATIONS, Choice, Draw, sample
 
 P = (0.05, 0.15, 0.2, 0.6)
 TAU = 2.0
@@ -170,9 +164,3 @@ def test_a_single_candidate(name: str) -> None:
 def test_noise_is_finite_at_the_ends(u: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "rand", lambda *_, **kw: torch.full((1, 4), u).double())
     assert make_draw([make_alpha()], None).noise.isfinite().all()
-
-
-def test_unknown_name() -> None:
-    expected = "x: expected one of softmax, gumbel, gumbel_st, .*, got 'darts'"
-    with pytest.raises(ValueError, match=expected):
-        check_relaxation("x", "darts")
