@@ -13,12 +13,14 @@ Searches and trainings are MMEngine's, by the shipped configs for videos of one'
 validates on the clips that the next fold tests on, which are held out of it. A budget
 is a share of the donor's multiply-accumulates. At each budget there are
 
-- ``searched``, what the search ends in, and ``sensitivities``, its first network, which
-  is what the losses of single blocks of the tuned donor give when they are added up;
+- ``sensitivities``, the first network of a search, which is what the losses of single
+  blocks of the tuned donor give when they are added up; ``refined``, the best one that
+  its alpha steps found; and ``searched``, the better one of the two by the search's own
+  validation clips;
 - ``narrowed``: the donor with shifts in its residual blocks, uniformly narrower;
 - ``random K``: drawn from the space, between 0.85 of the budget and the budget.
 
-Trainings start from the donor's weights, those of the first two from what ``--starts``
+Trainings start from the donor's weights, those of the first three from what ``--starts``
 names. A command that is started again goes on from what is in WORK_DIR.
 """
 
@@ -58,7 +60,7 @@ CONFIGS = ROOT / "configs" / "pvnas"
 SEARCH = "pvnas-s_search_1xb8-u8-12e_custom-rgb.py"
 TRAIN = "pvnas-s_retrain_1xb8-u8-12e_custom-rgb.py"
 STARTS = ("donor", "supernet", "random")
-KINDS = ("sensitivities", "searched")
+KINDS = ("sensitivities", "refined", "searched")
 _RUNS = count()
 
 
@@ -142,7 +144,9 @@ class Study:
         search: Search = self.run(cfg, self.inner(fold), seed).train_loop.search
         seconds, networks = round(time.perf_counter() - started, 1), {}
         entries = search.archive.entries
-        for kind, entry in zip(KINDS, (entries[0], search.archive.best()), strict=True):
+        refined = max(entries[1:], key=lambda e: e.accuracy)
+        found = entries[0], refined, search.archive.best()
+        for kind, entry in zip(KINDS, found, strict=True):
             weights = search.inherited(search.space.indices_of_blocks(entry.blocks))
             path = self.weights_of(kind, budget, fold, seed)
             save_weights(weights, entry.blocks, path)
