@@ -18,7 +18,8 @@ is a share of the donor's multiply-accumulates. At each budget there are
   its alpha steps found; and ``searched``, the better one of the two by the search's own
   validation clips;
 - ``narrowed``: the donor with shifts in its residual blocks, uniformly narrower;
-- ``random K``: drawn from the space, between 0.85 of the budget and the budget.
+- ``random K``: drawn from the space for each fold and seed, between 0.85 of the budget
+  and the budget.
 
 Trainings start from the donor's weights, those of the first three from what ``--starts``
 names. A command that is started again goes on from what is in WORK_DIR.
@@ -28,7 +29,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 import tempfile
 import time
@@ -41,6 +41,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
@@ -61,6 +62,7 @@ SEARCH = "pvnas-s_search_1xb8-u8-12e_custom-rgb.py"
 TRAIN = "pvnas-s_retrain_1xb8-u8-12e_custom-rgb.py"
 STARTS = ("donor", "supernet", "random")
 KINDS = ("sensitivities", "refined", "searched")
+DRAWS = 100_000
 _RUNS = count()
 
 
@@ -208,16 +210,20 @@ class Study:
                 return blocks
         raise ValueError(f"--budgets: no width of the donor keeps {budget}")
 
-    def draw(self, budget: float, number: int) -> list[list[str]]:
+    def draw(self, budget: float, number: int, *seed: int) -> list[list[str]]:
         """Random networks of the space, between 0.85 of a budget and the budget."""
         shape = (3, 8, self.size, self.size)
         table = cost_tables(self.space, shape, self.num_classes)["flops"]
-        generator, drawn = random.Random(0), []
+        generator, drawn = np.random.default_rng(seed), []
         while len(drawn) < number:
-            indices = [generator.randrange(n) for n in map(len, self.space.candidates)]
-            if 0.85 <= table.cost(indices) / self.donor_macs / budget <= 1:
-                drawn.append(list(self.space.genotype(indices).blocks))
-        return drawn
+            picks = [generator.integers(len(c), size=DRAWS) for c in table.per_layer]
+            pairs = zip(table.per_layer, picks, strict=True)
+            costs = table.fixed + sum(np.asarray(c)[pick] for c, pick in pairs)
+            share = costs / self.donor_macs / budget
+            for i in np.flatnonzero((share >= 0.85) & (share <= 1)):
+                genotype = self.space.genotype([int(pick[i]) for pick in picks])
+                drawn.append(list(genotype.blocks))
+        return drawn[:number]
 
 
 def work(study: Study, job: dict[str, Any]) -> dict[str, Any]:
@@ -265,7 +271,8 @@ def run_study(study: Study, args: argparse.Namespace) -> None:
             source = dict(kind=kind, budget=budget) if start == "supernet" else {}
             jobs.append(dict(job, start=start, **source))
         others = {f"narrowed {at}": study.narrowed(budget)}
-        for number, blocks in enumerate(study.draw(budget, args.random), start=1):
+        drawn = study.draw(budget, args.random, place["fold"], place["seed"])
+        for number, blocks in enumerate(drawn, start=1):
             others[f"random {number} {at}"] = blocks
         own = [dict(name=name, blocks=b, start="donor") for name, b in others.items()]
         train(jobs + [place | job for job in own])

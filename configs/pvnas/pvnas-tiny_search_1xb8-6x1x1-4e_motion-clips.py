@@ -46,7 +46,6 @@ custom_hooks = [
         diversity_end=0.45,
         min_distance=0.5,
         restart_diversity_step=0.25,
-        restart_peak_factor=1.0,
     ),
     dict(type="SearchHistoryHook", interval=10),
     dict(type="GenotypePictureHook"),

@@ -17,7 +17,7 @@ feedback        ``e = D* - D``; ``log g <- clip(log g - kappa * e - damping *
                 early lowers the gain, one that lags behind the plan raises it
 restart         the gain returns to 1; when the most probable network lies
                 closer than ``min_distance`` to the archive, the next cycle
-                starts more diverse and with a higher peak
+                starts more diverse
 ==============  ============================================================
 
 Mode ``diversity`` does all of this; ``cyclic`` has no feedback; ``cosine`` and
@@ -47,9 +47,9 @@ _RULES = (
     ("warmup settle", "a number in [0, 1)", lambda x: 0 <= x < 1),
     ("kappa damping", "a number from 0", lambda x: x >= 0),
     ("gain_min", "a number in (0, 1]", lambda x: 0 < x <= 1),
-    ("gain_max restart_peak_factor peak_cap", "a number from 1", lambda x: x >= 1),
+    ("gain_max", "a number from 1", lambda x: x >= 1),
 )
-_STATE = ("log_gain", "last_error", "diversity_start", "peak_factor")
+_STATE = ("log_gain", "last_error", "diversity_start")
 
 
 def num_epochs(max_epochs: int, min_steps: int, steps_per_epoch: int) -> int:
@@ -109,12 +109,9 @@ class LRDiversityConfig:
         gain_min: Lowest gain, in (0, 1].
         gain_max: Highest gain, at least 1.
         min_distance: Share of layers in which a new genotype should differ from every
-            earlier one. 0 turns both reactions off.
-        restart_peak_factor: Factor on the weights' peak of the next cycle when the new
-            genotype came too close; at least 1.
+            earlier one. 0 turns the reaction off.
         restart_diversity_step: Share of the way from ``diversity_start`` to 1 that the
             next cycle's start moves in the same case, in [0, 1].
-        peak_cap: Highest peak ever, as a multiple of ``weights_lr``.
 
     Raises:
         ValueError: A value out of range, or a run too short for its cycles.
@@ -139,9 +136,7 @@ class LRDiversityConfig:
     gain_min: float = 0.02
     gain_max: float = 10.0
     min_distance: float = 0.2
-    restart_peak_factor: float = 1.5
     restart_diversity_step: float = 0.5
-    peak_cap: float = 2.0
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -197,7 +192,6 @@ class LRDiversitySchedule:
         self.archive_distance = config.min_distance if self.has_feedback else 0.0
         self.log_gain = self.last_error = 0.0
         self.diversity_start = float(config.diversity_start)
-        self.peak_factor = 1.0
 
     @property
     def gain(self) -> float:
@@ -244,10 +238,10 @@ class LRDiversitySchedule:
 
     def weights_lr(self, step: int) -> float:
         """Learning rate of the weights at this step."""
-        peak = self.config.weights_lr * self.peak_factor
+        peak = self.config.weights_lr
         if self.config.mode == "constant":
             return peak
-        floor = self.config.weights_lr * self.config.weights_lr_floor
+        floor = peak * self.config.weights_lr_floor
         return floor + (peak - floor) * _cosine(self.position(step))
 
     def alphas_lr(self, step: int) -> float:
@@ -321,8 +315,6 @@ class LRDiversitySchedule:
         self.log_gain = self.last_error = 0.0
         config = self.config
         if distance is not None and distance < config.min_distance:
-            raised = self.peak_factor * config.restart_peak_factor
-            self.peak_factor = min(raised, config.peak_cap)
             step = config.restart_diversity_step * (1 - self.diversity_start)
             self.diversity_start = min(self.diversity_start + step, 1.0)
         return self.diversity_start
