@@ -8,21 +8,18 @@
 DATA_FOLDER holds ``classes.txt``, the clips, and ``foldN_train.txt`` and
 ``foldN_val.txt`` for each fold N from 1 up (``path class_id`` per line).
 
-Searches and trainings are MMEngine's, by the shipped configs for videos of one's own
-(``pvnas-s_..._custom-rgb.py``). A search sees the training part of its fold alone: it
-validates on the clips that the next fold tests on, which are held out of it. A budget
-is a share of the donor's multiply-accumulates. At each budget there are
+Searches and trainings are those of the shipped configs for videos of one's own. A
+search sees the training part of its fold alone and validates on the clips that the next
+fold tests on. A budget is a share of the donor's multiply-accumulates. At each one:
 
-- ``sensitivities``, the first network of a search, which is what the losses of single
-  blocks of the tuned donor give when they are added up; ``refined``, the best one that
-  its alpha steps found; and ``searched``, the better one of the two by the search's own
-  validation clips;
+- ``sensitivities``: a search's first network, from the losses of single blocks;
+  ``refined``: the best one that its alpha steps found; ``searched``: the better one of
+  the two on its validation clips;
 - ``narrowed``: the donor with shifts in its residual blocks, uniformly narrower;
-- ``random K``: drawn from the space for each fold and seed, between 0.85 of the budget
-  and the budget.
+- ``random K``: drawn for each fold and seed, from 0.85 of the budget to the budget.
 
-Trainings start from the donor's weights, those of the first three from what ``--starts``
-names. A command that is started again goes on from what is in WORK_DIR.
+Trainings start from the donor's weights, those of the searched ones from ``--starts``.
+Started again, the command goes on from what is in WORK_DIR.
 """
 
 from __future__ import annotations
@@ -68,8 +65,7 @@ _RUNS = count()
 
 @dataclass(frozen=True)
 class Study:
-    """What all jobs share: the data, the folder for what networks inherit from
-    supernets, and changes of the configs of a ``"search"`` and a ``"train"``."""
+    """What all jobs share: data, folder of inherited weights, changes of configs."""
 
     folder: Path
     weights: Path
@@ -86,8 +82,7 @@ class Study:
         return {part: path.read_text().splitlines() for part, path in paths.items()}
 
     def inner(self, fold: int) -> dict[str, list[str]]:
-        """Lines of the lists of a split of a fold's training part: held out is what the
-        next fold tests on."""
+        """Lines of a fold's training part; ``val`` is what the next fold tests on."""
         train = self.lists(fold)["train"]
         folds = len([*self.folder.glob("fold*_train.txt")])
         held_out = {*self.lists(fold % folds + 1)["val"]}
@@ -95,8 +90,7 @@ class Study:
         return dict(zip(("train", "val"), parts, strict=True))
 
     def config(self, kind: str) -> Config:
-        """The config of a search or a training, on clips of the size. Clips are not
-        mirrored, since that may turn one class into another."""
+        """A config at the size. Mirroring may turn a class into another: left out."""
         cfg = load_config(str(CONFIGS / dict(search=SEARCH, train=TRAIN)[kind]))
         cfg.merge_from_dict(self.options.get(kind, {}))
         cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
@@ -115,7 +109,6 @@ class Study:
 
     @property
     def num_classes(self) -> int:
-        """Number of class names."""
         return len((self.folder / "classes.txt").read_text().split())
 
     def run(self, cfg: Config, lists: Mapping[str, list[str]], seed: int) -> Runner:
@@ -163,9 +156,7 @@ class Study:
     def train(
         self, blocks: list[str], fold: int, seed: int, start: str, **source: Any
     ) -> dict[str, Any]:
-        """Train a network on the training part of a fold, and validate it after the
-        last epoch on the clips that the fold tests on. ``source`` are arguments of
-        :meth:`weights_of`, for a start from a supernet."""
+        """Train and test on a fold; ``source``: arguments of :meth:`weights_of`."""
         started = time.perf_counter()
         cfg = self.config("train")
         space = self.space
@@ -183,7 +174,6 @@ class Study:
 
     @cached_property
     def space(self) -> SearchSpace:
-        """The searched space."""
         return read_space(load_config(str(CONFIGS / SEARCH)), SEARCH)
 
     def cost(self, blocks: Sequence[str]) -> dict[str, int]:
@@ -227,7 +217,6 @@ class Study:
 
 
 def work(study: Study, job: dict[str, Any]) -> dict[str, Any]:
-    """A search, or a training of ``blocks``."""
     do = study.train if "blocks" in job else study.search
     return job | do(**{key: value for key, value in job.items() if key != "name"})
 

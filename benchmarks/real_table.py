@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Trainings on real clips in folds: means, standard errors, differences, a table.
+"""Trainings on real clips in folds: means, errors, paired differences, as a table.
 
-python benchmarks/real_table.py FILE.json --against NAME
+python benchmarks/real_table.py FILE.json --against NAME [NAME ...]
+python benchmarks/real_table.py SET_A.json SET_B.json --against "random at 0.333"
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from scipy.stats import bootstrap
 
 
 def fold_means(records: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
@@ -62,10 +67,62 @@ def markdown(
     return "\n".join(lines)
 
 
+def pooled(record: Mapping[str, Any]) -> str:
+    """Name of a network, with one name for all random ones of a budget."""
+    return re.sub(r"^random \d+", "random", record["name"])
+
+
+def comparison(results: Mapping[str, Mapping[str, Any]], against: str) -> str:
+    """A table of networks on several data sets, and by how much each is better than one
+    of them: paired by data set, fold and seed, the mean over pairs with a 95 %
+    bootstrap interval, and in percent of the other's accuracy.
+
+    Args:
+        results: Content of a file by data set.
+        against: A network; ``random at B`` is the mean of all ``random K at B``.
+    """
+    cells: dict[str, dict[tuple, list[float]]] = {}
+    for data, result in results.items():
+        for record in result["trainings"]:
+            cell = data, record["fold"], record["seed"]
+            own = cells.setdefault(pooled(record), {}).setdefault(cell, [])
+            own.append(100 * record["accuracy"])
+    means = {
+        n: {c: statistics.fmean(v) for c, v in o.items()} for n, o in cells.items()
+    }
+    other = means[against]
+    lines = [
+        f"| network | {' | '.join(results)} | minus {against} | relative | pairs |",
+        "| --- |" + " ---: |" * (len(results) + 3),
+    ]
+    for name, own in means.items():
+        by_data = [[v for c, v in own.items() if c[0] == data] for data in results]
+        columns = [f"{mean_of(v):.1f}" if v else "-" for v in by_data]
+        pairs = [(own[cell], other[cell]) for cell in own if cell in other]
+        less = [a - b for a, b in pairs]
+        columns += ["", "", ""]
+        if name != against and len(less) > 1:
+            bounds = bootstrap(
+                [less], np.mean, method="percentile", rng=np.random.default_rng(0)
+            ).confidence_interval
+            mean, base = mean_of(less), mean_of(b for _, b in pairs)
+            interval = f"({bounds.low:+.1f} to {bounds.high:+.1f})"
+            columns[-3:] = f"{mean:+.1f} {interval}", f"{mean / base:+.0%}", len(less)
+        lines.append(f"| {name} | {' | '.join(map(str, columns))} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path, metavar="FILE.json")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE.json")
     parser.add_argument("--against", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="default: all")
     args = parser.parse_args()
-    print(markdown(json.loads(args.file.read_text()), args.against, args.seeds))
+    results = [json.loads(file.read_text()) for file in args.files]
+    if len(results) > 1:
+        sets = {result["settings"]["data"]: result for result in results}
+        print(comparison(sets, *args.against))
+    else:
+        print(markdown(results[0], args.against, args.seeds))

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import real_clips
 from benchmarks.real_clips import KINDS, STARTS, Study
-from benchmarks.real_table import markdown, with_error
+from benchmarks.real_table import comparison, markdown, with_error
 
 
 def test_clips_to_test_on_are_no_part_of_an_inner_split(tmp_path):
@@ -81,3 +81,18 @@ def test_table_by_hand():
     seeds = markdown(dict(trainings=trainings, rows=rows[:1]), seeds=[1]).splitlines()
     assert seeds[2] == "| a | 40.0 |  | 2 | 0.03 | 1 |"
     assert with_error([1.0]) == "1.0"
+
+
+def test_comparison_of_sets_by_hand():
+    def result(*accuracies):
+        names = ("random 1 at 0.5", "random 2 at 0.5", "searched")
+        pairs = zip(names, accuracies, strict=True)
+        return dict(
+            trainings=[dict(name=n, fold=1, seed=0, accuracy=a) for n, a in pairs]
+        )
+
+    sets = dict(a=result(0.2, 0.4, 0.4), b=result(0.5, 0.5, 0.7))
+    table = comparison(sets, "random at 0.5").splitlines()
+    assert table[2] == "| random at 0.5 | 30.0 | 50.0 |  |  |  |"
+    # Differences of 10 and 20, which are the ends of the interval.
+    assert table[3] == "| searched | 40.0 | 70.0 | +15.0 (+10.0 to +20.0) | +38% | 2 |"
