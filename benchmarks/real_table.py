@@ -87,9 +87,8 @@ def comparison(results: Mapping[str, Mapping[str, Any]], against: str) -> str:
             cell = data, record["fold"], record["seed"]
             own = cells.setdefault(pooled(record), {}).setdefault(cell, [])
             own.append(100 * record["accuracy"])
-    means = {
-        n: {c: statistics.fmean(v) for c, v in o.items()} for n, o in cells.items()
-    }
+    mean_of = statistics.fmean
+    means = {n: {c: mean_of(v) for c, v in own.items()} for n, own in cells.items()}
     other = means[against]
     lines = [
         f"| network | {' | '.join(results)} | minus {against} | relative | pairs |",
