@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from pvnas_mmaction.datasets import (
     PVNASVideoDataset,
     SkippedClipsHook,
+    VideoFrames,
     skipped_clips_hook,
 )
 
@@ -331,3 +332,23 @@ def test_hook_sums_over_processes_and_cuts_a_long_report(
         f"{folder}/train/00002.mp4, {folder}/train/00005.mp4 and 1 more",
         f"Epoch 6: clips skipped: 6; {head} 1: {folder}/train/00005.mp4",
     ]
+
+
+def test_cache_gives_the_same_frames_without_decoding(folder, tmp_path, monkeypatch):
+    resize = [
+        dict(type="Resize", scale=(-1, 24)),
+        dict(type="CenterCrop", crop_size=24),
+    ]
+    read, sample, decode, *rest = PIPELINE
+    pipeline = [read, {**sample, "test_mode": True}, decode, *resize, *rest]
+    settings = dict(type="PVNASVideoDataset", ann_file=str(folder / "val.txt"),
+                    pipeline=pipeline, test_mode=True,
+                    data_prefix=dict(video=str(folder)), num_classes=8)  # fmt: skip
+    plain = DATASETS.build(settings)
+    cached = DATASETS.build({**settings, "cache": str(tmp_path / "cache")})
+    expected = [plain[i]["inputs"] for i in range(4)]
+    assert expected[0].shape[-2:] == (24, 24)
+    assert all(torch.equal(cached[i]["inputs"], expected[i]) for i in range(4))
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+    monkeypatch.setattr(VideoFrames, "_by_pyav", None)
+    assert all(torch.equal(cached[i]["inputs"], expected[i]) for i in range(4))

@@ -24,11 +24,11 @@ from mmaction.registry import DATASETS
 from searching import run_forked
 from tool_processes import CONFIGS, RETRAIN, SEARCH
 
-from pvnas_mmaction.apis import fit as module
-from pvnas_mmaction.apis import onnx_predict, video_folder
+from pvnas_mmaction.apis import clip_split, onnx_predict, verb_steps
+from pvnas_mmaction.apis.comparison import bootstrap_interval, reference
 from pvnas_mmaction.apis.config_files import load_config
 from pvnas_mmaction.apis.export import preprocessing_of
-from pvnas_mmaction.apis.fit import bootstrap_interval, fit, reference
+from pvnas_mmaction.apis.fit import fit
 from pvnas_mmaction.apis.predict import load_trained
 from pvnas_mmaction.apis.run_checks import RunCheckHook
 from pvnas_mmaction.apis.termination import Terminated, TerminationHook, _State
@@ -109,6 +109,9 @@ def test_what_is_written(fitted, videos) -> None:
     verbs = " ".join(line.split()[1] for line in commands)
     assert verbs == "search derive train test train test export report"
     assert (fitted / "report.html").stat().st_size > 10_000
+    assert not (fitted / "work" / "frames").exists()
+    assert "cache" in (fitted / "work" / "search.py").read_text()
+    assert "cache" not in (fitted / "config.py").read_text()
 
 
 def predictions(path: Path) -> np.ndarray:
@@ -182,7 +185,7 @@ def test_preprocessing_is_that_of_the_test_pipeline(name, motion_clips) -> None:
 
 def fit_and_die(verb: str, steps: int, videos: Path, **settings) -> None:
     """Fit, and be killed before a verb, or at the start of its n-th training step."""
-    call, left = module.call, itertools.count(steps, -1)
+    call, left = verb_steps.call, itertools.count(steps, -1)
     hook = LRDiversityHook if verb == "search" else RunCheckHook
     before = hook.before_train_iter
 
@@ -198,7 +201,7 @@ def fit_and_die(verb: str, steps: int, videos: Path, **settings) -> None:
             hook.before_train_iter = die_at_last
         call(name, argv)
 
-    module.call = killing
+    verb_steps.call = killing
     fit(videos, **settings)
 
 
@@ -274,7 +277,7 @@ def test_one_line(kind, options, message, tmp_path, videos, call_tool) -> None:
 def test_an_out_that_cannot_be_used(fitted, videos, settings, monkeypatch) -> None:
     """Another call's folder stays as it is."""
     before = sorted(fitted.rglob("*"))
-    with pytest.raises(ValueError, match="--out: expected a fit with limit 1"):
+    with pytest.raises(ValueError, match="--out: expected a fit with budget_gflops 1"):
         fit(videos, out=fitted, **{**settings, "budget_gflops": 1.0})
     assert sorted(fitted.rglob("*")) == before
     error = OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -295,7 +298,7 @@ def test_a_clip_that_cannot_be_read_is_set_aside(videos, settings, tmp_path, cap
     assert "2 of 42 clips can't be read, set aside:\n  grow/bad.mp4: " in printed
     assert "grow/line?break.mp4: its name can't stand in a list" in printed
     assert "hidden" not in printed
-    assert "minute(s) in all on this machine\nNothing was trained" in printed
+    assert "minute(s) on this machine\nNothing was trained" in printed
     assert "bad" not in "".join(p.read_text() for p in (tmp_path / "out").glob("*.txt"))
 
 
@@ -303,7 +306,7 @@ def test_a_clip_that_cannot_be_read_is_set_aside(videos, settings, tmp_path, cap
 
 
 def clip(name: str, label: int, *hashes: int) -> Clip:
-    return Clip(f"{name}.mp4", label, 1, 1, 10, 25.0, 32, 32, hashes)
+    return Clip(f"{name}.mp4", label, 10, 25.0, 32, 32, hashes)
 
 
 def test_near_duplicates_stay_together() -> None:
@@ -314,13 +317,13 @@ def test_near_duplicates_stay_together() -> None:
         for s, scene in enumerate(scenes)
         for k in range(5)
     ]
-    grouped = video_folder.group_clips(clips, None)
+    grouped = clip_split.group_clips(clips, None)
     assert len({c.group for c in grouped}) == 12
-    lists = video_folder.split_clips(grouped, 0)
+    lists = clip_split.split_clips(grouped, 0)
     sides = {(c.path.split("_")[0], split) for split in lists for c in lists[split]}
     assert len(sides) == 12
-    assert video_folder.lacking(lists) is None
-    by_name = video_folder.group_clips(clips, r"/(\d+)_")
+    assert clip_split.lacking(lists) is None
+    by_name = clip_split.group_clips(clips, r"/(\d+)_")
     assert {c.group for c in by_name} == {str(i) for i in range(12)}
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -16,9 +17,9 @@ import pytest
 import torch
 
 from pvnas_mmaction.models.supernet import PVNASSupernet
-from pvnas_mmaction.profiling import latency
+from pvnas_mmaction.profiling import calibration, latency
 from pvnas_mmaction.profiling.clock import Clock, check_device, thread_count
-from pvnas_mmaction.profiling.latency import MeasureConfig
+from pvnas_mmaction.profiling.latency import MeasureConfig, Networks
 from pvnas_mmaction.profiling.onnx_parts import OnnxParts, start
 from pvnas_mmaction.search.derive import Budget, derive
 from pvnas_mmaction.space.cost_table import CostTable
@@ -96,12 +97,16 @@ def test_malformed_table(tmp_path, change, message):
 
 
 def test_onnx_parts_are_the_candidates_of_a_network() -> None:
-    """One behind the other they compute what PyTorch does, and are timed as tables
-    are."""
+    """One behind the other they compute what PyTorch does; layers of one kind are
+    exported once."""
     torch.manual_seed(0)
     supernet = PVNASSupernet(SPACE.to_config()).eval()
+    for layer in supernet.layers[1:3]:
+        layer.load_state_dict(supernet.layers[0].state_dict())
     head = latency.I3DHead(num_classes=3, in_channels=16).eval()
-    parts = OnnxParts(supernet, head, (1, *SHAPE))
+    last = torch.nn.Sequential(supernet.head, head)
+    parts = OnnxParts(supernet, last, (1, *SHAPE))
+    assert parts.layers[0] is parts.layers[2]
     x = torch.randn(1, *SHAPE)
     for indices in [(0, 1, 2, 1), (2, 2, 0, 0)]:
         with torch.no_grad(), supernet.use_path(supernet.path_of(indices)):
@@ -117,11 +122,12 @@ def test_onnx_parts_are_the_candidates_of_a_network() -> None:
 
 def test_a_table_in_onnxruntime() -> None:
     config = MeasureConfig(threads=1, rounds=2, backend="onnxruntime")
-    table = latency.measure_table(SPACE, SHAPE, 3, config)
+    networks = Networks(SPACE, SHAPE, 3, config)
+    table = latency.measure_table(networks)
     assert table.setting["backend"] == "onnxruntime"
     assert table.fixed_ms > 0 and min(map(min, table.layer_ms)) > 0
-    table = latency.calibrate_and_check(table, 2, 3, config)
-    assert len(table.setting["check"]["networks"]) == 2
+    table = calibration.calibrate_and_check(table, networks, 3)
+    assert len(table.setting["check"]["networks"]) == 3
     with pytest.raises(ValueError, match="backend onnxruntime: expected cpu and float"):
         MeasureConfig(dtype="bfloat16", backend="onnxruntime")
 
@@ -129,51 +135,80 @@ def test_a_table_in_onnxruntime() -> None:
 def test_table_of_known_times(monkeypatch):
     """Medians of readings, outliers and all, shared by layers of one kind."""
     noise = random.Random(1)
-    places: list[str] = []
+    networks = Networks(SPACE, SHAPE, 5, MeasureConfig(rounds=40, threads=1))
+    places: list[int] = []
+    pairs = zip(networks.layers, ROWS, strict=True)
+    known = {id(op): ms for ops, row in pairs for op, ms in zip(ops, row, strict=True)}
 
-    def to_stage(module, config):
-        return module
-
-    def time_stages(x, stages, clock):
+    def time(runs, track):
         """The time of a candidate is said by its place; layers 0 to 2 are alike."""
-        places.append(len(stages))
-        times = [2.0, *(known[id(stage)] for stage in stages[1:-1]), 1.0]
-        # Later readings of a network come late now and then.
-        return [t * (1 if noise.random() < 0.75 else 7) for t in times]
+        for stages in track(runs):
+            places.append(len(stages))
+            times = [2.0, *(known[id(stage)] for stage in stages[1:-1]), 1.0]
+            # Later readings of a network come late now and then.
+            yield [t * (1 if noise.random() < 0.75 else 7) for t in times]
 
-    known: dict[int, float] = {}
-    supernet = latency.PVNASSupernet(SPACE.to_config())
-    for layer, row in zip(supernet.layers, ROWS, strict=True):
-        known |= {id(op): ms for op, ms in zip(layer.ops, row, strict=True)}
-    monkeypatch.setattr(latency, "PVNASSupernet", lambda space: supernet)
-    monkeypatch.setattr(latency, "to_stage", to_stage)
-    monkeypatch.setattr(latency, "time_stages", time_stages)
-    config = MeasureConfig(rounds=40, batch_size=4, threads=1)
-    table = latency.measure_table(SPACE, SHAPE, 5, config)
+    monkeypatch.setattr(networks, "time", time)
+    table = latency.measure_table(networks)
     assert places == [6] * 3 * 41
-    assert table.layer_ms == [[ms / 4 for ms in row] for row in ROWS]
-    assert table.fixed_ms == 3.0 / 4
+    assert table.layer_ms == ROWS
+    assert table.fixed_ms == 3.0
     assert table.input_shape == SHAPE
     assert table.space == SPACE.to_config()
-    assert (table.setting["batch_size"], table.setting["num_classes"]) == (4, 5)
+    assert table.setting["num_classes"] == 5
 
 
-def rows_of(pairs) -> list[dict]:
-    return [dict(indices=[], predicted_ms=p, measured_ms=m) for p, m in pairs]
-
-
-def test_calibration_recovers_a_line():
+def test_whole_networks_reach_from_any_to_the_quickest() -> None:
     table = toy_table()
-    rows = rows_of((s, 1.25 * s + 0.75) for s in (4.0, 6.5, 11.0, 7.25))
-    calibrated = latency.calibrate(table, rows)
-    for indices in ([0, 0, 0, 0], [1, 2, 1, 1]):
-        expected = 1.25 * table.predict(indices) + 0.75
-        assert calibrated.predict(indices) == pytest.approx(expected)
-    calibration = calibrated.setting["calibration"]
-    assert calibration["scale"] == pytest.approx(1.25)
-    assert calibration["offset_ms"] == pytest.approx(0.75)
-    assert calibration["networks"] == rows
+    drawn = calibration.draw_networks(table, 200, random.Random(0))
+    times = [table.predict(indices) for indices in drawn]
+    mean = table.fixed_ms + sum(sum(row) / len(row) for row in ROWS)
+    assert table.predict(drawn[0]) > 0 and len({*drawn}) > 20
+    assert sum(times[:20]) / 20 == pytest.approx(mean, rel=0.25)
+    assert sum(times[-20:]) / 20 < 0.4 * mean
+
+
+def test_views_share_the_time() -> None:
+    config = MeasureConfig(rounds=1, threads=1, batch_size=4)
+    networks = Networks(SPACE, SHAPE, 5, config)
+    (times,) = networks.time([[lambda x: time.sleep(0.02) or sum(range(10**6))]], iter)
+    assert 0.1 < times[0] < 15
+
+
+NETWORKS = list(itertools.product(range(3), range(3), range(3), range(2)))
+
+
+def measured_rows(noise: float) -> list[dict]:
+    """Networks of the toy take twice what exceeds 0.25 ms in each layer, in sum."""
+    normal = np.random.default_rng(0).normal
+    times = [
+        2 * sum(row[i] - 0.25 for row, i in zip(ROWS, indices, strict=True))
+        for indices in NETWORKS
+    ]
+    measured = [ms * normal(1, noise) for ms in times]
+    return calibration.compare(toy_table(), NETWORKS, measured)
+
+
+def test_calibration_recovers_overhead_and_scale():
+    """Without an error there is no margin."""
+    calibrated = calibration.calibrate(toy_table(), measured_rows(0))
+    for row in measured_rows(0):
+        predicted = calibrated.predict(row["indices"])
+        assert predicted == pytest.approx(row["measured_ms"], rel=0.01)
+    facts = calibrated.setting["calibration"]
+    assert facts["overhead_ms"] == pytest.approx(0.25, abs=0.01)
+    assert facts["scale"] == pytest.approx(2, rel=0.01)
+    assert facts["margin"] < 0.01
     assert calibrated.setting["device"] == "cpu"
+
+
+def test_margin_covers_most_networks():
+    rows = measured_rows(0.04)
+    calibrated = calibration.calibrate(toy_table(), rows)
+    margin = calibrated.setting["calibration"]["margin"]
+    assert margin == pytest.approx(2 * 0.04, rel=0.25)
+    within = [calibrated.predict(r["indices"]) >= r["measured_ms"] for r in rows]
+    assert 0.94 <= sum(within) / len(rows) < 1
 
 
 # -- the tool ---------------------------------------------------------------------
@@ -216,7 +251,7 @@ def test_tool(run_tool, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--check-networks", 1], "--check-networks: expected an integer of 2 or more"),
+        (["--check-networks", 2], "--check-networks: expected an integer of 3 or more"),
         (["--out", "."], "--out"),
     ],
 )

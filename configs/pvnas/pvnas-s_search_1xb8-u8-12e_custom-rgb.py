@@ -13,5 +13,9 @@ _base_ = [
 model = dict(cls_head=dict(num_classes=_base_.num_classes))
 train_dataloader = dict(batch_size=8)
 train_cfg = dict(
-    max_epochs=12, input_shape=(3, 8, 112, 112), cost=dict(kind="flops", budget=0.25e9)
+    max_epochs=12,
+    input_shape=(3, 8, 112, 112),
+    cost=dict(kind="flops", budget=0.25e9),
+    num_ranked=4,
+    donor=dict(tune_steps=80, clips=32),
 )

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from mmaction.registry import RUNNERS
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
+from rich.console import Console
+from rich.progress import track
 
 from ..engine.checkpoints import check_checkpoint, latest_checkpoint
 from ..engine.folder_lock import folder_lock
@@ -175,6 +178,16 @@ def _show(cfg: Config, args: argparse.Namespace) -> None:
     hook = dict(type="VisualizationHook", enable=True, out_dir=args.show_dir)
     hook |= {key: getattr(args, key) for key in ("show", "wait_time", "interval")}
     cfg.merge_from_dict({"default_hooks.visualization": hook})
+
+
+def bar(description: str) -> Callable:
+    """What wraps an iterable, of a number of items, to show a bar with the time left in
+    a terminal; the number may be left out of a sequence."""
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    return lambda items, number=None: track(
+        items, description, number, console=console, disable=hidden
+    )
 
 
 def check_out_file(path: str | os.PathLike[str], option: str = "--out") -> None:

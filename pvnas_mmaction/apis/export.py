@@ -76,7 +76,7 @@ def load_classifier(
         settle_batch_norm(recognizer, clips.unsqueeze(1))
     else:
         check_checkpoint(checkpoint, "checkpoint")
-        found = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
+        found = CheckpointLoader.load_checkpoint(checkpoint, "cpu", logger="silent")
         check_record(found, config, checkpoint)
         check_weights(recognizer, found.get("state_dict", found), checkpoint)
         load_state_dict(recognizer, found.get("state_dict", found), strict=True)

@@ -2,58 +2,55 @@
 """From a folder of videos and a budget to a network that runs.
 
 Each step is one of the other verbs (:mod:`.commands`), called in this process; its
-command is printed and kept in ``commands.sh``. A step that has ended leaves a file in
-``work/done``, a training that has not goes on from its last checkpoint: the same call
-goes on wherever it was killed, and ends in the same result.
+command is kept in ``commands.sh``, what it prints in ``fit.log``. A step that has ended
+leaves a file in ``work/done``, a training that has not goes on from its last
+checkpoint: the same call goes on wherever it was killed, and ends in the same result.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import io
 import json
 import math
 import os
-import re
-import shlex
 import shutil
-import sys
-import time
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from mmaction.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from rich.console import Console
-from rich.progress import track
 
 from ..engine.folder_lock import folder_lock
 from ..engine.search_data import ALPHA_SHARE, split_by_class
-from ..models.supernet import PVNASSupernet
-from ..profiling.clock import check_device
+from ..profiling.clock import Clock, check_device, thread_count
+from ..profiling.onnx_parts import start
 from ..report.data import read_work_dirs
-from ..report.predictions import load_scores
-from ..search.derive import Budget, derive
-from ..search.schedule import num_epochs
+from ..search.derive import Budget
 from ..space.checks import wrong
 from ..space.cost_table import CostTable, cost_tables
 from ..space.genotype import load_genotype, save_genotype, write_atomically
-from ..space.layout import BlockSpec
-from ..space.search_space import SearchSpace
-from . import video_folder
-from .cli import make_out_folder
-from .commands import call
+from . import cli
+from .clip_split import lacking, split_by_source
+from .comparison import REFERENCE, compare, reference, summary
 from .config_files import load_config, read_space
+from .estimate import estimate
 from .run_checks import RECORD_KEY
-from .video_folder import SPLITS, Clip
+from .verb_steps import Steps
+from .video_folder import (
+    EXPECTED,
+    SPLITS,
+    Clip,
+    check_clips,
+    describe,
+    find_clips,
+    read_clips,
+    read_lists,
+)
 
 CONFIGS = "pvnas_mmaction::pvnas/pvnas-{}_custom-rgb.py"
 # Space: config of the search, and of a network's training.
@@ -67,11 +64,9 @@ BUDGETS = {
     "gflops": ("flops", 1e9, "{:.4g} GFLOPs"),
     "params": ("params", 1, "{:,.0f} parameters"),
 }
-REFERENCE = "reference"
-LEFT_OUT = -20.0  # what the sum loses where a layer is left out
-DRAWS = 10_000
-SECONDS_PER_LINE = 20
-TELLING = re.compile(r"Cycle \d|Search done|Search space|acc/top1: ")
+# Decoded frames are kept, with this height or width, where they take no more bytes.
+CACHED_SIZE, MAX_CACHE = 128, 8e9
+NUM_TIMED = 30
 Lists = dict[str, list[Clip]]
 
 
@@ -101,7 +96,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.videos.is_dir():
             got = f"{self.videos}, which is no folder"
-            raise wrong("VIDEOS", video_folder.EXPECTED, got)
+            raise wrong("VIDEOS", EXPECTED, got)
         limits = {name: getattr(self, f"budget_{name}") for name in BUDGETS}
         given = {name: v for name, v in limits.items() if v is not None}
         if len(given) != 1 or not all(0 < v < math.inf for v in given.values()):
@@ -123,11 +118,10 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """What a call has to share with the one that it goes on with."""
-        names = ("limit", "unit", "config", "train_config", "lists", "group_regex")
-        names += ("flip", "num_networks", "seed", "threads", "latency_table")
-        found = {name: getattr(self, name) for name in names}
-        found |= dict(videos=str(self.videos.resolve()), lists=list(self.lists))
-        return found
+        found = asdict(self)
+        for name in ("out", "device", "workers", "dry_run"):
+            del found[name]
+        return {**found, "videos": str(self.videos.resolve()), "lists": [*self.lists]}
 
     def show(self, cost: float) -> str:
         """A cost in words."""
@@ -151,7 +145,7 @@ def fit(videos: str | os.PathLike, **settings: Any) -> dict[str, Any] | None:
     """
     out = settings.pop("out", None) or Path("work_dirs", Path(videos).resolve().name)
     asked = Settings(Path(videos), Path(out), **settings)
-    make_out_folder(asked.out / "work")
+    cli.make_out_folder(asked.out / "work")
     with folder_lock(asked.out / "work" / ".fit.lock", "pvnas fit"):
         return _Fit(asked).run()
 
@@ -161,21 +155,21 @@ class _Fit:
         self.asked = asked
         self.out = asked.out.resolve()
         self.work = self.out / "work"
+        self.cache = self.work / "frames"
+        self.steps = Steps(self.out)
         self.names: list[str] = []
+        self.searched = [f"searched_{i}" for i in range(1, asked.num_networks + 1)]
 
     def run(self) -> dict[str, Any] | None:
         begun = self._check_identity()
         if self.asked.device == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         init_default_scope("mmaction")
-        lists = self.read_lists() if begun else self.make_lists()
+        lists = self.make_lists(begun)
         self.write_configs(lists["train"])
         table = self.cost_table()
         self.show_plan(table)
-        if not begun:
-            sizes = [len(lists[split]) for split in ("train", "val")]
-            minutes = max(1, round(self.estimate(*sizes) / 60))
-            print(f"About {minutes} minute(s) in all on this machine")
+        self.estimate(lists, table)
         if self.asked.dry_run:
             print("Nothing was trained: --dry-run")
             return None
@@ -183,9 +177,9 @@ class _Fit:
         networks = self.search(table)
         for name, genotype in networks.items():
             self.train(name, genotype)
-        result = self.choose(list(networks), table)
+        result = self.compare(list(networks), table)
         self.hand_over(result)
-        print(summary(result, self.asked))
+        print(summary(result, self.asked.show, self.asked.out))
         return result
 
     def _check_identity(self) -> bool:
@@ -195,81 +189,56 @@ class _Fit:
             return False
         theirs = json.loads(file.read_text(encoding="utf-8"))
         for key, value in ours.items():
-            if theirs.get(key) != value:
-                hint = "name another folder, or remove it"
-                got = f"one with {theirs.get(key)!r}"
-                raise wrong("--out", f"a fit with {key} {value!r}", got, hint)
+            if theirs[key] != value:
+                expected, got = (
+                    f"a fit with {key} {value!r}",
+                    f"one with {theirs[key]!r}",
+                )
+                raise wrong("--out", expected, got, "name another folder, or remove it")
         return True
 
     # -- clips ----------------------------------------------------------------------
 
-    def read_lists(self) -> Lists:
-        """The lists of an earlier call."""
-        files = [str(self.out / f"{split}.txt") for split in SPLITS]
-        self.names, lists = video_folder.read_lists(self.asked.videos, files)
-        self._print_lists(lists, "as they are")
-        return lists
-
-    def make_lists(self) -> Lists:
-        """Scan and split the videos, and write the lists."""
-        asked, scan = self.asked, self.work / "scan.json"
-        lists: Lists = {}
-        if asked.lists:
-            self.names, lists = video_folder.read_lists(asked.videos, asked.lists)
+    def make_lists(self, begun: bool) -> Lists:
+        """Scan and split the videos, and write the lists; or those of an earlier call,
+        as they are."""
+        asked, lists, how = self.asked, {}, "as they are"
+        own = [str(self.out / f"{split}.txt") for split in SPLITS]
+        if begun or asked.lists:
+            self.names, lists = read_lists(asked.videos, own if begun else asked.lists)
             clips = [clip for found in lists.values() for clip in found]
         else:
-            self.names, clips = video_folder.find_clips(asked.videos)
-        known = json.loads(scan.read_text(encoding="utf-8")) if scan.is_file() else []
-        clips = video_folder.read_clips(asked.videos, clips, known, _bar)
-        self._write(scan, [asdict(clip) for clip in clips])
-        print(video_folder.describe(clips, len(self.names)))
-        video_folder.check_clips(self.names, clips)
-        good = {clip.path: clip for clip in clips if not clip.fault}
-        how = "as given"
-        for split, found in lists.items():
-            lists[split] = [clip for clip in found if clip.path in good]
-        if not lists:
-            lists, how = self._split(list(good.values()))
-        if split := video_folder.lacking(lists):
-            hint = "add clips, or name groups by --group-regex"
-            got = f"a {split} list that lacks one"
-            raise wrong("VIDEOS", "clips of each class for each list", got, hint)
-        self._print_lists(lists, how)
-        for split, found in lists.items():
-            text = "".join(f"{clip.path} {clip.label}\n" for clip in found)
-            write_atomically(self.out / f"{split}.txt", text)
-        write_atomically(self.out / "classes.txt", "\n".join(self.names) + "\n")
-        return lists
-
-    def _split(self, clips: list[Clip]) -> tuple[Lists, str]:
-        pattern, most = self.asked.group_regex, 0
-        for near in video_folder.NEAR:
-            grouped = video_folder.group_clips(clips, pattern, near)
-            sizes = Counter(clip.group for clip in grouped)
-            lists = video_folder.split_clips(grouped, self.asked.seed)
-            most = max(sizes.values())
-            how = f"{len(sizes)} groups, the largest of {most} clips"
-            if pattern is not None:
-                return lists, f"{how}, by --group-regex"
-            if most <= video_folder.LARGEST * len(clips) and not video_folder.lacking(
-                lists
-            ):
-                print(
-                    "Clips with near-duplicate frames stay together; where a recording "
-                    "has several clips, name the recordings by --group-regex"
-                )
-                return lists, how
-        print(
-            f"warning: the frames of {most} of {len(clips)} clips look alike, so clips "
-            "are split one by one; where a recording has several clips, name the "
-            "recordings by --group-regex: accuracies are too high otherwise"
-        )
-        alone = video_folder.group_clips(clips, ".+")
-        return video_folder.split_clips(alone, self.asked.seed), "clip by clip"
-
-    def _print_lists(self, lists: Lists, how: str) -> None:
+            self.names, clips = find_clips(asked.videos)
+        if not begun:
+            clips = read_clips(asked.videos, clips, cli.bar("Decoding"))
+            print(describe(clips, len(self.names)))
+            check_clips(self.names, clips)
+            good = {clip.path: clip for clip in clips if not clip.fault}
+            if lists:
+                lists = {k: [c for c in v if c.path in good] for k, v in lists.items()}
+            else:
+                source = [*good.values()], asked.group_regex, asked.seed
+                lists, how = split_by_source(*source)
+            if split := lacking(lists):
+                hint = "add clips, or name groups by --group-regex"
+                got = f"a {split} list that lacks one"
+                raise wrong("VIDEOS", "clips of each class for each list", got, hint)
+            for split, file in zip(SPLITS, own, strict=True):
+                lines = [f"{clip.path} {clip.label}\n" for clip in lists[split]]
+                write_atomically(file, "".join(lines))
+            write_atomically(self.out / "classes.txt", "\n".join(self.names) + "\n")
+            self.make_cache([*good.values()])
         sizes = ", ".join(f"{len(lists[split])} {split}" for split in SPLITS)
         print(f"Lists: {sizes} ({how})")
+        return lists
+
+    def make_cache(self, clips: list[Clip]) -> None:
+        """A folder for decoded frames, where there is space for those of all clips."""
+        ratios = [max(c.height, c.width) / min(c.height, c.width) for c in clips]
+        area = sum(c.frames * r for c, r in zip(clips, ratios, strict=True))
+        free = shutil.disk_usage(self.out).free
+        if 3 * CACHED_SIZE**2 * area < min(MAX_CACHE, free / 2):
+            self.cache.mkdir(exist_ok=True)
 
     # -- configs --------------------------------------------------------------------
 
@@ -285,6 +254,8 @@ class _Fit:
                 loader = cfg[f"{split}_dataloader"]
                 # Not persistent: an epoch after a resume is what it would have been.
                 loader.update(persistent_workers=False, num_workers=workers)
+                if self.cache.is_dir():
+                    loader.dataset.cache = str(self.cache)
                 loader.dataset.update(
                     ann_file=str(self.out / f"{split}.txt"),
                     data_prefix=dict(video=str(asked.videos.resolve())),
@@ -328,7 +299,8 @@ class _Fit:
         if self.asked.kind == "latency":
             table = self.latency_table
             if self.asked.latency_table is None:
-                self.step(table.stem, ("latency", [
+                title = f"Measuring {sum(map(len, self.space.candidates))} blocks"
+                self.steps.run(table.stem, title, ("latency", [
                     self.work / "search.py", "--out", table,
                     "--threads", self.asked.threads, *self._latency_backend(),
                 ]))  # fmt: skip
@@ -336,8 +308,9 @@ class _Fit:
         return tables[self.asked.kind]
 
     def _latency_backend(self) -> list[str]:
-        gpu = self.asked.device and self.asked.device.startswith("cuda")
-        return ["--device", self.asked.device] if gpu else ["--backend", "onnxruntime"]
+        if (self.asked.device or "cpu") == "cpu":
+            return ["--backend", "onnxruntime"]
+        return ["--device", str(self.asked.device)]
 
     def show_plan(self, table: CostTable) -> None:
         """Print what there is to choose from.
@@ -358,37 +331,16 @@ class _Fit:
             + (", which all of them keep" if asked.budget >= most else "")
         )
 
-    def estimate(self, num_train: int, num_val: int) -> float:
-        """Seconds of search and trainings, from a few steps of each kind."""
-        cfg = self.search_cfg.train_cfg
-        batch = self.search_cfg.train_dataloader.batch_size
-        dataset = DATASETS.build(self.search_cfg.val_dataloader.dataset)
-        clip = _seconds(lambda: dataset[0]) / min(2, os.cpu_count() or 1)
+    def estimate(self, lists: Lists, table: CostTable) -> None:
+        """Print how long the rest will take."""
+        network = reference(self.space, Budget(table, self.asked.budget))
         device = self.asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        supernet = PVNASSupernet(self.space.to_config()).to(device).train()
-        x = torch.randn(batch, *self.shape, device=device)
-
-        def seconds_of(indices: Sequence[int]) -> float:
-            path = supernet.path_of(indices)
-            return _seconds(lambda: supernet(x, path).mean().backward())
-
-        widest = [0] * len(self.space.layers)
-        _, full = seconds_of(widest), seconds_of(widest)  # the first one warms up
-        drawn = np.random.default_rng(0).integers(
-            supernet.counts, size=(3, len(widest))
-        )
-        path = sum(map(seconds_of, drawn.tolist())) / len(drawn)
-        per_epoch = max(1, num_train // 2 // batch)
-        epochs = num_epochs(cfg.max_epochs, cfg.get("min_steps", 0), per_epoch)
-        # A weights step and an alpha step; with a donor, of the full network as well.
-        per_step = 2.3 * path + 2 * batch * clip
-        search = epochs * per_epoch * per_step
-        if donor := cfg.get("donor"):
-            search += epochs * per_epoch * full
-            search += donor.tune_steps * (full + batch * clip)
-        clips = self.train_cfg.train_cfg.max_epochs * (num_train + num_val / 2)
-        one = clips * (max(path, full / 2) / batch + clip)
-        return 1.1 * search + (self.asked.num_networks + 1) * one
+        sizes = [len(lists[split]) for split in ("train", "val")]
+        configs = self.search_cfg, self.train_cfg, self.space
+        search, training = estimate(*configs, network, *sizes, device)
+        trainings = dict.fromkeys([*self.searched, REFERENCE], training)
+        minutes = self.steps.expect({"search": search, **trainings})
+        print(f"About {minutes} minute(s) on this machine", flush=True)
 
     # -- search and trainings ---------------------------------------------------------
 
@@ -396,7 +348,7 @@ class _Fit:
         """Search, and give the genotypes to train by their names."""
         asked, search = self.asked, self.work / "search"
         argv = [self.work / "search.py", "--work-dir", search, "--resume"]
-        self.step("search", ("search", argv))
+        self.steps.run("search", "Searching", ("search", argv))
         part, folder = self.work / "derived.part", self.work / "derived"
         scale = 1e6 if asked.unit == "params" else 1
         argv = [search, "--out", part, f"--budget-{asked.unit}", asked.limit / scale]
@@ -406,19 +358,19 @@ class _Fit:
             argv += ["--latency-table", self.latency_table]
         if asked.device:
             argv += ["--device", asked.device]
-        if not self._is_done("derive"):
+        if not self.steps.is_done("derive"):
             shutil.rmtree(part, ignore_errors=True)
-            self.step("derive", ("derive", argv), mark=False)
+            title = "Deriving networks that keep the budget"
+            self.steps.run("derive", title, ("derive", argv), mark=False)
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
-            self._mark("derive")
+            self.steps.mark("derive")
         # The search's own choice, judged once more at its end, then the next ones.
         files = [search / "search" / "genotype.json", *sorted(folder.glob("*.json"))]
         found: dict[tuple[str, ...], Path] = {}
         for file in files:
             found.setdefault(load_genotype(file).blocks, file)
-        chosen = list(found.values())[: asked.num_networks]
-        networks = {f"searched_{i}": file for i, file in enumerate(chosen, 1)}
+        networks = dict(zip(self.searched, found.values(), strict=False))
         hand_made = self.work / "hand_made.json"
         indices = reference(self.space, Budget(table, asked.budget))
         save_genotype(self.space.genotype(indices), hand_made)
@@ -435,10 +387,11 @@ class _Fit:
         weights = file.with_suffix(".pth")
         cfg.load_from = str(weights) if weights.is_file() else None
         self._dump(cfg, config)
-        self.step(name, ("train", [config, "--work-dir", folder, "--resume"]))
+        argv = [config, "--work-dir", folder, "--resume"]
+        self.steps.run(name, f"Training {name}", ("train", argv))
         argv = [config, self._last(name), "--work-dir", folder / "test"]
         argv += ["--dump", folder / "test.pkl"]
-        self.step(f"{name}_test", ("test", argv))
+        self.steps.run(f"{name}_test", f"Testing {name}", ("test", argv))
 
     def _last(self, name: str) -> Path:
         epochs = self.train_cfg.train_cfg.max_epochs
@@ -446,34 +399,18 @@ class _Fit:
 
     # -- the result -------------------------------------------------------------------
 
-    def choose(self, names: list[str], table: CostTable) -> dict[str, Any]:
+    def compare(self, names: list[str], table: CostTable) -> dict[str, Any]:
         """Compare the networks, and say which one is handed over."""
-        clips, rows = {}, {}
+        rows: dict[str, dict[str, Any]] = {}
         for name in names:
-            folder = self.work / name
-            pairs = load_scores(folder / "test.pkl")
-            clips[name] = np.array([truth == int(s.argmax()) for truth, s in pairs])
-            (run,) = read_work_dirs([folder])
-            genotype = load_genotype(self.work / f"{name}.json")
-            indices = self.space.indices_of_blocks(genotype.blocks)
-            rows[name] = dict(
-                blocks=list(genotype.blocks), cost=table.cost(indices),
-                validation=run.val[-1]["acc/top1"], test=float(clips[name].mean()),
-            )  # fmt: skip
-        searched = max(
-            (name for name in names if name != REFERENCE),
-            key=lambda name: (rows[name]["validation"], -rows[name]["cost"]),
-        )
-        difference = clips[searched].astype(float) - clips[REFERENCE]
-        low, high = bootstrap_interval(difference)
-        better = searched if low > 0 else REFERENCE if high < 0 else None
-        cheaper = min((searched, REFERENCE), key=lambda name: rows[name]["cost"])
-        return dict(
-            chosen=better or cheaper, searched=searched, networks=rows,
-            difference=float(difference.mean()), interval=[low, high],
-            as_good=better is None, num_test_clips=len(difference),
-            classes=self.names, unit=self.asked.unit, budget=self.asked.budget,
-        )  # fmt: skip
+            (run,) = read_work_dirs([self.work / name])
+            blocks = load_genotype(self.work / f"{name}.json").blocks
+            cost = table.cost(self.space.indices_of_blocks(blocks))
+            validation = run.val[-1]["acc/top1"]
+            rows[name] = dict(blocks=list(blocks), cost=cost, validation=validation)
+        scores = {name: self.work / name / "test.pkl" for name in names}
+        facts = dict(classes=self.names, unit=self.asked.unit, budget=self.asked.budget)
+        return {**compare(rows, scores), **facts}
 
     def hand_over(self, result: dict[str, Any]) -> None:
         """Write the files of the chosen network, then ``result.json``."""
@@ -486,6 +423,8 @@ class _Fit:
         cfg = load_config(str(self.work / f"{name}.py"))
         cfg.load_from = None
         cfg.model.backbone.genotype = str(out / "genotype.json")
+        for split in SPLITS:
+            cfg[f"{split}_dataloader"].dataset.pop("cache", None)
         self._dump(cfg, out / "config.py")
         text = (out / "config.py").read_text(encoding="utf-8")
         text = text.replace(f"'{out}/", "'{{ fileDirname }}/")  # the folder may move
@@ -495,120 +434,30 @@ class _Fit:
         runs = [self.work / "search", *(self.work / n for n in result["networks"])]
         title = f"{self.asked.videos.name}, {self.asked.show(self.asked.budget)}"
         report = [*runs, "--out", out / "report.html", "--title", title]
-        self.step("export", ("export", export), ("report", report))
+        calls = ("export", export), ("report", report)
+        self.steps.run("export", "Exporting, and writing the report", *calls)
+        if (
+            self.asked.latency_table is None
+            and "onnxruntime" in self._latency_backend()
+        ):
+            result["measured_ms"] = self._measured_ms()
         self._write(out / "result.json", result)
+        shutil.rmtree(self.cache, ignore_errors=True)
 
-    # -- steps ------------------------------------------------------------------------
+    def _measured_ms(self) -> float:
+        """Median milliseconds of the exported network on this machine's CPU."""
+        import onnx
 
-    def step(self, name: str, *calls: tuple[str, list], mark: bool = True) -> None:
-        """Call some verbs, unless that was done before."""
-        if self._is_done(name):
-            return
-        for verb, argv in calls:
-            command = shlex.join(["pvnas", verb, *map(str, argv)])
-            print(f"\n$ {command}", flush=True)
-            file = self.out / "commands.sh"
-            known = file.read_text(encoding="utf-8") if file.is_file() else ""
-            if f"{command}\n" not in known:
-                write_atomically(file, known + command + "\n")
-            log = _Log(self.out / "fit.log", sys.stdout)
-            with contextlib.redirect_stdout(log):
-                call(verb, argv)
-            gc.collect()  # a runner is a cycle of references
-        if mark:
-            self._mark(name)
-
-    def _is_done(self, name: str) -> bool:
-        return (self.work / "done" / name).is_file()
-
-    def _mark(self, name: str) -> None:
-        write_atomically(self.work / "done" / name, time.strftime("%F %T\n"))
+        threads, clock = self.asked.threads, Clock("cpu")
+        run = start(onnx.load(self.out / "model.onnx"), threads)
+        generator = np.random.default_rng(0)
+        clip = generator.standard_normal((1, *self.shape), np.float32)
+        with thread_count(threads):
+            for _ in range(NUM_TIMED):
+                clock.mark()
+                run(clip)
+                clock.mark()
+        return median(clock.intervals()[::2])
 
     def _write(self, path: Path, content: Any) -> None:
         write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-
-
-def reference(space: SearchSpace, budget: Budget) -> tuple[int, ...]:
-    """A hand-made network: the donor with a temporal shift in every residual block, as
-    wide as the budget allows (the greatest sum of the logarithms of expand ratios), and
-    without a layer only where no width keeps the budget.
-
-    Where a space has no shift, the residual blocks have a temporal kernel.
-    """
-    scores = []
-    for layer, row in zip(space.layers, space.candidates, strict=True):
-        kernel = row[0].split("_")[2]  # the donor's
-        for start in ("ts_|rs_", "mb_t3|rb_t3", "."):
-            wanted = re.compile(start if layer.keeps_shape else "(mb|rb)_t1")
-            fits = [bool(wanted.match(s)) and kernel in s.split("_") for s in row]
-            if any(fits):
-                break
-        ratios = (None if s == "skip" else BlockSpec.parse(s).expand_ratio for s in row)
-        widths = [math.log(ratio) if ratio else LEFT_OUT for ratio in ratios]
-        pairs = zip(fits, widths, strict=True)
-        scores.append([w if fit or w == LEFT_OUT else -math.inf for fit, w in pairs])
-    return derive(scores, [budget])[0].indices
-
-
-def bootstrap_interval(differences: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of the mean of paired differences, by the percentiles of
-    resampled means (Efron, 1979)."""
-    generator = np.random.default_rng(0)
-    draws = generator.choice(differences, (DRAWS, len(differences))).mean(axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def summary(result: dict[str, Any], asked: Settings) -> str:
-    """The table of the networks, what was chosen and why, and the next commands."""
-    lines = ["", "| network | cost | validation | test |", "| --- | --- | --- | --- |"]
-    for name, row in result["networks"].items():
-        cells = [f"**{name}**" if name == result["chosen"] else name]
-        cells += [asked.show(row["cost"])]
-        cells += [f"{row[key]:.1%}" for key in ("validation", "test")]
-        lines.append(f"| {' | '.join(cells)} |")
-    low, high = result["interval"]
-    verdict = "the better one"
-    if result["as_good"]:
-        verdict = "one is as good as the other, so the cheaper one"
-    folder = shlex.quote(str(asked.out))
-    lines += [
-        f"\n{result['searched']} is {result['difference']:+.1%} from the hand-made "
-        f"{REFERENCE} on {result['num_test_clips']} test clips (95 % interval "
-        f"{low:+.1%} to {high:+.1%}): {verdict} is handed over, {result['chosen']}."
-        "\n\nNext:",
-        f"  pvnas predict {folder} VIDEO           # classes of a new video",
-        f"  pvnas predict {folder} VIDEO --onnx    # the same without PyTorch",
-        f"  pvnas test {folder}/config.py {folder}/checkpoint.pth",
-        f"  {folder}/report.html                   # for a browser",
-    ]
-    return "\n".join(lines)
-
-
-def _seconds(function: Any) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
-
-
-def _bar(results: Iterable[Any], total: int) -> Iterable[Any]:
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    return track(results, "Decoding", total, console=console, disable=hidden)
-
-
-class _Log(io.TextIOBase):
-    """A stream to a file that passes the telling lines on to another one."""
-
-    def __init__(self, path: Path, terminal: Any) -> None:
-        self.path, self.terminal, self.last = path, terminal, time.monotonic()
-
-    def write(self, text: str) -> int:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(text)
-        late = time.monotonic() - self.last > SECONDS_PER_LINE
-        if TELLING.search(text) or (late and "Epoch(train)" in text):
-            self.last = time.monotonic()
-            message = text.rstrip().split(" - INFO - ")[-1]
-            print(f"  {message}", file=self.terminal, flush=True)
-        return len(text)

@@ -1,21 +1,13 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""A folder of class folders as three lists: every clip decoded once, near-duplicates
-kept on one side.
-
-Clips of one source in training and test make a network look better than it is. Groups
-come from the names, by a regular expression, or from the pictures: clips with frames
-whose perceptual hashes differ in few bits are of one source.
-"""
+"""A folder of class folders, or lists, as clips: every one decoded once."""
 
 from __future__ import annotations
 
 import os
-import random
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,40 +19,25 @@ from ..datasets.video_list import read_video_list, video_file
 from ..space.checks import wrong
 from .onnx_predict import videos_in
 
-SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}
 # One for each list, and one more for each half of the training list in a search.
 FEWEST = 5
 NUM_HASHED = 3
-# Bits of 64 in which the hashes of two frames of one source differ at most. With 10,
-# one in 10,000 pairs of tennis clips from two scenes is taken for one source; where all
-# clips look alike, as depth maps do, it has to be less.
-NEAR = (10, 6, 3, 0)
-LARGEST = 0.2
+SPLITS = ("train", "val", "test")
 EXPECTED = "a folder with a folder of videos for each class"
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A file of a class folder.
+    """A video of one class, and what a scan found out about it.
 
-    Args:
-        path: From the folder of class folders on, with ``/``.
-        label: Class id.
-        size: Bytes, and with ``modified``, in nanoseconds, what tells a file as it is.
-        frames: Number of frames; 0 where it can't be read.
-        fps: Frames per second by the container.
-        height: Pixels.
-        width: Pixels.
-        hashes: Perceptual hashes of some frames, as numbers.
-        fault: Why it can't be read.
-        group: What the clips of one source share.
+    ``path`` starts from the folder of class folders; ``label`` is the class id;
+    ``hashes`` are of some frames; ``fault`` says why it can't be read; clips of one
+    source share a ``group``.
     """
 
     path: str
     label: int
-    size: int
-    modified: int
     frames: int = 0
     fps: float = 0.0
     height: int = 0
@@ -90,12 +67,11 @@ def find_clips(folder: Path) -> tuple[list[str], list[Clip]]:
         raise wrong("VIDEOS", expected, one if found else f"no videos in {folder}/*/")
     if empty:
         print(f"warning: folders without videos are left out: {', '.join(empty)}")
-    clips = []
-    for label, files in enumerate(found.values()):
-        for file in files:
-            state, path = file.stat(), file.relative_to(folder).as_posix()
-            clips.append(Clip(path, label, state.st_size, state.st_mtime_ns))
-    return list(found), clips
+    return list(found), [
+        Clip(file.relative_to(folder).as_posix(), label)
+        for label, files in enumerate(found.values())
+        for file in files
+    ]
 
 
 def read_lists(
@@ -103,11 +79,8 @@ def read_lists(
 ) -> tuple[list[str], dict[str, list[Clip]]]:
     """Class names, and the clips of lists of ``path class_id`` lines, not yet read.
 
-    Args:
-        folder: What the paths start from.
-        files: Lists to train, to validate and to test; without the last one, every
-            second clip of each class to validate is one to test. Names are the lines of
-            ``classes.txt`` next to the first, else the class ids.
+    Of two lists, every second clip of each class to validate is one to test. Names are
+    the lines of ``classes.txt`` next to the first list, else the class ids.
     """
     if len(files) not in (2, 3):
         raise wrong("--lists", "TRAIN VAL [TEST]", f"{len(files)} lists")
@@ -115,10 +88,7 @@ def read_lists(
     for split, file in zip(SPLITS, files, strict=False):
         lists[split] = []
         for path, (label,) in read_video_list(str(file), f"--lists ({split})"):
-            whole = folder / video_file(path)
-            state = whole.stat() if whole.is_file() else None
-            found = (state.st_size, state.st_mtime_ns) if state else (0, 0)
-            lists[split].append(Clip(video_file(path), label, *found))
+            lists[split].append(Clip(video_file(path), label))
     if len(files) == 2:
         ordered = sorted(lists["val"], key=lambda clip: clip.label)
         lists["val"], lists["test"] = ordered[::2], ordered[1::2]
@@ -135,24 +105,11 @@ def read_lists(
     return names or [str(label) for label in range(number)], lists
 
 
-def read_clips(
-    folder: Path, clips: Sequence[Clip], known: Iterable[dict], track: Track
-) -> list[Clip]:
-    """Decode clips once, in parallel.
-
-    Args:
-        folder: What their paths start from.
-        clips: The clips.
-        known: What an earlier call gave, as dicts: files that are still the same are
-            not decoded again.
-        track: Wrapped around the results, with their number, to show progress.
-    """
-    done = {(clip["path"], clip["size"], clip["modified"]): clip for clip in known}
+def read_clips(folder: Path, clips: Sequence[Clip], track: Track) -> list[Clip]:
+    """Decode clips once, in parallel; ``track`` takes the results, and their number, to
+    show progress."""
 
     def read(clip: Clip) -> Clip:
-        before = done.get((clip.path, clip.size, clip.modified))
-        if before is not None:
-            return replace(from_dict(before), label=clip.label, group="")
         # A list is UTF-8 text with a path in each line.
         lines = clip.path.encode(errors="replace").decode().splitlines()
         if (path := "?".join(lines).strip()) != clip.path:
@@ -192,7 +149,7 @@ def describe(clips: Sequence[Clip], num_classes: int) -> str:
     good = [clip for clip in clips if not clip.fault]
     first: dict[Any, Clip] = {}
     for clip in good:
-        other = first.setdefault((clip.size, clip.hashes), clip)
+        other = first.setdefault(clip.hashes, clip)
         if other.label != clip.label:
             text = "look the same, and are of two classes"
             lines.append(f"warning: {other.path} and {clip.path} {text}")
@@ -223,106 +180,3 @@ def check_clips(names: Sequence[str], clips: Sequence[Clip]) -> None:
         expected = f"{FEWEST} clips or more of each class that can be read"
         hint = "add clips, or move the folder elsewhere"
         raise wrong("VIDEOS", expected, f"{counts[label]} of {names[label]!r}", hint)
-
-
-def group_clips(
-    clips: Sequence[Clip], pattern: str | None, near: int = NEAR[0]
-) -> list[Clip]:
-    """Give clips of one source one group.
-
-    Args:
-        clips: Readable clips.
-        pattern: Regular expression, searched in the path: its first group, or all that
-            it matches, is the source. None: by near-duplicate frames.
-        near: Bits in which the hashes of such frames differ at most. Default 10.
-
-    Raises:
-        ValueError: The pattern is none, or does not match a path.
-    """
-    if pattern is not None:
-        try:
-            found = [re.search(pattern, clip.path) for clip in clips]
-        except re.error as error:
-            expected = "a regular expression"
-            raise wrong("--group-regex", expected, f"{pattern!r}: {error}") from error
-        sources = [match and match[min(1, match.re.groups)] for match in found]
-        if None in sources:
-            path = clips[sources.index(None)].path
-            got = f"no match in {path}"
-            raise wrong("--group-regex", "one that matches every path", got)
-        pairs = zip(clips, sources, strict=True)
-        return [replace(clip, group=str(source)) for clip, source in pairs]
-    roots = list(range(len(clips)))
-
-    def root(i: int) -> int:
-        while roots[i] != i:
-            roots[i] = i = roots[roots[i]]
-        return i
-
-    bits = np.array([clip.hashes for clip in clips], np.uint64)
-    for i in range(len(clips)):
-        differing = bits[i][:, None, None] ^ bits[None, i + 1 :]
-        octets = differing.view(np.uint8).reshape(*differing.shape, 8)
-        distances = np.unpackbits(octets, -1).sum(-1).min(axis=(0, 2))
-        for j in np.flatnonzero(distances <= near):
-            roots[root(i + 1 + int(j))] = root(i)
-    return [replace(clip, group=clips[root(i)].path) for i, clip in enumerate(clips)]
-
-
-def split_clips(clips: Sequence[Clip], seed: int) -> dict[str, list[Clip]]:
-    """Train, validation and test clips: the shares of :data:`SPLITS` of each class, and
-    no group on two sides.
-
-    Groups go, the largest first, to the list that lacks most of their classes.
-
-    Args:
-        clips: With their groups.
-        seed: Of the order among groups of one size.
-
-    Returns:
-        The clips of each list, in their order; a list lacks a class where the groups
-        leave no other way.
-    """
-    members: dict[str, list[Clip]] = defaultdict(list)
-    for clip in clips:
-        members[clip.group].append(clip)
-    groups = [members[name] for name in sorted(members)]
-    random.Random(seed).shuffle(groups)
-    groups.sort(key=len, reverse=True)
-    totals = Counter(clip.label for clip in clips)
-    room = {
-        split: {label: max(share * count, 1.0) for label, count in totals.items()}
-        for split, share in SPLITS.items()
-    }
-    chosen: dict[str, str] = {}
-    for group in groups:
-        counts = Counter(clip.label for clip in group)
-
-        def gain(split: str, counts: Counter = counts) -> float:
-            return sum(
-                count * room[split][label] / (SPLITS[split] * totals[label])
-                for label, count in counts.items()
-            )
-
-        best = max(SPLITS, key=gain)
-        chosen[group[0].group] = best
-        for label, count in counts.items():
-            room[best][label] -= count
-    return {s: [c for c in clips if chosen[c.group] == s] for s in SPLITS}
-
-
-def lacking(lists: dict[str, list[Clip]]) -> str | None:
-    """The first list that lacks a class, or, of two training clips, one; None where all
-    have what a search needs."""
-    labels = {clip.label for clips in lists.values() for clip in clips}
-    for split, clips in lists.items():
-        counts = Counter(clip.label for clip in clips)
-        if any(counts[label] < (2 if split == "train" else 1) for label in labels):
-            return split
-    return None
-
-
-def from_dict(data: dict[str, Any]) -> Clip:
-    """A clip out of its fields; further keys don't count."""
-    own = {field.name: data[field.name] for field in fields(Clip)}
-    return Clip(**{**own, "hashes": tuple(own["hashes"])})

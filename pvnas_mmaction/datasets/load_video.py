@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from mmaction.datasets.transforms import DecordDecode, DecordInit
+from mmaction.datasets.transforms import DecordDecode, DecordInit, Resize
 from mmaction.registry import TRANSFORMS
 from mmengine.fileio import FileClient
 
+from ..space.checks import wrong
 from .video_frames import VideoFrames
 from .video_list import video_file
 
@@ -22,9 +28,18 @@ class PVNASVideoInit(DecordInit):
     It takes ``filename``, and ``video_length`` where a former call counted them; it
     adds ``video_reader``, ``total_frames``, ``avg_fps`` and ``video_length``.
 
-    Args are those of ``DecordInit``: ``io_backend``, ``num_threads``, and what the file
-    client takes.
+    Args:
+        cache: Folder where the resized frames of a file are kept, see
+            :class:`CachedFrames`. Default None: each call decodes.
+        resize: Arguments of ``Resize``, for ``cache``.
+        **kwargs: As for ``DecordInit``.
     """
+
+    def __init__(
+        self, cache: str | None = None, resize: Mapping | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.cache, self.resize = cache, Resize(**resize) if resize else None
 
     def transform(self, results: dict) -> dict:
         """Add the reader and the number of frames."""
@@ -34,12 +49,47 @@ class PVNASVideoInit(DecordInit):
             self.file_client = client
             file = io.BytesIO(client.get(file))
         known = results.get("video_length", 0)
-        video = VideoFrames(file, known, self.num_threads)
+        if self.cache is None:
+            video = VideoFrames(file, known, self.num_threads)
+        else:
+            video = CachedFrames(file, self.cache, self.resize)
         results["video_reader"] = video
         results["video_length"] = video.length
         results["total_frames"] = len(video)
         results["avg_fps"] = video.fps
         return results
+
+
+class CachedFrames(VideoFrames):
+    """A video of which all frames were decoded and resized once, into a file.
+
+    Args:
+        file: Path of the video.
+        folder: Where that file is, named by path, size and time of the video.
+        resize: What the frames go through.
+    """
+
+    def __init__(self, file: str, folder: str, resize: Resize) -> None:
+        self._file, self._num_threads = file, 1
+        state = os.stat(file)
+        facts = [file, state.st_size, state.st_mtime_ns, str(resize)]
+        name = hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
+        path = Path(folder, f"{name}.npy")
+        if not path.is_file():
+            images = []
+            for image in VideoFrames(file):
+                frame = dict(imgs=[image], img_shape=image.shape[:2])
+                images += resize(frame)["imgs"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as part:
+                np.save(part, np.stack(images))
+            os.replace(part.name, path)
+        self._frames = np.load(path, mmap_mode="r")
+        self.length = len(self._frames)
+
+    def read(self, indices: Sequence[int]) -> list[np.ndarray]:
+        """Frames (H, W, 3), uint8, red first, in the order that is asked for."""
+        return [np.array(self._frames[index]) for index in indices]
 
 
 @TRANSFORMS.register_module()
@@ -67,6 +117,20 @@ def with_exact_frames(pipeline: list) -> list:
     if any(transform.get("mode") == "efficient" for transform in dicts):
         return pipeline
     return [_exchange(t) if isinstance(t, Mapping) else t for t in pipeline]
+
+
+def with_cache(pipeline: list, folder: str) -> list:
+    """The pipeline, which starts with our reader, with the ``Resize`` that follows the
+    decoding done once for each file, into ``folder``."""
+    kinds = [str(transform["type"]).removeprefix("mmaction.") for transform in pipeline]
+    place = kinds.index("PVNASVideoDecode") + 1
+    if kinds[place : place + 1] != ["Resize"]:
+        expected = "a Resize right after the decoding, for the cache"
+        raise wrong("dataset.pipeline", expected, str(kinds))
+    first, *rest = pipeline
+    resize = {**rest.pop(place - 1)}
+    del resize["type"]
+    return [{**first, "cache": folder, "resize": resize}, *rest]
 
 
 def _exchange(transform: Mapping) -> Mapping:

@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import dropwhile
+from itertools import chain, dropwhile
 from typing import Any, BinaryIO
 
 import av
@@ -89,6 +89,17 @@ class VideoFrames:
             if len(images) < len(numbers):
                 raise
         return [images[int(i)] for i in indices]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """All frames, in order."""
+        try:
+            with self._open() as (container, stream):
+                frames = _decode(container, stream)
+                first = next(frames)
+                for frame in chain([first], frames):
+                    yield _to_array(frame, first.width, first.height)
+        except ValueError:
+            yield from self._by_opencv()
 
     def _by_opencv(self) -> Iterator[np.ndarray]:
         if isinstance(self._file, str):

@@ -25,10 +25,11 @@ class OnnxParts:
 
     Args:
         supernet: The supernet; batch normalisation is folded in place.
-        head: What stands behind it.
+        head: What stands behind its layers.
         shape: (N, C, T, H, W).
     """
 
+    @torch.no_grad()
     def __init__(
         self, supernet: PVNASSupernet, head: nn.Module, shape: Sequence[int]
     ) -> None:
@@ -37,22 +38,34 @@ class OnnxParts:
                 part.switch_to_deploy()
         (self.stem,), x = _export([supernet.stem], torch.zeros(shape))
         self.layers: list[list[Any]] = []
-        for layer in supernet.layers:
-            graphs, x = _export(list(layer.ops), x)
-            self.layers.append(graphs)
-        (self.head,), _ = _export([nn.Sequential(supernet.head, head)], x)
+        known: dict[Any, list[Any]] = {}
+        space = supernet.space
+        for i, layer in enumerate(supernet.layers):
+            facts = space.layers[i]
+            key = space.candidates[i], facts.out_channels, facts.stride, x.shape
+            if key in known:
+                x = layer.ops[0](x)
+            else:
+                known[key], x = _export(list(layer.ops), x)
+            self.layers.append(known[key])
+        (self.head,), _ = _export([head], x)
 
     def network(self, indices: Sequence[int]) -> Any:
         """The graph of one network."""
-        from onnx import compose
+        from onnx import compose, helper
 
         chosen = [row[i] for row, i in zip(self.layers, indices, strict=True)]
-        whole = compose.add_prefix(self.stem, "stem_")
-        for number, graph in enumerate([*chosen, self.head]):
-            following = compose.add_prefix(graph, f"{number}_")
-            names = whole.graph.output[0].name, following.graph.input[0].name
-            whole = compose.merge_models(whole, following, io_map=[names])
-        return whole
+        nodes, weights, name = [], [], "x"
+        for number, graph in enumerate([self.stem, *chosen, self.head]):
+            part = compose.add_prefix(graph, f"{number}_").graph
+            nodes.append(helper.make_node("Identity", [name], [part.input[0].name]))
+            nodes += part.node
+            weights += part.initializer
+            name = part.output[0].name
+        (given,), (wanted,) = self.stem.graph.input, part.output
+        whole = helper.make_graph(nodes, "network", [given], [wanted], weights)
+        versions = dict(opset_imports=self.stem.opset_import)
+        return helper.make_model(whole, ir_version=self.stem.ir_version, **versions)
 
 
 def start(graph: Any, threads: int | None) -> Run:

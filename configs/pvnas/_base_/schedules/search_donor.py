@@ -2,7 +2,7 @@
 # finetune.py. A config sets what search.py says, and the budget.
 _base_ = "search.py"
 
-train_cfg = dict(min_steps=400, num_ranked=8, donor=dict(tune_steps=150))
+train_cfg = dict(min_steps=200, num_ranked=8, donor=dict(tune_steps=150))
 optim_wrapper = dict(
     weights=dict(
         optimizer=dict(_delete_=True, type="AdamW", lr=5e-4, weight_decay=0.05),

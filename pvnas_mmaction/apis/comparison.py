@@ -1,0 +1,112 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""What a search was worth: its networks next to a hand-made one, on test clips."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..report.predictions import load_scores
+from ..search.derive import Budget, derive
+from ..space.layout import BlockSpec
+from ..space.search_space import SearchSpace
+
+REFERENCE = "reference"
+LEFT_OUT = -20.0  # what the sum loses where a layer is left out
+DRAWS = 10_000
+
+
+def reference(space: SearchSpace, budget: Budget) -> tuple[int, ...]:
+    """A hand-made network: the donor with a temporal shift in every residual block, as
+    wide as the budget allows (the greatest sum of the logarithms of expand ratios), and
+    without a layer only where no width keeps the budget.
+
+    Where a space has no shift, the residual blocks have a temporal kernel.
+    """
+    scores = []
+    for layer, row in zip(space.layers, space.candidates, strict=True):
+        kernel = row[0].split("_")[2]  # the donor's
+        for start in ("ts_|rs_", "mb_t3|rb_t3", "."):
+            wanted = re.compile(start if layer.keeps_shape else "(mb|rb)_t1")
+            fits = [bool(wanted.match(s)) and kernel in s.split("_") for s in row]
+            if any(fits):
+                break
+        ratios = (None if s == "skip" else BlockSpec.parse(s).expand_ratio for s in row)
+        widths = [math.log(ratio) if ratio else LEFT_OUT for ratio in ratios]
+        pairs = zip(fits, widths, strict=True)
+        scores.append([w if fit or w == LEFT_OUT else -math.inf for fit, w in pairs])
+    return derive(scores, [budget])[0].indices
+
+
+def compare(rows: Mapping[str, dict[str, Any]], scores: Mapping[str, Path]) -> dict:
+    """Which network is handed over: the searched one of best validation accuracy, or
+    the hand-made one where it is better on the test clips, or as good and cheaper.
+
+    Args:
+        rows: ``cost`` and ``validation`` of each network; it adds ``test``.
+        scores: What each predicted for the test clips.
+    """
+    right = {}
+    for name, row in rows.items():
+        pairs = load_scores(scores[name])
+        right[name] = np.array([truth == int(s.argmax()) for truth, s in pairs])
+        row["test"] = float(right[name].mean())
+    searched = max(
+        (name for name in rows if name != REFERENCE),
+        key=lambda name: (rows[name]["validation"], -rows[name]["cost"]),
+    )
+    difference = right[searched].astype(float) - right[REFERENCE]
+    low, high = bootstrap_interval(difference)
+    better = searched if low > 0 else REFERENCE if high < 0 else None
+    cheaper = min((searched, REFERENCE), key=lambda name: rows[name]["cost"])
+    return dict(
+        chosen=better or cheaper, searched=searched, networks=dict(rows),
+        difference=float(difference.mean()), interval=[low, high],
+        as_good=better is None, num_test_clips=len(difference),
+    )  # fmt: skip
+
+
+def bootstrap_interval(differences: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the mean of paired differences, by the percentiles of
+    resampled means (Efron, 1979)."""
+    generator = np.random.default_rng(0)
+    draws = generator.choice(differences, (DRAWS, len(differences))).mean(axis=1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def summary(result: dict[str, Any], show: Callable[[float], str], out: Path) -> str:
+    """The table of the networks, what was chosen and why, and the next commands."""
+    lines = ["", "| network | cost | validation | test |", "| --- | --- | --- | --- |"]
+    for name, row in result["networks"].items():
+        cells = [f"**{name}**" if name == result["chosen"] else name]
+        cells += [show(row["cost"])]
+        cells += [f"{row[key]:.1%}" for key in ("validation", "test")]
+        lines.append(f"| {' | '.join(cells)} |")
+    low, high = result["interval"]
+    verdict = "the better one"
+    if result["as_good"]:
+        verdict = "one is as good as the other, so the cheaper one"
+    folder = shlex.quote(str(out))
+    lines += [
+        f"\n{result['searched']} is {result['difference']:+.1%} from the hand-made "
+        f"{REFERENCE} on {result['num_test_clips']} test clips (95 % interval "
+        f"{low:+.1%} to {high:+.1%}): {verdict} is handed over, {result['chosen']}.",
+    ]
+    if ms := result.get("measured_ms"):
+        budget = show(result["budget"])
+        lines.append(f"model.onnx takes {show(ms)} here; the budget is {budget}.")
+    lines += [
+        "\nNext:",
+        f"  pvnas predict {folder} VIDEO           # classes of a new video",
+        f"  pvnas predict {folder} VIDEO --onnx    # the same without PyTorch",
+        f"  pvnas test {folder}/config.py {folder}/checkpoint.pth",
+        f"  {folder}/report.html                   # for a browser",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,104 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Verbs that are called once each in a folder, with a line about how far they are."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from mmengine.logging import MessageHub
+
+from ..space.genotype import write_atomically
+from .commands import call
+
+SECONDS_PER_LINE = 30
+
+
+class Steps:
+    """Steps of one or more verbs. One that has ended leaves a file in ``work/done``.
+
+    Args:
+        out: Folder of ``commands.sh``, the commands, and of ``fit.log``, what they
+            print.
+
+    Attributes:
+        seconds: How long each step is expected to take, where that was estimated.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.done = out, out / "work" / "done"
+        self.seconds: dict[str, float] = {}
+        self._gone = 0.0  # of these, in steps that this process has done
+        self._started = self._told = time.monotonic()
+
+    def expect(self, seconds: dict[str, float]) -> int:
+        """Start to count; minutes that the steps not yet done are expected to take."""
+        self.seconds = {k: v for k, v in seconds.items() if not self.is_done(k)}
+        self._started = time.monotonic()
+        return max(1, round(sum(self.seconds.values()) / 60))
+
+    def run(
+        self, name: str, title: str, *calls: tuple[str, list], mark: bool = True
+    ) -> None:
+        """Call some verbs with their arguments, unless that was done before."""
+        if self.is_done(name):
+            return
+        print(f"{title} ...", flush=True)
+        terminal, self._told = sys.stdout, time.monotonic()
+        log = _Log(self.out / "fit.log", lambda: self._tell(name, terminal))
+        for verb, argv in calls:
+            command = shlex.join(["pvnas", verb, *map(str, argv)])
+            file = self.out / "commands.sh"
+            known = file.read_text(encoding="utf-8") if file.is_file() else ""
+            if f"{command}\n" not in known:
+                write_atomically(file, known + command + "\n")
+            log.write(f"$ {command}\n")
+            with contextlib.redirect_stdout(log):
+                call(verb, argv)
+            gc.collect()  # a runner is a cycle of references
+        self._gone += self.seconds.get(name, 0.0)
+        if mark:
+            self.mark(name)
+
+    def is_done(self, name: str) -> bool:
+        """Whether a step has ended."""
+        return (self.done / name).is_file()
+
+    def mark(self, name: str) -> None:
+        """Put down that a step has ended."""
+        write_atomically(self.done / name, time.strftime("%F %T\n"))
+
+    def _tell(self, name: str, terminal: TextIO) -> None:
+        """Say, now and then, how far a search or a training is."""
+        now, hub = time.monotonic(), MessageHub.get_current_instance()
+        step, most = (hub.get_info(key, 0) for key in ("iter", "max_iters"))
+        if now - self._told < SECONDS_PER_LINE or not most or name not in self.seconds:
+            return
+        self._told = now
+        minutes = (now - self._started) / 60
+        # The estimate, corrected by how long its part so far took.
+        gone = self._gone + self.seconds[name] * step / most
+        share = gone / sum(self.seconds.values())
+        about = f" of about {minutes / share:.0f}" if share > 0.02 else ""
+        text = f"  step {step} of {most}; {minutes:.0f}{about} minutes gone"
+        print(text, file=terminal, flush=True)
+
+
+class _Log(io.TextIOBase):
+    """A file as a stream that says when something was written."""
+
+    def __init__(self, path: Path, written: Callable[[], None]) -> None:
+        self.path, self.written = path, written
+
+    def write(self, text: str) -> int:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(text)
+        self.written()
+        return len(text)

@@ -1,0 +1,139 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Fit a latency table to whole networks, and see how well it predicts others.
+
+A sum of medians is not the time of a network: readings are skewed, each piece that runs
+alone has an overhead, and a search prefers the candidates whose readings came out low.
+:func:`calibrate` scales a table to the times of whole networks that were drawn with
+that preference, and adds a margin, so that a budget holds for most networks.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..space.latency_table import LatencyTable
+from .latency import Networks, Track, measure_networks
+
+# Standard deviations of a network's time about the table's, which the table adds.
+MARGIN = 2.0
+# Price of a network's time, in the draw of whole networks, from 0 to this: from any
+# network to one near the quickest.
+MAX_PRICE = 3.0
+NUM_OVERHEADS = 41
+
+
+def calibrate_and_check(
+    table: LatencyTable, networks: Networks, number: int, track: Track = iter
+) -> LatencyTable:
+    """Fit a table to whole networks, and compare it with others.
+
+    All of them are measured in turn, so that a load that comes and goes falls on those
+    of the fit and those of the check alike.
+
+    Args:
+        table: The table as measured.
+        networks: The networks of its space.
+        number: Networks to fit, and as many others to check.
+        track: Wrapped around the sequence of runs, to show progress. Default: nothing.
+
+    Returns:
+        The table of :func:`calibrate`, whose ``setting["check"]`` holds ``networks``,
+        rows of ``indices``, ``predicted_ms`` and ``measured_ms``, and
+        :func:`prediction_errors` of them.
+    """
+    generator = random.Random(networks.config.seed + 1)
+    drawn = draw_networks(table, 2 * number, generator)
+    measured = measure_networks(networks, drawn, generator, track)
+    table = calibrate(table, compare(table, drawn[::2], measured[::2]))
+    rows = compare(table, drawn[1::2], measured[1::2])
+    check = dict(prediction_errors(rows), networks=rows)
+    return replace(table, setting=dict(table.setting, check=check))
+
+
+def draw_networks(
+    table: LatencyTable, number: int, generator: random.Random
+) -> list[tuple[int, ...]]:
+    """Random networks, from any to near the quickest: candidates of a layer with
+    probability exp(-price * ms), as where a search weighs them against a budget."""
+    unit = statistics.mean(map(statistics.pstdev, table.layer_ms))
+    drawn = []
+    for step in range(number):
+        price = MAX_PRICE * step / (number - 1) / unit
+        weights = [[math.exp(-price * ms) for ms in row] for row in table.layer_ms]
+        rows = (generator.choices(range(len(row)), row)[0] for row in weights)
+        drawn.append(tuple(rows))
+    return drawn
+
+
+def compare(
+    table: LatencyTable, networks: Sequence[Sequence[int]], measured: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Rows of ``indices``, ``predicted_ms`` and ``measured_ms``, one per network."""
+    return [
+        dict(indices=list(indices), predicted_ms=table.predict(indices), measured_ms=ms)
+        for indices, ms in zip(networks, measured, strict=True)
+    ]
+
+
+def calibrate(table: LatencyTable, rows: Sequence[dict[str, Any]]) -> LatencyTable:
+    """The table that fits measured networks, with a margin.
+
+    Each reading is lessened by the overhead of a piece that runs alone, and scaled:
+    overhead and scale of the least squared relative error. The margin is :data:`MARGIN`
+    standard deviations of that error.
+
+    Args:
+        table: The table as measured.
+        rows: What :func:`compare` gave; three or more.
+
+    Returns:
+        A table whose ``setting["calibration"]`` holds ``overhead_ms``, ``scale``,
+        ``margin``, a share, and ``networks``, the rows.
+    """
+    measured = np.array([row["measured_ms"] for row in rows])
+    most = statistics.mean(map(min, table.layer_ms))
+    fits = []
+    for overhead in np.linspace(0, most, NUM_OVERHEADS).tolist():
+        lessened = _lessened(table, overhead)
+        ratios = [lessened.predict(row["indices"]) for row in rows] / measured
+        scale = float(ratios.sum() / (ratios**2).sum())
+        error = float(((scale * ratios - 1) ** 2).sum())
+        fits.append((error, overhead, scale, lessened))
+    error, overhead, scale, lessened = min(fits, key=lambda fit: fit[0])
+    margin = MARGIN * math.sqrt(error / (len(rows) - 2))
+    total = scale * (1 + margin)
+    facts = dict(overhead_ms=overhead, scale=scale, margin=margin, networks=[*rows])
+    return replace(
+        table,
+        fixed_ms=total * lessened.fixed_ms,
+        layer_ms=[[total * ms for ms in row] for row in lessened.layer_ms],
+        setting=dict(table.setting, calibration=facts),
+    )
+
+
+def _lessened(table: LatencyTable, overhead: float) -> LatencyTable:
+    """A table without an overhead of each layer, of the stem and of the head."""
+    return replace(
+        table,
+        fixed_ms=max(table.fixed_ms - 2 * overhead, 0.0),
+        layer_ms=[[max(ms - overhead, 0.0) for ms in row] for row in table.layer_ms],
+    )
+
+
+def prediction_errors(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Median and 90th percentile of abs(predicted - measured) / measured over networks,
+    and the number of those that take no longer than predicted."""
+    errors = np.array([row["predicted_ms"] / row["measured_ms"] - 1 for row in rows])
+    p90 = np.percentile(abs(errors), 90, method="inverted_cdf")
+    return dict(
+        median_error=float(np.median(abs(errors))),
+        p90_error=float(p90),
+        num_within=int((errors >= 0).sum()),
+    )
