@@ -1,36 +1,80 @@
 #!/usr/bin/env python
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Measure how long models take, ours next to those of MMAction2's zoo.
+"""Measure how long networks take, ours next to those of MMAction2's zoo.
 
-python tools/benchmark.py --small
-python tools/benchmark.py PV-NAS-S TSM-R50 Mine=CONFIG.py --threads 1 --out DIR
+    python tools/benchmark.py --small
+    python tools/benchmark.py PV-NAS-S TSM-R50 Mine=CONFIG.py --threads 1 --out DIR
+
+Times of a shared machine drift. So the networks take turns: every round measures each
+of them, and a ratio compares two networks of the same round.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import json
 import shlex
+import statistics
 import sys
 import warnings
-from dataclasses import fields
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from mmengine.config import Config
+import torch
+import torch.nn.functional as F
+from torch.utils.benchmark import Timer
 from tqdm import tqdm
 
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_checks import check_one_network
 from pvnas_mmaction.apis.config_files import load_config
-from pvnas_mmaction.profiling import zoo
-from pvnas_mmaction.profiling.clock import DTYPES
+from pvnas_mmaction.models.recognizers import (
+    build_recognizer,
+    count_macs,
+    count_params,
+    fold_batch_norm,
+    logits,
+    settle_batch_norm,
+    view_of,
+)
+from pvnas_mmaction.profiling.clock import check_measurement, machine_facts
 from pvnas_mmaction.space.checks import wrong
+
+ZOO = {
+    "TSM-R50": "tsm/tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_",
+    "TSM-MobileNetV2": "tsm/tsm_imagenet-pretrained-mobilenetv2_8xb16-1x1x8-100e_",
+    "X3D-S": "x3d/x3d_s_13x6x1_facebook-",
+    "X3D-M": "x3d/x3d_m_16x5x1_facebook-",
+    "SlowOnly-R50": "slowonly/slowonly_r50_8xb16-8x8x1-256e_",
+    "C2D-R50": "c2d/c2d_r50-in1k-pre_8xb32-8x8x1-100e_",
+    "R(2+1)D-34": "r2plus1d/r2plus1d_r34_8xb8-8x8x1-180e_",
+    "TANet-R50": "tanet/tanet_imagenet-pretrained-r50_8xb8-dense-1x1x8-100e_",
+    "SlowFast-R50": "slowfast/slowfast_r50_8xb8-8x8x1-256e_",
+    "Swin-T": "swin/swin-tiny-p244-w877_in1k-pre_8xb8-amp-32x2x1-30e_",
+    "UniFormer-S": "uniformer/uniformer-small_imagenet1k-pre_16x4x1_",
+    "MViTv2-S": "mvit/mvit-small-p244_32xb16-16x4x1-200e_",
+    "TIN-R50": "tin/tin_kinetics400-pretrained-tsm-r50_1x1x8-50e_",
+}
+OURS = {
+    "PV-NAS-S": "pvnas-s_retrain_8xb16-8x8x1-50e",
+    "PV-NAS-L": "pvnas-l_retrain_8xb8-8x8x1-50e",
+    "PV-NAS-M": "pvnas-m_retrain_8xb8-16x4x1-50e",
+}
+CONFIGS = {
+    **{k: f"pvnas_mmaction::pvnas/{v}_kinetics400-rgb.py" for k, v in OURS.items()},
+    **{k: f"mmaction::recognition/{v}kinetics400-rgb.py" for k, v in ZOO.items()},
+}
+KINDS = ("inference", "training")
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"Names that need no config: {', '.join(zoo.DEFAULT)}.",
+        epilog=f"Names that need no config: {', '.join(CONFIGS)}.",
     )
     add = parser.add_argument
     add(
@@ -42,68 +86,170 @@ def parse_args() -> argparse.Namespace:
     )
     add("--device", default="cpu", help="cpu (default) or cuda")
     add("--threads", type=int, help="CPU threads; default: PyTorch's")
-    add("--dtype", choices=DTYPES, default="float32", help="default: float32")
     add("--batch-size", type=int, default=1, help="views per run; default: 1")
     add("--no-train", dest="train", action="store_false", help="inference alone")
     add("--rounds", type=int, default=5, help="default: 5")
     add("--seconds", type=float, default=2, help="per model, round, kind; default: 2")
     add("--small", action="store_true", help="a quick look: 64x64 pixels, two rounds")
     add("--out", metavar="DIR", help="write benchmark.md and benchmark.json here")
-    parser.set_defaults(crop=None)
-    return parser.parse_args()
-
-
-def read_settings(args: argparse.Namespace) -> zoo.Settings:
-    """The settings that the options ask for."""
-    values = {field.name: getattr(args, field.name) for field in fields(zoo.Settings)}
+    args = parser.parse_args()
     if args.small:
-        values.update(rounds=2, seconds=0.1, crop=64)
-    return zoo.Settings(**values)
+        args.rounds, args.seconds = 2, 0.1
+    args.threads = args.threads or torch.get_num_threads()
+    counts = {key: getattr(args, key) for key in ("rounds", "batch_size", "threads")}
+    check_measurement(args.device, "float32", counts)
+    return args
 
 
 def read_models(texts: list[str]) -> dict[str, str]:
     """Name -> config of each ``NAME``, ``CONFIG`` or ``NAME=CONFIG``."""
     models: dict[str, str] = {}
-    for text in texts:
+    for text in texts or CONFIGS:
         name, separator, config = text.partition("=")
         if not separator:
-            config = zoo.DEFAULT.get(text, text)
-            name = text if text in zoo.DEFAULT else Path(text.split("::")[-1]).stem
+            config = CONFIGS.get(text, text)
+            name = text if text in CONFIGS else Path(text.split("::")[-1]).stem
         if name in models:
-            got = f"{name!r} twice"
-            raise wrong("models", "each name once", got, "use NAME=CONFIG")
+            hint = "use NAME=CONFIG"
+            raise wrong("models", "each name once", f"{name!r} twice", hint)
         models[name] = config
     return models
 
 
-def load_network(name: str) -> Config:
-    """Read the config of one network."""
-    config = load_config(name)
+def prepare(result: dict, args: argparse.Namespace) -> Iterator[Callable[[], None]]:
+    """Build a model and count its cost; gives its runs, of :data:`KINDS`."""
+    config = load_config(result["config"])
     check_one_network(config)
-    return config
+    view, model = view_of(config), build_recognizer(config).eval()
+    if args.small:
+        view = replace(view, height=64, width=64)
+    x = view.random_input(1)
+    settle_batch_norm(model, x)
+    result |= dict(view=str(view), params=count_params(model))
+    result["macs"] = count_macs(model, x)
+    x = view.random_input(args.batch_size).to(args.device)
+    trained = copy.deepcopy(model).to(args.device)
+    trained.train()  # those of TSM give no model back
+    result["folded"] = fold_batch_norm(model)
+    model.to(args.device)
+
+    @torch.inference_mode()
+    def infer() -> None:
+        logits(model, x)
+
+    def train() -> None:
+        scores = logits(trained, x)
+        F.cross_entropy(scores, scores.argmin(1)).backward()
+        trained.zero_grad(set_to_none=True)
+
+    return iter([infer, train][: 1 + args.train])
+
+
+def measure(models: dict[str, str], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Milliseconds of a run in every round, by model and kind of run.
+
+    A model that fails has its reason in ``error``; the others go on.
+    """
+    results = [dict(name=name, config=path) for name, path in models.items()]
+    subjects = []
+    for result in results:
+        result |= dict(error="", inference=[], training=[])
+        try:
+            for kind, run in zip(KINDS, prepare(result, args), strict=False):
+                run()
+                timer = Timer("run()", globals=dict(run=run), num_threads=args.threads)
+                subjects.append((result, kind, timer))
+        except Exception as error:
+            result["error"] = _line(error)
+    with tqdm(total=args.rounds * len(subjects), disable=None, leave=False) as bar:
+        for _ in range(args.rounds):
+            for result, kind, timer in subjects:
+                bar.set_description(result["name"])
+                bar.update()
+                if not result["error"]:
+                    try:
+                        seconds = timer.blocked_autorange(min_run_time=args.seconds)
+                        result[kind].append(1e3 * seconds.median)
+                    except Exception as error:
+                        result["error"] = _line(error)
+    return results
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def add_figures(results: list[dict[str, Any]]) -> str | None:
+    """Add medians, and ratios to the first model of the zoo that was measured in full,
+    or else to the first model that was; gives its name."""
+    whole = [r for r in results if r["inference"] and not r["error"]]
+    base = next((r for r in whole if r["name"] in ZOO), (whole or [None])[0])
+    for result in results:
+        for kind in KINDS:
+            pairs = zip(result[kind], base[kind] if base else [], strict=False)
+            if ratios := [one / other for one, other in pairs]:
+                result[f"{kind}_ms"] = statistics.median(result[kind])
+                result[f"{kind}_ratio"] = statistics.median(ratios)
+    return base and base["name"]
+
+
+def to_markdown(data: dict[str, Any]) -> str:
+    """The table, with the setting above it and failed models below."""
+    setting, machine = data["settings"], data["machine"]
+    ratio = f"x {data['baseline']}"
+    columns = [
+        ("view", "view", "{}", 1),
+        ("GMACs", "macs", "{:.2f}", 1e-9),
+        ("params (M)", "params", "{:.2f}", 1e-6),
+        ("ms", "inference_ms", "{:.1f}", 1),
+        (ratio, "inference_ratio", "{:.2f}", 1),
+        ("train ms", "training_ms", "{:.1f}", 1),
+        (ratio, "training_ratio", "{:.2f}", 1),
+    ]
+    rows = [["model", *(title for title, *_ in columns)]]
+    rows.append(["---", *["---:"] * len(columns)])
+    for result in data["results"]:
+        cells = [result["name"] + (" *" if result.get("folded") else "")]
+        for _, key, form, scale in columns:
+            cells.append(form.format(result[key] * scale) if key in result else "")
+        rows.append(cells)
+    lines = [
+        f"`{data['command']}`\n",
+        f"{machine.get('gpu') or machine['processor']}, {setting['threads']} CPU "
+        f"threads, torch {machine['torch']}, batch size {setting['batch_size']}.\n",
+        "One view is frames x height x width, one crop. MACs are those of "
+        "convolutions, fully connected layers and attention products. Times are "
+        f"medians over {setting['rounds']} rounds in which the models take turns; a "
+        "training step is forward and backward. Weights are random. Models marked * "
+        "run inference with batch normalisation folded into their convolutions.\n",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    failed = [f"- {r['name']}: {r['error']}" for r in data["results"] if r["error"]]
+    if failed:
+        lines += ["\nNot measured, or not in full:\n", *failed]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     args = parse_args()
     warnings.filterwarnings("ignore")
-    settings = read_settings(args)
-    models = read_models(args.models or list(zoo.DEFAULT))
+    models = read_models(args.models)
     if args.out is not None:
         cli.make_out_folder(args.out)
-    total = len(models) * (1 + settings.rounds * (1 + settings.train))
-    with tqdm(total=total, disable=None, leave=False) as bar:
-
-        def advance(name: str) -> None:
-            bar.set_description(name)
-            bar.update()
-
-        results = zoo.measure(models, load_network, settings, advance)
-    command = shlex.join(["tools/benchmark.py", *sys.argv[1:]])
-    data = zoo.add_figures(results, settings, command)
-    print(zoo.to_markdown(data))
+    results = measure(models, args)
+    data = dict(
+        command=shlex.join(["tools/benchmark.py", *sys.argv[1:]]),
+        machine=machine_facts(args.device),
+        settings=vars(args),
+        baseline=add_figures(results),
+        results=results,
+    )
+    text = to_markdown(data)
+    print(text)
     if args.out is not None:
-        print("Wrote " + ", ".join(map(str, zoo.save(data, Path(args.out)))))
-    if not any(r["inference_ms"] or r["training_ms"] for r in results):
+        Path(args.out, "benchmark.md").write_text(text, encoding="utf-8")
+        Path(args.out, "benchmark.json").write_text(json.dumps(data), encoding="utf-8")
+    if data["baseline"] is None:
         raise wrong("models", "one that can be measured", "the errors given above")
 
 
