@@ -1,24 +1,16 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What the installed MMAction2, mmengine and torch lack to work together.
 
-==========================================  ==========================================
-gap                                         fix
-==========================================  ==========================================
-the mmaction2 1.2.0 wheel lacks             stand-in module whose DRN class explains
-``mmaction.models.localizers.drn``          itself when built
-``mmaction.utils.dependency`` imports       stand-in that is the standard library's
-``importlib_metadata``                      ``importlib.metadata``
-mmengine imports ``pkg_resources``,         stand-in with the names that mmengine uses;
-which setuptools 81 and later lack and      that warning, and mmcv-lite's of a layer
-earlier ones warn of                        that it lacks, are not shown
-``torch.load`` reads weights only, and      the types in question become safe globals;
-mmengine's checkpoints hold more            ``weights_only`` stays as it is
-mmengine resolves ``package::path``         this package is added to its list
-for the packages that it lists
-==========================================  ==========================================
+- The mmaction2 1.2.0 wheel lacks ``mmaction.models.localizers.drn``: a stand-in whose
+  class DRN explains itself when built.
+- mmengine imports ``pkg_resources``, which setuptools 81 and later lack and earlier
+  ones warn of: ``_standins/`` stands last in ``sys.path``, with the names that mmengine
+  uses; that warning, and mmcv-lite's of a layer that it lacks, are not shown.
+- ``torch.load`` reads weights only, and mmengine's checkpoints hold more: those types
+  become safe globals; ``weights_only`` stays as it is.
+- mmengine resolves ``package::path`` for the packages that it lists: this one is added.
 
-A stand-in is found by an importer at the very end of ``sys.meta_path``: Python asks
-it only after every other way has failed, so an install without the gap never sees it.
+An install without a gap never sees what fills it.
 """
 
 from __future__ import annotations
@@ -27,23 +19,15 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
 from importlib import metadata
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
+from typing import Any, NoReturn
 
 _PACKAGE = __name__.partition(".")[0]
-_DRN = "mmaction.models.localizers.drn"
-STANDINS = {
-    _DRN: "__init__.py",
-    f"{_DRN}.drn": "drn.py",
-    "importlib_metadata": "importlib_metadata.py",
-    "pkg_resources": "pkg_resources.py",
-}
+_DRN = "mmaction.models.localizers.drn.drn"
 
 
 # What no requirement of this package may bring, as it may be there in another build:
@@ -75,32 +59,30 @@ def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
-class StandInFinder(MetaPathFinder):
-    """Finds the modules of :data:`STANDINS` where no other finder found one."""
+class DRN:
+    """Stands in for MMAction2's localizer, which ``mmaction.models`` imports whether it
+    is used or not."""
 
-    def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None = None,
-        target: ModuleType | None = None,
-    ) -> ModuleSpec | None:
-        """The import protocol: a spec for a stand-in, else None."""
-        if fullname not in STANDINS:
-            return None
-        file = STANDINS[fullname]
-        return spec_from_file_location(
-            fullname,
-            Path(__file__).parent / "_standins" / file,
-            submodule_search_locations=[] if file == "__init__.py" else None,
+    def __init__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise ImportError(
+            f"DRN: the installed mmaction2 wheel lacks {_DRN}. Install MMAction2 from "
+            "source: pip install git+https://github.com/open-mmlab/mmaction2.git"
         )
 
 
 def supply_missing_modules() -> None:
-    """Put a :class:`StandInFinder` last in ``sys.meta_path``, once."""
-    if not any(isinstance(finder, StandInFinder) for finder in sys.meta_path):
-        sys.meta_path.append(StandInFinder())
+    """Make the stand-ins importable, after all that is installed."""
+    folder = str(Path(__file__).parent / "_standins")
+    if folder not in sys.path:
+        sys.path.append(folder)
     for text in ("pkg_resources is deprecated", "Fail to import ``MultiScaleDeform"):
         warnings.filterwarnings("ignore", text, UserWarning)
+    found = find_spec("mmaction")
+    if found is not None and found.origin is not None:
+        parts = _DRN.split(".")[1:]
+        if not Path(found.origin).parent.joinpath(*parts).with_suffix(".py").is_file():
+            sys.modules[_DRN] = ModuleType(_DRN)
+            sys.modules[_DRN].DRN = DRN  # type: ignore[attr-defined]
 
 
 def history_buffer_statistic(owner: type, name: str) -> object:
@@ -123,16 +105,12 @@ def history_buffer_statistic(owner: type, name: str) -> object:
 
 
 def checkpoint_globals() -> list[object]:
-    """What a checkpoint of mmengine's ``Runner`` names in addition to tensors.
+    """What a checkpoint of mmengine's ``Runner`` names in addition to tensors, for
+    ``torch.serialization.add_safe_globals``.
 
-    Its message hub holds one ``HistoryBuffer`` per logged value: two numpy arrays of
-    float64, int64 or bool, and the names of its statistics. The best score may be a
-    numpy scalar. The functions of numpy that rebuild them are listed under both of
-    their module names, since numpy 2 moved ``numpy.core`` and checkpoints written
-    before hold the old name.
-
-    Returns:
-        Entries for ``torch.serialization.add_safe_globals``.
+    Its message hub holds one ``HistoryBuffer`` per logged value: two numpy arrays, and
+    the names of its statistics. The best score may be a numpy scalar. numpy 2 moved
+    ``numpy.core``, and checkpoints written before hold the old name.
     """
     import numpy as np
     from mmengine.logging import HistoryBuffer
@@ -147,20 +125,6 @@ def checkpoint_globals() -> list[object]:
         entries.append((reconstruct, f"{package}.multiarray._reconstruct"))
         entries.append((scalar, f"{package}.multiarray.scalar"))
     return entries
-
-
-def allow_checkpoint_types() -> None:
-    """Let ``torch.load`` read what mmengine writes, with ``weights_only`` on."""
-    from torch import serialization
-
-    serialization.add_safe_globals(checkpoint_globals())
-
-
-def allow_package_configs() -> None:
-    """Let mmengine resolve ``pvnas_mmaction::pvnas/...`` to the shipped configs."""
-    from mmengine.config import utils
-
-    utils.MODULE2PACKAGE.setdefault(_PACKAGE, _PACKAGE)
 
 
 def package_file(name: str | os.PathLike[str]) -> Path:
@@ -189,5 +153,8 @@ def apply() -> None:
     """Apply every fix whose packages are installed. Applying twice is harmless."""
     supply_missing_modules()
     if find_spec("mmengine") is not None and find_spec("torch") is not None:
-        allow_checkpoint_types()
-        allow_package_configs()
+        from mmengine.config import utils
+        from torch import serialization
+
+        serialization.add_safe_globals(checkpoint_globals())
+        utils.MODULE2PACKAGE.setdefault(_PACKAGE, _PACKAGE)

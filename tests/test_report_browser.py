@@ -14,7 +14,6 @@ from test_report_predictions import clips, dump
 
 from pvnas_mmaction.report.data import read_work_dirs
 from pvnas_mmaction.report.page import Report
-from pvnas_mmaction.report.predictions import for_trainings
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 if not (shutil.which("chromium") and shutil.which("chromedriver")):
@@ -37,9 +36,8 @@ def pages(tmp_path_factory) -> dict[str, Path]:
                   empty=[base / "empty"])  # fmt: skip
     paths = {}
     for name, folders in groups.items():
-        runs = read_work_dirs(folders)
         paths[name] = base / f"{name}.html"
-        paths[name].write_text(Report(runs, for_trainings(runs)).render())
+        paths[name].write_text(Report(read_work_dirs(folders)).render())
     return paths
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from report_runs import genotype
 from pvnas_mmaction.models.pvnas_net import PVNASNet
 from pvnas_mmaction.report.drawing import family_colors, network_plot
 from pvnas_mmaction.report.layers import layer_rows, temporal_reach, total
-from pvnas_mmaction.report.plot import figure_array, figure_bytes, save_figure
+from pvnas_mmaction.report.plot import figure_bytes, save_figure
 from pvnas_mmaction.space.cost import network_cost
 from pvnas_mmaction.space.genotype import parse_genotype
 
@@ -77,9 +78,9 @@ def test_a_drawing_names_blocks_stages_and_parts():
 
 def test_a_picture_shows_the_colors_of_its_blocks(tmp_path):
     plot = network_plot(rows_of(MIXED), "a title")
-    image = figure_array(plot)
-    assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-    colors = {f"#{r:02X}{g:02X}{b:02X}" for r, g, b in image.reshape(-1, 3)}
+    data = np.frombuffer(figure_bytes(plot, ".png"), np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    colors = {f"#{r:02X}{g:02X}{b:02X}" for b, g, r in image.reshape(-1, 3)}
     assert {family_colors()[name] for name in ("ts", "mb3d", "rb")} < colors
     heads = dict(png=b"\x89PNG", svg=b"<svg", pdf=b"%PDF")
     for kind, head in heads.items():
@@ -88,4 +89,4 @@ def test_a_picture_shows_the_colors_of_its_blocks(tmp_path):
     with pytest.raises(ValueError, match=r"a.bmp: expected .* .png, .svg.*got '.bmp'"):
         save_figure(plot, tmp_path / "a.bmp")
     # The same figure gives the same file.
-    assert figure_bytes(plot, "svg") == (tmp_path / "deep/a.svg").read_bytes()
+    assert figure_bytes(plot, ".svg") == (tmp_path / "deep/a.svg").read_bytes()

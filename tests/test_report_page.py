@@ -15,7 +15,6 @@ from test_report_predictions import clips, dump
 from pvnas_mmaction.report.data import read_work_dirs
 from pvnas_mmaction.report.layers import format_count
 from pvnas_mmaction.report.page import Report, latency_of, read_table
-from pvnas_mmaction.report.predictions import for_trainings
 from pvnas_mmaction.space.cost import network_cost
 from pvnas_mmaction.space.genotype import parse_genotype
 from pvnas_mmaction.space.latency_table import LatencyTable
@@ -30,8 +29,7 @@ def no_library():
 
 
 def render(*paths, table=None, **settings) -> str:
-    runs = read_work_dirs(paths)
-    return Report(runs, for_trainings(runs), table).render(**settings)
+    return Report(read_work_dirs(paths), table).render(**settings)
 
 
 def text_of(page: str) -> str:

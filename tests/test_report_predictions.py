@@ -81,7 +81,6 @@ def test_a_pickle_can_run_nothing(tmp_path, inside):
     "data",
     [[], {"a": 1}, [3], [{"pred_score": torch.zeros(4)}],
      [dict(gt_label=torch.tensor([1, 2]), pred_score=torch.zeros(4))],
-     [dict(gt_label=torch.tensor([-1]), pred_score=torch.zeros(4))],
      [dict(gt_label=torch.tensor([1]), pred_score={"a": torch.zeros(4)})], None],
 )  # fmt: skip
 def test_what_is_no_dump_is_named(tmp_path, data):

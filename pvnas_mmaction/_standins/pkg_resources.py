@@ -1,48 +1,20 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Stands in for ``pkg_resources``, which setuptools dropped after release 80.
+"""Stands in for ``pkg_resources``, which setuptools dropped after release 80, as far as
+mmengine uses it: to find the folder of an installed package (``mmaction::...``)."""
 
-mmengine uses it to find the folder of an installed package (``_base_ =
-'mmaction::...'``) and asks for nothing but the names here.
-"""
+from importlib.metadata import PackageNotFoundError as DistributionNotFound
+from importlib.metadata import distribution
+from types import SimpleNamespace
 
-from __future__ import annotations
-
-from importlib import metadata
-from typing import NoReturn
+__all__ = ["DistributionNotFound", "get_distribution"]
 
 
-class DistributionNotFound(Exception):
-    """No distribution of that name is installed."""
-
-
-class Distribution:
-    """An installed distribution, as far as mmengine looks at one."""
-
-    def __init__(self, distribution: metadata.Distribution) -> None:
-        self.project_name: str = distribution.metadata["Name"]
-        self.location = str(distribution.locate_file(""))
-        self.get_metadata = distribution.read_text
-
-    def has_metadata(self, name: str) -> bool:
-        return self.get_metadata(name) is not None
-
-
-def get_distribution(dist: str) -> Distribution:
-    """Find an installed distribution by its name; case, ``-`` and ``_`` do not matter.
-
-    Raises:
-        DistributionNotFound: If it is not installed.
-    """
-    try:
-        return Distribution(metadata.distribution(dist))
-    except metadata.PackageNotFoundError as error:
-        raise DistributionNotFound(
-            f"The {dist!r} distribution was not found"
-        ) from error
-
-
-def __getattr__(name: str) -> NoReturn:
-    raise AttributeError(
-        f"pkg_resources.{name}: pkg_resources is not installed, and its stand-in "
-        "holds only what mmengine needs. For the real one: pip install 'setuptools<81'"
+def get_distribution(dist: str) -> SimpleNamespace:
+    """An installed distribution by its name, or DistributionNotFound."""
+    found = distribution(dist)
+    return SimpleNamespace(
+        project_name=found.metadata["Name"],
+        location=str(found.locate_file("")),
+        has_metadata=lambda name: found.read_text(name) is not None,
+        get_metadata=found.read_text,
     )

@@ -38,28 +38,18 @@ def family_colors() -> dict[str, str]:
     return {name: PALETTE[i % len(PALETTE)] for i, name in families}
 
 
-def most_expensive_layer(networks: Sequence[Sequence[LayerRow]]) -> int:
-    """MACs of the most expensive layer of several networks, at least 1."""
-    return max([1, *(row.macs or 0 for rows in networks for row in _drawn(rows))])
-
-
-def frames_high(rows: Sequence[LayerRow], least: int = 5) -> int:
-    """Largest temporal kernel among the convolutions, in frames."""
-    return max([least, *(c.kernel[0] for row in rows for c in row.layout.convolutions)])
-
-
 def network_plot(
-    rows: Sequence[LayerRow], title: str = "", widest_macs: int = 0, frames: int = 0
+    rows: Sequence[LayerRow], title: str = "", among: Sequence[Sequence[LayerRow]] = ()
 ) -> Plot:
-    """Draw a network. Networks that are to be compared get the same ``widest_macs``,
-    which fill a slot, and the same ``frames`` of height; by default they are its own.
-    """
+    """Draw a network. Networks that are to be compared get the same scale by ``among``,
+    the rows of all of them; default: the network alone."""
     rows = _drawn(rows)
-    widest_macs = widest_macs or most_expensive_layer([rows])
-    frames = frames or frames_high(rows)
+    others = [row for network in among or [rows] for row in _drawn(network)]
+    widest_macs = max([1, *(row.macs or 0 for row in others)])
+    frames = max([5, *map(_frames, others)])
     top, bottom = frames / 2 + TITLE_FRAMES, -frames / 2 - LABEL_FRAMES
-    squeezed = [
-        dict(x=i + 0.5, y=frames_high([row], least=1) / 2 + 0.4)
+    dots = [
+        dict(x=i + 0.5, y=_frames(row) / 2 + 0.4)
         for i, row in enumerate(rows)
         if any(isinstance(part, SqueezeExcitation) for part in row.layout.parts)
     ]
@@ -72,47 +62,42 @@ def network_plot(
         bottom=bottom,
         frames=frames,
         slots=[_slot(i, row) for i, row in enumerate(rows)],
-        slabs=[
-            slab for i, row in enumerate(rows) for slab in slabs(i, row, widest_macs)
-        ],
-        dots=squeezed,
+        slabs=[slab for i, r in enumerate(rows) for slab in _slabs(i, r, widest_macs)],
+        dots=dots,
         bands=_bands(rows),
     )
 
 
-def slabs(index: int, row: LayerRow, widest_macs: int) -> list[dict[str, Any]]:
+def _frames(row: LayerRow) -> int:
+    """Largest temporal kernel of a layer."""
+    return max([1, *(conv.kernel[0] for conv in row.layout.convolutions)])
+
+
+def _slabs(index: int, row: LayerRow, widest_macs: int) -> list[dict[str, Any]]:
     """Bars of one slot: from x to x2 in slots, from y to y2 in frames around 0."""
     color = family_colors().get(row.spec.family if row.spec else "", OTHER_COLOR)
-    size: Triple = row.in_shape[1:] if row.in_shape else (1, 1, 1)  # type: ignore
+    start: Triple = row.in_shape[1:] if row.in_shape else (1, 1, 1)  # type: ignore
 
     def width(conv: Conv, size: Triple) -> float:
         # Where costs are not known, all convolutions are alike.
         share = part_cost(conv, size).macs / widest_macs if row.in_shape else 0.2
         return max(NARROWEST, share * WIDEST)
 
-    bars = []  # width, frames (0 for a shift), fill
+    bars, size = [], start  # width, ends in frames, fill
     for part in row.layout.parts:
         if isinstance(part, Conv):
-            fill = color if part.groups == 1 else _pale(color)
-            bars.append((width(part, size), part.kernel[0], fill))
+            half, fill = part.kernel[0] / 2, color if part.groups == 1 else _pale(color)
+            bars.append((width(part, size), -half, half, fill))
         elif isinstance(part, Shift):
-            bars.append((3 * NARROWEST, 0, color))
+            bars += [(NARROWEST, i - 1.5, i - 0.5, color) for i in range(3)]
         size = out_shape(part, size)
     if isinstance(row.layout.shortcut, Conv):
-        start: Triple = row.in_shape[1:] if row.in_shape else (1, 1, 1)  # type: ignore
-        bars.append((width(row.layout.shortcut, start), 1, "#FFFFFF"))
-    x = index + 0.5 - sum(wide for wide, _, _ in bars) / 2
-    drawn = []
-    for wide, high, fill in bars:
-        places = [(x, x + wide, -high / 2, high / 2)]
-        if high == 0:
-            third = wide / 3
-            places = [(x + i * third, x + (i + 1) * third, i - 1.5, i - 0.5)
-                      for i in range(3)]  # fmt: skip
-        drawn += [
-            dict(x=left, x2=right, y=low + 0.1, y2=up - 0.1, fill=fill, stroke=color)
-            for left, right, low, up in places
-        ]
+        bars.append((width(row.layout.shortcut, start), -0.5, 0.5, "#FFFFFF"))
+    x, drawn = index + 0.5 - sum(wide for wide, *_ in bars) / 2, []
+    for wide, low, high, fill in bars:
+        drawn.append(
+            dict(x=x, x2=x + wide, y=low + 0.1, y2=high - 0.1, fill=fill, stroke=color)
+        )
         x += wide
     return drawn
 

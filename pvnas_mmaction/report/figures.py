@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,19 +33,17 @@ def thin(items: Sequence[Any], limit: int) -> list[Any]:
     return [items[round(i * step)] for i in range(limit)]
 
 
-def column(rows: Rows, key: str) -> list[float | None]:
-    """A field of every record; None where it is not there or no finite number."""
-    values = (row.get(key) for row in rows)
-    return [v if type(v) in (int, float) and math.isfinite(v) else None for v in values]
-
-
-def running_mean(values: Sequence[float | None]) -> list[float | None]:
-    """Mean of the last ten numbers up to each place; None before the first."""
-    recent: list[float] = []
+def column(rows: Rows, key: str, mean_of: int = 1) -> list[float | None]:
+    """A field of every record, or the mean of its last numbers up to there; None where
+    there is no finite number."""
+    recent: deque[float] = deque(maxlen=mean_of)
     means: list[float | None] = []
-    for value in values:
-        recent = recent if value is None else [*recent, value][-SMOOTHING:]
-        means.append(math.fsum(recent) / len(recent) if recent else None)
+    for row in rows:
+        is_number = math.isfinite(row.get(key, math.nan))
+        if is_number:
+            recent.append(row[key])
+        shown = is_number or (mean_of > 1 and recent)
+        means.append(math.fsum(recent) / len(recent) if shown else None)
     return means
 
 
@@ -73,27 +72,22 @@ def curves(
     """Columns (key, label, color) of records over their ``step``, as running means
     where ``smooth``; None where all are empty. ``settings`` are those of
     ``plots/curves.json.jinja``."""
-    columns = {key: column(rows, key) for key, _, _ in series}
-    if smooth:
-        columns = {key: running_mean(values) for key, values in columns.items()}
+    length = SMOOTHING if smooth else 1
+    columns = {key: column(rows, key, length) for key, _, _ in series}
     columns = {k: v for k, v in columns.items() if any(x is not None for x in v)}
     if not columns:
         return None
     period = "cycle" if "cycle" in rows[0] else "epoch"
-    places = [(r["step"], r[period] + 1 if period == "cycle" else r.get(period))
-              for r in rows]  # fmt: skip
+    first = int(period == "cycle")  # cycles count from 0
     values = [
-        {"step": step, period: number, **dict(zip(columns, numbers, strict=True))}
-        for (step, number), *numbers in zip(places, *columns.values(), strict=True)
-    ]
+        {"step": r["step"], period: r.get(period, 0) + first,
+         **{key: numbers[i] for key, numbers in columns.items()}}
+        for i, r in enumerate(rows)
+    ]  # fmt: skip
     shown = [dict(key=k, label=name, color=color) for k, name, color in series
              if k in columns]  # fmt: skip
-    defaults = dict(rests=[], starts=[], limits=[], points=[], point_mark="point")
-    defaults |= dict(pattern="~g", scale={}, steps=False, whole=False)
-    return make_plot(
-        "curves", title, rows=thin(values, MAX_POINTS), y_title=y_title, series=shown,
-        period=period, **(defaults | settings),
-    )  # fmt: skip
+    return make_plot("curves", title, rows=thin(values, MAX_POINTS), y_title=y_title,
+                     series=shown, period=period, **settings)  # fmt: skip
 
 
 def search_plots(run: SearchRun) -> dict[str, Plot]:
@@ -152,13 +146,13 @@ def search_plots(run: SearchRun) -> dict[str, Plot]:
 
 
 def probability_plots(
-    run: SearchRun, share: float = 1.0, layer: int = 0
+    run: SearchRun, share: float = 1.0
 ) -> tuple[dict[str, Plot], list[tuple[int, int]]]:
     """p of all layers at one step (``overview``) and of one layer over time
     (``detail``), and step and cycle of each column of the latter. The page sets their
     parameters ``t``, index of a column, and ``layer``. ``share`` is that of the numbers
     that a page may hold."""
-    candidates = run.candidates()
+    candidates = run.space.candidates
     names = [(i, name) for i, row in enumerate(candidates) for name in row]
     cells = [dict(i=i, layer=n, candidate=name) for i, (n, name) in enumerate(names)]
     number = max(2, min(MAX_STEPS, int(MAX_NUMBERS * share) // len(cells)))
@@ -166,17 +160,16 @@ def probability_plots(
     steps = [record["step"] for record in history]
     last = steps[-1] - steps[-2] if len(steps) > 1 else 1
     p = [[round(x, 3) for row in record["p"] for x in row] for record in history]
-    layers = run.space.layers if run.space else ()
     data = dict(
         cells=cells,
         p=p,
-        layer=layer,
         most=max(map(len, candidates)),
         names=sorted({name for _, name in names}, key=lambda n: (n == "skip", n)),
         # One scale for the whole search, so that colors of two steps compare.
         high=max(0.1, math.ceil(max(map(max, p)) * 10) / 10),
         starts=[dict(step=step) for step in cycle_starts(run.history)],
-        borders=[dict(layer=b.index - 0.5) for a, b in itertools.pairwise(layers)
+        borders=[dict(layer=b.index - 0.5)
+                 for a, b in itertools.pairwise(run.space.layers)
                  if a.stage != b.stage],
         columns=[dict(t=t, step=a, step2=b) for t, (a, b) in
                  enumerate(itertools.pairwise([*steps, steps[-1] + last]))],

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
 from mmaction.registry import HOOKS
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from PIL import Image
 
-from ..engine.search_loop import SearchLoop
 from ..search.archive import ArchiveEntry
-from ..space.checks import wrong
 from .drawing import network_plot
 from .layers import format_count, layer_rows
-from .plot import figure_array
+from .plot import figure_bytes
 
 
 @HOOKS.register_module()
@@ -21,27 +23,19 @@ class GenotypePictureHook(Hook):
     """Gives the drawing of a cycle's network to the visualizer; at the end also that of
     the network that the search ends in, where the archive lacks it.
 
-    It is shown by each of the visualizer's backends: TensorBoard and Weights & Biases
-    under ``genotype`` (and ``genotype_final``), at the step that ended the cycle;
-    ``LocalVisBackend`` writes ``<timestamp>/vis_data/vis_image/genotype_<step>.png``.
-    In a config::
+    TensorBoard and Weights & Biases show it under ``genotype`` (and
+    ``genotype_final``), at the step that ended the cycle; ``LocalVisBackend`` writes
+    ``<timestamp>/vis_data/vis_image/genotype_<step>.png``. In a config::
 
         visualizer = dict(vis_backends=[
             dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])
-
-    Raises:
-        ValueError: The training loop is no ``SearchLoop``.
     """
 
     # After LRDiversityHook (NORMAL), which ends the cycle and fills the archive.
     priority = "BELOW_NORMAL"
 
     def before_train(self, runner: Runner) -> None:
-        loop = runner.train_loop
-        if not isinstance(loop, SearchLoop):
-            expected = "'SearchLoop' with GenotypePictureHook"
-            raise wrong("train_cfg.type", expected, repr(type(loop).__name__))
-        self._shown = len(loop.search.archive)
+        self._shown = len(runner.train_loop.search.archive)
 
     def after_train_iter(
         self, runner: Runner, batch_idx, data_batch=None, outputs=None
@@ -58,11 +52,12 @@ class GenotypePictureHook(Hook):
             self._show(runner, final, "genotype_final", "Found at the end")
 
     def _show(self, runner: Runner, entry: ArchiveEntry, name: str, found: str) -> None:
-        genotype = runner.train_loop.files.genotype(entry)
         accuracy = "n/a" if entry.accuracy is None else f"{100 * entry.accuracy:.1f} %"
         title = (
             f"{found}: {format_count(entry.macs)} MACs, "
             f"{format_count(entry.params)} parameters, accuracy {accuracy}"
         )
-        picture = figure_array(network_plot(layer_rows(genotype), title))
-        runner.visualizer.add_image(name, picture, step=entry.step)
+        rows = layer_rows(runner.train_loop.files.genotype(entry))
+        picture = figure_bytes(network_plot(rows, title), ".png")
+        image = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+        runner.visualizer.add_image(name, image, step=entry.step)

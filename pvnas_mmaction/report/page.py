@@ -23,9 +23,9 @@ from ..space.latency_table import LatencyTable, load_latency_table
 from ..space.search_space import SearchSpace
 from . import figures, layers
 from .data import Network, Run, SearchRun, TrainRun, lookup
-from .drawing import family_colors, frames_high, most_expensive_layer, network_plot
+from .drawing import family_colors, network_plot
 from .plot import Plot, save_figure, scripts
-from .predictions import Predictions
+from .predictions import Predictions, predictions_of
 
 
 @dataclass
@@ -34,17 +34,16 @@ class Card:
 
     genotype: Genotype
     rows: list[layers.LayerRow]
-    text: str
+    title: str
     networks: list[Network] = field(default_factory=list)
     badges: list[str] = field(default_factory=list)
     latency: float | None = None
-    title: str = ""
     key: str = ""
 
     @property
     def href(self) -> str:
         """The genotype file as a link that needs no server."""
-        return "data:application/json;charset=utf-8," + quote(self.text)
+        return "data:application/json;charset=utf-8," + quote(self.genotype.to_json())
 
 
 @dataclass
@@ -82,22 +81,16 @@ class Report:
 
     Args:
         runs: What was read, in the order to show; see :func:`read_work_dirs`.
-        predictions: Predictions by work directory, for trainings. Default: none.
         table: Latency table to predict latencies with. Default: none.
     """
 
-    def __init__(
-        self,
-        runs: Sequence[Run],
-        predictions: Mapping[Path, Predictions] | None = None,
-        table: LatencyTable | None = None,
-    ) -> None:
+    def __init__(self, runs: Sequence[Run], table: LatencyTable | None = None) -> None:
         self.table = table
         self.plots: dict[str, Plot] = {}
         self.searches = [run for run in runs if isinstance(run, SearchRun)]
         self.sections = []
         for i, run in enumerate(runs, start=1):
-            section = Section(run, f"run-{i}", (predictions or {}).get(run.path))
+            section = Section(run, f"run-{i}")
             if isinstance(run, SearchRun):
                 self._add_search(section, run)
             elif isinstance(run, TrainRun):
@@ -161,7 +154,7 @@ class Report:
         anchor = section.anchor
         section.cards = _cards(run, self.table)
         self._add_drawings(section)
-        if run.history:
+        if run.history and run.space:
             share = 1 / len(self.searches)
             plots, section.columns = figures.probability_plots(run, share)
             self._add(f"{anchor}-p", plots)
@@ -177,20 +170,19 @@ class Report:
             classes = lookup(run.config, "model.cls_head.num_classes")
             rows = layers.layer_rows(run.genotype, num_classes=classes)
             title = f"Network of space {run.genotype.space}"
-            card = Card(run.genotype, rows, run.genotype.to_json(), title=title)
-            section.cards = [card]
+            section.cards = [Card(run.genotype, rows, title)]
             self._add_drawings(section)
         section.course = self._add(section.anchor, figures.training_plots(run))
-        if section.predictions is not None:
-            plots = figures.class_plots(section.predictions)
+        if predictions := predictions_of(run):
+            section.predictions = predictions
+            plots = figures.class_plots(predictions)
             section.classes = self._add(section.anchor, plots)
 
     def _add_drawings(self, section: Section) -> None:
         """Draw the networks of a section on one scale."""
-        widest = most_expensive_layer([card.rows for card in section.cards])
-        frames = frames_high([row for card in section.cards for row in card.rows])
+        among = [card.rows for card in section.cards]
         for i, card in enumerate(section.cards, start=1):
-            plot = network_plot(card.rows, card.title, widest, frames)
+            plot = network_plot(card.rows, card.title, among)
             (card.key,) = self._add(section.anchor, {f"network-{i}": plot})
 
     def _add_archive(
@@ -222,19 +214,18 @@ def _cards(run: SearchRun, table: LatencyTable | None) -> list[Card]:
     front = [measured[i] for i in figures.pareto_front(points)]
     best, cards = run.best(), []
     for group in groups.values():
-        genotype = group[0].genotype
+        cycles = ", ".join(str(network.entry.cycle + 1) for network in group)
+        title = f"Cycle{'s' if len(group) > 1 else ''} {cycles}"
+        if group[0] not in run.networks:
+            title = "End of search"
+        genotype, classes = group[0].genotype, run.num_classes
         total, by_layer = latency_of(genotype, table) or (None, None)
-        shape, classes = run.input_shape, run.num_classes
-        rows = layers.layer_rows(genotype, shape, classes, by_layer)
-        card = Card(genotype, rows, group[0].text, group, latency=total)
+        rows = layers.layer_rows(genotype, run.input_shape, classes, by_layer)
+        card = Card(genotype, rows, title, group, latency=total)
         if best in group:
             card.badges.append("chosen")
         if any(network in front for network in group):
             card.badges.append("Pareto front")
-        cycles = ", ".join(str(network.entry.cycle + 1) for network in group)
-        card.title = f"Cycle{'s' if len(group) > 1 else ''} {cycles}"
-        if group[0] not in run.networks:
-            card.title = "End of search"
         cards.append(card)
     return cards
 

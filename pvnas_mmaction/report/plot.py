@@ -9,34 +9,28 @@ and without color vision.
 
 from __future__ import annotations
 
-import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 from ..space.checks import wrong
 
 BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#222222"
 PALETTE = (BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE)
-RUN_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
-FORMATS = ("png", "svg", "pdf")
+FORMATS = (".png", ".svg", ".pdf")
 FIGURE_WIDTH = 420
 
-_FOLDER = Path(__file__).parent / "plots"
 _TEMPLATES = Environment(
     loader=PackageLoader("pvnas_mmaction.report", "plots"), undefined=StrictUndefined
 )
-CONFIG = json.loads((_FOLDER / "config.json").read_text(encoding="utf-8"))
-CONFIG["range"] = {"category": RUN_COLORS}
+CONFIG = json.loads(_TEMPLATES.get_template("config.json").render())
+CONFIG["range"] = {"category": (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)}
 
 
 @dataclass
@@ -62,27 +56,20 @@ def figure_bytes(plot: Plot, kind: str) -> bytes:
     """A plot as the content of a file, one of :data:`FORMATS`."""
     width = max(FIGURE_WIDTH, plot.min_width)
     spec = {"title": plot.title, **plot.spec, "width": width}
-    if kind == "svg":
+    if kind == ".svg":
         return vl_convert.vegalite_to_svg(spec, config=CONFIG).encode()
-    if kind == "pdf":
+    if kind == ".pdf":
         return vl_convert.vegalite_to_pdf(spec, config=CONFIG)
     return vl_convert.vegalite_to_png(spec, scale=2, config=CONFIG)
 
 
-def save_figure(plot: Plot, path: str | os.PathLike[str]) -> None:
+def save_figure(plot: Plot, path: Path) -> None:
     """Write a plot; the file's ending, one of :data:`FORMATS`, says in which format."""
-    path = Path(path)
-    kind = path.suffix.removeprefix(".").lower()
+    kind = path.suffix.lower()
     if kind not in FORMATS:
-        endings = ", ".join(f".{name}" for name in FORMATS)
-        raise wrong(str(path), f"one of the endings {endings}", repr(path.suffix))
+        raise wrong(str(path), f"one of the endings {', '.join(FORMATS)}", repr(kind))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(figure_bytes(plot, kind))
-
-
-def figure_array(plot: Plot) -> np.ndarray:
-    """A plot as an RGB image, (H, W, 3), uint8."""
-    return np.asarray(Image.open(io.BytesIO(figure_bytes(plot, "png"))).convert("RGB"))
 
 
 def scripts(plots: Mapping[str, Plot]) -> tuple[str, str]:
