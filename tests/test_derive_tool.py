@@ -178,10 +178,6 @@ def test_a_checkpoint_is_enough(work_dir, derive, tmp_path):
     assert other.blocks == genotype.blocks
     assert other.provenance["input_shape"] == shape[1:]
     assert other.provenance["macs"] > 4 * genotype.provenance["macs"]
-    options = ["--num-candidates", 2, "--min-distance", 3, "--out", tmp_path / "two"]
-    assert derive(alone, *options)[0] == 0
-    first, second = (load_genotype(f).blocks for f in (tmp_path / "two").iterdir())
-    assert all(a != b for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -189,10 +185,9 @@ def test_a_checkpoint_is_enough(work_dir, derive, tmp_path):
     [
         (["--budget-ms", 5], "--budget-ms: expected a --latency-table as well"),
         (["--save-weights"], "--save-weights: expected --rank-on CONFIG as well"),
-        (["--min-distance", 4], "expected 1 to 3, the number of layers, got 4"),
         (["--budget-gflops", -1], "--budget-gflops: expected a number above 0, got -1"),
         (["--budget-gflops", 1e-9], "cheapest possible costs "),
-        (["--num-candidates", 0], "--num-candidates: expected 1 or more, got 0"),
+        (["--num-candidates", 0], "--num-candidates: expected an integer of 1 or more"),
         (["--latency-table", "none.json"], "no such latency table"),
     ],
 )

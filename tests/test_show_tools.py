@@ -71,7 +71,8 @@ def write_config(path, space=SPACE, **settings) -> None:
 def test_a_space_and_its_extremes(tmp_path, run_tool):
     write_config(tmp_path / "c.py")
     (tmp_path / "s.py").write_text(f"space = {SPACE!r}\n")
-    arguments = ["--input-shape", *SHAPE, "--num-classes", 4]
+    arguments = ["--input-shape", *SHAPE, "--cfg-options"]
+    arguments.append("model.cls_head.num_classes=4")
     skeleton = SearchSpace.from_config(SPACE).skeleton
     networks = itertools.product(*CANDIDATES)
     costs = [network_cost(skeleton, blocks, SHAPE, 4) for blocks in networks]

@@ -2,8 +2,8 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Measure how long networks take, ours next to those of MMAction2's zoo.
 
-    python tools/benchmark.py --small
-    python tools/benchmark.py PV-NAS-S TSM-R50 Mine=CONFIG.py --threads 1 --out DIR
+    %(prog)s --small
+    %(prog)s PV-NAS-S TSM-R50 Mine=CONFIG.py --threads 1 --out DIR
 
 Times of a shared machine drift. So the networks take turns: every round measures each
 of them, and a ratio compares two networks of the same round.

@@ -2,9 +2,9 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Measure a latency table: every candidate of every layer of a search space, in place.
 
-    python tools/build_latency_table.py CONFIG --threads 2 --out FILE.json
-    python tools/build_latency_table.py CONFIG --backend onnxruntime --out FILE.json
-    python tools/build_latency_table.py CONFIG --device cuda --fold-bn --out FILE.json
+    %(prog)s CONFIG --threads 2 --out FILE.json
+    %(prog)s CONFIG --backend onnxruntime --out FILE.json
+    %(prog)s CONFIG --device cuda --fold-bn --out FILE.json
 
 The file is read by ``train_cfg.cost = dict(kind='latency', budget=MS, table=FILE)`` and
 by ``tools/derive_genotype.py --budget-ms MS --latency-table FILE``. Networks are then

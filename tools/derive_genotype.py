@@ -2,12 +2,13 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Derive genotypes from the checkpoint of a search, under budgets.
 
-Writes the most likely networks that keep every budget given as genotype_01.json,
-genotype_02.json and so on, the most likely first; with --rank-on the most accurate
-first. One search serves any number of budgets.
+    %(prog)s work_dirs/search --budget-gflops 0.2 --out derived
+    %(prog)s work_dirs/search --num-candidates 8 --rank-on CONFIG --out derived
 
-Costs are those of one view at the input shape of the search: GFLOPs are 1e9
-multiply-accumulates. log p is the sum of log softmax(alpha) over the layers.
+Writes the most likely networks that keep every budget as genotype_01.json and so on,
+the most likely first; with --rank-on the most accurate first. One search serves any
+number of budgets. GFLOPs are 1e9 multiply-accumulates of one view. log p is the sum of
+log softmax(alpha) over the layers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import sys
 from datetime import datetime, timezone
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from mmengine.registry import init_default_scope
 from rich.console import Console
@@ -34,15 +34,15 @@ from pvnas_mmaction.engine.checkpoints import SearchCheckpoint, load_search_chec
 from pvnas_mmaction.engine.search_files import save_weights
 from pvnas_mmaction.profiling.clock import check_device
 from pvnas_mmaction.search.derive import Budget, derive
-from pvnas_mmaction.space.checks import wrong
+from pvnas_mmaction.space.checks import check_count, wrong
 from pvnas_mmaction.space.cost_table import cost_tables, plain
 from pvnas_mmaction.space.genotype import save_genotype
 
 # Option, kind of cost, and what one of the option's unit is.
 BUDGETS = (
-    ("--budget-gflops", "flops", 10**9),
-    ("--budget-params", "params", 10**6),
-    ("--budget-ms", "latency", 1),
+    ("budget_gflops", "flops", 10**9),
+    ("budget_params", "params", 10**6),
+    ("budget_ms", "latency", 1),
 )
 
 
@@ -59,8 +59,6 @@ def parse_args() -> argparse.Namespace:
     table = "written by tools/build_latency_table.py; for --budget-ms, and to print ms"
     add("--latency-table", metavar="FILE.json", help=table)
     add("--num-candidates", type=int, default=1, metavar="K", help="default: 1")
-    distance = "layers in which any two of them differ at least; default: 1"
-    add("--min-distance", type=int, default=1, metavar="D", help=distance)
     ranking = "validate with inherited weights on the data of this config (that of the "
     ranking += "search, say), batch normalisation re-estimated on its training clips"
     add("--rank-on", metavar="CONFIG", help=ranking)
@@ -68,48 +66,34 @@ def parse_args() -> argparse.Namespace:
     weights += "start training from (load_from)"
     add("--save-weights", action="store_true", help=weights)
     add("--device", default="cpu", help="of --rank-on: cpu or cuda; default: cpu")
-    shape = "shape of a view that costs are for; default: that of the search"
-    add("--input-shape", type=int, nargs=4, metavar=("C", "T", "H", "W"), help=shape)
-    options = "override settings of the config of --rank-on"
-    action, meta = cli.KeyValueAction, "KEY=VALUE"
-    add("--cfg-options", nargs="+", action=action, metavar=meta, help=options)
-    return parser.parse_args()
-
-
-def check_options(args: argparse.Namespace) -> None:
-    """Check the options that need no checkpoint to be checked."""
+    cli.add_input_shape(parser, "that of the search")
+    cli.add_config_options(parser)
+    args = parser.parse_args()
     check_device(args.device)
-    if args.num_candidates < 1:
-        raise wrong("--num-candidates", "1 or more", str(args.num_candidates))
+    check_count("--num-candidates", args.num_candidates, 1)
     if args.budget_ms is not None and args.latency_table is None:
         hint = "make one with tools/build_latency_table.py"
         raise wrong("--budget-ms", "a --latency-table as well", "none", hint)
-    for option in ("--save-weights", "--cfg-options"):
-        if args.rank_on is None and value_of(args, option):
-            raise wrong(option, "--rank-on CONFIG as well", "none")
-    for option, _, _ in BUDGETS:
-        value = value_of(args, option)
-        if value is not None and not 0 < value < math.inf:
-            raise wrong(option, "a number above 0", f"{value:g}")
-
-
-def value_of(args: argparse.Namespace, option: str) -> Any:
-    return getattr(args, option[2:].replace("-", "_"))
+    if args.save_weights and args.rank_on is None:
+        raise wrong("--save-weights", "--rank-on CONFIG as well", "none")
+    return args
 
 
 def find(args: argparse.Namespace, checkpoint: SearchCheckpoint) -> list[dict]:
     """The most likely networks: ``indices``, ``log_prob``, and their provenance."""
     space, shape = checkpoint.space, args.input_shape or checkpoint.input_shape
-    if not 1 <= args.min_distance <= len(space.layers):
-        expected = f"1 to {len(space.layers)}, the number of layers"
-        raise wrong("--min-distance", expected, str(args.min_distance))
     tables = cost_tables(space, shape, checkpoint.num_classes, args.latency_table)
-    limits = [(kind, value_of(args, option), unit) for option, kind, unit in BUDGETS]
-    # As decimals: 0.1 GFLOPs are 1e8 multiply-accumulates, not a little less.
-    exact = [(k, Fraction(repr(x)) * unit) for k, x, unit in limits if x is not None]
-    budgets = [Budget(tables[kind], plain(limit)) for kind, limit in exact]
-    numbers = args.num_candidates, args.min_distance
-    derived = derive(checkpoint.log_probs(), budgets, *numbers)
+    budgets = []
+    for option, kind, unit in BUDGETS:
+        value = getattr(args, option)
+        if value is not None:
+            if not 0 < value < math.inf:
+                name = f"--{option.replace('_', '-')}"
+                raise wrong(name, "a number above 0", f"{value:g}")
+            # As decimals: 0.1 GFLOPs are 1e8 multiply-accumulates, not a little less.
+            limit = plain(Fraction(repr(value)) * unit)
+            budgets.append(Budget(tables[kind], limit))
+    derived = derive(checkpoint.log_probs(), budgets, args.num_candidates)
     names = dict(flops="macs", params="params", latency="latency_ms")
     shared = dict(
         seed=checkpoint.seed,
@@ -183,7 +167,7 @@ def write(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list) -
     if len(found) < args.num_candidates:
         notes.append(
             f"no more than {len(found)} of {args.num_candidates} networks keep the "
-            "budgets at that distance"
+            "budgets"
         )
     best = checkpoint.archive.best()
     if args.rank_on is None and best is not None and best.accuracy is not None:
@@ -198,7 +182,6 @@ def write(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list) -
 
 def main() -> None:
     args = parse_args()
-    check_options(args)
     checkpoint = load_search_checkpoint(args.checkpoint)
     found = find(args, checkpoint)
     cli.make_out_folder(args.out)

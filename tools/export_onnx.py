@@ -1,6 +1,10 @@
 #!/usr/bin/env python
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Export a trained recognizer to ONNX and check it against PyTorch."""
+"""Export a trained recognizer to ONNX and check it against PyTorch.
+
+%(prog)s CONFIG CHECKPOINT --out model.onnx
+%(prog)s CONFIG none --out model.onnx
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,7 @@ TOLERANCE = 1e-4
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="The model takes 'clips' (N, C, T, H, W), normalised as the config's "
         "data_preprocessor does, and gives 'logits' (N, num_classes), before softmax; "
         "class names, frames, size, mean and std are in its metadata. "
@@ -40,13 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--opset", type=int, default=DEFAULT_OPSET, help=f"default: {DEFAULT_OPSET}"
     )
-    parser.add_argument(
-        "--input-shape",
-        type=int,
-        nargs=4,
-        metavar=("C", "T", "H", "W"),
-        help="default: a view of the config's test pipeline",
-    )
+    cli.add_input_shape(parser, "a view of the config's test pipeline")
     cli.add_config_options(parser)
     return parser.parse_args()
 

@@ -5,6 +5,9 @@
 VIDEOS holds one folder of videos for each class. Clips are read once and split; a
 network is searched under the budget, trained next to a hand-made one, and exported. The
 same command goes on where it was stopped.
+
+    %(prog)s VIDEOS --budget-ms 30
+    %(prog)s VIDEOS --budget-gflops 0.25 --out work_dirs/mine --dry-run
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Classes of videos, with their probabilities.
 
+    %(prog)s work_dirs/mine VIDEO --onnx
+    %(prog)s CONFIG CHECKPOINT FOLDER --window 2 --out predictions.csv
+
 FOLDER is what pvnas fit wrote. VIDEO is a file, or a folder of files. With --onnx, the
 exported file runs, in a process that does not import PyTorch.
 """

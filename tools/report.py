@@ -2,8 +2,8 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Write a report of searches and trainings: one HTML file that opens from disk.
 
-python tools/report.py work_dirs/search
-python tools/report.py work_dirs/search work_dirs/mine --out report.html
+%(prog)s work_dirs/search
+%(prog)s work_dirs/search work_dirs/mine --out report.html
 """
 
 from __future__ import annotations

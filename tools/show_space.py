@@ -2,8 +2,10 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Show a search space: stages, candidates, number of networks, lowest and highest cost.
 
-CONFIG is a search config, or a file that holds ``space = dict(...)`` alone; the latter
-needs ``--input-shape`` for MACs.
+    %(prog)s CONFIG
+    %(prog)s configs/pvnas/_base_/spaces/tiny.py --input-shape 3 8 112 112
+
+CONFIG is a search config, or a file that holds ``space = dict(...)`` alone.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from pvnas_mmaction.apis.config_files import load_config, merge_options, read_sp
 from pvnas_mmaction.report.layers import format_count, format_shape
 from pvnas_mmaction.search.derive import Budget
 from pvnas_mmaction.search.penalty import build_penalty
-from pvnas_mmaction.space.checks import check_count
 from pvnas_mmaction.space.cost import check_input_shape, layer_shapes
 from pvnas_mmaction.space.cost_table import cost_tables, plain
 from pvnas_mmaction.space.search_space import SearchSpace
@@ -34,23 +35,8 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="config file, or package::path")
-    parser.add_argument(
-        "--input-shape",
-        nargs=4,
-        type=int,
-        metavar=("C", "T", "H", "W"),
-        help="shape of one view; default: train_cfg.input_shape of the config",
-    )
-    parser.add_argument(
-        "--num-classes", type=int, help="default: that of the config, else 1"
-    )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=cli.KeyValueAction,
-        metavar="KEY=VALUE",
-        help="override settings of the config, e.g. train_cfg.cost.budget=2e9",
-    )
+    cli.add_input_shape(parser, "train_cfg.input_shape of the config")
+    cli.add_config_options(parser)
     return parser.parse_args()
 
 
@@ -74,9 +60,10 @@ def stage_table(space: SearchSpace, shape: Sequence[int] | None) -> Table:
     return table
 
 
-def budget_line(budget: Budget, low: float, high: float) -> str:
+def budget_line(budget: Budget) -> str:
     """Where a budget lies between the lowest and the highest cost."""
     table, limit = budget.table, budget.limit
+    low, high = table.cheapest(), table.cost(table.most_expensive())
     draw = random.Random(0)
     kept = sum(
         table.fixed + sum(draw.choice(row) for row in table.per_layer) <= limit
@@ -84,8 +71,9 @@ def budget_line(budget: Budget, low: float, high: float) -> str:
     )
     return (
         f"budget: {format_count(limit)} {table.unit}, "
-        f"{100 * (limit - low) / (high - low):.1f} % of the way from cheapest to most "
-        f"expensive; {100 * kept / DRAWN_NETWORKS:.1f} % of networks drawn keep it"
+        f"{float(100 * (limit - low) / (high - low)):.1f} % of the way from cheapest "
+        f"to most expensive; {100 * kept / DRAWN_NETWORKS:.1f} % of networks drawn "
+        "keep it"
     )
 
 
@@ -95,12 +83,6 @@ def main() -> None:
     merge_options(cfg, args.cfg_options)
     space, search = read_space(cfg, args.config), cfg.get("train_cfg") or {}
     shape = args.input_shape or search.get("input_shape")
-    if shape is not None:
-        shape = check_input_shape(space.skeleton, shape)
-    if args.num_classes is not None:
-        check_count("--num-classes", args.num_classes, 1)
-    head = (cfg.get("model") or {}).get("cls_head") or {}
-    num_classes = args.num_classes or head.get("num_classes", 1)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(f"space {space.name}: {len(space.layers)} layers", markup=False)
     console.print(stage_table(space, shape))
@@ -108,23 +90,21 @@ def main() -> None:
     if shape is None:
         console.print("No input shape is known: give --input-shape C T H W for costs.")
         return
+    shape = check_input_shape(space.skeleton, shape)
+    head = (cfg.get("model") or {}).get("cls_head") or {}
+    num_classes, cost = head.get("num_classes", 1), search.get("cost")
     console.print(f"input CxTxHxW: {format_shape(shape)}, classes: {num_classes}")
-    cost = search.get("cost")
     tables = cost_tables(space, shape, num_classes, (cost or {}).get("table"))
-    extremes = {}
-    for kind, table in tables.items():
-        low, high = plain(table.cheapest()), table.cost(table.most_expensive())
-        extremes[kind] = low, high
+    for table in tables.values():
+        high = table.cost(table.most_expensive())
         console.print(
-            f"{table.unit}: cheapest {format_count(low)}, most expensive "
-            f"{format_count(high)}, the same in all {format_count(table.fixed)}"
+            f"{table.unit}: cheapest {format_count(plain(table.cheapest()))}, most "
+            f"expensive {format_count(high)}, the same in all "
+            f"{format_count(table.fixed)}"
         )
     penalty = build_penalty(cost, tables)
-    if penalty is None:
-        console.print("budget: none in the config (train_cfg.cost)")
-        return
-    budget = penalty.budget
-    console.print(budget_line(budget, *extremes[budget.table.kind]), markup=False)
+    text = budget_line(penalty.budget) if penalty else "budget: none in the config"
+    console.print(text, markup=False)
 
 
 if __name__ == "__main__":

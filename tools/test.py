@@ -1,6 +1,10 @@
 #!/usr/bin/env python
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Test a checkpoint on the test set of its config."""
+"""Test a checkpoint on the test set of its config.
+
+%(prog)s CONFIG CHECKPOINT
+%(prog)s CONFIG CHECKPOINT --dump predictions.pkl
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,9 @@ from pvnas_mmaction.apis.run_checks import warn_of_supernet
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", help="config file, or package::path")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--work-dir", help="folder of the log and the metrics")

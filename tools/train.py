@@ -1,6 +1,10 @@
 #!/usr/bin/env python
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Search with a search config, or train the network of any other config."""
+"""Search with a search config, or train the network of any other config.
+
+%(prog)s CONFIG --work-dir work_dirs/search --seed 0
+%(prog)s CONFIG --work-dir work_dirs/search --resume
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,9 @@ from pvnas_mmaction.apis.config_files import load_config
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", help="config file, or package::path")
     parser.add_argument("--work-dir", help="folder of logs and checkpoints")
     parser.add_argument(

@@ -68,6 +68,17 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_input_shape(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add ``--input-shape C T H W``; ``default`` says what holds without it."""
+    parser.add_argument(
+        "--input-shape",
+        nargs=4,
+        type=int,
+        metavar=("C", "T", "H", "W"),
+        help=f"shape of one view; default: {default}",
+    )
+
+
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that training and testing have in common."""
     add_config_options(parser)

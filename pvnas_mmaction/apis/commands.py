@@ -18,81 +18,20 @@ from .. import __version__
 from ..compat import what_is_missing
 
 PACKAGE = Path(__file__).resolve().parent.parent
-# Verb: its tool, what it does, and two ways to call it.
+# Verb: its tool, and what it does.
 VERBS = {
-    "fit": (
-        "fit",
-        "From a folder of videos and a budget to a network that runs.",
-        "VIDEOS --budget-ms 30",
-        "VIDEOS --budget-gflops 0.25 --out work_dirs/mine --dry-run",
-    ),
-    "predict": (
-        "predict",
-        "Classes of videos, by what fit wrote or by a config and a checkpoint.",
-        "work_dirs/mine VIDEO --onnx",
-        "CONFIG CHECKPOINT FOLDER --window 2 --out predictions.csv",
-    ),
-    "search": (
-        "train",
-        "Search with a search config.",
-        "CONFIG --work-dir work_dirs/search --seed 0",
-        "CONFIG --work-dir work_dirs/search --resume",
-    ),
-    "train": (
-        "train",
-        "Train the network of a config.",
-        "CONFIG --cfg-options model.backbone.genotype=GENOTYPE.json",
-        "CONFIG --work-dir work_dirs/mine --resume",
-    ),
-    "test": (
-        "test",
-        "Test a checkpoint on the test set of its config.",
-        "CONFIG CHECKPOINT",
-        "CONFIG CHECKPOINT --dump predictions.pkl",
-    ),
-    "derive": (
-        "derive_genotype",
-        "Genotypes under budgets, from a search.",
-        "work_dirs/search --budget-gflops 0.2 --out derived",
-        "work_dirs/search --budget-params 1 --num-candidates 8 --rank-on CONFIG "
-        "--out derived",
-    ),
-    "export": (
-        "export_onnx",
-        "A trained network as ONNX, checked against PyTorch.",
-        "CONFIG CHECKPOINT --out model.onnx",
-        "CONFIG none --out model.onnx",
-    ),
-    "report": (
-        "report",
-        "An HTML page about searches and trainings.",
-        "work_dirs/search",
-        "work_dirs/search work_dirs/mine --out report.html",
-    ),
-    "show": (
-        "show_space",
-        "A search space, or a genotype: layers and costs.",
-        "CONFIG",
-        "GENOTYPE.json",
-    ),
-    "benchmark": (
-        "benchmark",
-        "Speed and memory of networks next to MMAction2's.",
-        "CONFIG",
-        "PV-NAS-S TSM-R50 --threads 1",
-    ),
-    "latency": (
-        "build_latency_table",
-        "Milliseconds of every candidate of a space on this machine, as a table.",
-        "CONFIG --backend onnxruntime --threads 1 --out latency.json",
-        "CONFIG --device cuda --out latency.json",
-    ),
-    "clips": (
-        "make_motion_clips",
-        "Render clips to try things with.",
-        "--out data/motion_clips",
-        "--out data/motion_clips --num-train 64 --num-val 16 --size 32",
-    ),
+    "fit": ("fit", "From a folder of videos and a budget to a network that runs."),
+    "predict": ("predict", "Classes of videos."),
+    "search": ("train", "Search with a search config."),
+    "train": ("train", "Train the network of a config."),
+    "test": ("test", "Test a checkpoint on the test set of its config."),
+    "derive": ("derive_genotype", "Genotypes under budgets, from a search."),
+    "export": ("export_onnx", "A trained network as ONNX."),
+    "report": ("report", "An HTML page about searches and trainings."),
+    "show": ("show_space", "A search space, or a genotype: layers and costs."),
+    "benchmark": ("benchmark", "Speed of networks, next to MMAction2's."),
+    "latency": ("build_latency_table", "Milliseconds of every candidate of a space."),
+    "clips": ("make_motion_clips", "Render clips to try things with."),
 }
 INTERRUPTED = "the same command goes on from where it was"
 TRAIN_INTERRUPTED = "the same command with --resume goes on from the last checkpoint"
@@ -131,12 +70,9 @@ def main() -> None:
         print(__version__)
         return
     if verb in ("-h", "--help") or verb not in VERBS:
-        lines = [f"  {name:<10} {row[1]}" for name, row in VERBS.items()]
+        lines = [f"  {name:<10} {text}" for name, (_, text) in VERBS.items()]
         print("usage: pvnas VERB ...   (pvnas VERB --help)\n", *lines, sep="\n")
         sys.exit(0 if verb in ("-h", "--help") else f"error: no such verb: {verb}")
-    if {"-h", "--help"} & {*argv}:
-        _, text, *examples = VERBS[verb]
-        print(text, *(f"    pvnas {verb} {given}" for given in examples), "", sep="\n")
     if verb == "predict" and "--onnx" in argv:
         # A process of its own: it needs neither torch nor this package.
         file = str(PACKAGE / "apis" / "onnx_predict.py")
