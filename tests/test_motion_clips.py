@@ -102,9 +102,9 @@ def test_a_second_call_renders_only_what_is_missing(
 def test_another_render_is_not_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "clips"
     make(out)
-    message = "expected a render with seed=5, noise=0.1, got seed=0, noise=0.02; give"
+    message = "expected a render with noise=0.1, got noise=0.02; give"
     with pytest.raises(ValueError, match=message):
-        make(out, "--seed", "5", "--noise", "0.1")
+        make(out, "--noise", "0.1")
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ValueError, match="expected an empty folder, got files"):
         make(tmp_path)

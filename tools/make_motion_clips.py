@@ -1,6 +1,9 @@
 #!/usr/bin/env python
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Render the motion clips: small mp4 files that only motion tells apart.
+"""Render motion clips: small mp4 files of 8 classes that only motion tells apart.
+
+    %(prog)s --out data/motion_clips
+    %(prog)s --out data/motion_clips --num-train 64 --num-val 16 --size 32
 
 A clip shows a few textured shapes on a still, textured background. All shapes
 of a clip do the same thing, and that is the class: move left, right, up or
@@ -14,15 +17,10 @@ is uniform, so the frame at any time has one and the same distribution for every
 class, and a class played backwards is its opposite. Every video frame is
 intra-coded at a constant quantizer, so that compression adds no temporal cue.
 
-The output is what MMAction2's ``VideoDataset`` reads::
-
-    OUT/train.txt OUT/val.txt    "train/00000.mp4 0", one line per clip
-    OUT/classes.txt              class names, line number = class id
-    OUT/train/*.mp4 OUT/val/*.mp4
-    OUT/manifest.json            the parameters
-
-Clip i of a split depends on the seed, the split, i and the options of the picture
-only. A render that was stopped goes on when it is started again.
+OUT gets MMAction2's lists train.txt and val.txt, classes.txt, the clips in train/ and
+val/, and manifest.json with the parameters. Clip i of a split depends on the seed, the
+split, i and the options of the picture only. A render that was stopped goes on when it
+is started again.
 """
 
 from __future__ import annotations
@@ -63,29 +61,36 @@ FADE = 0.2  # share of the size circle in which a shape fades in, and out
 NUM_WAVES = 5
 
 
-def _option(default: Any, help: str, low: float, high: float = float("inf")) -> Any:
-    """A number within [low, high], or two of them in order."""
-    return field(default=default, metadata=dict(help=help, low=low, high=high))
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata=dict(help=text))
 
 
 @dataclass(frozen=True)
 class Picture:
     """What the pixels of a clip depend on, besides seed, split and index."""
 
-    size: int = _option(40, "side of the square frame in pixels, even", 16)
-    frames: int = _option(16, "frames of a clip", 2)
+    size: int = _option(40, "side of the square frame in pixels, even")
+    frames: int = _option(16, "frames of a clip")
     speed_range: tuple[float, float] = _option(
-        (0.015, 0.035), "slowest and fastest motion per frame, in sides", 1e-4, 0.25
+        (0.015, 0.035), "slowest and fastest motion per frame, in sides"
     )
-    noise: float = _option(0.02, "deviation of the noise, full intensity is 1", 0, 1)
-    min_contrast: float = _option(0.5, "lowest contrast of a texture", 0, 1)
-    clutter: float = _option(0.4, "contrast of the background to shapes", 0, 1)
-    objects: int = _option(4, "moving shapes", 1)
-    distractors: int = _option(0, "shapes that stand still", 0)
+    noise: float = _option(0.02, "deviation of the noise, full intensity is 1")
+    min_contrast: float = _option(0.5, "lowest contrast of a texture, to 1")
+    clutter: float = _option(0.4, "contrast of the background to shapes")
+    objects: int = _option(4, "moving shapes")
+    distractors: int = _option(0, "shapes that stand still")
     radius_range: tuple[float, float] = _option(
-        (0.12, 0.30), "radii of shapes in frame sides: the circle of sizes", 0.02, 0.4
+        (0.12, 0.30), "radii of shapes in frame sides: the circle of sizes"
     )
-    turn_speed: float = _option(1.0, "speed of the outline in rotations", 0.01, 4)
+    turn_speed: float = _option(1.0, "speed of the outline in rotations")
+
+    def __post_init__(self) -> None:
+        if self.size < 16 or self.size % 2:
+            raise wrong("--size", "an even number from 16 up", str(self.size))
+        smallest, largest = self.radius_range
+        if not 0 < smallest < largest < 0.5:
+            got = f"{smallest} {largest}"
+            raise wrong("--radius-range", "LOW < HIGH, within 0 and 0.5", got)
 
 
 class Texture:
@@ -229,6 +234,22 @@ def render_file(clip: tuple[str, int], out: Path, seed: int, picture: Picture) -
         unfinished.unlink(missing_ok=True)
 
 
+def check_folder(out: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest; ValueError where the folder holds something else."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "manifest.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if found is None and any(out.iterdir()):
+        got = "files of something else"
+        raise wrong(str(out), "an empty folder", got, "give another --out")
+    for key, value in manifest.items():
+        if found is not None and found.get(key) != value:
+            hint = "give another --out or delete it"
+            got = f"{key}={found.get(key)}"
+            raise wrong(str(out), f"a render with {key}={value}", got, hint)
+    path.write_text(json.dumps(manifest, indent=2) + "\n")
+
+
 def make_motion_clips(
     out: Path, num_clips: dict[str, int], seed: int, picture: Picture, workers: int
 ) -> int:
@@ -236,31 +257,12 @@ def make_motion_clips(
 
     Returns:
         Number of clips rendered now.
-
-    Raises:
-        ValueError: The folder holds something else.
     """
     manifest = dict(
         renderer=RENDERER_VERSION, seed=seed, codec="h264", classes=list(CLASSES)
     )
     manifest.update({f"num_{split}": num_clips[split] for split in SPLITS})
-    manifest.update(json.loads(json.dumps(asdict(picture))))
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "manifest.json"
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        keys = [k for k in manifest | found if manifest.get(k) != found.get(k)]
-        if keys:
-            ours, theirs = (
-                ", ".join(f"{key}={made.get(key)}" for key in keys)
-                for made in (manifest, found)
-            )
-            hint = "give another --out or delete it"
-            raise wrong(str(out), f"a render with {ours}", theirs, hint)
-    elif any(out.iterdir()):
-        got = "files of something else"
-        raise wrong(str(out), "an empty folder", got, "give another --out")
-    path.write_text(json.dumps(manifest, indent=2) + "\n")
+    check_folder(out, manifest | json.loads(json.dumps(asdict(picture))))
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
         names = [clip_name(split, i) for i in range(num_clips[split])]
@@ -274,8 +276,7 @@ def make_motion_clips(
     with ProcessPoolExecutor(workers) as pool:
         done = pool.map(render, todo, chunksize=8)
         try:
-            for _ in tqdm(done, "rendering", len(todo), unit="clip", disable=None):
-                pass
+            list(tqdm(done, "rendering", len(todo), unit="clip", disable=None))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -285,44 +286,24 @@ def make_motion_clips(
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line; a wrong value ends the program with status 2."""
     parser = argparse.ArgumentParser(
-        description="Render the motion clips (8 classes that only motion tells apart) "
-        "as mp4 files with MMAction2 annotation lists.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, help="output folder")
-    counts = dict(
-        num_train=(512, "training clips, all classes", len(CLASSES)),
-        num_val=(256, "validation clips, all classes", len(CLASSES)),
-        seed=(0, "same seed, same pixels", 0),
-        workers=(os.cpu_count() or 1, "processes; the result is the same", 1),
-    )
-    options = {name: _option(*count) for name, count in counts.items()}
-    options |= {option.name: option for option in fields(Picture)}
-    for name, option in options.items():
-        is_range = isinstance(option.default, tuple)
-        kind = type(option.default[0] if is_range else option.default)
-        shape = dict(nargs=2, metavar=("LOW", "HIGH")) if is_range else {}
-        text, flag = option.metadata["help"], "--" + name.replace("_", "-")
-        add(flag, type=kind, default=option.default, help=text, **shape)
-    args = parser.parse_args(argv)
-    for name, option in options.items():
-        low, high = option.metadata["low"], option.metadata["high"]
-        value = getattr(args, name)
-        first, *last = value if isinstance(value, list | tuple) else [value]
-        right = low <= first <= high and all(first <= v <= high for v in last)
-        right &= name != "size" or value % 2 == 0
-        right &= name != "radius_range" or first < last[0]
-        if not right:
-            kind = {"size": "even, "}.get(name, "LOW < HIGH, " if last else "")
-            given = " ".join(map(str, [first, *last]))
-            flag = name.replace("_", "-")
-            parser.error(f"--{flag}: expected {kind}{low} to {high}, got {given}")
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f"--out: expected a folder, got the file {args.out}")
-    return args
+    add("--num-train", type=int, default=512, help="training clips; default: 512")
+    add("--num-val", type=int, default=256, help="validation clips; default: 256")
+    add("--seed", type=int, default=0, help="same seed, same pixels; default: 0")
+    workers = "processes, the result is the same; default: one per core"
+    add("--workers", type=int, default=os.cpu_count() or 1, help=workers)
+    for option in fields(Picture):
+        default = option.default
+        shape: dict[str, Any] = dict(type=type(default))
+        if isinstance(default, tuple):
+            shape = dict(type=float, nargs=2, metavar=("LOW", "HIGH"))
+        text = f"{option.metadata['help']}; default: {default}"
+        add(f"--{option.name.replace('_', '-')}", default=default, help=text, **shape)
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
