@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pvnas_mmaction.engine.checkpoints import find_checkpoint, latest_checkpoint
+from pvnas_mmaction.engine.checkpoints import latest_checkpoint
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def cut(path: Path) -> None:
 
 def found(work_dir: Path) -> str:
     path = latest_checkpoint(work_dir)
-    assert path is not None and find_checkpoint(work_dir) == Path(path)
+    assert path is not None
     return Path(path).name
 
 

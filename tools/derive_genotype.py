@@ -27,7 +27,6 @@ from rich.progress import track
 
 from pvnas_mmaction import __version__
 from pvnas_mmaction.apis import cli
-from pvnas_mmaction.apis.config_checks import check_annotations
 from pvnas_mmaction.apis.config_files import load_config, merge_options
 from pvnas_mmaction.apis.ranking import InheritedNetworks
 from pvnas_mmaction.engine.checkpoints import SearchCheckpoint, load_search_checkpoint
@@ -117,7 +116,6 @@ def rank(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list[dic
     """Networks with accuracy and weights, the most accurate first; ties keep order."""
     cfg = load_config(args.rank_on)
     merge_options(cfg, args.cfg_options)
-    check_annotations(cfg, ("train", "val"))
     init_default_scope(cfg.get("default_scope", "mmaction"))
     networks = InheritedNetworks(checkpoint, cfg, args.device)
     console = Console(stderr=True)

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from pvnas_mmaction.apis import cli
-from pvnas_mmaction.apis.config_checks import check_one_network, check_whole
+from pvnas_mmaction.apis.config_checks import check_one_network
 from pvnas_mmaction.apis.config_files import load_config, make_portable, merge_options
 from pvnas_mmaction.apis.export import (
     DEFAULT_OPSET,
@@ -55,10 +55,9 @@ def main() -> None:
     cli.check_out_file(args.out)
     config = load_config(args.config)
     merge_options(config, args.cfg_options)
-    check_whole(config)
+    check_one_network(config)
     if config.model.type != "Recognizer3D":
         raise wrong("model.type", "'Recognizer3D'", repr(config.model.type))
-    check_one_network(config)
     make_portable(config)
     checkpoint = None if args.checkpoint == "none" else args.checkpoint
     if checkpoint is None:

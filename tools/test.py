@@ -15,7 +15,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pvnas_mmaction.apis import cli
-from pvnas_mmaction.apis.config_checks import check_annotations, check_whole
+from pvnas_mmaction.apis.config_checks import check_whole
 from pvnas_mmaction.apis.config_files import load_config
 from pvnas_mmaction.apis.run_checks import warn_of_supernet
 
@@ -47,7 +47,6 @@ def main() -> None:
     args = parse_args()
     cfg = cli.merge_test_args(load_config(args.config), args)
     check_whole(cfg, "test")
-    check_annotations(cfg, ("test",))
     runner = cli.build_runner(cfg, tested=True)
     warn_of_supernet(runner)
     runner.test()

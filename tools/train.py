@@ -17,7 +17,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pvnas_mmaction.apis import cli
-from pvnas_mmaction.apis.config_checks import check_annotations, check_whole
+from pvnas_mmaction.apis.config_checks import check_whole
 from pvnas_mmaction.apis.config_files import load_config
 
 
@@ -63,7 +63,6 @@ def main() -> None:
     args = parse_args()
     cfg = cli.merge_train_args(load_config(args.config), args)
     check_whole(cfg, "train")
-    check_annotations(cfg, ("train", "val"))
     cli.build_runner(cfg).train()
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Whether a config is whole, its lists are there, and its parts agree."""
+"""Whether a config is whole, and its parts agree."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from mmengine.config import Config
 
 from ..report.predictions import names_next_to
 from ..space.checks import wrong
-
-# Where the lists of configs/pvnas/_base_/data/custom.py are unless others are named.
-CUSTOM_DATA = "data/custom/"
 
 
 def check_whole(cfg: Config, split: str | None = None) -> None:
@@ -27,48 +24,19 @@ def check_whole(cfg: Config, split: str | None = None) -> None:
     epochs = (cfg.get("train_cfg") or {}).get("max_epochs", 1)
     if split == "train" and not (isinstance(epochs, int) and epochs >= 1):
         raise wrong("train_cfg.max_epochs", "1 or more, an integer", repr(epochs))
+    for name in ("val", "test"):
+        if (cfg.get(f"{name}_dataloader") or {}).get("drop_last"):
+            hint = "the accuracy would be that of other clips"
+            raise wrong(f"{name}_dataloader.drop_last", "False", "True", hint)
 
 
 def check_one_network(cfg: Config) -> None:
     """Check that a config is about one network, not about a space of them."""
+    check_whole(cfg)
     found = (cfg.model.get("backbone") or {}).get("type")
     if found == "PVNASSupernet":
         hint = "take the config that retrains the genotype"
         raise wrong("model.backbone.type", "one network", repr(found), hint)
-
-
-def check_annotations(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Check the annotation lists of ``splits`` before anything large is built."""
-    for split in splits:
-        if split != "train" and (cfg.get(f"{split}_dataloader") or {}).get("drop_last"):
-            hint = "the accuracy would be that of other clips"
-            raise wrong(f"{split}_dataloader.drop_last", "False", "True", hint)
-        for field, dataset in leaf_datasets(cfg, split):
-            path = list_file(dataset)
-            if path is None:
-                continue
-            expected = "one video and its class id per line"
-            if not path.is_file():
-                hint = _hint_of_list(cfg, split, field, dataset["ann_file"])
-                found = f"{path}, which is no file"
-                raise wrong(f"{field}.ann_file", expected, found, hint)
-            if not path.read_bytes().strip():
-                raise wrong(f"{field}.ann_file", expected, f"no line in {path}")
-
-
-def _hint_of_list(cfg: Config, split: str, field: str, name: str) -> str:
-    variable = f"ann_file_{'train' if split == 'train' else 'val'}"
-    if name.startswith(CUSTOM_DATA):
-        return (
-            "name yours in the config, or as the environment variable "
-            f"{variable.upper()}, with DATA_PREFIX and NUM_CLASSES"
-        )
-    if cfg.get(variable) not in (None, name):
-        return (
-            f"{variable}={cfg[variable]!r} is not passed on to a data set that a "
-            f"config inherits: set {field}.ann_file"
-        )
-    return ""
 
 
 def check_num_classes(cfg: Config) -> None:
@@ -78,11 +46,8 @@ def check_num_classes(cfg: Config) -> None:
         for field, dataset in leaf_datasets(cfg, split):
             expected = dataset.get("num_classes")
             if None not in (found, expected) and found != expected:
-                raise wrong(
-                    "model.cls_head.num_classes",
-                    f"{expected}, as {field}.num_classes",
-                    str(found),
-                )
+                expected = f"{expected}, as {field}.num_classes"
+                raise wrong("model.cls_head.num_classes", expected, str(found))
             path = list_file(dataset)
             names = names_next_to(path) if path else []
             if found and names and len(names) != found:

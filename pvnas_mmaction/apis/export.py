@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from ..engine.checkpoints import check_checkpoint
@@ -32,7 +32,7 @@ from ..space.checks import wrong
 from ..space.cost import check_input_shape
 from ..space.genotype import write_atomically
 from .config_checks import check_num_classes
-from .run_checks import check_head, check_record, check_weights
+from .run_checks import check_head, check_record, load_weights
 
 DEFAULT_OPSET = 18
 INPUT, OUTPUT = "clips", "logits"
@@ -78,8 +78,7 @@ def load_classifier(
         check_checkpoint(checkpoint, "checkpoint")
         found = CheckpointLoader.load_checkpoint(checkpoint, "cpu", logger="silent")
         check_record(found, config, checkpoint)
-        check_weights(recognizer, found.get("state_dict", found), checkpoint)
-        load_state_dict(recognizer, found.get("state_dict", found), strict=True)
+        load_weights(recognizer, found.get("state_dict", found), checkpoint)
     return Classifier(recognizer).eval()
 
 

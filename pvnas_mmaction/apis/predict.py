@@ -11,7 +11,7 @@ import torch
 from ..models.recognizers import view_of
 from ..profiling.clock import check_device
 from ..space.checks import wrong
-from .config_checks import check_one_network, check_whole
+from .config_checks import check_one_network
 from .config_files import load_config, make_portable
 from .export import labels_of, load_classifier, preprocessing_of
 from .onnx_predict import Deployed, read_description
@@ -34,7 +34,6 @@ def load_trained(source: str, checkpoint: str | None, device: str) -> Deployed:
         expected = "a folder that pvnas fit wrote, or CONFIG CHECKPOINT"
         raise wrong("FOLDER", expected, f"{folder}, without a checkpoint.pth")
     cfg = load_config(source if checkpoint else str(folder / "config.py"))
-    check_whole(cfg)
     check_one_network(cfg)
     make_portable(cfg)
     preprocessing = preprocessing_of(cfg)

@@ -2,7 +2,7 @@
 """Whether folder, checkpoint, data and config of a run belong together.
 
 Every checkpoint gets a record of the run that writes it: its network, its data and how
-it trains. What loads a checkpoint compares that with its own config. MMEngine would
+it trains. What loads a checkpoint compares that with its own config: MMEngine would
 keep the random weights of what does not fit, and let the checkpoint's optimizer,
 schedule and seed win over the config's without a word.
 """
@@ -125,26 +125,16 @@ def _differences(
         yield field, repr(theirs), repr(ours)
 
 
-def check_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
-    """Check that a checkpoint has every weight of a model, and no other.
-
-    Backbones of this package look at theirs when they are loaded.
-    """
-    own = isinstance(backbone_of(model), PVNASNet | PVNASSupernet)
-    left_out = ("backbone.",) if own else ()
-
-    def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, str]:
-        shapes = {k: f"shape {tuple(v.shape)}" for k, v in weights.items()}
-        shapes = {k.removeprefix("module."): shape for k, shape in shapes.items()}
-        kept = (k for k in shapes if not k.endswith("num_batches_tracked"))
-        return {k: shapes[k] for k in kept if not k.startswith(left_out)}
-
-    found, expected = shapes_of(state), shapes_of(model.state_dict())
-    for name in {**expected, **found}:
-        if found.get(name) != expected.get(name):
-            pair = [names.get(name, "no such weight") for names in (expected, found)]
-            hint = "take the config that it was written with"
-            raise wrong(f"{path}, {name}", *pair, hint)
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
+    """Load a checkpoint's weights; ValueError unless they are all those of a model, and
+    no other."""
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        got = " ".join(str(error).split()[5:])[:300]
+        hint = "take the config that it was written with"
+        raise wrong(path, "the weights of the config's model", got, hint) from error
 
 
 class RunCheckHook(Hook):
@@ -169,13 +159,12 @@ class RunCheckHook(Hook):
         checkpoint[RECORD_KEY] = json.dumps({**record, "clip": self.clip})
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check record and weights, before anything is copied."""
         path = str(runner.cfg.get("load_from") or "checkpoint")
         check_record(checkpoint, runner.cfg, path, self.resumed)
         self.clip = json.loads(checkpoint.get(RECORD_KEY, "{}")).get("clip")
         if self.resumed or self.tested:
             state = checkpoint.get("state_dict", checkpoint)
-            check_weights(unwrap(runner.model), state, path)
+            load_weights(unwrap(runner.model), state, path)
         if self.resumed:
             check_length(runner, checkpoint["meta"].get("epoch", 0))
             check_resumed_schedulers(runner, checkpoint, path)
@@ -256,15 +245,9 @@ def check_first_clip(runner: Runner, split: str) -> dict | None:
         if np.max(label) >= classes:
             expected = f"class ids below {classes}, as model.cls_head.num_classes"
             raise wrong(f"{field}.ann_file", expected, f"{label} in entry {index}")
-    if not isinstance(clip, Tensor):
+    if not isinstance(backbone, PVNASNet | PVNASSupernet):
         return None
-    shape = tuple(clip.shape[1:])
-    if isinstance(backbone, PVNASNet):
-        skeleton, provenance = backbone.genotype.skeleton, backbone.genotype.provenance
-    elif isinstance(backbone, PVNASSupernet):
-        skeleton, provenance = backbone.space.skeleton, {}
-    else:
-        return None
+    skeleton, shape = backbone.skeleton, tuple(clip.shape[1:])
     if len(shape) != 4 or shape[0] != skeleton.in_channels:
         expected = f"clips (C, T, H, W) of {skeleton.in_channels} channels"
         raise wrong(f"{field}.pipeline", f"{expected}, as model.backbone", str(shape))
@@ -272,7 +255,8 @@ def check_first_clip(runner: Runner, split: str) -> dict | None:
     if mean is not None and mean.numel() not in (1, shape[0]):
         expected = f"{shape[0]} numbers, as {field}.pipeline gives channels"
         raise wrong("model.data_preprocessor.mean", expected, str(mean.numel()))
-    stated = provenance.get("input_shape")
+    genotype = getattr(backbone, "genotype", None)
+    stated = genotype and genotype.provenance.get("input_shape")
     if split != "val" and stated is not None and tuple(stated) != shape:
         runner.logger.warning(
             f"{field}.pipeline gives clips {shape}, model.backbone.genotype was found "
@@ -301,18 +285,13 @@ def warn_of_supernet(runner: Runner) -> None:
 
 def check_head(model: nn.Module) -> None:
     """Check that a head takes as many channels as the network before it gives."""
-    model = unwrap(model)
-    if getattr(model, "neck", None) is not None:
-        return  # what the head takes is the neck's
-    backbone = getattr(model, "backbone", None)
-    if isinstance(backbone, PVNASNet):
-        skeleton, last = backbone.genotype.skeleton, backbone.out_indices[-1]
-        if len(backbone.out_indices) > 1 or last < len(skeleton.stages):
-            return  # a neck or a head of another kind takes the stages' outputs
-    elif isinstance(backbone, PVNASSupernet):
-        skeleton = backbone.space.skeleton
-    else:
+    model, backbone = unwrap(model), backbone_of(model)
+    if not isinstance(backbone, PVNASNet | PVNASSupernet):
         return
+    skeleton = backbone.skeleton
+    last = [len(skeleton.stages)]
+    if model.with_neck or list(getattr(backbone, "out_indices", last)) != last:
+        return  # a neck, or a head of another kind, takes the stages' outputs
     found = getattr(model.cls_head, "in_channels", skeleton.out_channels)
     if found != skeleton.out_channels:
         expected = f"{skeleton.out_channels}, the output width of the backbone"

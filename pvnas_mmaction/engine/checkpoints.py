@@ -30,17 +30,16 @@ def check_checkpoint(path: str | os.PathLike[str], option: str) -> None:
     if re.match(r"\w{2,}:", str(path)):
         return
     if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"{option}: expected a checkpoint, got {path}, which is no file"
-        )
-    with open(path, "rb") as file:
-        start = file.read(2)
-    # torch writes zip archives, whose directory comes last; before 1.6 plain pickles
-    if not start or (start == b"PK" and not zipfile.is_zipfile(path)):
+        raise FileNotFoundError(f"{option}: expected a checkpoint, got no file {path}")
+    if not _is_whole(Path(path)):
         hint = "take an earlier one, or copy it again"
-        raise wrong(option, "a whole checkpoint", f"{path}, whose end is missing", hint)
-    if start != b"PK" and not start.startswith(pickle.PROTO):
-        raise wrong(option, "a checkpoint as torch.save writes it", str(path))
+        raise wrong(option, "a whole checkpoint of torch.save", str(path), hint)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a zip archive, whose directory comes last, or an old plain pickle."""
+    with path.open("rb") as file:
+        return file.read(1) == pickle.PROTO or zipfile.is_zipfile(path)
 
 
 def saved_checkpoints(work_dir: str | os.PathLike[str]) -> list[Path]:
@@ -61,32 +60,20 @@ def latest_checkpoint(
     the newest ``epoch_N.pth`` or ``iter_N.pth`` that is whole.
 
     Raises:
-        FileNotFoundError: There is none, though one was saved.
-        ValueError: None is whole; names ``option``, which asks for it.
+        FileNotFoundError, ValueError: None is there, or none is whole; names
+            ``option``, which asks for it.
     """
-    pointer, saved = Path(work_dir, "last_checkpoint"), saved_checkpoints(work_dir)
-    if not pointer.is_file() and not saved:
-        return None
-    name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
-    named = [Path(work_dir, Path(name).name), Path(name)] if name else []
-    damaged = None
-    for path in filter(Path.is_file, [*named, *saved]):
-        try:
-            check_checkpoint(path, option)
-        except ValueError as error:
-            damaged = damaged or error
-            continue
-        if path not in named:
-            print_log(f"{pointer}: found {name!r}, which is not whole; taking {path}")
-        return str(path)
-    if damaged:
-        raise damaged
-    for path in named[-1:]:
-        check_checkpoint(path, option)
-    raise FileNotFoundError(
-        f"{option}: expected a checkpoint, got none but an empty file {pointer}; start "
-        "again in another folder"
-    )
+    pointer, named = Path(work_dir, "last_checkpoint"), []
+    if pointer.is_file() and (name := pointer.read_text(encoding="utf-8").strip()):
+        named = [Path(work_dir, Path(name).name), Path(name)]
+    found = list(filter(Path.is_file, [*named, *saved_checkpoints(work_dir)]))
+    for path in found:
+        if _is_whole(path):
+            return str(path)
+        print_log(f"{path} is not whole; looking for an earlier one")
+    for path in [*found, *named][:1]:
+        check_checkpoint(path, option)  # for its error
+    return None
 
 
 def search_state(checkpoint: Mapping[str, Any], path: object) -> dict[str, Any]:
@@ -135,38 +122,20 @@ class SearchCheckpoint:
         return inherit_weights(self.state, indices, self.prefix)
 
 
-def find_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """A whole checkpoint file from its path or from a work directory, whose last one
-    counts; FileNotFoundError or ValueError where there is none."""
-    path = Path(path)
-    if path.is_file():
-        check_checkpoint(path, "checkpoint")
-        return path
-    file = latest_checkpoint(path, "work directory") if path.is_dir() else None
-    if file is None:
-        raise FileNotFoundError(
-            f"{path}: expected a checkpoint, or the work directory of a search that "
-            "has saved one, got none"
-        )
-    return Path(file)
-
-
 def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
-    """Read the checkpoint of a search, from its path or its work directory. Nothing in
-    it is executed.
+    """Read the checkpoint of a search, from its path or from its work directory, whose
+    last one counts. Nothing in it is executed.
 
     Raises:
         FileNotFoundError: There is no checkpoint.
         ValueError: It is no checkpoint, or not that of a search.
     """
-    path = find_checkpoint(path)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        expected = "a checkpoint that MMEngine has written"
-        raise wrong(str(path), expected, reason) from error
-    found = search_state(checkpoint if isinstance(checkpoint, dict) else {}, path)
+    path = Path(path)
+    if path.is_dir():
+        path = Path(latest_checkpoint(path, "work directory") or path)
+    check_checkpoint(path, "checkpoint")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    found = search_state(checkpoint, path)
     space = SearchSpace.from_config(found["space"])
     state = checkpoint["state_dict"]
     if "ema_state_dict" in checkpoint:  # EMAHook has swapped them; a search ignores it

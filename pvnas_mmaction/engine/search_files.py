@@ -9,11 +9,10 @@ import platform
 import shlex
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +85,13 @@ def recorded_run(runner: Runner, **facts: Any) -> Iterator[None]:
     _write(path, record)
     try:
         yield
-    except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        record["state"] = "interrupted" if stopped else "failed"
-        record["error"] = None if stopped else f"{type(error).__name__}: {error}"
-        raise
-    else:
         record["state"] = "finished"
+    except KeyboardInterrupt:
+        record["state"] = "interrupted"
+        raise
+    except Exception as error:
+        record["state"], record["error"] = "failed", f"{type(error).__name__}: {error}"
+        raise
     finally:
         start["ended"] = _now()
         _write(path, record)
@@ -126,43 +125,36 @@ def save_weights(state: dict[str, Tensor], blocks: Sequence[str], path: Path) ->
     temporary.replace(path)
 
 
-def _by_rank_0(method: Callable[..., None]) -> Callable[..., None]:
-    """Writes by rank 0 alone; where it fails, all ranks do."""
-
-    @wraps(method)
-    def write(*args: Any) -> None:
-        with together():
-            if is_main_process():
-                method(*args)
-
-    return write
-
-
 class SearchFiles:
     """Writer of ``work_dir/search``: ``space.json`` (space, budget, costs),
     ``split.json`` (the two halves), ``archive.json``, ``genotypes/cycle_NN.json``, and
-    at the end ``genotype.json``, the network that the search ends in."""
+    at the end ``genotype.json``, the network that the search ends in. Rank 0 writes;
+    where it fails, all ranks do."""
 
     def __init__(self, runner: Runner, search: Search, data: SearchData) -> None:
         self.runner, self.search, self.data = runner, search, data
         self.directory = Path(runner.work_dir) / "search"
 
-    @_by_rank_0
     def write_setting(self) -> None:
         """Write down the space with its costs, and the split of the training list.
 
         What a search that saved no checkpoint has found in this folder is moved to
         ``search_before_TIMESTAMP`` first.
         """
+        with together():
+            if is_main_process():
+                self._write_setting()
+
+    def _write_setting(self) -> None:
         search, data, logger = self.search, self.data, self.runner.logger
         has_archive = (self.directory / "archive.json").exists()
-        if search.num_steps == 0 and has_archive:
-            earlier = self.directory.with_name(f"search_before_{self.runner.timestamp}")
-            self.directory.rename(earlier)
-            logger.warning(
-                f"{self.directory}: found another search, moved to {earlier}"
-            )
-        if search.num_steps == 0:  # nor does --resume go on with another search
+        if search.num_steps == 0:
+            if has_archive:
+                earlier = f"search_before_{self.runner.timestamp}"
+                self.directory.rename(self.directory.with_name(earlier))
+                text = "found another search, moved to"
+                logger.warning(f"{self.directory}: {text} {earlier}")
+            # Nor does --resume go on with another search.
             self.directory.with_name("last_checkpoint").unlink(missing_ok=True)
         split = dict(
             seed=data.seed,
@@ -189,17 +181,15 @@ class SearchFiles:
         if search.archive.entries and not has_archive:  # resumed in another folder
             self._write_archive()
 
-    @_by_rank_0
-    def write_sensitivities(self) -> None:
-        """Write what single blocks of the donor are worth, and the network of that."""
-        if found := self.search.sensitivities:
-            _write(self.directory / "sensitivities.json", found, None)
-            self._write_archive()
-
-    @_by_rank_0
     def write_archive(self) -> None:
-        """Write the archive and every genotype of it."""
-        self._write_archive()
+        """Write the archive and every genotype of it; before the first cycle what
+        single blocks of the donor are worth, and the network of that."""
+        with together():
+            if is_main_process():
+                if self.search.sensitivities and self.search.num_cycle_steps == 0:
+                    found = self.search.sensitivities
+                    _write(self.directory / "sensitivities.json", found, None)
+                self._write_archive()
 
     def _write_archive(self) -> None:
         archive = self.search.archive
@@ -210,25 +200,22 @@ class SearchFiles:
     def write_result(self) -> None:
         """Write the genotype that the search chose; where it has a donor, also the
         weights to fine-tune it from."""
-        best = self.search.archive.best()
+        best, search, weights = self.search.archive.best(), self.search, None
         if best is None:
             return
-        weights = None
-        if self.search.donor:
-            indices = self.search.space.indices_of_blocks(best.blocks)
-            weights = self.search.inherited(indices)
-        self._write_result(best, weights)
-
-    @_by_rank_0
-    def _write_result(self, best: ArchiveEntry, weights: dict | None) -> None:
-        path = self._save(best, "genotype.json")
-        if weights is not None:
-            save_weights(weights, best.blocks, path.with_suffix(".pth"))
-        self.runner.logger.info(
-            f"Search done: {len(self.search.archive)} genotype(s), the "
-            f"{'last' if best.accuracy is None else 'best'} is {path}: "
-            f"{' '.join(best.blocks)}"
-        )
+        if search.donor:  # by all ranks
+            weights = search.inherited(search.space.indices_of_blocks(best.blocks))
+        with together():
+            if not is_main_process():
+                return
+            path = self._save(best, "genotype.json")
+            if weights is not None:
+                save_weights(weights, best.blocks, path.with_suffix(".pth"))
+            self.runner.logger.info(
+                f"Search done: {len(search.archive)} genotype(s), the "
+                f"{'last' if best.accuracy is None else 'best'} is {path}: "
+                f"{' '.join(best.blocks)}"
+            )
 
     def _save(self, entry: ArchiveEntry, file: str) -> Path:
         path = self.directory / file

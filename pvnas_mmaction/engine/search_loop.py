@@ -198,8 +198,8 @@ class SearchLoop(EpochBasedTrainLoop):
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
         alphas_batch = None if self.search.rests else self._next_alpha_batch()
         outputs = self.search.step(data_batch, alphas_batch)
-        if self.search.donor and self.search.num_cycle_steps == 0:
-            self.files.write_sensitivities()
+        if self.search.sensitivities and self.search.num_cycle_steps == 0:
+            self.files.write_archive()
         self.runner.call_hook(
             "after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs
         )
