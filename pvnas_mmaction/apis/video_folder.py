@@ -87,7 +87,7 @@ def read_lists(
     lists: dict[str, list[Clip]] = {}
     for split, file in zip(SPLITS, files, strict=False):
         lists[split] = []
-        for path, (label,) in read_video_list(str(file), f"--lists ({split})"):
+        for path, label in read_video_list(str(file), f"--lists ({split})"):
             lists[split].append(Clip(video_file(path), label))
     if len(files) == 2:
         ordered = sorted(lists["val"], key=lambda clip: clip.label)

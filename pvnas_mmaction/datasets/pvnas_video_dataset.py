@@ -35,14 +35,14 @@ class _SharedTable:
 class PVNASVideoDataset(VideoDataset):
     """Videos with class ids, from a list of ``path class_id`` lines.
 
-    It reads the lists that :class:`mmaction.datasets.VideoDataset` reads, and differs
-    where something is wrong. The list is checked when it is loaded: all videos have to
-    be there, and the first frame of each is read (in a list of over 4000, of an even
-    sample). In training, a video that fails before the pipeline has ``imgs`` is logged
-    once, counted in :attr:`failures` (which all workers of a loader share;
-    :class:`SkippedClipsHook` reports it) and replaced by another one, chosen by (index,
-    attempt) alone. In validation and testing it is an error, since an accuracy over
-    fewer clips is another number.
+    It differs from :class:`mmaction.datasets.VideoDataset` where something is wrong.
+    The list is checked when it is loaded: all videos have to be there, and the first
+    frame of each is read (in a list of over 4000, of an even sample). In training, a
+    video that fails before the pipeline has ``imgs`` is logged once, counted in
+    :attr:`failures` (which all workers of a loader share; :class:`SkippedClipsHook`
+    reports it) and replaced by another one, chosen by (index, attempt) alone. In
+    validation and testing it is an error: an accuracy over fewer clips is another
+    number.
 
     Args:
         ann_file: The list, see :func:`read_video_list`.
@@ -57,7 +57,7 @@ class PVNASVideoDataset(VideoDataset):
         max_refetch: How many replacements are tried for one clip. Default 20.
         cache: Folder where the frames of all videos are kept, resized as the pipeline
             does it: 90 kB for one of 128x228. Default None: each access decodes.
-        **kwargs: As for ``VideoDataset``.
+        **kwargs: As for ``VideoDataset``, without ``multi_class``.
 
     Raises:
         FileNotFoundError: There is no such list.
@@ -93,23 +93,17 @@ class PVNASVideoDataset(VideoDataset):
 
     def read_clips(self) -> list[dict]:
         """Read the list; one dict with filename and label per line."""
-        if self.multi_class and self.num_classes is None:
-            field = f"{self._field}.num_classes"
-            raise wrong(field, "the number of classes, as of multi_class", "None")
-        settings = self.delimiter, self.multi_class, self.num_classes
+        settings = self.delimiter, self.num_classes
         clips = read_video_list(self.ann_file, self._field, *settings)
-        folder, many = self.data_prefix["video"], self.multi_class
-        return [
-            dict(filename=os.path.join(folder, path), label=ids if many else ids[0])
-            for path, ids in clips
-        ]
+        folder = self.data_prefix["video"]
+        return [dict(filename=os.path.join(folder, p), label=i) for p, i in clips]
 
     def load_data_list(self) -> list[dict]:
         """Read and check the list."""
         data_list = self.read_clips()
         self._check_videos([data["filename"] for data in data_list])
         self._check_repeats(data_list)
-        self._check_classes(data_list)
+        self._check_classes({data["label"] for data in data_list})
         self._table = _SharedTable(len(data_list))
         return data_list
 
@@ -135,12 +129,12 @@ class PVNASVideoDataset(VideoDataset):
     def _check_repeats(self, data_list: list[dict]) -> None:
         """Warn of files that are listed twice: what trains on one half of a list and is
         judged on the other may see a clip in both."""
-        labels: dict[str, list] = {}
+        labels: dict[str, list[int]] = {}
         files = resolve(data["filename"] for data in data_list)
         for file, data in zip(files, data_list, strict=True):
             labels.setdefault(file, []).append(data["label"])
         repeated = [file for file, found in labels.items() if len(found) > 1]
-        mixed = [f for f in repeated if any(c != labels[f][0] for c in labels[f])]
+        mixed = [file for file in repeated if len(set(labels[file])) > 1]
         if repeated:
             _warn(
                 f"{self.ann_file} in {self._field}: expected each video once, got "
@@ -149,11 +143,9 @@ class PVNASVideoDataset(VideoDataset):
                 f"{', '.join([*dict.fromkeys(mixed + repeated)][:3])}; take out lines"
             )
 
-    def _check_classes(self, data_list: list[dict]) -> None:
-        if self.multi_class or self.num_classes is None or self.test_mode:
-            return
-        lacking = set(range(self.num_classes)) - {data["label"] for data in data_list}
-        if lacking:
+    def _check_classes(self, found: set[int]) -> None:
+        lacking = set(range(self.num_classes or 0)) - found
+        if lacking and not self.test_mode:
             _warn(
                 f"{self._field}.num_classes: expected clips of all {self.num_classes} "
                 f"classes in {self.ann_file}, got none of {len(lacking)} of them, such "
@@ -176,10 +168,9 @@ class PVNASVideoDataset(VideoDataset):
         self._parts = [np.asarray(part) for part in parts]
 
     def _replacement(self, idx: int, attempt: int) -> int:
-        everything = np.arange(len(self))
-        choices = next((part for part in self._parts if idx in part), everything)
-        others = choices[choices != idx]
-        if len(others) == 0:
+        choices = next((part for part in self._parts if idx in part), range(len(self)))
+        others = [choice for choice in choices if choice != idx]
+        if not others:
             return idx
         return int(np.random.default_rng((idx, attempt)).choice(others))
 
@@ -214,18 +205,17 @@ class PVNASVideoDataset(VideoDataset):
             self._check_crop(number, transform, data.get("img_shape"))
             try:
                 data = transform(data)
-            except (ImportError, MemoryError):
-                raise
             except Exception as error:
-                if has_images:
+                if has_images or isinstance(error, ImportError | MemoryError):
                     raise
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                text = f"{path}: expected a video, got {reason}"
                 if self.test_mode:
-                    raise OSError(
-                        f"{path}: expected a video, got {reason}; replace it, or take "
-                        f"its line out of {self.ann_file}"
-                    ) from error
-                self._count_failure(idx, path, reason)
+                    hint = f"replace it, or take its line out of {self.ann_file}"
+                    raise OSError(f"{text}; {hint}") from error
+                self.failures[idx] += 1
+                if self.failures[idx] == 1:
+                    _warn(f"{text}; it is skipped")
                 return None
             if data is None:
                 return None
@@ -245,11 +235,6 @@ class PVNASVideoDataset(VideoDataset):
             field = f"{self._field}.pipeline.{number}.crop_size"
             most, got = f"{height}x{width} at most", f"{crop_height}x{crop_width}"
             raise wrong(field, most, got, "raise the Resize before it")
-
-    def _count_failure(self, idx: int, path: str, reason: str) -> None:
-        self.failures[idx] += 1
-        if self.failures[idx] == 1:
-            _warn(f"{path}: expected a video, got {reason}; it is skipped")
 
 
 def _warn(text: str) -> None:

@@ -22,8 +22,8 @@ class SkippedClipsHook(Hook):
 
     Before a run it compares the lists of the training, validation and test loader (a
     test on the validation list counts once). After each epoch it sums the skipped clips
-    over the processes of a distributed run; an epoch without them logs nothing. It
-    finds every :class:`PVNASVideoDataset`, also in wrappers.
+    over the processes; an epoch without them logs nothing. It finds every
+    :class:`PVNASVideoDataset`, also in wrappers.
     """
 
     priority = "NORMAL"

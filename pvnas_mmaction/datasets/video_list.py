@@ -23,31 +23,23 @@ SECONDS_PER_REPORT = 15
 
 
 def read_video_list(
-    path: str,
-    field: str,
-    delimiter: str = " ",
-    multi_class: bool = False,
-    num_classes: int | None = None,
-) -> list[tuple[str, list[int]]]:
-    """Read a list.
+    path: str, field: str, delimiter: str = " ", num_classes: int | None = None
+) -> list[tuple[str, int]]:
+    """Read a list: path as it is written, and class id, per line.
 
     Args:
         path: The list, UTF-8 text. Blank lines don't count.
         field: Config field of the data set, such as ``train_dataloader.dataset``.
-        delimiter: What separates path and class id. Default: white space.
-        multi_class: Whether a line may hold several class ids. Default False.
+        delimiter: What separates path and class id, the last one of a line. Default:
+            white space.
         num_classes: Class ids are in [0, num_classes). Default None: any is right.
-
-    Returns:
-        Path as it is written and class ids, per line. A path may hold the delimiter:
-        the class id is what follows the last one (with ``multi_class``: all that
-        follows the first).
 
     Raises:
         FileNotFoundError: There is no such list.
         ValueError: It is empty or no text, or a line is malformed.
     """
-    wanted = f"a list of lines 'path{delimiter}class_id'"
+    line_form = f"path{delimiter}class_id"
+    wanted = f"a list of lines {line_form!r}"
     if not exists(path):
         raise FileNotFoundError(
             f"{field}.ann_file: expected {wanted}, got {path!r}, which does not exist "
@@ -57,33 +49,25 @@ def read_video_list(
         text = get_text(path, encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise wrong(f"{field}.ann_file", wanted, f"{path}: {error}") from None
-    # str.splitlines would also break a name at, say, a Unicode line separator.
-    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text)]
     clips = []
-    for number, line in enumerate(lines, start=1):
-        if not line:
+    # str.splitlines would also break a name at, say, a Unicode line separator.
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
+        if not line.strip():
             continue
-        separator = delimiter if delimiter.strip() else None  # any white space
-        parts = line.split(separator) if multi_class else line.rsplit(separator, 1)
-        name, *labels = parts
+        name, *label = line.strip().rsplit(delimiter.strip() or None, 1)
         place = f"{path}:{number}"
-        if not name.strip() or not labels or not all(map(_is_integer, labels)):
-            raise wrong(place, f"'path{delimiter}class_id'", repr(line))
-        class_ids = [int(label) for label in labels]
-        last = max(class_ids)
-        if min(class_ids) < 0 or (num_classes is not None and last >= num_classes):
+        if not label or not re.fullmatch(r"\s*[+-]?\d+", label[0]):
+            raise wrong(place, repr(line_form), repr(line.strip()))
+        class_id = int(label[0])
+        if class_id < 0 or (num_classes is not None and class_id >= num_classes):
             expected = f"class ids from 0 to num_classes - 1 ({num_classes} classes)"
             hint = "correct the line, or set num_classes, of data set and cls_head, to "
-            hint += f"{last + 1} or more (or the environment variable NUM_CLASSES)"
-            raise wrong(place, expected, str(class_ids), hint)
-        clips.append((name.strip(), class_ids))
+            hint += f"{class_id + 1} or more (or the environment variable NUM_CLASSES)"
+            raise wrong(place, expected, str(class_id), hint)
+        clips.append((name.strip(), class_id))
     if not clips:
         raise wrong(f"{field}.ann_file", wanted, f"{path}, which is empty")
     return clips
-
-
-def _is_integer(text: str) -> bool:
-    return re.fullmatch(r"\s*[+-]?\d+\s*", text) is not None
 
 
 def video_file(path: str) -> str:
@@ -118,11 +102,9 @@ def find_faults(paths: Sequence[str], name: str) -> dict[str, str]:
     files = list(dict.fromkeys(map(video_file, paths)))
     faults = _apply(_why_missing, files, f"{name}: looked for")
     present = [path for path in files if path not in faults and os.path.exists(path)]
-    if present:
-        places = np.linspace(0, len(present) - 1, min(len(present), MAX_OPENED))
-        sample = [present[i] for i in places.astype(int)]
-        faults |= _apply(_why_unreadable, sample, f"{name}: opened")
-    return faults
+    places = np.linspace(0, len(present) - 1, min(len(present), MAX_OPENED))
+    sample = [present[i] for i in places.astype(int)]
+    return faults | _apply(_why_unreadable, sample, f"{name}: opened")
 
 
 def _apply(check: Callable[[str], str], files: list[str], text: str) -> dict[str, str]:
