@@ -6,7 +6,6 @@ from __future__ import annotations
 import html
 import json
 import re
-from dataclasses import replace
 
 import pytest
 from report_runs import genotype, write_json, write_launch, write_search, write_training
@@ -14,10 +13,9 @@ from test_report_predictions import clips, dump
 
 from pvnas_mmaction.report.data import read_work_dirs
 from pvnas_mmaction.report.layers import format_count
-from pvnas_mmaction.report.page import Report, latency_of, read_table
+from pvnas_mmaction.report.page import Report
 from pvnas_mmaction.space.cost import network_cost
 from pvnas_mmaction.space.genotype import parse_genotype
-from pvnas_mmaction.space.latency_table import LatencyTable
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -28,8 +26,8 @@ def no_library():
         yield
 
 
-def render(*paths, table=None, **settings) -> str:
-    return Report(read_work_dirs(paths), table).render(**settings)
+def render(*paths, **settings) -> str:
+    return Report(read_work_dirs(paths)).render(**settings)
 
 
 def text_of(page: str) -> str:
@@ -93,29 +91,17 @@ def test_several_runs_are_compared(tmp_path):
     assert "Search report: 3 runs" in shown and "predictions 60.0 % 5 clips" in shown
 
 
-def test_latency_comes_from_a_table_or_from_the_file(tmp_path):
+def test_latency_is_that_of_the_search_or_of_the_file(tmp_path):
     path = write_search(tmp_path / "a")
-    (run,) = read_work_dirs([path])
-    network = run.networks[0].genotype
-    assert latency_of(network) is None
-    assert "No latency is known" in text_of(render(path))
-    rows = [[0.5 + i for i in range(len(row))] for row in run.space.candidates]
-    table = LatencyTable(run.space.to_config(), list(run.input_shape), 0.25, rows)
-    # ts is the third candidate, skip the fourth and the third.
-    assert latency_of(network, table) == (0.25 + 2.5 + 3.5 + 0.5 + 2.5,
-                                          [2.5, 3.5, 0.5, 2.5])  # fmt: skip
-    table.save(tmp_path / "table.json")
-    assert read_table(tmp_path / "table.json") == table
-    page = render(path, table=table)
+    assert "latency" not in text_of(render(path)).lower()
+    archive = json.loads((path / "search/archive.json").read_text())
+    archive["entries"][0]["costs"]["latency"] = 9.25
+    write_json(path / "search/archive.json", archive)
+    file = path / "search/genotypes/cycle_02.json"
+    write_json(file, json.loads(file.read_text()) | dict(provenance=dict(latency_ms=4)))
+    page = render(path)
     assert "run-1-archive-latency" in keys_of(page)
-    assert "latency 9.25 ms" in text_of(page)
-    assert "No latency is known" not in text_of(page)
-    # A table of another input shape tells nothing.
-    assert latency_of(network, replace(table, input_shape=[3, 16, 64, 64])) is None
-    file = path / "search/genotypes/cycle_01.json"
-    write_json(file, genotype(list(network.blocks), latency_ms=4.5))
-    (run,) = read_work_dirs([path])
-    assert latency_of(run.networks[0].genotype) == (4.5, None)
+    assert "latency 9.25 ms" in text_of(page) and "latency 4.00 ms" in text_of(page)
 
 
 def test_the_tool_writes_page_and_figures(tmp_path, run_tool):
@@ -146,8 +132,3 @@ def test_the_network_of_a_training_counts_the_classes_of_its_config(tmp_path):
     cost = network_cost(skeleton, blocks, (3, 8, 32, 32), 1000)
     assert keys_of(page) == {"run-1-network-1", "run-1-loss"}
     assert f"parameters {format_count(cost.params)}" in text_of(page)
-    (tmp_path / "t.json").write_text("{}")
-    with pytest.raises(ValueError, match="expected a table of"):
-        read_table(tmp_path / "t.json")
-    write_search(tmp_path / "a", accuracies=(None, None))
-    assert "No network has a validation accuracy" in text_of(render(tmp_path / "a"))

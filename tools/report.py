@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.report.data import read_work_dirs
-from pvnas_mmaction.report.page import Report, read_table
+from pvnas_mmaction.report.page import Report
 from pvnas_mmaction.space.genotype import write_atomically
 
 
@@ -33,7 +33,6 @@ def parse_args() -> argparse.Namespace:
     out = Path("report.html")
     add("--out", type=Path, default=out, metavar="FILE.html", help=f"default: {out}")
     add("--figures", type=Path, metavar="DIR", help="also write plots, PNG and SVG")
-    add("--latency-table", metavar="FILE.json", help="to predict latencies with")
     add("--title", default="", help="headline of the page")
     return parser.parse_args()
 
@@ -41,8 +40,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cli.check_out_file(args.out)
-    table = read_table(args.latency_table) if args.latency_table else None
-    report = Report(read_work_dirs(args.work_dirs), table)
+    report = Report(read_work_dirs(args.work_dirs))
     text = report.render(args.title)
     write_atomically(args.out, text)
     print(f"{args.out}: {len(text.encode()) / 2**20:.1f} MiB")

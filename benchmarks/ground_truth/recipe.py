@@ -16,7 +16,6 @@ from benchmarks.clips import OPPOSITES, MotionClips
 from pvnas_mmaction.engine.muon import MuonAdamW
 from pvnas_mmaction.models.blocks import init_weights
 from pvnas_mmaction.models.pvnas_net import PVNASNet
-from pvnas_mmaction.models.time_reversal import with_reversals
 from pvnas_mmaction.search.randomness import derived_seed
 from pvnas_mmaction.space.checks import check_count, wrong
 from pvnas_mmaction.space.search_space import SearchSpace
@@ -203,7 +202,10 @@ def fit(
         losses = []
         for x, labels in train.training_batches(recipe.batch_size, seed, epoch):
             if recipe.reversals:
-                x, labels = with_reversals(x, labels, OPPOSITES)
+                x = torch.cat([x, x.flip(2)])
+                x = x.contiguous(memory_format=torch.channels_last_3d)
+                opposites = torch.as_tensor(OPPOSITES, device=labels.device)
+                labels = torch.cat([labels, opposites[labels]])
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * recipe.rate(step)
             loss = weighted_cross_entropy(model(x), labels, recipe.sign_weight)

@@ -18,8 +18,8 @@ from .checkpoints import CHECKPOINT_KEY, FORMAT_VERSION, search_state
 from .optim import built_lr, unwrap
 from .search_loop import SearchLoop
 
+# Top-level keys with which MMEngine changes how a model runs.
 TRANSFORMS = ("activation_checkpointing", "compile", "efficient_conv_bn_eval")
-"""Top-level keys with which MMEngine changes how a model runs."""
 
 
 def _check_config(runner: Runner) -> None:
@@ -58,10 +58,6 @@ class LRDiversityHook(Hook):
         mode: ``constant``, ``cosine``, ``cyclic`` or ``diversity``. Default the last.
         **settings: Further fields of :class:`LRDiversityConfig`, but ``total_steps``
             and the peak learning rates.
-
-    Raises:
-        ValueError: A setting out of range, or a config with ``param_scheduler``,
-            ``save_optimizer=False`` or one of :data:`TRANSFORMS`.
     """
 
     priority = "NORMAL"

@@ -1,11 +1,11 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Muon for the convolutions that mix channels, AdamW for everything else.
 
-Muon (Jordan et al., 2024) moves a weight matrix by its momentum made orthogonal: all
-singular values become about 1, so a direction in which the gradient is small counts as
-much as the others. Where a network knows the axis of a motion and not yet its sign, the
-sign is such a direction. ``torch.optim.Muon`` takes matrices alone; here an output
-channel of a convolution is a row.
+Muon (Jordan et al., 2024) moves a weight matrix by its momentum made orthogonal, so
+that a direction in which the gradient is small counts as much as the others. Where a
+network knows the axis of a motion and not yet its sign, the sign is such a direction.
+``torch.optim.Muon`` takes matrices alone; here an output channel of a convolution is a
+row.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from typing import Any
 import torch
 from mmaction.registry import OPTIMIZERS
 from torch import Tensor
-
-from ..space.checks import wrong
 
 # Of the quintic Newton-Schulz iteration, and its number of steps (Jordan et al., 2024).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -63,9 +61,6 @@ class MuonAdamW(torch.optim.AdamW):
         muon_momentum: Of Muon, Nesterov's. Default 0.9.
         betas: Of AdamW. Default (0.9, 0.99).
         weight_decay: Decoupled, of both. Default 0.01.
-
-    Raises:
-        ValueError: A learning rate or momentum out of range.
     """
 
     def __init__(
@@ -77,11 +72,7 @@ class MuonAdamW(torch.optim.AdamW):
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.01,
     ) -> None:
-        for name, rate in (("lr", lr), ("muon_lr", muon_lr)):
-            if not rate > 0:
-                raise wrong(name, "a number above 0", repr(rate))
-        if not 0 <= muon_momentum < 1:
-            raise wrong("muon_momentum", "a number in [0, 1)", repr(muon_momentum))
+        assert lr > 0 and muon_lr > 0 and 0 <= muon_momentum < 1
         given = list(params)
         if not isinstance(given[0], dict):
             given = [dict(params=given)]

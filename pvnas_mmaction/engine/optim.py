@@ -89,18 +89,13 @@ class SearchOptimWrapperConstructor:
     """Builds ``OptimWrapperDict(weights=..., alphas=...)``.
 
     Mixed precision is bfloat16 on every device: in float16 the gradient of a mixing
-    weight, one number for a whole feature map, overflows. The alphas themselves stay in
-    float32.
+    weight, one number for a whole feature map, overflows. The alphas stay in float32.
 
     Args:
         optim_wrapper_cfg: ``weights`` and ``alphas``, each the config of an optimiser
             wrapper; ``type``, ``loss_scale`` and ``dtype`` next to them, as MMAction2's
             ``--amp`` sets them, hold for both.
         paramwise_cfg: As in MMEngine, for the weights. Default None.
-
-    Raises:
-        ValueError: A missing or unknown key, another precision, or a model without
-            alphas.
     """
 
     def __init__(

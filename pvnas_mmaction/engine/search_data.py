@@ -3,9 +3,9 @@
 (seed, step).
 
 A sampler here yields keys (index, seed) in place of bare indices. The data set's random
-augmentations are seeded from the key, so that a batch does not depend on what was drawn
-before it: a search that was killed continues, in the middle of an epoch and with any
-number of workers, with the batches that it would have seen.
+augmentations are seeded from the key, so that a search that was killed continues, in
+the middle of an epoch and with any number of workers, with the batches that it would
+have seen.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from numbers import Integral
 from typing import Any
 
@@ -55,10 +56,7 @@ def split_by_class(
 
     Returns:
         Indices of the weights half and of the alpha half, ascending, disjoint and
-        together complete.
-
-    Raises:
-        ValueError: The share is not between 0 and 1, or one half would be empty.
+        together complete. ValueError where one half would be empty.
     """
     if not is_number(alpha_share) or not 0 < alpha_share < 1:
         expected = "a number above 0 and below 1"
@@ -94,17 +92,7 @@ class StepSampler(Sampler[Key]):
 
     Epoch e is a permutation seeded by (seed, e), shared between the ranks in strides,
     its last incomplete batch left out. Iteration starts at batch ``start`` and goes on
-    for ``num_batches``, across epochs.
-
-    Args:
-        indices: Clips of the half.
-        batch_size: Clips per batch and rank.
-        seed: Seed of the shuffling and of the keys.
-        rank: This process. Default 0.
-        world_size: Number of processes. Default 1.
-
-    Raises:
-        ValueError: The half holds less than one batch for every rank.
+    for ``num_batches``, across epochs. ``batch_size`` is that of a rank.
     """
 
     def __init__(
@@ -125,14 +113,11 @@ class StepSampler(Sampler[Key]):
             raise wrong("train_dataloader.batch_size", expected, got, hint)
         self.start = 0
         self.num_batches = self.batches_per_epoch
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
+    @lru_cache(2)  # noqa: B019
     def order(self, epoch: int) -> np.ndarray:
         """The half's clips in the order of an epoch."""
-        if self._order[0] != epoch:
-            generator = np.random.default_rng((self.seed, epoch))
-            self._order = (epoch, generator.permutation(self.indices))
-        return self._order[1]
+        return np.random.default_rng((self.seed, epoch)).permutation(self.indices)
 
     def batch(self, number: int) -> list[Key]:
         """Keys of one batch, counted from the start of the run."""
@@ -181,20 +166,16 @@ class SearchData:
         alpha_share: Share of each class that trains the alphas.
 
     Raises:
-        ValueError: The loader is built already or wants batches made otherwise, or its
-            data set has no single class id per clip.
+        ValueError: The loader wants batches made otherwise, or its data set has no
+            single class id per clip.
     """
 
     def __init__(self, dataloader: Mapping[str, Any], alpha_share: float) -> None:
-        if not isinstance(dataloader, Mapping):
-            got = type(dataloader).__name__
-            raise wrong("train_dataloader", "a config dict", got)
         config = copy.deepcopy(dict(dataloader))
         config.pop("sampler", None)
-        for key in ("batch_sampler", "num_batch_per_epoch"):
-            if config.pop(key, None) is not None:
-                hint = "a search makes the batches of its two halves itself"
-                raise wrong(f"train_dataloader.{key}", "none", "one", hint)
+        if config.pop("batch_sampler", None) is not None:
+            hint = "a search makes the batches of its two halves itself"
+            raise wrong("train_dataloader.batch_sampler", "none", "one", hint)
         dataset = DATASETS.build(config.pop("dataset"))
         _parts(dataset)  # for its error
         self.ann_file = str(getattr(dataset, "ann_file", ""))
@@ -228,12 +209,9 @@ class SearchData:
             raise wrong(LIST, expected, f"{low} to {high}")
 
     def calibration(self, num_batches: int) -> Iterator[dict]:
-        """Batches of the weights half, the same ones on every rank and every time.
-
-        They are read once and kept in memory: many networks are judged, and to decode
-        the clips takes longer than to run them. Each is a copy, for a blending may
-        write to it.
-        """
+        """Batches of the weights half, the same ones on every rank and every time; kept
+        in memory, as decoding takes longer than running a network. Each is a copy, for
+        a blending may write to it."""
         if len(self._calibration) != num_batches:
             loader = self._loader(self.weights_half, Stream.CALIBRATION, (0, 1))
             loader.sampler.num_batches = num_batches

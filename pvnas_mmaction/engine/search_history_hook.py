@@ -11,25 +11,19 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..space.checks import check_count, wrong
+from ..space.checks import check_count
 from ..space.genotype import write_atomically
-from .search_loop import SearchLoop
 
 OF_WEIGHTS, OF_ALPHAS = ("loss", "top1_acc"), ("alpha_loss", "alpha_top1_acc")
 
 
 @HOOKS.register_module()
 class SearchHistoryHook(Hook):
-    """Appends a line of JSON to ``work_dir/search/history.jsonl``.
-
-    A line holds ``step``, ``epoch``, ``cycle``, ``u``, ``p`` (a list per layer),
+    """Appends a line of JSON to ``work_dir/search/history.jsonl``, every ``interval``
+    steps: ``step``, ``epoch``, ``cycle``, ``u``, ``p`` (a list per layer),
     ``Search.scalars``, and losses and accuracies of the step's batches, those of alpha
     steps only where one was taken. A resumed search first drops the lines of steps that
-    it will take again.
-
-    Args:
-        interval: Steps between two lines. Default 20.
-    """
+    it will take again."""
 
     # After LRDiversityHook and RuntimeInfoHook have put their scalars down.
     priority = "BELOW_NORMAL"
@@ -39,9 +33,6 @@ class SearchHistoryHook(Hook):
         self.interval = interval
 
     def before_train(self, runner: Runner) -> None:
-        if not isinstance(runner.train_loop, SearchLoop):
-            got = type(runner.train_loop).__name__
-            raise wrong("train_cfg.type", "'SearchLoop'", repr(got))
         self.path = Path(runner.work_dir) / "search" / "history.jsonl"
         if not is_main_process():
             return

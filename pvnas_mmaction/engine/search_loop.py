@@ -33,10 +33,9 @@ class SearchLoop(EpochBasedTrainLoop):
     """Search a supernet.
 
     One iteration is a weights step on a batch of the weights half of the training list
-    and, unless the alphas rest, an alpha step on a batch of the other half. Both halves
-    come from the one training list, split by class. :class:`Search` is the algorithm;
-    :class:`LRDiversityHook` builds its schedule and ends its cycles;
-    :class:`SearchFiles` writes what it finds.
+    and, unless the alphas rest, an alpha step on a batch of the other half.
+    :class:`Search` is the algorithm; :class:`LRDiversityHook` builds its schedule and
+    ends its cycles; :class:`SearchFiles` writes what it finds.
 
     Args:
         runner: The runner.
@@ -50,10 +49,6 @@ class SearchLoop(EpochBasedTrainLoop):
             as with few clips, there are more epochs. Default 0.
         **settings: ``input_shape``, ``cost``, ``relaxations``, ``num_ranked``,
             ``largest_every``, ``alpha_weight`` and ``donor`` of :class:`Search`.
-
-    Raises:
-        ValueError: A setting that can't be used; says which and what was expected.
-        InfeasibleBudgetError: No network of the space keeps the budget.
     """
 
     def __init__(

@@ -24,9 +24,8 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
     With ``n`` steps and ``w = round(warmup * n)`` the factor on the learning rate is
     ``start_factor + (1 - start_factor) * t / w`` before step ``w``, then
     ``(1 + cos(pi * (t - w) / (n - w))) / 2``. MMEngine gives a scheduler without
-    ``end`` the length of the loop, so that ``train_cfg.max_epochs`` alone changes the
-    length of a training, and the rates of a training that is resumed with another
-    length are those of the new one from there on.
+    ``end`` the length of the loop: ``train_cfg.max_epochs`` alone changes the length of
+    a training, also of one that is resumed.
 
     Args:
         optimizer: Wrapped optimiser.

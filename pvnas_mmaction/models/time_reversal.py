@@ -1,10 +1,8 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Time reversal: every training clip is seen forwards and backwards in one batch.
 
-Where some classes are others played backwards (moving left and moving right, opening
-and closing), a network has to learn the sign of a motion. At the start nothing leads
-to either sign, and what a step says about it drowns in what tells clips apart
-otherwise. A clip and its reversal differ in nothing but that sign.
+Where some classes are others played backwards (opening and closing), a network has to
+learn the sign of a motion. A clip and its reversal differ in nothing but that sign.
 """
 
 from __future__ import annotations
@@ -17,28 +15,6 @@ from mmaction.structures import ActionDataSample
 from torch import Tensor
 
 from ..space.checks import wrong
-
-
-def with_reversals(
-    clips: Tensor, labels: Tensor, opposites: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """Clips and, after them, the same clips played backwards, with their labels.
-
-    Args:
-        clips: (N, C, T, H, W).
-        labels: (N,), class ids.
-        opposites: The class of each class's reversal.
-
-    Returns:
-        (2 N, C, T, H, W), in channels-last layout, and (2 N,).
-    """
-    assert clips.ndim == 5 and labels.shape == clips.shape[:1], labels.shape
-    both = torch.cat([clips, clips.flip(2)])
-    reversed_labels = torch.as_tensor(opposites, device=labels.device)[labels]
-    return (
-        both.contiguous(memory_format=torch.channels_last_3d),
-        torch.cat([labels, reversed_labels]),
-    )
 
 
 @MODELS.register_module()
@@ -60,29 +36,18 @@ class TimeReversalBlending:
         classes = range(len(self.opposites))
         for index, opposite in enumerate(self.opposites):
             if opposite not in classes or self.opposites[opposite] != index:
-                raise wrong(
-                    f"opposites[{index}]",
-                    f"a class whose own opposite is {index}",
-                    repr(opposite),
-                    "a class that looks the same backwards is its own opposite",
-                )
+                expected = f"a class whose own opposite is {index}"
+                hint = "a class that looks the same backwards is its own opposite"
+                raise wrong(f"opposites[{index}]", expected, repr(opposite), hint)
 
     def __call__(
         self, imgs: Tensor, batch_data_samples: list[ActionDataSample]
     ) -> tuple[Tensor, list[ActionDataSample]]:
-        """(N, clips, C, T, H, W) and N samples -> (2 N, clips, C, T, H, W) and 2 N.
-
-        Raises:
-            ValueError: The clips have another layout, or a sample has a class that
-                ``opposites`` lacks, or no single one.
-        """
+        """(N, clips, C, T, H, W) and N samples -> (2 N, clips, C, T, H, W) and 2 N."""
         if imgs.ndim != 6:
-            raise wrong(
-                "blending: shape of a batch",
-                "(N, clips, C, T, H, W)",
-                str(tuple(imgs.shape)),
-                "set format_shape='NCTHW' in the data preprocessor and in FormatShape",
-            )
+            expected, got = "(N, clips, C, T, H, W)", str(tuple(imgs.shape))
+            hint = "set format_shape='NCTHW' in the data preprocessor and FormatShape"
+            raise wrong("blending: shape of a batch", expected, got, hint)
         backwards = []
         for sample in batch_data_samples:
             label = sample.gt_label

@@ -6,12 +6,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..search.diversity import hamming
 from ..space.cost_table import KINDS
-from .data import Network, SearchRun, TrainRun
+from .data import SearchRun, TrainRun
 from .plot import BLACK, BLUE, GREEN, ORANGE, VERMILION, Plot, make_plot
 from .predictions import Predictions
 
@@ -22,7 +22,6 @@ MAX_NUMBERS = 30_000  # of p on one page, which bounds its size: 6 bytes each, t
 WRITTEN_ROWS = 14  # up to so many rows, numbers are written into a matrix
 NAMED_CLASSES = 40  # up to so many, axes name the classes
 Rows = Sequence[Mapping[str, Any]]
-Costs = Callable[[Network], Mapping[str, float]]
 
 
 def thin(items: Sequence[Any], limit: int) -> list[Any]:
@@ -196,19 +195,19 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def archive_plots(runs: Sequence[SearchRun], costs: Costs) -> dict[str, Plot]:
+def archive_plots(runs: Sequence[SearchRun]) -> dict[str, Plot]:
     """Accuracy against each kind of cost, all searches in one plot; without kinds that
     have no point."""
     plots = {}
     for kind, (unit, _) in KINDS.items():
         points = [
             dict(
-                cost=costs(n)[kind], accuracy=n.entry.accuracy, run=run.name,
+                cost=n.entry.costs[kind], accuracy=n.entry.accuracy, run=run.name,
                 origin=f"cycle {n.entry.cycle + 1}" if n in run.networks else "its end",
                 blocks=" ".join(n.entry.blocks),
             )
             for run in runs for n in run.judged
-            if n.entry.accuracy is not None and kind in costs(n)
+            if n.entry.accuracy is not None and kind in n.entry.costs
         ]  # fmt: skip
         if points:
             front = pareto_front([(p["cost"], p["accuracy"]) for p in points])

@@ -30,7 +30,6 @@ class LayerRow:
     out_shape: Shape | None
     macs: int | None
     params: int
-    latency_ms: float | None = None
 
     @property
     def spec(self) -> BlockSpec | None:
@@ -42,13 +41,12 @@ def layer_rows(
     genotype: Genotype,
     input_shape: Sequence[int] | None = None,
     num_classes: int | None = None,
-    latency_ms: Sequence[float] | None = None,
 ) -> list[LayerRow]:
     """Describe a network from stem to classifier, for an input (C, T, H, W).
 
     Input shape and number of classes default to those of the provenance; without them
-    shapes and MACs stay None, or the classifier is left out. ``latency_ms`` are those
-    of the layers. ValueError for a shape that the skeleton does not take.
+    shapes and MACs stay None, or the classifier is left out.
+    ValueError for a shape that the skeleton does not take.
     """
     skeleton = genotype.skeleton
     input_shape = input_shape or genotype.provenance.get("input_shape")
@@ -56,24 +54,20 @@ def layer_rows(
     # Parameters do not depend on the shape: any will do where none is known.
     any_shape = (skeleton.in_channels, 1, 1, 1)
     shape: Shape = check_input_shape(skeleton, input_shape or any_shape)
-    latencies = latency_ms or [None] * len(genotype.blocks)
     stem, head = skeleton.stem_layout, skeleton.head_layout
-    places = [("stem", _words(stem), stem, skeleton.stem.channels, None, None)]
+    places = [("stem", _words(stem), stem, skeleton.stem.channels, None)]
     places += [
-        (f"layer {i.index}", block, layout(block, i), i.out_channels, i.stage, ms)
-        for i, block, ms in zip(
-            skeleton.layers, genotype.blocks, latencies, strict=True
-        )
-    ]  # fmt: skip
+        (f"layer {i.index}", block, layout(block, i), i.out_channels, i.stage)
+        for i, block in zip(skeleton.layers, genotype.blocks, strict=True)
+    ]
     if head.parts:
-        width = skeleton.out_channels
-        places.append(("last conv", _words(head), head, width, None, None))
+        places.append(("last conv", _words(head), head, skeleton.out_channels, None))
     rows: list[LayerRow] = []
-    for name, block, parts, width, stage, ms in places:
+    for name, block, parts, width, stage in places:
         cost = layout_cost(parts, shape[1:])
         out = (width, *parts.out_shape(shape[1:]))
         rows.append(LayerRow(name, block, parts, stage, shape, out, cost.macs,
-                             cost.params, ms))  # fmt: skip
+                             cost.params))  # fmt: skip
         shape = out
     if num_classes is not None:
         weights = skeleton.out_channels * num_classes

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,11 +15,8 @@ from markupsafe import Markup
 from .. import __version__
 from ..search.diversity import mean_pairwise_hamming
 from ..search.schedule import MISSED_PLAN
-from ..space.checks import wrong
 from ..space.cost_table import KINDS
 from ..space.genotype import Genotype
-from ..space.latency_table import LatencyTable, load_latency_table
-from ..space.search_space import SearchSpace
 from . import figures, layers
 from .data import Network, Run, SearchRun, TrainRun, lookup
 from .drawing import family_colors, network_plot
@@ -37,8 +33,13 @@ class Card:
     title: str
     networks: list[Network] = field(default_factory=list)
     badges: list[str] = field(default_factory=list)
-    latency: float | None = None
     key: str = ""
+
+    @property
+    def latency(self) -> float | None:
+        """Milliseconds, where the search or what derived the genotype knew them."""
+        known = self.networks[0].entry.costs if self.networks else {}
+        return known.get("latency", self.genotype.provenance.get("latency_ms"))
 
     @property
     def href(self) -> str:
@@ -50,8 +51,7 @@ class Card:
 class Section:
     """A run, its networks, and the keys of its plots.
 
-    ``columns`` are step and cycle of each column of the plots of p, ``notes`` say what
-    can't be plotted.
+    ``columns`` are step and cycle of each column of the plots of p,
     """
 
     run: Run
@@ -61,7 +61,6 @@ class Section:
     columns: list[tuple[int, int]] = field(default_factory=list)
     course: list[str] = field(default_factory=list)
     archive: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
 
     @property
@@ -81,11 +80,9 @@ class Report:
 
     Args:
         runs: What was read, in the order to show; see :func:`read_work_dirs`.
-        table: Latency table to predict latencies with. Default: none.
     """
 
-    def __init__(self, runs: Sequence[Run], table: LatencyTable | None = None) -> None:
-        self.table = table
+    def __init__(self, runs: Sequence[Run]) -> None:
         self.plots: dict[str, Plot] = {}
         self.searches = [run for run in runs if isinstance(run, SearchRun)]
         self.sections = []
@@ -97,10 +94,8 @@ class Report:
                 self._add_training(section, run)
             self.sections.append(section)
         self.comparison: list[str] = []
-        self.comparison_notes: list[str] = []
         if len(self.searches) > 1:
-            notes = self.comparison_notes
-            self.comparison = self._add_archive(self.searches, "compare", notes)
+            self.comparison = self._add_archive(self.searches, "compare")
             plots = figures.comparison_plots(self.searches)
             self.comparison += self._add("compare", plots)
 
@@ -152,7 +147,7 @@ class Report:
 
     def _add_search(self, section: Section, run: SearchRun) -> None:
         anchor = section.anchor
-        section.cards = _cards(run, self.table)
+        section.cards = _cards(run)
         self._add_drawings(section)
         if run.history and run.space:
             share = 1 / len(self.searches)
@@ -160,7 +155,7 @@ class Report:
             self._add(f"{anchor}-p", plots)
         section.course = self._add(anchor, figures.search_plots(run))
         if len(self.searches) == 1:
-            section.archive = self._add_archive([run], anchor, section.notes)
+            section.archive = self._add_archive([run], anchor)
         if len(run.networks) > 1:
             plots = {"distances": figures.distance_plot(run)}
             section.archive += self._add(anchor, plots)
@@ -185,27 +180,11 @@ class Report:
             plot = network_plot(card.rows, card.title, among)
             (card.key,) = self._add(section.anchor, {f"network-{i}": plot})
 
-    def _add_archive(
-        self, runs: Sequence[SearchRun], prefix: str, notes: list[str]
-    ) -> list[str]:
-        def costs(network: Network) -> Mapping[str, float]:
-            known = latency_of(network.genotype, self.table)
-            latency = {} if known is None else {"latency": known[0]}
-            return {**network.entry.costs, **latency}
-
-        keys = self._add(f"{prefix}-archive", figures.archive_plots(runs, costs))
-        found = [network for run in runs for network in run.judged]
-        if found and not keys:
-            notes.append("No network has a validation accuracy: it is not plotted.")
-        if found and not any("latency" in costs(network) for network in found):
-            notes.append(
-                "No latency is known of these networks: give --latency-table a table "
-                "of tools/build_latency_table.py of their space and input."
-            )
-        return keys
+    def _add_archive(self, runs: Sequence[SearchRun], prefix: str) -> list[str]:
+        return self._add(f"{prefix}-archive", figures.archive_plots(runs))
 
 
-def _cards(run: SearchRun, table: LatencyTable | None) -> list[Card]:
+def _cards(run: SearchRun) -> list[Card]:
     groups: dict[tuple[str, ...], list[Network]] = {}
     for network in run.judged:
         groups.setdefault(network.genotype.blocks, []).append(network)
@@ -218,49 +197,15 @@ def _cards(run: SearchRun, table: LatencyTable | None) -> list[Card]:
         title = f"Cycle{'s' if len(group) > 1 else ''} {cycles}"
         if group[0] not in run.networks:
             title = "End of search"
-        genotype, classes = group[0].genotype, run.num_classes
-        total, by_layer = latency_of(genotype, table) or (None, None)
-        rows = layers.layer_rows(genotype, run.input_shape, classes, by_layer)
-        card = Card(genotype, rows, title, group, latency=total)
+        shape, classes = run.input_shape, run.num_classes
+        rows = layers.layer_rows(group[0].genotype, shape, classes)
+        card = Card(group[0].genotype, rows, title, group)
         if best in group:
             card.badges.append("chosen")
         if any(network in front for network in group):
             card.badges.append("Pareto front")
         cards.append(card)
     return cards
-
-
-def read_table(path: str | Path) -> LatencyTable:
-    """A latency table, checked against the space and shape that it names itself."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-        space, shape = SearchSpace.from_config(data["space"]), data["input_shape"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        expected = "a table of tools/build_latency_table.py"
-        raise wrong(str(path), expected, str(error)) from error
-    return load_latency_table(path, space, shape)
-
-
-def latency_of(
-    genotype: Genotype, table: LatencyTable | None = None
-) -> tuple[float, list[float] | None] | None:
-    """Milliseconds of a network and of each of its layers, or None where not known.
-
-    With a table of the genotype's space, and of its input shape where that is known:
-    its prediction. Without one, or with another: what the provenance says, and None for
-    the layers.
-    """
-    shape = genotype.provenance.get("input_shape")
-    if table is not None and shape in (None, table.input_shape):
-        try:
-            indices = SearchSpace.from_config(table.space).indices(genotype)
-        except ValueError:
-            pass  # of another space
-        else:
-            rows = zip(table.layer_ms, indices, strict=True)
-            return table.predict(indices), [row[i] for row, i in rows]
-    measured = genotype.provenance.get("latency_ms")
-    return None if measured is None else (float(measured), None)
 
 
 def percent(share: float | None) -> str:
