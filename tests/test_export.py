@@ -99,17 +99,3 @@ def test_tool(tmp_path, run_tool):
     assert "expected 5 lines, as model.cls_head" in run_tool("export_onnx", *argv)[2]
     (tmp_path / "classes.txt").unlink()
     assert json.loads(model_facts(config, SHAPE)["classes"]) == list("01234")
-
-
-@pytest.mark.parametrize("opset", [20, 99])
-def test_opset(opset, tmp_path):
-    config = Config.fromfile(str(write_config(tmp_path, GENOTYPES["mb"])))
-    classifier = load_classifier(config, None, SHAPE)
-    path = tmp_path / "model.onnx"
-    if opset == 99:
-        with pytest.raises(ValueError, match=r"--opset: expected one .* as 18, got 99"):
-            export_onnx(classifier, path, SHAPE, opset)
-        assert not path.exists()
-    else:
-        export_onnx(classifier, path, SHAPE, opset)
-        assert [entry.version for entry in onnx.load(path).opset_import] == [opset]

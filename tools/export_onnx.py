@@ -16,7 +16,6 @@ from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_checks import check_one_network
 from pvnas_mmaction.apis.config_files import load_config, make_portable, merge_options
 from pvnas_mmaction.apis.export import (
-    DEFAULT_OPSET,
     check_inputs,
     export_onnx,
     load_classifier,
@@ -42,9 +41,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config", help="config file, or package::path")
     parser.add_argument("checkpoint", help="checkpoint file; 'none': random weights")
     parser.add_argument("--out", required=True, metavar="MODEL.onnx")
-    parser.add_argument(
-        "--opset", type=int, default=DEFAULT_OPSET, help=f"default: {DEFAULT_OPSET}"
-    )
     cli.add_input_shape(parser, "a view of the config's test pipeline")
     cli.add_config_options(parser)
     return parser.parse_args()
@@ -69,7 +65,7 @@ def main() -> None:
     if min(shape) < 1:
         raise wrong("--input-shape", "four whole numbers from 1 up", str(shape))
     classifier = load_classifier(config, checkpoint, shape)
-    export_onnx(classifier, args.out, shape, args.opset, model_facts(config, shape))
+    export_onnx(classifier, args.out, shape, model_facts(config, shape))
     inputs = check_inputs(shape)
     differences = max_difference(classifier, args.out, inputs)
     for clips, difference in zip(inputs, differences, strict=True):

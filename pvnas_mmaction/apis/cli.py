@@ -3,15 +3,13 @@
 
 They take the options of MMAction2's own tools, and differ in this:
 
-- ``--cfg-options`` are merged before the other options, so that these see them, and
-  ``--seed``, ``--diff-rank-seed`` and ``--deterministic`` are merged into a
+- ``--cfg-options`` are merged before the other options, and the seed's options into a
   ``randomness`` that the config sets instead of being dropped;
 - ``--amp`` works without a GPU (bfloat16) and for the two optimizers of a search;
 - a launcher without a GPU gets a gloo process group;
 - a config may be named ``package::path``, and its dump holds the genotype;
 - folder, checkpoint, data and config have to fit (:mod:`.run_checks`);
-- a user's mistake ends in one line on stderr and exit status 2, Ctrl-C in one line and
-  130 (:func:`.errors.run`); the environment variable ``PVNAS_DEBUG=1`` shows more.
+- a user's mistake ends in one line on stderr and exit status 2 (:func:`.errors.run`).
 """
 
 from __future__ import annotations
@@ -142,9 +140,6 @@ def enable_amp(cfg: Config) -> None:
 
     A config with one optimizer gets another wrapper type. One with a constructor of
     its own (a search) gets the type at its top, for the constructor to hand on.
-
-    Raises:
-        ValueError: The config has no wrapper, or chooses one of its own.
     """
     wrapper = cfg.get("optim_wrapper")
     if wrapper is None or wrapper.get("type", _WRAPPERS[0]) not in _WRAPPERS:
@@ -166,7 +161,13 @@ def merge_test_args(cfg: Config, args: argparse.Namespace) -> Config:
     check_checkpoint(args.checkpoint, "checkpoint")
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show or args.show_dir is not None:
-        _show(cfg, args)
+        preprocessor = (cfg.get("model") or {}).get("data_preprocessor") or {}
+        if preprocessor.get("format_shape") == "NCTHW":
+            expected = "a model of 2D clips, which alone MMAction2 can draw"
+            raise wrong("--show, --show-dir", expected, "format_shape 'NCTHW'")
+        hook = dict(type="VisualizationHook", enable=True, out_dir=args.show_dir)
+        hook |= {key: getattr(args, key) for key in ("show", "wait_time", "interval")}
+        cfg.merge_from_dict({"default_hooks.visualization": hook})
     if args.dump is not None:
         if not args.dump.endswith((".pkl", ".pickle")):
             raise wrong("--dump", "FILE.pkl", repr(args.dump))
@@ -181,16 +182,6 @@ def merge_test_args(cfg: Config, args: argparse.Namespace) -> Config:
     return cfg
 
 
-def _show(cfg: Config, args: argparse.Namespace) -> None:
-    preprocessor = (cfg.get("model") or {}).get("data_preprocessor") or {}
-    if preprocessor.get("format_shape") == "NCTHW":
-        expected = "a model of 2D clips, which alone MMAction2 can draw"
-        raise wrong("--show, --show-dir", expected, "format_shape 'NCTHW'")
-    hook = dict(type="VisualizationHook", enable=True, out_dir=args.show_dir)
-    hook |= {key: getattr(args, key) for key in ("show", "wait_time", "interval")}
-    cfg.merge_from_dict({"default_hooks.visualization": hook})
-
-
 def bar(description: str) -> Callable:
     """What wraps an iterable, of a number of items, to show a bar with the time left in
     a terminal; the number may be left out of a sequence."""
@@ -202,10 +193,8 @@ def bar(description: str) -> Callable:
 
 
 def check_out_file(path: str | os.PathLike[str], option: str = "--out") -> None:
-    """Check that a file can be written where an option says, before the work is done.
-
-    Its folder is made where missing.
-    """
+    """Check that a file can be written where an option says, before the work is done;
+    makes its folder."""
     if Path(path).is_dir() or str(path).endswith(os.sep):
         raise wrong(option, "the name of a file", f"the folder {path}")
     make_out_folder(Path(path).parent, option)
@@ -219,10 +208,8 @@ def make_out_folder(path: str | os.PathLike[str], option: str = "--out") -> None
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        expected, found = (
-            "a folder that can be written to",
-            f"{path} ({error.strerror})",
-        )
+        expected = "a folder that can be written to"
+        found = f"{path} ({error.strerror})"
         raise wrong(option, expected, found, "give another one") from error
 
 

@@ -23,11 +23,9 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Whether an exception's message is meant for the user of a tool.
-
-    These are what the checks of this project and of mmengine raise on bad settings
-    and files: not assertions, nor what points to a fault of the program.
-    """
+    """Whether an exception's message is meant for the user of a tool: what the checks
+    of this project and of mmengine raise, not assertions, nor what points to a fault of
+    the program."""
     if isinstance(error, (ValueError, OSError, ImportError, pickle.UnpicklingError)):
         return True
     if isinstance(error, KeyError):  # "X is not in the mmaction::model registry"
@@ -68,9 +66,8 @@ def error_line(error: BaseException) -> str:
     return " ".join(lines)
 
 
-def log_traceback() -> None:
-    """Write the traceback of the current exception to the log file of the run, if one
-    has been started."""
+def _log_traceback() -> None:
+    """Write the current exception to the log file of the run that was started."""
     for handler in MMLogger.get_current_instance().handlers:
         if isinstance(handler, logging.FileHandler):
             with suppress(OSError):  # a full disk
@@ -91,7 +88,7 @@ def run(main: Callable[[], None], interrupted: str = "") -> None:
             text = "terminated" if ended else "interrupted"
             print(f"\n{text}" + (interrupted and f": {interrupted}"), file=sys.stderr)
             sys.exit(EXIT_TERMINATED if ended else EXIT_INTERRUPTED)
-        log_traceback()
+        _log_traceback()
         if os.environ.get("PVNAS_DEBUG", "0") != "0" or not is_user_error(error):
             raise
         print(f"error: {error_line(error)}", file=sys.stderr)

@@ -8,8 +8,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from ..space.genotype import write_atomically
 from .config_checks import check_num_classes
 from .run_checks import check_head, check_record, load_weights
 
-DEFAULT_OPSET = 18
+OPSET = 18
 INPUT, OUTPUT = "clips", "logits"
 # Transforms that read, or change no pixel.
 _OTHER = ("PVNASVideoInit", "DecordInit", "PyAVInit", "OpenCVInit", "PVNASVideoDecode",
@@ -60,16 +59,12 @@ def load_classifier(
     config: Config, checkpoint: str | None, input_shape: Sequence[int]
 ) -> Classifier:
     """The classifier of a config, in evaluation mode, for clips of ``input_shape`` (C,
-    T, H, W); with random weights where ``checkpoint`` is None.
-
-    Raises:
-        FileNotFoundError: There is no such checkpoint.
-        ValueError: Checkpoint, head or clips do not fit the network.
-    """
+    T, H, W); with random weights where ``checkpoint`` is None. FileNotFoundError or
+    ValueError where checkpoint, head or clips do not fit the network."""
     recognizer = build_recognizer(config)
     check_head(recognizer)
     if isinstance(recognizer.backbone, PVNASNet):
-        check_input_shape(recognizer.backbone.genotype.skeleton, input_shape)
+        check_input_shape(recognizer.backbone.skeleton, input_shape)
     if checkpoint is None:
         generator = torch.Generator().manual_seed(0)
         clips = torch.randn((2, *input_shape), generator=generator)
@@ -90,11 +85,8 @@ def labels_of(cfg: Config) -> list[str]:
 
 
 def preprocessing_of(cfg: Config) -> dict[str, Any]:
-    """How the test pipeline makes a clip, as data: see :class:`Deployed`.
-
-    Raises:
-        ValueError: It does what the data can't say.
-    """
+    """How the test pipeline makes a clip, as data: see :class:`Deployed`. ValueError
+    where it does what the data can't say."""
     steps: list[Sequence[Any]] = []
     frames, sampling = 0, None
     for transform in pipeline_of(cfg):
@@ -129,11 +121,8 @@ def preprocessing_of(cfg: Config) -> dict[str, Any]:
 
 
 def write_description(cfg: Config, folder: Path) -> None:
-    """Write ``labels.txt`` and ``preprocessing.json``, which an exported network needs.
-
-    Raises:
-        ValueError: See :func:`preprocessing_of` and :func:`labels_of`.
-    """
+    """Write ``labels.txt`` and ``preprocessing.json``, which an exported network needs;
+    ValueError as in :func:`preprocessing_of`."""
     labels, preprocessing = labels_of(cfg), preprocessing_of(cfg)
     write_atomically(folder / "labels.txt", "\n".join(labels) + "\n")
     text = json.dumps(preprocessing, indent=1) + "\n"
@@ -141,17 +130,12 @@ def write_description(cfg: Config, folder: Path) -> None:
 
 
 def model_facts(config: Config, input_shape: Sequence[int]) -> dict[str, str]:
-    """What one has to know to use an exported model, as texts.
-
-    Returns:
-        ``classes`` (a JSON list of names, or of class ids where ``classes.txt`` does
-        not lie next to the test list), ``frames``, ``height``, ``width``, and ``mean``
-        and ``std`` (JSON lists by channel, RGB, of pixels from 0 to 255).
-    """
-    names = labels_of(config)
+    """What one has to know to use an exported model, as JSON texts: ``classes``, see
+    :func:`labels_of`, ``frames``, ``height``, ``width``, and ``mean`` and ``std`` (by
+    channel, RGB, of pixels from 0 to 255)."""
     preprocessor = config.model.get("data_preprocessor") or {}
     _, frames, height, width = input_shape
-    facts = dict(classes=names, frames=frames, height=height, width=width)
+    facts = dict(classes=labels_of(config), frames=frames, height=height, width=width)
     facts |= {"mean": preprocessor.get("mean"), "std": preprocessor.get("std")}
     return {key: json.dumps(value) for key, value in facts.items()}
 
@@ -160,50 +144,36 @@ def export_onnx(
     classifier: Classifier,
     path: str | os.PathLike[str],
     input_shape: Sequence[int],
-    opset: int = DEFAULT_OPSET,
     facts: Mapping[str, str] | None = None,
 ) -> None:
     """Write a classifier as ONNX, with batch normalisation folded; it is left as it is.
 
     Input ``clips`` (N, C, T, H, W), already normalised; output ``logits`` (N,
     num_classes); N is free, the rest is fixed by ``input_shape`` (C, T, H, W).
-    ``facts``, see :func:`model_facts`, are the file's metadata. ValueError where the
-    exporter cannot write ``opset``.
+    ``facts``, see :func:`model_facts`, are the file's metadata.
     """
     deployed = copy.deepcopy(classifier).eval()
     fold_batch_norm(deployed.recognizer)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with _quiet():
-        program = torch.onnx.export(
-            deployed,
-            (torch.zeros((2, *input_shape)),),
-            dynamo=True,
-            verbose=False,
-            opset_version=opset,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes={INPUT: {0: "batch"}},
-        )
-    # Where it cannot convert, the exporter writes the version that it works with.
-    written = program.model.opset_imports[""]
-    if written != opset:
-        expected = f"one that the exporter can write for this network, as {written}"
-        raise wrong("--opset", expected, str(opset))
-    program.model.metadata_props.update(facts or {})
-    program.save(str(path), external_data=False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not installed."""
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.WARNING)  # of packages that are not installed
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            program = torch.onnx.export(
+                deployed,
+                (torch.zeros((2, *input_shape)),),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes={INPUT: {0: "batch"}},
+            )
     finally:
         logging.disable(level)
+    program.model.metadata_props.update(facts or {})
+    program.save(str(path), external_data=False)
 
 
 @torch.no_grad()

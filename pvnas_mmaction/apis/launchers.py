@@ -42,12 +42,9 @@ def start_distributed(cfg: Config) -> None:
 
 
 def end_distributed() -> None:
-    """End the processes' group and its threads, where there is one.
-
-    Gloo's threads live as long as something refers to the group, as the model's wrapper
-    does, which the cycles of references around a runner keep alive. A thread that is
-    there when the interpreter ends may abort the process.
-    """
+    """End the processes' group, where there is one. Gloo's threads live as long as
+    something refers to the group, as the cycles of references around a runner do; a
+    thread that is there when the interpreter ends may abort the process."""
     if torch_dist.is_available() and torch_dist.is_initialized():
         torch_dist.destroy_process_group()
         gc.collect()

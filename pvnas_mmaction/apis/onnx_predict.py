@@ -42,16 +42,10 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 @dataclass
 class Deployed:
-    """A network that runs, its class names, and how a clip is made for it.
-
-    Args:
-        network: Clips to scores before softmax.
-        labels: Name of each class.
-        preprocessing: ``frames``, ``sampling`` ("uniform", or the number of frames from
-            one to the next), ``steps`` ([["resize", [w, h], keep_ratio] or
-            ["center_crop", [w, h]], ...]), ``mean`` and ``std`` (by channel, RGB, of
-            levels from 0 to 255).
-    """
+    """A network that runs (clips to scores before softmax), its class names, and how a
+    clip is made for it: ``frames``, ``sampling`` ("uniform", or the number of frames
+    from one to the next), ``steps`` ([["resize", [w, h], keep_ratio] or ["center_crop",
+    [w, h]], ...]), ``mean`` and ``std`` (by channel, RGB, of levels from 0 to 255)."""
 
     network: Network
     labels: list[str]
@@ -68,17 +62,15 @@ def load_exported(path: str) -> Deployed:
         if not needed.is_file():
             raise FileNotFoundError(f"{needed}: expected a file of an export, got none")
     try:
-        session = onnxruntime.InferenceSession(
-            str(file), providers=["CPUExecutionProvider"]
-        )
+        providers = ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(str(file), providers=providers)
     except Exception as error:  # its errors have no common class
         raise ValueError(f"{file}: expected an ONNX network, got {error}") from error
-    labels, preprocessing = read_description(file.parent)
-    return Deployed(
-        lambda clips: session.run(["logits"], {"clips": clips})[0],
-        labels,
-        preprocessing,
-    )
+
+    def network(clips: np.ndarray) -> np.ndarray:
+        return session.run(["logits"], {"clips": clips})[0]
+
+    return Deployed(network, *read_description(file.parent))
 
 
 DESCRIPTION = ("labels.txt", "preprocessing.json")
@@ -188,7 +180,8 @@ def resize_and_crop(image: np.ndarray, steps: Sequence[Sequence[Any]]) -> np.nda
 def clips_of(
     path: str, preprocessing: dict[str, Any], window: float = 0, stride: float = 0
 ) -> Iterator[tuple[np.ndarray, tuple[float, float]]]:
-    """The clips of a video: one, or one per window, as the video is read.
+    """The clips of a video: one, or one per window, as the video is read; ValueError
+    where no frame can be read.
 
     Args:
         path: The video.
@@ -198,9 +191,6 @@ def clips_of(
 
     Yields:
         A normalised clip (C, T, H, W), float32, and its start and end in seconds.
-
-    Raises:
-        ValueError: No frame can be read.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: expected a video, got no file")
@@ -237,11 +227,8 @@ def clips_of(
 def predict(
     deployed: Deployed, path: str, window: float = 0, stride: float = 0
 ) -> list[dict[str, Any]]:
-    """What a video, or each window of it, shows.
-
-    Returns:
-        ``video``, ``start`` and ``end`` in seconds, and ``probabilities`` by class.
-    """
+    """What a video, or each window of it, shows: ``video``, ``start`` and ``end`` in
+    seconds, and ``probabilities`` by class."""
     clips = clips_of(path, deployed.preprocessing, window, stride)
     rows = []
     while batch := list(islice(clips, BATCH_SIZE)):
@@ -283,20 +270,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Options that both runtimes have."""
     add = parser.add_argument
     add("--top-k", type=int, default=3, help="classes to name; default: 3")
-    add(
-        "--window",
-        type=float,
-        default=0,
-        metavar="SECONDS",
-        help="predict each window of a long video; default: the video as one clip",
-    )
-    add(
-        "--stride",
-        type=float,
-        default=0,
-        metavar="SECONDS",
-        help="from one window to the next; default: as long as a window",
-    )
+    window = "predict each window of a long video; default: the video as one clip"
+    add("--window", type=float, default=0, metavar="SECONDS", help=window)
+    stride = "from one window to the next; default: as long as a window"
+    add("--stride", type=float, default=0, metavar="SECONDS", help=stride)
     add("--out", metavar="FILE", help="write all probabilities: .json or .csv")
     add("--onnx", action="store_true", help="run model.onnx, without PyTorch")
 
@@ -305,22 +282,18 @@ def predict_all(
     deployed: Deployed, videos: Sequence[str], args: argparse.Namespace
 ) -> bool:
     """Predict, print and write; a video that can't be read is named and left out.
-
-    Returns:
-        Whether all of them could be read.
-    """
+    Whether all of them could be read."""
     for option in ("window", "stride"):
         if not 0 <= (seconds := getattr(args, option)) < float("inf"):
             raise ValueError(f"--{option}: expected seconds, got {seconds:g}")
     if args.out and Path(args.out).suffix not in (".json", ".csv"):
         raise ValueError(f"--out: expected FILE.json or FILE.csv, got {args.out}")
-    found, whole = [], True
-    for video in find_videos(videos):
+    found, videos = [], find_videos(videos)
+    for video in videos:
         try:
             rows = predict(deployed, video, args.window, args.stride)
         except (OSError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
-            whole = False
             continue
         for row in rows:
             order = np.argsort(row["probabilities"])[::-1][: max(args.top_k, 1)]
@@ -332,7 +305,7 @@ def predict_all(
         found += rows
     if args.out:
         write(found, deployed.labels, Path(args.out))
-    return whole
+    return {row["video"] for row in found} == set(videos)
 
 
 def write(rows: Sequence[dict[str, Any]], labels: list[str], path: Path) -> None:

@@ -19,7 +19,7 @@ from ..engine.search_data import ALPHA_SHARE, CALIBRATION_BATCHES, METRIC, Searc
 from ..engine.validation import Validation
 from ..search.randomness import seeded
 from ..search.steps import judge
-from ..space.checks import check_count, wrong
+from ..space.checks import wrong
 
 
 class InheritedNetworks:
@@ -31,9 +31,8 @@ class InheritedNetworks:
     Args:
         checkpoint: The search.
         cfg: A config with ``model``, ``train_dataloader``, ``val_dataloader`` and
-            ``val_evaluator``; the backbone of its model is replaced. Where its
-            ``train_cfg`` is that of a search, ``alpha_share``, ``calibration_batches``
-            and ``metric`` are taken from it.
+            ``val_evaluator``; the backbone of its model is replaced. ``alpha_share``,
+            ``calibration_batches`` and ``metric`` are taken from its ``train_cfg``.
         device: Where the networks run. Default ``"cpu"``.
 
     Raises:
@@ -52,15 +51,13 @@ class InheritedNetworks:
                 raise wrong(key, "one, to validate derived networks", "none")
         train_cfg = cfg.get("train_cfg") or {}
         self.num_batches = train_cfg.get("calibration_batches", CALIBRATION_BATCHES)
-        check_count("train_cfg.calibration_batches", self.num_batches, 1)
         self.checkpoint, self.device = checkpoint, device
         self.model_cfg = copy.deepcopy(dict(cfg["model"]))
         alpha_share = train_cfg.get("alpha_share", ALPHA_SHARE)
         self.data = SearchData(cfg["train_dataloader"], alpha_share)
         self.data.set_up(Runner, checkpoint.seed)
-        loader = Runner.build_dataloader(
-            copy.deepcopy(cfg["val_dataloader"]), seed=checkpoint.seed
-        )
+        val = copy.deepcopy(cfg["val_dataloader"])
+        loader = Runner.build_dataloader(val, seed=checkpoint.seed)
         for split, dataset in (("train", self.data.dataset), ("val", loader.dataset)):
             with seeded(0):
                 shape = tuple(dataset[0]["inputs"].shape[1:])

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,14 +24,8 @@ from ..space.checks import wrong
 
 @dataclass(frozen=True)
 class View:
-    """What a recognizer takes at once: one clip, cropped once.
-
-    Args:
-        frames: Frames of the clip (a 2D recognizer takes them as so many images).
-        height: Height in pixels.
-        width: Width in pixels.
-        is_2d: Whether frames are laid out as images, (N, T, C, H, W).
-    """
+    """What a recognizer takes at once: one clip, cropped once. A 2D one (``is_2d``)
+    takes the frames as so many images, (N, T, C, H, W)."""
 
     frames: int
     height: int
@@ -55,11 +48,7 @@ class View:
 
 def view_of(config: Config) -> View:
     """One view of a config's test (else of its validation), what the zoo states FLOPs
-    for. Some test with larger crops than they train with.
-
-    Raises:
-        ValueError: The pipeline does not say the number of frames or the size.
-    """
+    for; ValueError where the pipeline does not say the number of frames or the size."""
     pipeline = pipeline_of(config)
     frames: int | None = None
     size: tuple[int, int] | None = None
@@ -115,13 +104,6 @@ def without_pretrained(model: Any) -> Any:
     return copy.deepcopy(model)
 
 
-def forget_pretrained(model: nn.Module) -> None:
-    """Let a built model start at random, whatever its config left unsaid."""
-    for module in model.modules():
-        if getattr(module, "pretrained2d", False):
-            module.pretrained2d = False
-
-
 def _is_pretrained(value: Any) -> bool:
     names = ("Pretrained", "InheritFrom")
     return isinstance(value, Mapping) and value.get("type") in names
@@ -130,23 +112,18 @@ def _is_pretrained(value: Any) -> bool:
 def build_recognizer(config: Config) -> nn.Module:
     """The recognizer of a config, with random weights; nothing is downloaded."""
     init_default_scope(config.get("default_scope", "mmaction"))
-    with _quiet():
-        model = MODELS.build(without_pretrained(config.model))
-        forget_pretrained(model)
-        model.init_weights()
-    return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Only errors in the log: mmengine notes every parameter that is initialised."""
     logger = MMLogger.get_current_instance()
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.ERROR)  # mmengine notes every parameter it initialises
     try:
-        yield
+        model = MODELS.build(without_pretrained(config.model))
+        for module in model.modules():  # whatever the config left unsaid
+            if getattr(module, "pretrained2d", False):
+                module.pretrained2d = False
+        model.init_weights()
     finally:
         logger.setLevel(level)
+    return model
 
 
 def logits(model: nn.Module, x: Tensor) -> Tensor:
@@ -156,11 +133,9 @@ def logits(model: nn.Module, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def settle_batch_norm(model: nn.Module, x: Tensor) -> None:
-    """Set running statistics to those of one batch.
-
-    With statistics of 0 and 1, activations of an untrained network may grow without
-    bound or shrink to denormal numbers, which a CPU handles slowly.
-    """
+    """Set running statistics to those of one batch: with 0 and 1, activations of an
+    untrained network may grow without bound or shrink to denormal numbers, which a CPU
+    handles slowly."""
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
