@@ -115,14 +115,11 @@ class TrainRun(Run):
 def read_work_dirs(paths: Sequence[Path]) -> list[Run]:
     """Read several, with names that tell them apart; ValueError where one holds neither
     a search nor a training."""
-    full = [f"{path.parent.name}/{path.name}" for path in (p.resolve() for p in paths)]
-    short = [name.partition("/")[2] for name in full]
-    runs: list[Run] = []
-    for i, (path, both, name) in enumerate(zip(paths, full, short, strict=True)):
-        if short.count(name) > 1:
-            name = both if full.count(both) == 1 else f"{both} ({i + 1})"
-        runs.append(_read(path, name))
-    return runs
+    names = [path.resolve().name for path in paths]
+    return [
+        _read(path, name if names.count(name) == 1 else str(path.resolve()))
+        for path, name in zip(paths, names, strict=True)
+    ]
 
 
 def _read(path: Path, name: str) -> Run:

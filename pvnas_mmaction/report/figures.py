@@ -12,7 +12,7 @@ from typing import Any
 from ..search.diversity import hamming
 from ..space.cost_table import KINDS
 from .data import SearchRun, TrainRun
-from .plot import BLACK, BLUE, GREEN, ORANGE, VERMILION, Plot, make_plot
+from .plot import COURSE, Plot, make_plot
 from .predictions import Predictions
 
 SMOOTHING = 10
@@ -65,7 +65,7 @@ def resting_spans(history: Rows) -> list[tuple[float, float]]:
 
 
 def curves(
-    rows: Rows, title: str, y_title: str, *series: tuple[str, str, str],
+    rows: Rows, title: str, series: Sequence[tuple[str, str, str]],
     smooth: bool = False, **settings: Any,
 ) -> Plot | None:  # fmt: skip
     """Columns (key, label, color) of records over their ``step``, as running means
@@ -85,63 +85,43 @@ def curves(
     ]  # fmt: skip
     shown = [dict(key=k, label=name, color=color) for k, name, color in series
              if k in columns]  # fmt: skip
-    return make_plot("curves", title, rows=thin(values, MAX_POINTS), y_title=y_title,
-                     series=shown, period=period, **settings)  # fmt: skip
+    return make_plot("curves", title, rows=thin(values, MAX_POINTS), series=shown,
+                     period=period, **settings)  # fmt: skip
+
+
+def _course(kind: str, rows: Rows, more: dict[str, dict], **every: Any):
+    """The plots of a kind in ``plots/course.json``, those that have data; ``more`` has
+    further settings of single ones, ``every`` those of all."""
+    made = {
+        name: curves(rows, **{**settings, **every, **more.get(name, {})})
+        for name, settings in COURSE[kind].items()
+    }
+    return {name: plot for name, plot in made.items() if plot is not None}
 
 
 def search_plots(run: SearchRun) -> dict[str, Plot]:
     """How a search went, by name; without plots that have no data."""
     history = run.history
-    if not history:
-        return {}
-    ground = dict(
-        rests=[dict(step=a, step2=b) for a, b in resting_spans(history)],
-        starts=[dict(step=step) for step in cycle_starts(history)],
-    )
     found = [
         dict(step=n.entry.step, accuracy=n.entry.accuracy,
              name=f"cycle {n.entry.cycle + 1}")
         for n in run.judged if n.entry.accuracy is not None
     ]  # fmt: skip
-    diamond = dict(type="point", shape="diamond", filled=True, size=110, color=BLACK,
-                   opacity=1)  # fmt: skip
-    limits = [dict(limit=run.budget["budget"])] if run.budget else []
-    near = dict(zero=False)
-    mean = f"mean of {SMOOTHING} logged steps"
-    when = "at the end of the search" if run.final else "at the end of each cycle"
-
-    def plot(title: str, y_title: str, *series: tuple[str, str, str], **more: Any):
-        return curves(history, title, y_title, *series, **ground, **more)
-
-    plots = dict(
-        diversity=plot(
-            "Diversity D and its plan D*", "share of layers",
-            ("diversity", "D(p)", BLUE), ("planned_diversity", "planned D*", ORANGE),
-            scale=dict(domain=[0, 1.04])),
-        rates=plot(
-            "Learning rates", "learning rate",
-            ("weights_lr", "weights", BLUE), ("alphas_lr", "alphas", VERMILION)),
-        gain=plot(
-            "Gain on the alphas' learning rate", "gain (log)", ("gain", "gain", GREEN),
-            scale=dict(type="log", nice=False), steps=True),
-        accuracy=plot(
-            f"Accuracy (lines: training, {mean}; diamonds: validation {when})", "top-1",
-            ("top1_acc", "weights step", BLUE),
-            ("alpha_top1_acc", "alpha step", VERMILION),
-            smooth=True, pattern=".0%", points=found, point_mark=diamond),
-        loss=plot(
-            f"Loss ({mean})", "loss", ("loss", "weights step", BLUE),
-            ("alpha_loss", "alpha step", VERMILION), smooth=True, scale=near),
-        cost=plot(
-            "Expected cost" + (" (dashed: budget)" if limits else ""),
-            KINDS[run.budget["kind"] if run.budget else "flops"][0],
-            ("expected_cost", "expected cost", BLUE), limits=limits, scale=near,
-            pattern=number_format(column(history, "expected_cost"))),
-        skips=plot(
-            "Skips in the most probable network", "layers",
-            ("num_skips", "skipped layers", BLACK), steps=True, whole=True),
-    )  # fmt: skip
-    return {name: made for name, made in plots.items() if made is not None}
+    kind, limits = "flops", []
+    if run.budget:
+        kind, limits = run.budget["kind"], [dict(limit=run.budget["budget"])]
+    pattern = number_format(column(history, "expected_cost"))
+    more = dict(
+        accuracy=dict(points=found),
+        cost=dict(y_title=KINDS[kind][0], limits=limits, pattern=pattern),
+    )
+    return _course(
+        "search",
+        history,
+        more,
+        rests=[dict(step=a, step2=b) for a, b in resting_spans(history)],
+        starts=[dict(step=step) for step in cycle_starts(history)],
+    )
 
 
 def probability_plots(
@@ -258,18 +238,7 @@ def training_plots(run: TrainRun) -> dict[str, Plot]:
              name=f"after step {r['after_step']}")
         for r in run.val if "acc/top1" in r
     ]  # fmt: skip
-    dots = dict(type="line", color=BLACK, point=dict(color=BLACK, filled=True))
-    accuracy = (
-        f"Accuracy (training: mean of {SMOOTHING} logged steps; dots: validation)"
-    )
-    plots = dict(
-        loss=curves(run.train, "Training loss", "loss", ("loss", "loss", BLUE)),
-        accuracy=curves(
-            run.train, accuracy, "top-1", ("top1_acc", "training", ORANGE), smooth=True,
-            pattern=".0%", points=measured, point_mark=dots),
-        rate=curves(run.train, "Learning rate", "learning rate", ("lr", "rate", BLUE)),
-    )  # fmt: skip
-    return {name: made for name, made in plots.items() if made is not None}
+    return _course("training", run.train, dict(accuracy=dict(points=measured)))
 
 
 def class_plots(predictions: Predictions) -> dict[str, Plot]:

@@ -20,9 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..space.checks import wrong
 
-BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
-PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#222222"
-PALETTE = (BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE)
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7")
 FORMATS = (".png", ".svg", ".pdf")
 FIGURE_WIDTH = 420
 
@@ -30,7 +28,8 @@ _TEMPLATES = Environment(
     loader=PackageLoader("pvnas_mmaction.report", "plots"), undefined=StrictUndefined
 )
 CONFIG = json.loads(_TEMPLATES.get_template("config.json").render())
-CONFIG["range"] = {"category": (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)}
+CONFIG["range"] = {"category": [*PALETTE, "#222222"]}
+COURSE = json.loads(_TEMPLATES.get_template("course.json").render())
 
 
 @dataclass
