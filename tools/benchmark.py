@@ -5,8 +5,8 @@
     %(prog)s --small
     %(prog)s PV-NAS-S TSM-R50 Mine=CONFIG.py --threads 1 --out DIR
 
-Times of a shared machine drift. So the networks take turns: every round measures each
-of them, and a ratio compares two networks of the same round.
+Times of a shared machine drift, so the networks take turns, and a ratio compares two
+networks of the same round.
 """
 
 from __future__ import annotations
@@ -160,23 +160,13 @@ def measure(models: dict[str, str], args: argparse.Namespace) -> list[dict[str, 
                 timer = Timer("run()", globals=dict(run=run), num_threads=args.threads)
                 subjects.append((result, kind, timer))
         except Exception as error:
-            result["error"] = _line(error)
-    with tqdm(total=args.rounds * len(subjects), disable=None, leave=False) as bar:
-        for _ in range(args.rounds):
-            for result, kind, timer in subjects:
-                bar.set_description(result["name"])
-                bar.update()
-                if not result["error"]:
-                    try:
-                        seconds = timer.blocked_autorange(min_run_time=args.seconds)
-                        result[kind].append(1e3 * seconds.median)
-                    except Exception as error:
-                        result["error"] = _line(error)
+            text = " ".join(str(error).split())[:300]
+            result["error"] = text or type(error).__name__
+    for number in tqdm(range(args.rounds * len(subjects)), disable=None, leave=False):
+        result, kind, timer = subjects[number % len(subjects)]
+        seconds = timer.blocked_autorange(min_run_time=args.seconds).median
+        result[kind].append(1e3 * seconds)
     return results
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def add_figures(results: list[dict[str, Any]]) -> str | None:

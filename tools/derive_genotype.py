@@ -144,38 +144,28 @@ def write(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list) -
     """Write genotypes and weights, and say what was written."""
     out = Path(args.out)
     names = [f"genotype_{number:02d}.json" for number in range(1, len(found) + 1)]
-    written = set(names)
     for name, item in zip(names, found, strict=True):
         genotype = checkpoint.space.genotype(item["indices"], item["provenance"])
         save_genotype(genotype, out / name)
         if args.save_weights:
             file = (out / name).with_suffix(".pth")
             save_weights(item["state"], genotype.blocks, file)
-            written.add(file.name)
     shape = "x".join(map(str, found[0]["provenance"]["input_shape"]))
     name = checkpoint.space.name
     print(f"{checkpoint.path}, step {checkpoint.step}, space {name!r}, input {shape}")
     print_table(names, found)
     print(f"wrote {len(found)} genotype(s) to {out}")
-    left = sorted(path.name for path in out.glob("genotype_[0-9]*.*"))
-    notes = []
-    if earlier := [name for name in left if name not in written]:
-        files = ", ".join(earlier)
-        notes.append(f"{out} also holds files of an earlier derivation: {files}")
     if len(found) < args.num_candidates:
-        notes.append(
-            f"no more than {len(found)} of {args.num_candidates} networks keep the "
-            "budgets"
-        )
+        asked = args.num_candidates
+        print(f"note: only {len(found)} of {asked} networks keep the budgets")
     best = checkpoint.archive.best()
     if args.rank_on is None and best is not None and best.accuracy is not None:
-        notes.append(
-            "likely is not accurate: these networks were not judged. Use --rank-on "
-            "CONFIG --num-candidates 8; the best that the search judged has accuracy "
-            f"{best.accuracy:.4f}: {' '.join(best.blocks)}"
+        print(
+            "note: likely is not accurate: these networks were not judged. Use "
+            "--rank-on CONFIG --num-candidates 8; the best that the search judged has "
+            f"accuracy {best.accuracy:.4f}: {' '.join(best.blocks)}",
+            file=sys.stderr,
         )
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
 
 
 def main() -> None:

@@ -201,12 +201,11 @@ def backbone_of(model: nn.Module) -> nn.Module | None:
 def check_length(runner: Runner, done: int) -> None:
     """Check that a resumed training does not end before the epochs that it has done."""
     epochs = runner.max_epochs
-    if runner.cfg.train_cfg.get("by_epoch") is False or done < epochs:
-        return
-    if done > epochs:
+    if runner.cfg.train_cfg.get("by_epoch") is not False and done > epochs:
         expected = f"{done} or more, the epochs that {runner.cfg.load_from} has done"
         raise wrong("train_cfg.max_epochs", expected, str(epochs))
-    runner.logger.info(f"Nothing left to do: {done} of {epochs} epochs are done")
+    if done == epochs:
+        runner.logger.info(f"Nothing left to do: {done} of {epochs} epochs are done")
 
 
 def check_batches(runner: Runner) -> None:
@@ -223,10 +222,9 @@ def check_same_clips(
 ) -> None:
     """Check that two pipelines make clips of one kind."""
     for key in found if found and expected else ():
-        pair = expected.get(key), found[key]
-        if None not in pair and pair[0] != pair[1]:
+        if None not in (expected[key], found[key]) and expected[key] != found[key]:
             field = f"{split}_dataloader.dataset.pipeline"
-            raise wrong(field, f"{pair[0]}, as {where}", pair[1])
+            raise wrong(field, f"{expected[key]}, as {where}", found[key])
 
 
 def check_first_clip(runner: Runner, split: str) -> dict | None:

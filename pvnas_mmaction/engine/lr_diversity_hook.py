@@ -136,15 +136,13 @@ class LRDiversityHook(Hook):
         search = runner.train_loop.search
         done = search.num_steps - self._first_step
         left = runner.max_iters - search.num_steps
-        seconds = (time.monotonic() - self._started) / done * left
+        minutes = (time.monotonic() - self._started) / done * left / 60
         accuracy = "n/a" if entry.accuracy is None else f"{entry.accuracy:.4f}"
-        distance = "n/a" if entry.distance is None else f"{entry.distance:.2f}"
         runner.logger.info(
             f"Cycle {entry.cycle + 1}/{search.schedule.num_cycles}: "
             f"{' '.join(entry.blocks)} | {entry.macs / 1e9:.4f} GFLOPs, "
             f"{entry.params / 1e6:.3f} M parameters | accuracy {accuracy} | D "
-            f"{entry.diversity:.3f} | distance to archive {distance} | "
-            f"{seconds / 60:.1f} min left"
+            f"{entry.diversity:.3f} | {minutes:.1f} min left"
         )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

@@ -168,13 +168,12 @@ class SearchLoop(EpochBasedTrainLoop):
 
     def _try_validation(self) -> None:
         """Validate a batch of some network; what is random goes on as if it had not."""
-        if self.validation is None:
-            return
-        supernet = self.search.supernet
-        path = supernet.path_of([0] * len(supernet.counts))
-        # A loader that starts draws from torch's generator.
-        with seeded(self.search.seed), supernet.use_path(path):
-            self.validation.try_batch(self.model)
+        if self.validation is not None:
+            supernet = self.search.supernet
+            path = supernet.path_of([0] * len(supernet.counts))
+            # A loader that starts draws from torch's generator.
+            with seeded(self.search.seed), supernet.use_path(path):
+                self.validation.try_batch(self.model)
 
     def run_epoch(self) -> None:
         """Run what is left of one epoch."""
@@ -216,8 +215,7 @@ class SearchLoop(EpochBasedTrainLoop):
         return entry
 
     def _setting(self) -> dict[str, Any]:
-        """What a search has to share with the one it resumes, in addition to
-        :meth:`Search.setting`."""
+        """What a search has to share with the one it resumes, beyond its own."""
         return {
             "train_cfg.metric": self.metric,
             "train_dataloader.dataset (clips, class ids, halves)": self.data.digest,
