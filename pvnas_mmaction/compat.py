@@ -86,14 +86,9 @@ def supply_missing_modules() -> None:
 
 
 def history_buffer_statistic(owner: type, name: str) -> object:
-    """Stands in for ``getattr`` while a checkpoint is read.
-
-    A pickled ``HistoryBuffer`` lists its statistics as ``getattr(HistoryBuffer,
-    "mean")``. The real ``getattr`` would reach anything, so this one reaches those.
-
-    Raises:
-        UnpicklingError: On any other class or name.
-    """
+    """Stands in for ``getattr`` while a checkpoint is read: a pickled ``HistoryBuffer``
+    lists its statistics as ``getattr(HistoryBuffer, "mean")``. The real ``getattr``
+    would reach anything."""
     from mmengine.logging import HistoryBuffer
 
     if owner is not HistoryBuffer or name not in ("min", "max", "current", "mean"):
@@ -129,11 +124,8 @@ def checkpoint_globals() -> list[object]:
 
 def package_file(name: str | os.PathLike[str]) -> Path:
     """The file that ``package::path`` names among the configs of an installed package,
-    e.g. ``pvnas_mmaction::pvnas/genotypes/pvnas-s.json``. Any other name is a path.
-
-    Raises:
-        FileNotFoundError: There is no such package.
-    """
+    e.g. ``pvnas_mmaction::pvnas/genotypes/pvnas-s.json``; any other name is a path.
+    FileNotFoundError where there is no such package."""
     package, separator, path = str(name).partition("::")
     if not separator:
         return Path(name)

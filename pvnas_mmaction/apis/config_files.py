@@ -45,12 +45,8 @@ class KeyValueAction(DictAction):
 
 def load_config(name: str) -> Config:
     """Read a config file, from a path or ``package::path``
-    (``pvnas_mmaction::pvnas/...``, ``mmaction::recognition/...``).
-
-    Raises:
-        FileNotFoundError: There is no such file or package.
-        ValueError: It does not parse, or fails when it is executed.
-    """
+    (``pvnas_mmaction::pvnas/...``, ``mmaction::recognition/...``); FileNotFoundError
+    where there is none, ValueError where it fails when it is executed."""
     path = package_file(name)
     if not path.is_file():
         raise FileNotFoundError(f"config: expected a file, got {name}, which is none")
@@ -69,12 +65,9 @@ def read_space(cfg: Config, name: str) -> SearchSpace:
     backbone = (cfg.get("model") or {}).get("backbone") or {}
     space = backbone.get("space") or cfg.get("space")
     if space is None:
-        raise wrong(
-            f"config {name}",
-            "model.backbone.space or space",
-            "neither",
-            "give a search config or one of configs/pvnas/_base_/spaces/",
-        )
+        expected = "model.backbone.space or space"
+        hint = "give a search config or one of configs/pvnas/_base_/spaces/"
+        raise wrong(f"config {name}", expected, "neither", hint)
     return SearchSpace.from_config(space)
 
 

@@ -23,7 +23,7 @@ from .video_list import video_file
 
 @TRANSFORMS.register_module()
 class PVNASVideoInit(DecordInit):
-    """Open a video and count the frames that it presents.
+    """Open a video and count the frames that it presents. Args as of ``DecordInit``.
 
     It takes ``filename``, and ``video_length`` where a former call counted them; it
     adds ``video_reader``, ``total_frames``, ``avg_fps`` and ``video_length``.
@@ -109,12 +109,9 @@ class PVNASVideoDecode(DecordDecode):
 
 
 def with_exact_frames(pipeline: list) -> list:
-    """The pipeline with our reader in place of MMAction2's video readers.
-
-    One that asks for inexact frames (``mode="efficient"``) stays as it is.
-    """
-    dicts = [transform for transform in pipeline if isinstance(transform, Mapping)]
-    if any(transform.get("mode") == "efficient" for transform in dicts):
+    """The pipeline with our reader in place of MMAction2's video readers, unless it
+    asks for inexact frames (``mode="efficient"``)."""
+    if any(isinstance(t, Mapping) and t.get("mode") == "efficient" for t in pipeline):
         return pipeline
     return [_exchange(t) if isinstance(t, Mapping) else t for t in pipeline]
 

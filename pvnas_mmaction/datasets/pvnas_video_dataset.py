@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmaction.datasets import VideoDataset
-from mmaction.datasets.transforms import CenterCrop
 from mmaction.registry import DATASETS
 from mmengine.logging import print_log
 
@@ -201,8 +200,7 @@ class PVNASVideoDataset(VideoDataset):
         path = data["filename"]
         data["video_length"] = int(self._table.tensor[1, idx])
         has_images = False
-        for number, transform in enumerate(self.pipeline.transforms):
-            self._check_crop(number, transform, data.get("img_shape"))
+        for transform in self.pipeline.transforms:
             try:
                 data = transform(data)
             except Exception as error:
@@ -223,18 +221,6 @@ class PVNASVideoDataset(VideoDataset):
             if "video_length" in data:
                 self._table.tensor[1, idx] = data["video_length"]
         return data
-
-    def _check_crop(
-        self, number: int, transform: Any, shape: tuple[int, int] | None
-    ) -> None:
-        """MMAction2's ``CenterCrop`` cuts a strip where frames are smaller than it."""
-        if not isinstance(transform, CenterCrop) or shape is None:
-            return
-        (height, width), (crop_width, crop_height) = shape, transform.crop_size
-        if crop_height > height or crop_width > width:
-            field = f"{self._field}.pipeline.{number}.crop_size"
-            most, got = f"{height}x{width} at most", f"{crop_height}x{crop_width}"
-            raise wrong(field, most, got, "raise the Resize before it")
 
 
 def _warn(text: str) -> None:

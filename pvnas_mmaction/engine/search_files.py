@@ -11,7 +11,6 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -126,7 +125,7 @@ def save_weights(state: dict[str, Tensor], blocks: Sequence[str], path: Path) ->
 
 
 class SearchFiles:
-    """Writer of ``work_dir/search``: ``space.json`` (space, budget, costs),
+    """Writer of ``work_dir/search``: ``space.json`` (space, budget),
     ``split.json`` (the two halves), ``archive.json``, ``genotypes/cycle_NN.json``, and
     at the end ``genotype.json``, the network that the search ends in. Rank 0 writes;
     where it fails, all ranks do."""
@@ -169,7 +168,6 @@ class SearchFiles:
             input_shape=list(search.input_shape),
             num_classes=search.num_classes,
             budget=budget and dict(kind=budget.table.kind, budget=budget.limit),
-            costs={kind: asdict(table) for kind, table in search.tables.items()},
         )
         _write(self.directory / "space.json", setting, None)
         _write(self.directory / "split.json", split, None)
