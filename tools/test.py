@@ -24,21 +24,16 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="config file, or package::path")
-    parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument("--work-dir", help="folder of the log and the metrics")
-    parser.add_argument("--dump", metavar="FILE.pkl", help="save the predictions")
-    parser.add_argument("--show-dir", help="save pictures of the predictions here")
-    parser.add_argument("--show", action="store_true", help="show them in a window")
-    parser.add_argument(
-        "--interval", type=int, default=1, help="show every n-th clip; default: 1"
-    )
-    parser.add_argument(
-        "--wait-time",
-        type=float,
-        default=2,
-        help="seconds that a window stays; default: 2",
-    )
+    add = parser.add_argument
+    add("config", help="config file, or package::path")
+    add("checkpoint", help="checkpoint file")
+    add("--work-dir", help="folder of the log and the metrics")
+    add("--dump", metavar="FILE.pkl", help="save the predictions")
+    add("--show-dir", help="save pictures of the predictions here")
+    add("--show", action="store_true", help="show them in a window")
+    add("--interval", type=int, default=1, help="show every n-th clip; default: 1")
+    wait = "seconds that a window stays; default: 2"
+    add("--wait-time", type=float, default=2, help=wait)
     cli.add_shared_arguments(parser)
     return parser.parse_args()
 

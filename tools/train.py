@@ -25,36 +25,20 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="config file, or package::path")
-    parser.add_argument("--work-dir", help="folder of logs and checkpoints")
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        metavar="CHECKPOINT",
-        help="go on from this checkpoint; without a value, from the latest one in the "
-        "work dir",
-    )
-    parser.add_argument(
-        "--amp",
-        action="store_true",
-        help="automatic mixed precision; bfloat16 without a GPU",
-    )
-    parser.add_argument(
-        "--no-validate", action="store_true", help="do not validate while training"
-    )
-    parser.add_argument(
-        "--auto-scale-lr",
-        action="store_true",
-        help="scale the learning rate by batch size / auto_scale_lr.base_batch_size",
-    )
-    parser.add_argument("--seed", type=int, help="wins over the config's")
-    parser.add_argument(
-        "--diff-rank-seed", action="store_true", help="another seed for every rank"
-    )
-    parser.add_argument(
-        "--deterministic", action="store_true", help="deterministic CUDNN kernels"
-    )
+    add = parser.add_argument
+    add("config", help="config file, or package::path")
+    add("--work-dir", help="folder of logs and checkpoints")
+    resume = "go on from this checkpoint; without a value, from the latest one in the "
+    resume += "work dir"
+    add("--resume", nargs="?", const="auto", metavar="CHECKPOINT", help=resume)
+    amp = "automatic mixed precision; bfloat16 without a GPU"
+    add("--amp", action="store_true", help=amp)
+    add("--no-validate", action="store_true", help="do not validate while training")
+    scale = "scale the learning rate by batch size / auto_scale_lr.base_batch_size"
+    add("--auto-scale-lr", action="store_true", help=scale)
+    add("--seed", type=int, help="wins over the config's")
+    add("--diff-rank-seed", action="store_true", help="another seed for every rank")
+    add("--deterministic", action="store_true", help="deterministic CUDNN kernels")
     cli.add_shared_arguments(parser)
     return parser.parse_args()
 

@@ -49,10 +49,8 @@ class Card:
 
 @dataclass
 class Section:
-    """A run, its networks, and the keys of its plots.
-
-    ``columns`` are step and cycle of each column of the plots of p,
-    """
+    """A run, its networks, and the keys of its plots; ``columns`` are step and cycle of
+    each column of the plots of p."""
 
     run: Run
     anchor: str
