@@ -233,11 +233,11 @@ def test_every_frame_is_the_one_presented(zoo, kind: str) -> None:
     upright = [UPRIGHT[kind](f) for f in frames] if kind in UPRIGHT else frames
     encoded = range(ENCODED.get(kind, {}).get("length", LENGTH))
     assert numbers(upright) == list(MADE[kind][3] if kind in MADE else encoded)
-    # Later reads know the length, and may jump to key frames.
+    # Later reads know the length.
     generator = np.random.default_rng(0)
     for count in (1, 2, 5):
         chosen = generator.integers(0, len(frames), count)
-        again = VideoFrames(zoo(kind), video.length).read(chosen)
+        again = VideoFrames(zoo(kind), len(video)).read(chosen)
         assert np.array_equal(again, [frames[i] for i in chosen])
 
 
@@ -263,22 +263,6 @@ def test_long_video_is_not_kept_in_memory(zoo, monkeypatch: pytest.MonkeyPatch) 
         assert numbers(video.read([39, 7, 20])) == [39, 7, 20]
 
 
-def test_later_reads_jump_to_key_frames(zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    length = VideoFrames(zoo("hevc.mp4")).length
-    decoded, decode = [], video_frames._decode
-
-    def counted(*args):
-        for frame in decode(*args):
-            decoded.append(frame)
-            yield frame
-
-    monkeypatch.setattr(video_frames, "_decode", counted)
-    assert numbers(VideoFrames(zoo("hevc.mp4"), length).read([1, 42])) == [1, 42]
-    # Key frames are 0, 20 and 40; leading frames drop out.
-    assert length == LENGTH
-    assert len(decoded) <= 8
-
-
 def test_where_pyav_fails_opencv_reads(
     zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,4 +279,4 @@ def test_where_pyav_fails_opencv_reads(
     video = VideoFrames(path)
     assert numbers(video.read([3, 59, 3])) == [3, 59, 3]
     assert np.abs(np.subtract(video.read([3, 59]), exact, dtype=int)).mean() < 4
-    assert numbers(VideoFrames(path, video.length).read([58])) == [58]
+    assert numbers(VideoFrames(path, len(video)).read([58])) == [58]

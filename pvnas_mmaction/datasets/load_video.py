@@ -54,7 +54,7 @@ class PVNASVideoInit(DecordInit):
         else:
             video = CachedFrames(file, self.cache, self.resize)
         results["video_reader"] = video
-        results["video_length"] = video.length
+        results["video_length"] = len(video)
         results["total_frames"] = len(video)
         results["avg_fps"] = video.fps
         return results
@@ -85,7 +85,7 @@ class CachedFrames(VideoFrames):
                 np.save(part, np.stack(images))
             os.replace(part.name, path)
         self._frames = np.load(path, mmap_mode="r")
-        self.length = len(self._frames)
+        self._length = len(self._frames)
 
     def read(self, indices: Sequence[int]) -> list[np.ndarray]:
         """Frames (H, W, 3), uint8, red first, in the order that is asked for."""

@@ -21,7 +21,7 @@ from .video_list import find_faults, read_video_list, resolve
 
 class _SharedTable:
     """Two numbers per clip that processes, and deep copies of a data set, share: how
-    often it could not be read, and its ``VideoFrames.length`` (0: unknown)."""
+    often it could not be read, and its number of frames (0: unknown)."""
 
     def __init__(self, length: int) -> None:
         self.tensor = torch.zeros(2, length, dtype=torch.int32).share_memory_()

@@ -3,9 +3,8 @@
 
 What a container says of its frames is often wrong: a cut without re-encoding holds
 frames that are not presented, a packet may hold no picture or two, and the count in a
-header is an estimate. So the frames of a file are counted once, by decoding it whole.
-Where that shows that every packet is one frame, in the order of the time stamps, later
-reads jump to the key frame before what they need; otherwise they start at the first.
+header is an estimate. So the frames of a file are counted once, by decoding it whole,
+and every read decodes from the first frame on.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import chain, dropwhile
 from typing import Any, BinaryIO
 
 import av
@@ -22,14 +20,11 @@ import cv2
 import numpy as np
 from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideDataType
-from av.video.frame import PictureType
 from av.video.stream import VideoStream
 from mmengine.logging import print_log
 
 # Frames of the counting pass are kept up to this size: most clips are decoded once.
 KEEP_BYTES = 2**28
-# A seek costs about as much as decoding this many small frames.
-SEEK_GAIN = 16
 
 
 class VideoFrames:
@@ -37,16 +32,13 @@ class VideoFrames:
 
     Frame i is the i-th one that ``ffmpeg`` shows: edit lists and rotation are applied,
     and packets that cannot be decoded are left out. PyAV reads; where it fails OpenCV
-    does, from the first frame on.
+    does.
 
     Args:
         file: Path of a video, or a stream of its bytes.
-        length: :attr:`length` of an earlier reader of the same file: spares the count.
-            Default 0: unknown.
+        length: Number of frames by an earlier reader of the same file: spares the
+            count. Default 0: unknown.
         num_threads: Decoding threads. Default 1.
-
-    Attributes:
-        length: Number of frames; negative where each read has to start at the first.
 
     Raises:
         OSError: There is no such file.
@@ -61,14 +53,14 @@ class VideoFrames:
         self._file, self._num_threads = file, num_threads
         self._kept: list[av.VideoFrame] = []
         try:
-            self.length = length or self._count()
+            self._length = length or self._count()
         except ValueError:
-            self.length = -sum(1 for _ in self._by_opencv())
-            if self.length == 0:
+            self._length = sum(1 for _ in self._by_opencv())
+            if self._length == 0:
                 raise
 
     def __len__(self) -> int:
-        return abs(self.length)
+        return self._length
 
     @property
     def fps(self) -> float:
@@ -79,9 +71,9 @@ class VideoFrames:
 
     def read(self, indices: Sequence[int]) -> list[np.ndarray]:
         """Frames (H, W, 3), uint8, red first, in the order that is asked for."""
-        numbers = sorted({int(i) for i in indices})
-        if numbers[0] < 0 or numbers[-1] >= len(self):
-            raise IndexError(f"frames {numbers}: there are {len(self)} only")
+        numbers = {int(i) for i in indices}
+        if min(numbers) < 0 or max(numbers) >= len(self):
+            raise IndexError(f"frames {sorted(numbers)}: there are {len(self)} only")
         try:
             images = self._by_pyav(numbers)
         except ValueError:
@@ -92,12 +84,12 @@ class VideoFrames:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """All frames, in order."""
+        size: tuple[int, int] | None = None
         try:
             with self._open() as (container, stream):
-                frames = _decode(container, stream)
-                first = next(frames)
-                for frame in chain([first], frames):
-                    yield _to_array(frame, first.width, first.height)
+                for frame in _decode(container, stream):
+                    size = size or (frame.width, frame.height)
+                    yield _to_array(frame, *size)
         except ValueError:
             yield from self._by_opencv()
 
@@ -107,19 +99,16 @@ class VideoFrames:
             while (frame := capture.read())[0]:
                 yield cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB)
 
-    def _by_pyav(self, numbers: list[int]) -> dict[int, np.ndarray]:
-        found: dict[int, av.VideoFrame] = {}
+    def _by_pyav(self, numbers: set[int]) -> dict[int, np.ndarray]:
         wanted = {0, *numbers}  # the first frame says how large all are
         if self._kept:
             found = {i: self._kept[i] for i in wanted}
-        elif self.length > 0:
-            with suppress(ValueError), self._open() as (container, stream):
-                found = _seek(container, stream, numbers)
-        if len(found) < len(numbers):
+        else:
             with self._open() as (container, stream):
                 found = _chosen(wanted, _decode(container, stream))
-        size = found.get(0, found[numbers[0]])
-        return {i: _to_array(found[i], size.width, size.height) for i in numbers}
+        if len(found) < len(wanted):
+            raise ValueError("fewer frames than before")
+        return {i: _to_array(found[i], found[0].width, found[0].height) for i in found}
 
     @contextmanager
     def _open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
@@ -136,31 +125,16 @@ class VideoFrames:
             raise ValueError(error.strerror or str(error)) from error
 
     def _count(self) -> int:
-        packets: list[tuple[int | None, bool]] = []
-        times, intra, sizes, size = [], set(), set(), 0
+        length, size = 0, 0
         with self._open() as (container, stream):
-            # After a seek AVI counts by its index, which knows of lost packets.
-            is_avi = container.format.name == "avi"
-            for frame in _decode(container, stream, packets):
-                times.append(frame.pts)
-                sizes.add((frame.width, frame.height))
-                if frame.key_frame and frame.pict_type == PictureType.I:
-                    intra.add(frame.pts)
+            for frame in _decode(container, stream, log=True):
+                length += 1
                 size += sum(plane.buffer_size for plane in frame.planes)
                 if size <= KEEP_BYTES:
                     self._kept.append(frame)
         if size > KEEP_BYTES:
             self._kept = []
-        by_time = {time for time, _ in packets}
-        can_seek = (
-            not is_avi
-            and len(sizes) == 1
-            and None not in by_time
-            and len(by_time) == len(packets)
-            and sorted(by_time) == times
-            and all(time in intra for time, is_key in packets if is_key)
-        )
-        return len(times) if can_seek else -len(times)
+        return length
 
 
 def _chosen(numbers: Collection[int], frames: Iterator[Any]) -> dict[int, Any]:
@@ -169,22 +143,13 @@ def _chosen(numbers: Collection[int], frames: Iterator[Any]) -> dict[int, Any]:
 
 
 def _decode(
-    container: InputContainer,
-    stream: VideoStream,
-    packets: list[tuple[int | None, bool]] | None = None,
+    container: InputContainer, stream: VideoStream, log: bool = False
 ) -> Iterator[av.VideoFrame]:
     """Frames in the order of presentation; passes over faults, as ``ffmpeg`` does, but
-    ValueError where there is no frame at all.
-
-    ``packets`` takes time and key-frame flag of each packet; no time for one that is
-    not presented. With it, faults are logged.
-    """
+    ValueError where there is no frame at all."""
     faults: list[av.FFmpegError] = []
     num_frames = 0
     for packet in _demux(container, stream, faults):
-        if packets is not None and packet and packet.size:
-            time = None if packet.is_discard else packet.pts
-            packets.append((time, packet.is_keyframe))
         try:
             frames = stream.decode(packet)
         except av.FFmpegError as error:
@@ -194,7 +159,7 @@ def _decode(
         yield from frames
     if num_frames == 0:
         raise ValueError(faults[0].strerror if faults else "no frames")
-    if faults and packets is not None:
+    if faults and log:
         print_log(
             f"{container.name}: expected a whole video, got {num_frames} frames and a "
             f"fault ({faults[0].strerror}); these frames are used",
@@ -212,32 +177,6 @@ def _demux(
     except av.FFmpegError as error:
         faults.append(error)
         yield None
-
-
-def _seek(
-    container: InputContainer, stream: VideoStream, numbers: list[int]
-) -> dict[int, av.VideoFrame]:
-    """Frames read from the key frames before them; not all where a seek goes astray."""
-    packets = sorted((p.pts, p.is_keyframe) for p in container.demux(stream) if p.size)
-    keys = [i for i, (_, is_key) in enumerate(packets) if is_key]
-    groups: list[tuple[int, list[int]]] = []
-    for number in numbers:
-        start = max((key for key in keys if key <= number), default=0)
-        if groups and start - groups[-1][1][-1] <= SEEK_GAIN:
-            groups[-1][1].append(number)
-        else:
-            groups.append((start, [number]))
-    found: dict[int, av.VideoFrame] = {}
-    for start, wanted in groups:
-        begin = packets[start][0]
-        container.seek(begin, stream=stream)
-        frames = dropwhile(lambda f: f.pts < begin, _decode(container, stream))  # noqa: B023
-        for i, frame in zip(range(start, wanted[-1] + 1), frames, strict=False):
-            if frame.pts != packets[i][0]:
-                return {}
-            if i in wanted:
-                found[i] = frame
-    return found
 
 
 def _to_array(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:

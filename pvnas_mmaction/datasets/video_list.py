@@ -134,7 +134,7 @@ def _why_unreadable(path: str) -> str:
 def _why(path: str, size: int, modified: int) -> str:
     """Why not even the first frame can be read; once for a file as it is."""
     try:
-        VideoFrames(path, length=-1).read([0])
+        VideoFrames(path, length=1).read([0])
     except (OSError, ValueError) as error:
         return str(error)
     return ""
