@@ -132,7 +132,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> No
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        got = " ".join(str(error).split()[5:])[:300]
+        got = " ".join(str(error).split()[6:])[:300]
         hint = "take the config that it was written with"
         raise wrong(path, "the weights of the config's model", got, hint) from error
 
