@@ -32,7 +32,6 @@ def parse_args() -> argparse.Namespace:
     )
     out = Path("report.html")
     add("--out", type=Path, default=out, metavar="FILE.html", help=f"default: {out}")
-    add("--figures", type=Path, metavar="DIR", help="also write plots, PNG and SVG")
     add("--title", default="", help="headline of the page")
     return parser.parse_args()
 
@@ -40,13 +39,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cli.check_out_file(args.out)
-    report = Report(read_work_dirs(args.work_dirs))
-    text = report.render(args.title)
+    text = Report(read_work_dirs(args.work_dirs)).render(args.title)
     write_atomically(args.out, text)
     print(f"{args.out}: {len(text.encode()) / 2**20:.1f} MiB")
-    if args.figures is not None:
-        for path in report.write_figures(args.figures):
-            print(path)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from ..engine.validation import Validation
 from ..search.randomness import seeded
 from ..search.steps import judge
 from ..space.checks import wrong
+from .run_checks import load_weights
 
 
 class InheritedNetworks:
@@ -75,11 +76,8 @@ class InheritedNetworks:
         genotype = json.loads(self.checkpoint.space.genotype(indices).to_json())
         backbone = dict(type="PVNASNet", genotype=genotype)
         model = MODELS.build(dict(self.model_cfg, backbone=backbone))
-        try:
-            model.load_state_dict(self.checkpoint.inherited(indices))
-        except RuntimeError as error:
-            expected = f"one that the weights of {self.checkpoint.path} fit"
-            raise wrong("model", expected, " ".join(str(error).split())) from error
+        state = self.checkpoint.inherited(indices)
+        load_weights(model, state, str(self.checkpoint.path))
         return model.to(self.device)
 
     def evaluate(self, indices: Sequence[int]) -> tuple[float, dict[str, Tensor]]:

@@ -100,10 +100,7 @@ class SearchLoop(EpochBasedTrainLoop):
         """Build the search, once the runner has its optimisers and validation loop."""
         loop = self.runner.val_loop
         if loop is not None:
-            fp16 = getattr(loop, "fp16", False)
-            self.validation = Validation(
-                loop.dataloader, loop.evaluator, self.metric, fp16
-            )
+            self.validation = Validation(loop.dataloader, loop.evaluator, self.metric)
         self.search = Search(
             self.model,
             self.runner.optim_wrapper,

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from mmengine.evaluator import Evaluator
-from mmengine.runner.amp import autocast
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -20,18 +19,16 @@ from ..space.checks import wrong
 
 class Validation:
     """Callable that gives the accuracy of a model, a share, by the ``metric`` of an
-    evaluator; ``fp16`` as in MMEngine's ``ValLoop``."""
+    evaluator."""
 
     def __init__(
         self,
         dataloader: DataLoader,
         evaluator: Evaluator,
         metric: str,
-        fp16: bool = False,
     ) -> None:
         self.dataloader, self.evaluator = dataloader, evaluator
-        self.metric, self.fp16 = metric, fp16
-        self.num_clips = len(dataloader.dataset)
+        self.metric, self.num_clips = metric, len(dataloader.dataset)
 
     def __call__(self, model: nn.Module) -> float:
         return self._run(model, self.dataloader)
@@ -45,7 +42,7 @@ class Validation:
     def _run(self, model: nn.Module, batches: Iterable[Any]) -> float:
         training = model.training
         model.eval()
-        with together(), autocast(enabled=self.fp16):
+        with together():
             for batch in batches:
                 samples = model.val_step(batch)
                 self.evaluator.process(data_samples=samples, data_batch=batch)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -20,7 +19,7 @@ from ..space.genotype import Genotype
 from . import figures, layers
 from .data import Network, Run, SearchRun, TrainRun, lookup
 from .drawing import family_colors, network_plot
-from .plot import Plot, save_figure, scripts
+from .plot import Plot, scripts
 from .predictions import Predictions, predictions_of
 
 
@@ -128,14 +127,6 @@ class Report:
             library=Markup(library),
             specs=Markup(specs),
         )
-
-    def write_figures(self, folder: Path) -> list[Path]:
-        """Write every plot as ``run-N-PLOT.png`` and ``.svg``; gives the files."""
-        endings = ("png", "svg")
-        files = {folder / f"{k}.{e}": p for k, p in self.plots.items() for e in endings}
-        for path, plot in files.items():
-            save_figure(plot, path)
-        return list(files)
 
     def _add(self, prefix: str, plots: Mapping[str, Plot]) -> list[str]:
         """Keep plots; gives their keys."""
