@@ -109,7 +109,8 @@ CASES = [
     (f"train {CONFIG} --auto-scale-lr", "--auto-scale-lr: expected auto_scale_lr.base"),
     (f"test {CONFIG} {CHECKPOINT} --dump a.json", "--dump: expected FILE.pkl, got 'a."),
     (f"test {CONFIG} {CHECKPOINT} --show", "--show, --show-dir: expected a model of 2"),
-    (f"train {CONFIG} --launcher pytorch -o {' '.join(LISTS)}", "environment variable RANK exp"),
+    (f"train {CONFIG} --launcher pytorch -o {' '.join(LISTS)}",
+     "environment variable RANK expected, but not set"),
 ]  # fmt: skip
 
 
