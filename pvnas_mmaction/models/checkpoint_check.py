@@ -31,24 +31,15 @@ def check_state(
 ) -> None:
     """Compare names and shapes of a state dict, as far as its keys start with
     ``prefix``, with those of a module; ``network`` says in the error what the module
-    is, ``hint`` what to do.
+    is, ``hint`` what to do."""
 
-    Raises:
-        ValueError: A parameter is missing, unexpected or of another shape. Says how
-            many of each, and for the first one what was expected and found.
-    """
-    found = {
-        key[len(prefix) :]: tuple(value.shape)
-        for key, value in state.items()
-        if key.startswith(prefix) and not key.endswith(_OPTIONAL)
-    }
-    expected = {
-        name: tuple(value.shape)
-        for name, value in module.state_dict().items()
-        if not name.endswith(_OPTIONAL)
-    }
-    names = [*expected, *(name for name in found if name not in expected)]
-    differing = [name for name in names if expected.get(name) != found.get(name)]
+    def shapes(weights: Mapping[str, Tensor], start: str) -> dict[str, tuple]:
+        kept = {k: v for k, v in weights.items() if not k.endswith(_OPTIONAL)}
+        return {k[len(start) :]: (*v.shape,) for k, v in kept.items()
+                if k.startswith(start)}  # fmt: skip
+
+    found, expected = shapes(state, prefix), shapes(module.state_dict(), "")
+    differing = [k for k in {**expected, **found} if expected.get(k) != found.get(k)]
     if not differing:
         return
     if is_supernet_state(found) and not is_supernet_state(expected):
@@ -63,11 +54,9 @@ def check_state(
             "this is the checkpoint of a whole recognizer: say prefix='backbone.' "
             "next to the checkpoint in init_cfg"
         )
-    missing = len(expected.keys() - found.keys())
-    unexpected, first = len(found.keys() - expected.keys()), differing[0]
+    first = differing[0]
     got = (
-        f"another network: {missing} parameters missing, {unexpected} unexpected, "
-        f"{len(differing) - missing - unexpected} of another shape, first of them "
+        f"another network: {len(differing)} parameters differ, first of them "
         f"{prefix}{first}: expected {expected.get(first, 'none')}, got "
         f"{found.get(first, 'none')}"
     )
