@@ -94,14 +94,8 @@ class Picture:
 
 
 class Texture:
-    """A random sum of plane waves in colour.
-
-    Args:
-        rng: Source of randomness.
-        low: Lowest frequency in cycles per unit length.
-        high: Highest frequency.
-        contrast: Amplitude, in [0, 1].
-    """
+    """A random sum of plane waves in colour, of ``low`` to ``high`` cycles per unit
+    length; ``contrast`` in [0, 1] is its amplitude."""
 
     def __init__(
         self, rng: np.random.Generator, low: float, high: float, contrast: float
