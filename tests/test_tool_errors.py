@@ -100,7 +100,6 @@ CASES = [
     (f"train {CONFIGS / SEARCH} --work-dir {{dir}}/w -o {' '.join(LISTS)} "
      "model.cls_head.in_channels=32", "model.cls_head.in_channels: expected 64, the "),
     (f"export_onnx {CONFIGS / SEARCH} none --out {{dir}}/m", "model.backbone.type: e"),
-    (f"{EXPORT} --input-shape 3 6 0 32", "--input-shape: expected four whole numbers"),
     (f"train {CONFIG} --work-dir {{dir}}/w -o {' '.join(LISTS)} "
      f"{DATA}.pipeline.3.scale=32,32", "Resize: Scale must be float or tuple of int"),
     # options

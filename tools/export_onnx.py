@@ -41,7 +41,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config", help="config file, or package::path")
     parser.add_argument("checkpoint", help="checkpoint file; 'none': random weights")
     parser.add_argument("--out", required=True, metavar="MODEL.onnx")
-    cli.add_input_shape(parser, "a view of the config's test pipeline")
     cli.add_config_options(parser)
     return parser.parse_args()
 
@@ -58,12 +57,8 @@ def main() -> None:
     checkpoint = None if args.checkpoint == "none" else args.checkpoint
     if checkpoint is None:
         print("warning: no checkpoint, the weights are random", file=sys.stderr)
-    shape = tuple(args.input_shape or ())
-    if not shape:
-        view = view_of(config)
-        shape = (3, view.frames, view.height, view.width)
-    if min(shape) < 1:
-        raise wrong("--input-shape", "four whole numbers from 1 up", str(shape))
+    view = view_of(config)
+    shape = (3, view.frames, view.height, view.width)
     classifier = load_classifier(config, checkpoint, shape)
     export_onnx(classifier, args.out, shape, model_facts(config, shape))
     inputs = check_inputs(shape)

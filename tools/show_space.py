@@ -11,7 +11,6 @@ CONFIG is a search config, or a file that holds ``space = dict(...)`` alone.
 from __future__ import annotations
 
 import argparse
-import random
 import sys
 from collections.abc import Sequence
 
@@ -21,13 +20,10 @@ from rich.table import Table
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_files import load_config, merge_options, read_space
 from pvnas_mmaction.report.layers import format_count, format_shape
-from pvnas_mmaction.search.derive import Budget
 from pvnas_mmaction.search.penalty import build_penalty
 from pvnas_mmaction.space.cost import check_input_shape, layer_shapes
 from pvnas_mmaction.space.cost_table import cost_tables, plain
 from pvnas_mmaction.space.search_space import SearchSpace
-
-DRAWN_NETWORKS = 10_000
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,23 +56,6 @@ def stage_table(space: SearchSpace, shape: Sequence[int] | None) -> Table:
     return table
 
 
-def budget_line(budget: Budget) -> str:
-    """Where a budget lies between the lowest and the highest cost."""
-    table, limit = budget.table, budget.limit
-    low, high = table.cheapest(), table.cost(table.most_expensive())
-    draw = random.Random(0)
-    kept = sum(
-        table.fixed + sum(draw.choice(row) for row in table.per_layer) <= limit
-        for _ in range(DRAWN_NETWORKS)
-    )
-    return (
-        f"budget: {format_count(limit)} {table.unit}, "
-        f"{float(100 * (limit - low) / (high - low)):.1f} % of the way from cheapest "
-        f"to most expensive; {100 * kept / DRAWN_NETWORKS:.1f} % of networks drawn "
-        "keep it"
-    )
-
-
 def main() -> None:
     args = parse_args()
     cfg = load_config(args.config)
@@ -102,9 +81,9 @@ def main() -> None:
             f"expensive {format_count(high)}, the same in all "
             f"{format_count(table.fixed)}"
         )
-    penalty = build_penalty(cost, tables)
-    text = budget_line(penalty.budget) if penalty else "budget: none in the config"
-    console.print(text, markup=False)
+    if penalty := build_penalty(cost, tables):
+        limit, unit = penalty.budget.limit, penalty.budget.table.unit
+        console.print(f"budget: {format_count(limit)} {unit}", markup=False)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ class PVNASVideoDataset(VideoDataset):
         return data_list
 
     def _check_videos(self, paths: list[str]) -> None:
-        faults = find_faults(paths, self.ann_file)
+        faults = find_faults(paths)
         if not faults:
             return
         total, hint = len(set(paths)), "they will be skipped"

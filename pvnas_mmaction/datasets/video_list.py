@@ -5,21 +5,18 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
 from mmengine.fileio import exists, get_text
-from mmengine.logging import print_log
 
 from ..space.checks import wrong
 from .video_frames import VideoFrames
 
 # Of a longer list, an even sample of so many videos is opened at the start.
 MAX_OPENED = 4000
-SECONDS_PER_REPORT = 15
 
 
 def read_video_list(
@@ -96,29 +93,22 @@ def resolve(paths: Iterable[str]) -> list[str]:
     return [name_of(video_file(path)) for path in paths]
 
 
-def find_faults(paths: Sequence[str], name: str) -> dict[str, str]:
+def find_faults(paths: Sequence[str]) -> dict[str, str]:
     """What is wrong with each video that is missing or holds no frame; of a long list,
-    an even sample is opened. ``name`` is what the log calls the list."""
+    an even sample is opened."""
     files = list(dict.fromkeys(map(video_file, paths)))
-    faults = _apply(_why_missing, files, f"{name}: looked for")
+    faults = _apply(_why_missing, files)
     present = [path for path in files if path not in faults and os.path.exists(path)]
     places = np.linspace(0, len(present) - 1, min(len(present), MAX_OPENED))
     sample = [present[i] for i in places.astype(int)]
-    return faults | _apply(_why_unreadable, sample, f"{name}: opened")
+    return faults | _apply(_why_unreadable, sample)
 
 
-def _apply(check: Callable[[str], str], files: list[str], text: str) -> dict[str, str]:
-    """What a check says of files, in threads, as disks are slow; logs long runs."""
-    faults, last = {}, time.monotonic()
+def _apply(check: Callable[[str], str], files: list[str]) -> dict[str, str]:
+    """What a check says of files, in threads, as disks are slow."""
     with ThreadPoolExecutor(8) as pool:
-        results = zip(files, pool.map(check, files), strict=True)
-        for number, (file, fault) in enumerate(results, 1):
-            if fault:
-                faults[file] = fault
-            if time.monotonic() - last > SECONDS_PER_REPORT:
-                last = time.monotonic()
-                print_log(f"{text} {number} of {len(files)} videos", "current")
-    return faults
+        found = zip(files, pool.map(check, files), strict=True)
+        return {file: fault for file, fault in found if fault}
 
 
 def _why_missing(path: str) -> str:
