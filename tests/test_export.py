@@ -37,6 +37,10 @@ def write_config(folder: Path, genotype: dict) -> Path:
         "model = dict(\n"
         f"    backbone=dict(genotype='{folder / 'genotype.json'}'),\n"
         "    cls_head=dict(in_channels=16, num_classes=5, init_std=0.3))\n"
+        "test_pipeline = [\n"
+        "    dict(type='UniformSample', clip_len=6, test_mode=True),\n"
+        "    dict(type='Resize', scale=(32, 32), keep_ratio=False),\n"
+        "    dict(type='FormatShape', input_format='NCTHW')]\n"
     )
     return path
 
@@ -83,7 +87,7 @@ def test_tool(tmp_path, run_tool):
     checkpoint = tmp_path / "trained.pth"
     save_checkpoint(dict(state_dict=recognizer.state_dict()), str(checkpoint))
     out = tmp_path / "new" / "model.onnx"
-    argv = [path, checkpoint, "--out", out, "--input-shape", *SHAPE]
+    argv = [path, checkpoint, "--out", out]
     status, printed, _ = run_tool("export_onnx", *argv)
     assert status == 0
     assert printed.count("max abs difference") == 3

@@ -38,7 +38,6 @@ CONFIG = str(CONFIGS / RETRAIN)
 CUSTOM = str(next(CONFIGS.glob("pvnas-tiny_retrain_*_custom-rgb.py")))
 LISTS = [f"{s}_dataloader.dataset.ann_file={{dir}}/a.txt" for s in ("train", "val")]
 CHECKPOINT = "{dir}/c.pth"
-EXPORT = f"export_onnx {CONFIG} none --out {{dir}}/m"
 DATA = "train_dataloader.dataset"
 S_GENOTYPE = f"model.backbone.genotype={CONFIGS}/genotypes/mb_t1_compact.json"
 
