@@ -19,6 +19,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -103,21 +104,16 @@ def decode(path: str) -> Iterator[Callable[[], np.ndarray]]:
 def _decode_by_pyav(container: Any) -> Iterator[Any]:
     """Frames; passes over faults of the file, as a player does."""
     stream = container.streams.best("video")
-    packets = iter(container.demux(stream) if stream else ())
-    while True:
+
+    def packets() -> Iterator[Any]:
         try:
-            packet = next(packets)
-        except StopIteration:
-            return
+            yield from container.demux(stream) if stream else ()
         except av.FFmpegError:
-            packet = None  # what the decoder still holds
-        try:
-            frames = stream.decode(packet)
-        except av.FFmpegError:
-            frames = []
-        yield from frames
-        if packet is None:
-            return
+            yield None  # what the decoder still holds
+
+    for packet in packets():
+        with suppress(av.FFmpegError):
+            yield from stream.decode(packet)
 
 
 def to_array(frame: Any, width: int, height: int) -> np.ndarray:
