@@ -177,12 +177,9 @@ def test_a_checkpoint_of_no_search_or_another_version_is_refused(tmp_path):
             run_search(tmp_path, resume=True)
         with pytest.raises(ValueError, match=message):
             load_search_checkpoint(path)
-    for text, message in (
-        ("no checkpoint", "as torch.save writes it"),
-        ("", "a whole checkpoint"),
-    ):
+    for text in ("no checkpoint", ""):
         path.write_text(text)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match="a whole checkpoint of torch.save"):
             load_search_checkpoint(path)
 
 
