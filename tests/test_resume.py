@@ -179,7 +179,7 @@ def test_a_checkpoint_of_no_search_or_another_version_is_refused(tmp_path):
             load_search_checkpoint(path)
     for text in ("no checkpoint", ""):
         path.write_text(text)
-        with pytest.raises(ValueError, match="a whole checkpoint of torch.save"):
+        with pytest.raises(ValueError, match="expected a whole checkpoint"):
             load_search_checkpoint(path)
 
 
