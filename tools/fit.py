@@ -21,7 +21,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.commands import INTERRUPTED
-from pvnas_mmaction.apis.fit import SPACES, fit
+from pvnas_mmaction.apis.fit import fit
+from pvnas_mmaction.apis.fit_settings import SPACES
 
 
 def parse_args() -> argparse.Namespace:

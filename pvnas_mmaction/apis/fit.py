@@ -10,25 +10,19 @@ checkpoint: the same call goes on wherever it was killed, and ends in the same r
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import zlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ..engine.folder_lock import folder_lock
 from ..engine.search_data import ALPHA_SHARE, split_by_class
-from ..profiling.clock import Clock, check_device, thread_count
-from ..profiling.onnx_parts import start
+from ..profiling.onnx_parts import measured_ms
 from ..report.data import read_work_dirs
 from ..search.derive import Budget
 from ..space.checks import wrong
@@ -39,10 +33,10 @@ from .clip_split import lacking, split_by_source
 from .comparison import REFERENCE, compare, reference, summary
 from .config_files import load_config, read_space
 from .estimate import estimate
+from .fit_settings import Settings
 from .run_checks import RECORD_KEY
 from .verb_steps import Steps
 from .video_folder import (
-    EXPECTED,
     SPLITS,
     Clip,
     check_clips,
@@ -52,80 +46,10 @@ from .video_folder import (
     read_lists,
 )
 
-CONFIGS = "pvnas_mmaction::pvnas/pvnas-{}_custom-rgb.py"
-# Space: config of the search, and of a network's training.
-SPACES = {
-    "lite0": ("s_search_1xb8-u8-12e", "s_retrain_1xb8-u8-12e"),
-    "tiny": ("tiny_search_1xb16-u8-30e", "tiny_retrain_1xb16-u8-60e"),
-}
-# Option: kind of cost, one unit of it, and how it is written.
-BUDGETS = {
-    "ms": ("latency", 1, "{:.4g} ms"),
-    "gflops": ("flops", 1e9, "{:.4g} GFLOPs"),
-    "params": ("params", 1, "{:,.0f} parameters"),
-}
 # Decoded frames are kept, with this height or width, where they take no more bytes.
 CACHED_SIZE, MAX_CACHE = 128, 8e9
-NUM_TIMED = 30
+BACKEND = ("--backend", "onnxruntime")
 Lists = dict[str, list[Clip]]
-
-
-@dataclass
-class Settings:
-    """What is asked for, as ``pvnas fit --help`` says."""
-
-    videos: Path
-    out: Path
-    budget_ms: float | None = None
-    budget_gflops: float | None = None
-    budget_params: float | None = None
-    space: str = "lite0"
-    config: str | None = None
-    train_config: str | None = None
-    lists: Sequence[str] = ()
-    group_regex: str | None = None
-    flip: bool = True
-    num_networks: int = 2
-    seed: int = 0
-    device: str | None = None
-    workers: int | None = None
-    threads: int = 1
-    latency_table: str | None = None
-    dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.videos.is_dir():
-            got = f"{self.videos}, which is no folder"
-            raise wrong("VIDEOS", EXPECTED, got)
-        limits = {name: getattr(self, f"budget_{name}") for name in BUDGETS}
-        given = {name: v for name, v in limits.items() if v is not None}
-        if len(given) != 1 or not all(0 < v < math.inf for v in given.values()):
-            options = ", ".join(f"--budget-{name}" for name in BUDGETS)
-            raise wrong("budget", f"a number above 0 for one of {options}", str(given))
-        ((self.unit, self.limit),) = given.items()
-        self.kind, self.one, self.form = BUDGETS[self.unit]
-        exact = self.limit * self.one
-        self.budget = exact if self.unit == "ms" else round(exact)
-        if (self.config is None) != (self.train_config is None):
-            raise wrong("--config", "--train-config as well", "one of the two")
-        search, train = map(CONFIGS.format, SPACES[self.space])
-        self.config = self.config or search
-        self.train_config = self.train_config or train
-        if self.num_networks < 1:
-            raise wrong("--num-networks", "1 or more", str(self.num_networks))
-        if self.device:
-            check_device(self.device)
-
-    def identity(self) -> dict[str, Any]:
-        """What a call has to share with the one that it goes on with."""
-        found = asdict(self)
-        for name in ("out", "device", "workers", "dry_run"):
-            del found[name]
-        return {**found, "videos": str(self.videos.resolve()), "lists": [*self.lists]}
-
-    def show(self, cost: float) -> str:
-        """A cost in words."""
-        return self.form.format(cost / self.one)
 
 
 def fit(videos: str | os.PathLike, **settings: Any) -> dict[str, Any] | None:
@@ -159,6 +83,10 @@ class _Fit:
         self.steps = Steps(self.out)
         self.names: list[str] = []
         self.searched = [f"searched_{i}" for i in range(1, asked.num_networks + 1)]
+        # What a dry run measured counts for calls that ask for the same.
+        key = repr((asked.config, asked.device, asked.threads)).encode()
+        measured = self.work / f"latency_{zlib.crc32(key):08x}.json"
+        self.latency_table = Path(asked.latency_table or measured).resolve()
 
     def run(self) -> dict[str, Any] | None:
         begun = self._check_identity()
@@ -189,12 +117,10 @@ class _Fit:
             return False
         theirs = json.loads(file.read_text(encoding="utf-8"))
         for key, value in ours.items():
-            if theirs[key] != value:
-                expected, got = (
-                    f"a fit with {key} {value!r}",
-                    f"one with {theirs[key]!r}",
-                )
-                raise wrong("--out", expected, got, "name another folder, or remove it")
+            if theirs.get(key) != value:
+                hint = "name another folder, or remove it"
+                got = f"one with {theirs.get(key)!r}"
+                raise wrong("--out", f"a fit with {key} {value!r}", got, hint)
         return True
 
     # -- clips ----------------------------------------------------------------------
@@ -245,22 +171,24 @@ class _Fit:
     def write_configs(self, train: list[Clip]) -> None:
         """Write the configs of the search and of a training, whole."""
         asked = self.asked
-        most = min(2, os.cpu_count() or 1)
-        workers = most if asked.workers is None else asked.workers
+        workers = min(2, os.cpu_count() or 1)
         halves = split_by_class([clip.label for clip in train], ALPHA_SHARE, 0)
+        configs = []
         for name, base in (("search", asked.config), ("train", asked.train_config)):
             cfg = load_config(str(base))
             for split in SPLITS:
                 loader = cfg[f"{split}_dataloader"]
                 # Not persistent: an epoch after a resume is what it would have been.
-                loader.update(persistent_workers=False, num_workers=workers)
-                if self.cache.is_dir():
-                    loader.dataset.cache = str(self.cache)
+                loader.persistent_workers = False
+                loader.num_workers = workers if asked.workers is None else asked.workers
                 loader.dataset.update(
                     ann_file=str(self.out / f"{split}.txt"),
                     data_prefix=dict(video=str(asked.videos.resolve())),
                     num_classes=len(self.names),
                 )
+                ours = loader.dataset.type == "PVNASVideoDataset"
+                if ours and self.cache.is_dir():
+                    loader.dataset.cache = str(self.cache)
             loader = cfg.train_dataloader
             if not asked.flip:
                 pipeline = loader.dataset.pipeline
@@ -273,8 +201,8 @@ class _Fit:
                 if asked.kind == "latency":
                     cfg.train_cfg.cost.table = str(self.latency_table)
             self._dump(cfg, self.work / f"{name}.py")
-        self.search_cfg = load_config(str(self.work / "search.py"))
-        self.train_cfg = load_config(str(self.work / "train.py"))
+            configs.append(load_config(str(self.work / f"{name}.py")))
+        self.search_cfg, self.train_cfg = configs
         self.space = read_space(self.search_cfg, "search.py")
         self.shape = tuple(self.search_cfg.train_cfg.input_shape)
 
@@ -282,35 +210,20 @@ class _Fit:
         cfg.dump(path.with_suffix(".part.py"))
         path.with_suffix(".part.py").replace(path)
 
-    @property
-    def latency_table(self) -> Path:
-        asked = self.asked
-        if asked.latency_table:
-            return Path(asked.latency_table).resolve()
-        # What a dry run measured counts for calls that ask for the same.
-        key = repr((asked.config, asked.device, asked.threads))
-        return self.work / f"latency_{zlib.crc32(key.encode()):08x}.json"
-
     # -- the plan ---------------------------------------------------------------------
 
     def cost_table(self) -> CostTable:
         """The table of the budget's cost; measures one for milliseconds."""
-        table = None
-        if self.asked.kind == "latency":
+        asked, table = self.asked, None
+        if asked.kind == "latency":
             table = self.latency_table
-            if self.asked.latency_table is None:
+            argv = [self.work / "search.py", "--out", table, "--threads", asked.threads]
+            argv += ["--device", asked.device] if asked.on_gpu else BACKEND
+            if asked.latency_table is None:
                 title = f"Measuring {sum(map(len, self.space.candidates))} blocks"
-                self.steps.run(table.stem, title, ("latency", [
-                    self.work / "search.py", "--out", table,
-                    "--threads", self.asked.threads, *self._latency_backend(),
-                ]))  # fmt: skip
+                self.steps.run(table.stem, title, ("latency", argv))
         tables = cost_tables(self.space, self.shape, len(self.names), table)
-        return tables[self.asked.kind]
-
-    def _latency_backend(self) -> list[str]:
-        if (self.asked.device or "cpu") == "cpu":
-            return ["--backend", "onnxruntime"]
-        return ["--device", str(self.asked.device)]
+        return tables[asked.kind]
 
     def show_plan(self, table: CostTable) -> None:
         """Print what there is to choose from.
@@ -436,28 +349,12 @@ class _Fit:
         report = [*runs, "--out", out / "report.html", "--title", title]
         calls = ("export", export), ("report", report)
         self.steps.run("export", "Exporting, and writing the report", *calls)
-        if (
-            self.asked.latency_table is None
-            and "onnxruntime" in self._latency_backend()
-        ):
-            result["measured_ms"] = self._measured_ms()
+        asked = self.asked
+        if asked.unit == "ms" and not asked.on_gpu and asked.latency_table is None:
+            file = out / "model.onnx"
+            result["measured_ms"] = measured_ms(file, self.shape, asked.threads)
         self._write(out / "result.json", result)
         shutil.rmtree(self.cache, ignore_errors=True)
-
-    def _measured_ms(self) -> float:
-        """Median milliseconds of the exported network on this machine's CPU."""
-        import onnx
-
-        threads, clock = self.asked.threads, Clock("cpu")
-        run = start(onnx.load(self.out / "model.onnx"), threads)
-        generator = np.random.default_rng(0)
-        clip = generator.standard_normal((1, *self.shape), np.float32)
-        with thread_count(threads):
-            for _ in range(NUM_TIMED):
-                clock.mark()
-                run(clip)
-                clock.mark()
-        return median(clock.intervals()[::2])
 
     def _write(self, path: Path, content: Any) -> None:
         write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
