@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from mmaction.registry import DATASETS
+from mmengine.logging import MessageHub
 from searching import run_forked
 from tool_processes import CONFIGS, RETRAIN, SEARCH
 
@@ -300,6 +301,33 @@ def test_a_clip_that_cannot_be_read_is_set_aside(videos, settings, tmp_path, cap
     assert "hidden" not in printed
     assert "minute(s) on this machine\nNothing was trained" in printed
     assert "bad" not in "".join(p.read_text() for p in (tmp_path / "out").glob("*.txt"))
+
+
+def test_progress_in_place_of_logs(tmp_path, monkeypatch, capsys) -> None:
+    """One that goes on at step 50 of 100."""
+
+    def call(verb: str, argv: list) -> None:
+        print("before the runner")
+        hub = MessageHub.get_instance("test_progress")
+        hub.update_info("max_iters", 100)
+        for step in (50, 75):
+            hub.update_info("iter", step)
+            clock[0] += 150
+            print("a line of a log")
+
+    clock = [0.0]
+    monkeypatch.setattr(verb_steps, "call", call)
+    monkeypatch.setattr(verb_steps.time, "monotonic", lambda: clock[0])
+    steps = verb_steps.Steps(tmp_path)
+    assert steps.expect(dict(search=1800.0)) == 30
+    steps.run("search", "Searching", ("search", ["a b.py"]))
+    steps.run("search", "Searching", ("search", ["a b.py"]))
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "Searching ..."
+    assert "  step 75 of 100; 5 of about 10 minutes gone" in told
+    assert not any("log" in line for line in told)
+    assert (tmp_path / "commands.sh").read_text() == "pvnas search 'a b.py'\n"
+    assert "a line of a log" in (tmp_path / "fit.log").read_text()
 
 
 # -- parts ---------------------------------------------------------------------------

@@ -36,6 +36,7 @@ class Steps:
         self.out, self.done = out, out / "work" / "done"
         self.seconds: dict[str, float] = {}
         self._gone = 0.0  # of these, in steps that this process has done
+        self._first: dict[str, int] = {}  # iteration where this process began
         self._started = self._told = time.monotonic()
 
     def expect(self, seconds: dict[str, float]) -> int:
@@ -51,14 +52,15 @@ class Steps:
         if self.is_done(name):
             return
         print(f"{title} ...", flush=True)
-        terminal, self._told = sys.stdout, time.monotonic()
-        log = _Log(self.out / "fit.log", lambda: self._tell(name, terminal))
+        self._told = time.monotonic()
+        known = name, MessageHub.get_current_instance(), sys.stdout
+        log = _Log(self.out / "fit.log", lambda: self._tell(*known))
         for verb, argv in calls:
             command = shlex.join(["pvnas", verb, *map(str, argv)])
             file = self.out / "commands.sh"
-            known = file.read_text(encoding="utf-8") if file.is_file() else ""
-            if f"{command}\n" not in known:
-                write_atomically(file, known + command + "\n")
+            lines = file.read_text(encoding="utf-8") if file.is_file() else ""
+            if f"{command}\n" not in lines:
+                write_atomically(file, f"{lines}{command}\n")
             log.write(f"$ {command}\n")
             with contextlib.redirect_stdout(log):
                 call(verb, argv)
@@ -75,16 +77,22 @@ class Steps:
         """Put down that a step has ended."""
         write_atomically(self.done / name, time.strftime("%F %T\n"))
 
-    def _tell(self, name: str, terminal: TextIO) -> None:
+    def _tell(self, name: str, before: MessageHub, terminal: TextIO) -> None:
         """Say, now and then, how far a search or a training is."""
         now, hub = time.monotonic(), MessageHub.get_current_instance()
-        step, most = (hub.get_info(key, 0) for key in ("iter", "max_iters"))
-        if now - self._told < SECONDS_PER_LINE or not most or name not in self.seconds:
+        most = hub.get_info("max_iters", 0)
+        if hub is before or not most or name not in self.seconds:
             return
-        self._told = now
-        minutes = (now - self._started) / 60
+        step = hub.get_info("iter", 0)
+        if name not in self._first:  # of a training that goes on
+            self._first[name] = step
+            self.seconds[name] *= 1 - step / most
+        if now - self._told < SECONDS_PER_LINE:
+            return
+        self._told, minutes = now, (now - self._started) / 60
+        first = self._first[name]
         # The estimate, corrected by how long its part so far took.
-        gone = self._gone + self.seconds[name] * step / most
+        gone = self._gone + self.seconds[name] * (step - first) / (most - first)
         share = gone / sum(self.seconds.values())
         about = f" of about {minutes / share:.0f}" if share > 0.02 else ""
         text = f"  step {step} of {most}; {minutes:.0f}{about} minutes gone"
