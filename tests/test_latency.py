@@ -128,8 +128,8 @@ def test_a_table_in_onnxruntime() -> None:
     assert table.fixed_ms > 0 and min(map(min, table.layer_ms)) > 0
     table = calibration.calibrate_and_check(table, networks, 3)
     assert len(table.setting["check"]["networks"]) == 3
-    with pytest.raises(ValueError, match="backend onnxruntime: expected cpu and float"):
-        MeasureConfig(dtype="bfloat16", backend="onnxruntime")
+    with pytest.raises(ValueError, match="backend onnxruntime: expected device cpu"):
+        MeasureConfig(device="cuda", backend="onnxruntime")
 
 
 def test_table_of_known_times(monkeypatch):
@@ -166,13 +166,6 @@ def test_whole_networks_reach_from_any_to_the_quickest() -> None:
     assert table.predict(drawn[0]) > 0 and len({*drawn}) > 20
     assert sum(times[:20]) / 20 == pytest.approx(mean, rel=0.25)
     assert sum(times[-20:]) / 20 < 0.4 * mean
-
-
-def test_views_share_the_time() -> None:
-    config = MeasureConfig(rounds=1, threads=1, batch_size=4)
-    networks = Networks(SPACE, SHAPE, 5, config)
-    (times,) = networks.time([[lambda x: time.sleep(0.02) or sum(range(10**6))]], iter)
-    assert 0.1 < times[0] < 15
 
 
 NETWORKS = list(itertools.product(range(3), range(3), range(3), range(2)))
@@ -264,12 +257,8 @@ def test_wrong_options(run_tool, tmp_path, options, message):
 
 
 def test_devices_and_clocks(monkeypatch):
-    for settings, message in (
-        (dict(dtype="int8"), "dtype: "),
-        (dict(device="meta"), ""),
-    ):
-        with pytest.raises(ValueError, match=f"{message or 'device: '}expected"):
-            MeasureConfig(**settings)
+    with pytest.raises(ValueError, match="device: expected"):
+        MeasureConfig(device="meta")
     clock = Clock("cpu")
     with thread_count(1):
         assert clock.kind == "thread time"

@@ -97,7 +97,7 @@ def parse_args() -> argparse.Namespace:
         args.rounds, args.seconds = 2, 0.1
     args.threads = args.threads or torch.get_num_threads()
     counts = {key: getattr(args, key) for key in ("rounds", "batch_size", "threads")}
-    check_measurement(args.device, "float32", counts)
+    check_measurement(args.device, counts)
     return args
 
 

@@ -4,7 +4,7 @@
 
     %(prog)s CONFIG --threads 2 --out FILE.json
     %(prog)s CONFIG --backend onnxruntime --out FILE.json
-    %(prog)s CONFIG --device cuda --fold-bn --out FILE.json
+    %(prog)s CONFIG --device cuda --out FILE.json
 
 The file is read by ``train_cfg.cost = dict(kind='latency', budget=MS, table=FILE)`` and
 by ``tools/derive_genotype.py --budget-ms MS --latency-table FILE``. Networks are then
@@ -21,7 +21,6 @@ from pathlib import Path
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_files import load_config, read_space
 from pvnas_mmaction.profiling.calibration import calibrate_and_check
-from pvnas_mmaction.profiling.clock import DTYPES
 from pvnas_mmaction.profiling.latency import (
     BACKENDS,
     MeasureConfig,
@@ -49,18 +48,11 @@ def parse_args() -> argparse.Namespace:
     )
     add("--device", default="cpu", help="cpu or cuda; default: cpu")
     add("--threads", type=int, help="default: as PyTorch has it")
-    add("--dtype", choices=DTYPES, default="float32", help="default: float32")
-    add("--batch-size", type=int, default=1, help="default: 1")
     add(
         "--rounds",
         type=int,
         default=16,
         help="readings of each candidate at each layer, at least; default: 16",
-    )
-    add(
-        "--fold-bn",
-        action="store_true",
-        help="fold batch normalisation into the convolutions, as for deployment",
     )
     add(
         "--input-shape",
@@ -69,7 +61,6 @@ def parse_args() -> argparse.Namespace:
         metavar=("C", "T", "H", "W"),
         help="of one view; default: train_cfg.input_shape of the config",
     )
-    add("--num-classes", type=int, help="default: the config's, or else 400")
     add(
         "--check-networks",
         type=int,
@@ -77,7 +68,6 @@ def parse_args() -> argparse.Namespace:
         help="whole networks that the table is scaled to, and as many others that it "
         "is checked on; default: 12",
     )
-    add("--seed", type=int, default=0, help="default: 0")
     return parser.parse_args()
 
 
@@ -85,8 +75,6 @@ def main() -> None:
     args = parse_args()
     cli.check_out_file(args.out)
     check_count("--check-networks", args.check_networks, 3)
-    if args.num_classes is not None:
-        check_count("--num-classes", args.num_classes, 1)
     names = [field.name for field in fields(MeasureConfig)]
     config = MeasureConfig(**{name: getattr(args, name) for name in names})
     cfg = load_config(args.config)
@@ -100,8 +88,7 @@ def main() -> None:
             "give --input-shape C T H W, e.g. 3 8 224 224",
         )
     head = (cfg.get("model") or {}).get("cls_head") or {}
-    num_classes = args.num_classes or head.get("num_classes", 400)
-    networks = Networks(space, shape, num_classes, config)
+    networks = Networks(space, shape, head.get("num_classes", 400), config)
     table = measure_table(networks, cli.bar("Candidates"))
     number = args.check_networks
     table = calibrate_and_check(table, networks, number, cli.bar("Whole networks"))
@@ -118,8 +105,7 @@ def report(table: LatencyTable) -> str:
     slowest = table.fixed_ms + sum(map(max, table.layer_ms))
     lines = [
         f"space {table.space['name']!r}, input {'x'.join(map(str, table.input_shape))},"
-        f" batch size {setting['batch_size']}, {setting['device']}, "
-        f"{setting['threads']} thread(s), {setting['dtype']}, {setting['backend']}, "
+        f" {setting['device']}, {setting['threads']} thread(s), {setting['backend']}, "
         f"{setting['clock']}",
         f"fixed part {table.fixed_ms:.3f} ms; fastest network {fastest:.3f} ms, "
         f"slowest {slowest:.3f} ms",

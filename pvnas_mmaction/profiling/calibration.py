@@ -48,7 +48,7 @@ def calibrate_and_check(
         rows of ``indices``, ``predicted_ms`` and ``measured_ms``, and
         :func:`prediction_errors` of them.
     """
-    generator = random.Random(networks.config.seed + 1)
+    generator = random.Random(1)
     drawn = draw_networks(table, 2 * number, generator)
     measured = measure_networks(networks, drawn, generator, track)
     table = calibrate(table, compare(table, drawn[::2], measured[::2]))

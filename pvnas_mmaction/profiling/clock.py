@@ -17,12 +17,6 @@ import torch
 
 from ..space.checks import check_count, wrong
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
 
 class Clock:
     """Milliseconds between marks.
@@ -88,12 +82,10 @@ def check_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def check_measurement(device: str, dtype: str, counts: dict[str, int | None]) -> None:
-    """Raise ValueError unless there are such a device and dtype, and all counts that
-    are not None are whole numbers from 1 up."""
+def check_measurement(device: str, counts: dict[str, int | None]) -> None:
+    """Raise ValueError unless there is such a device, and all counts that are not None
+    are whole numbers from 1 up."""
     check_device(device)
-    if dtype not in DTYPES:
-        raise wrong("dtype", f"one of {', '.join(DTYPES)}", repr(dtype))
     for name, value in counts.items():
         if value is not None:
             check_count(name, value, 1)

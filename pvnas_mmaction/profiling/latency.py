@@ -22,15 +22,14 @@ import torch
 from mmaction.models.heads import I3DHead
 from torch import nn
 
-from ..models.blocks import ConvNormAct
 from ..models.pvnas_net import PVNASNet
 from ..models.supernet import PVNASSupernet
 from ..space.checks import wrong
 from ..space.cost import check_input_shape, layer_shapes
 from ..space.latency_table import LatencyTable
 from ..space.search_space import SearchSpace
-from .clock import DTYPES, Clock, check_measurement, machine_facts, thread_count
-from .onnx_parts import OnnxParts, start
+from .clock import Clock, check_measurement, machine_facts, thread_count
+from .onnx_parts import OnnxParts, fold, start
 
 T = TypeVar("T")
 Track = Callable[[Sequence[T]], Iterable[T]]
@@ -40,19 +39,13 @@ BACKENDS = ("torch", "onnxruntime")
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """How to measure.
+    """How to measure: one view at a time, batch normalisation folded, in float32.
 
     Args:
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``. Default ``"cpu"``.
         threads: Threads of one operation on the CPU. Default None: as PyTorch has it.
-        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``. Default float32.
-        batch_size: Views per forward; times are per view. Default 1.
         rounds: Readings of every candidate at every layer, at least. Default 16.
-        fold_bn: Whether batch normalisation is folded into the convolutions, as
-            ``switch_to_deploy`` does. Default False.
-        seed: Seed of the networks that run. Default 0.
-        backend: ``"torch"`` or, on a CPU in float32, ``"onnxruntime"``, with batch
-            normalisation folded. Default ``"torch"``.
+        backend: ``"torch"`` or, on a CPU, ``"onnxruntime"``. Default ``"torch"``.
 
     Raises:
         ValueError: A field out of range; names it.
@@ -60,22 +53,15 @@ class MeasureConfig:
 
     device: str = "cpu"
     threads: int | None = None
-    dtype: str = "float32"
-    batch_size: int = 1
     rounds: int = 16
-    fold_bn: bool = False
-    seed: int = 0
     backend: str = "torch"
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
             raise wrong("backend", f"one of {BACKENDS}", repr(self.backend))
-        if self.is_onnx and (self.device, self.dtype) != ("cpu", "float32"):
-            got = f"{self.device} and {self.dtype}"
-            raise wrong("backend onnxruntime", "cpu and float32", got)
-        names = ("threads", "batch_size", "rounds")
-        counts = {name: getattr(self, name) for name in names}
-        check_measurement(self.device, self.dtype, counts)
+        if self.is_onnx and self.device != "cpu":
+            raise wrong("backend onnxruntime", "device cpu", self.device)
+        check_measurement(self.device, dict(threads=self.threads, rounds=self.rounds))
 
     @property
     def is_onnx(self) -> bool:
@@ -105,7 +91,7 @@ class Networks:
         stem: What runs before the layers.
         layers: The candidates of each layer.
         head: What runs behind the layers.
-        views: Normally distributed views (N, C, T, H, W), as the backend takes them.
+        view: A normally distributed view (1, C, T, H, W), as the backend takes it.
     """
 
     def __init__(
@@ -117,19 +103,19 @@ class Networks:
     ) -> None:
         self.space, self.num_classes, self.config = space, num_classes, config
         self.shape = check_input_shape(space.skeleton, input_shape)
-        generator = torch.Generator().manual_seed(config.seed)
-        x = torch.randn(config.batch_size, *self.shape, generator=generator)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(1, *self.shape, generator=generator)
         supernet = PVNASSupernet(space.to_config())
         parts: Any = supernet
-        head = nn.Sequential(supernet.head, self._classes())
-        rows = [layer.ops for layer in supernet.layers]
+        head: Any = nn.Sequential(supernet.head, self._classes())
+        rows: Any = [layer.ops for layer in supernet.layers]
         if config.is_onnx:
-            self.views: Any = x.numpy()
+            self.view: Any = x.numpy()
             parts = self._graphs = OnnxParts(supernet.eval(), head.eval(), x.shape)
             head, rows = parts.head, parts.layers
         else:
-            x = x.to(config.device, DTYPES[config.dtype])
-            self.views = x.contiguous(memory_format=torch.channels_last_3d)
+            x = x.to(config.device)
+            self.view = x.contiguous(memory_format=torch.channels_last_3d)
         self.layers = [[self._stage(op) for op in row] for row in rows]
         self.stem, self.head = self._stage(parts.stem), self._stage(head)
 
@@ -145,27 +131,23 @@ class Networks:
         return I3DHead(num_classes=self.num_classes, in_channels=channels)
 
     def _stage(self, part: Any) -> Stage:
-        config = self.config
-        if config.is_onnx:
-            return start(part, config.threads)
-        for module in part.modules() if config.fold_bn else ():
-            if isinstance(module, ConvNormAct):
-                module.switch_to_deploy()
-        return part.eval().to(config.device, DTYPES[config.dtype])
+        if self.config.is_onnx:
+            return start(part, self.config.threads)
+        return fold(part.eval()).to(self.config.device)
 
     def time(
         self, runs: Sequence[Sequence[Stage]], track: Track = iter
     ) -> Iterator[list[float]]:
-        """Milliseconds per view of each stage of each run, one behind the other."""
+        """Milliseconds of each stage of each run, one behind the other."""
         clock = Clock(self.config.device)
         with torch.inference_mode(), thread_count(self.config.threads):
             for stages in track(runs):
-                x = self.views
+                x = self.view
                 clock.mark()
                 for stage in stages:
                     x = stage(x)
                     clock.mark()
-                yield [ms / self.config.batch_size for ms in clock.intervals()]
+                yield clock.intervals()
 
 
 def covering_networks(
@@ -191,7 +173,7 @@ def measure_table(networks: Networks, track: Track = iter) -> LatencyTable:
         track: Wrapped around the sequence of runs, to show progress. Default: nothing.
     """
     space, config = networks.space, networks.config
-    generator = random.Random(config.seed)
+    generator = random.Random(0)
     counts = [len(candidates) for candidates in space.candidates]
     # One round more than is counted warms up: kernels are compiled and memory claimed.
     rounds = [covering_networks(counts, generator) for _ in range(config.rounds + 1)]
@@ -234,7 +216,7 @@ def measure_networks(
     generator: random.Random,
     track: Track = iter,
 ) -> list[float]:
-    """Median milliseconds per view of whole networks, run in turn, in another order in
+    """Median milliseconds of whole networks, run in turn, in another order in
     each round; the first round warms up."""
     stages = [networks.whole(indices) for indices in chosen]
     order: list[int] = []

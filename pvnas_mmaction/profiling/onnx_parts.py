@@ -37,9 +37,7 @@ class OnnxParts:
     def __init__(
         self, supernet: PVNASSupernet, head: nn.Module, shape: Sequence[int]
     ) -> None:
-        for part in supernet.modules():
-            if isinstance(part, ConvNormAct):
-                part.switch_to_deploy()
+        fold(supernet)
         (self.stem,), x = _export([supernet.stem], torch.zeros(shape))
         self.layers: list[list[Any]] = []
         known: dict[Any, list[Any]] = {}
@@ -70,6 +68,14 @@ class OnnxParts:
         whole = helper.make_graph(nodes, "network", [given], [wanted], weights)
         versions = dict(opset_imports=self.stem.opset_import)
         return helper.make_model(whole, ir_version=self.stem.ir_version, **versions)
+
+
+def fold(module: nn.Module) -> nn.Module:
+    """The module, with batch normalisation folded into its convolutions."""
+    for part in module.modules():
+        if isinstance(part, ConvNormAct):
+            part.switch_to_deploy()
+    return module
 
 
 def start(graph: Any, threads: int | None) -> Run:

@@ -25,14 +25,14 @@ REBUILD = "build the table again with tools/build_latency_table.py"
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds per view, batch size 1 unless ``setting`` says otherwise.
+    """Milliseconds of a view.
 
     Args:
         space: Config data of the space.
         input_shape: [C, T, H, W].
         fixed_ms: What every network takes outside its layers.
         layer_ms: Milliseconds of each candidate of each layer.
-        setting: How it was measured: device, threads, dtype, rounds, versions.
+        setting: How it was measured: device, threads, rounds, versions.
     """
 
     space: dict[str, Any]
