@@ -114,7 +114,7 @@ class StepSampler(Sampler[Key]):
         self.start = 0
         self.num_batches = self.batches_per_epoch
 
-    @lru_cache(2)  # noqa: B019
+    @lru_cache(8)  # noqa: B019
     def order(self, epoch: int) -> np.ndarray:
         """The half's clips in the order of an epoch."""
         return np.random.default_rng((self.seed, epoch)).permutation(self.indices)
@@ -211,24 +211,24 @@ class SearchData:
     def calibration(self, num_batches: int) -> Iterator[dict]:
         """Batches of the weights half, the same ones on every rank and every time; kept
         in memory, as decoding takes longer than running a network. Each is a copy, for
-        a blending may write to it."""
+        a blending may write to it, and a worker's tensors hold file descriptors."""
         if len(self._calibration) != num_batches:
-            loader = self._loader(self.weights_half, Stream.CALIBRATION, (0, 1))
-            loader.sampler.num_batches = num_batches
-            # A loader that starts draws a number, and what comes from a worker is
-            # shared memory with a file descriptor for every tensor.
-            with seeded(self.seed):
-                self._calibration = [copy.deepcopy(batch) for batch in loader]
+            batches = self._read(self.weights_half, Stream.CALIBRATION, num_batches)
+            self._calibration = [copy.deepcopy(batch) for batch in batches]
         for batch in self._calibration:
             yield copy.deepcopy(batch)
 
     def judging(self, num_clips: int) -> Iterator[dict]:
         """Batches of so many clips of the alpha half, as far as it has them: the same
         ones on every rank and every time."""
-        loader = self._loader(self.alpha_half, Stream.SENSITIVITY_DATA, (0, 1))
-        wanted = min(num_clips, len(self.alpha_half)) / loader.sampler.batch_size
-        loader.sampler.num_batches = max(1, round(wanted))
-        with seeded(self.seed):  # as in calibration
+        wanted = min(num_clips, len(self.alpha_half)) / self._config["batch_size"]
+        number = max(1, round(wanted))
+        return self._read(self.alpha_half, Stream.SENSITIVITY_DATA, number)
+
+    def _read(self, half: Sequence[int], stream: Stream, number: int) -> Iterator[dict]:
+        loader = self._loader(half, stream, (0, 1))
+        loader.sampler.num_batches = number
+        with seeded(self.seed):  # a loader that starts draws a number
             yield from loader
 
     @property

@@ -29,8 +29,6 @@ from ..search.search import Search
 from ..space.genotype import Genotype, save_genotype, write_atomically
 from .search_data import SearchData
 
-RUN_FORMAT_VERSION = 1
-
 
 def start_facts() -> dict[str, str]:
     """Command, device and versions of this process."""
@@ -51,7 +49,7 @@ def recorded_run(runner: Runner, **facts: Any) -> Iterator[None]:
     """Write ``work_dir/search/run.json`` where a block of code starts and where it
     ends, however it ends; rank 0 alone::
 
-        {"format_version": 1, "state": "finished", "error": null,
+        {"state": "finished", "error": null,
          "config": "configs/mine.py", FACTS,
          "starts": [{"folder": "20260102_100000", "step": 0, "host": "a", "pid": 7,
                      "started": "2026-01-02T10:00:00", "ended": ..., START_FACTS}]}
@@ -74,7 +72,6 @@ def recorded_run(runner: Runner, **facts: Any) -> Iterator[None]:
         **start_facts(),
     )
     record = dict(
-        format_version=RUN_FORMAT_VERSION,
         state="running",
         error=None,
         config=str(runner.cfg.filename or ""),
