@@ -9,6 +9,7 @@ Of a search its files in ``search/`` are read, of a training what MMEngine leave
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -192,7 +193,8 @@ def _read_search(run: SearchRun) -> SearchRun:
 
     for key, value in attempt("space.json", _read_setting, {}).items():
         setattr(run, key, value)
-    run.history, broken = attempt("history.jsonl", read_json_lines, ([], 0))
+    history, broken = attempt("history.jsonl", read_json_lines, ([], 0))
+    run.history = [r for r in history if math.isfinite(sum(map(sum, r["p"])))]
     if broken:
         run.missing.append(f"search/history.jsonl: {broken} line(s) can't be read.")
     run.record = attempt("run.json", _read_record, {})

@@ -51,17 +51,17 @@ def number_format(values: Sequence[float | None]) -> str:
     return ".3~s" if any(value and value >= 1000 for value in values) else "~g"
 
 
-def cycle_starts(history: Rows) -> list[float]:
+def cycle_starts(history: Rows) -> list[dict[str, float]]:
     """First steps logged of each cycle but the first."""
     pairs = itertools.pairwise(history)
-    return [b["step"] for a, b in pairs if a["cycle"] != b["cycle"]]
+    return [dict(step=b["step"]) for a, b in pairs if a["cycle"] != b["cycle"]]
 
 
-def resting_spans(history: Rows) -> list[tuple[float, float]]:
+def resting_spans(history: Rows) -> list[dict[str, float]]:
     """Steps between which the alphas rest: their learning rate is 0."""
     groups = itertools.groupby(history, key=lambda record: record.get("alphas_lr") == 0)
     resting = [[r["step"] for r in records] for rests, records in groups if rests]
-    return [(steps[0], steps[-1]) for steps in resting]
+    return [dict(step=steps[0], step2=steps[-1]) for steps in resting]
 
 
 def curves(
@@ -115,13 +115,8 @@ def search_plots(run: SearchRun) -> dict[str, Plot]:
         accuracy=dict(points=found),
         cost=dict(y_title=KINDS[kind][0], limits=limits, pattern=pattern),
     )
-    return _course(
-        "search",
-        history,
-        more,
-        rests=[dict(step=a, step2=b) for a, b in resting_spans(history)],
-        starts=[dict(step=step) for step in cycle_starts(history)],
-    )
+    spans = dict(rests=resting_spans(history), starts=cycle_starts(history))
+    return _course("search", history, more, **spans)
 
 
 def probability_plots(
@@ -146,7 +141,7 @@ def probability_plots(
         names=sorted({name for _, name in names}, key=lambda n: (n == "skip", n)),
         # One scale for the whole search, so that colors of two steps compare.
         high=max(0.1, math.ceil(max(map(max, p)) * 10) / 10),
-        starts=[dict(step=step) for step in cycle_starts(run.history)],
+        starts=cycle_starts(run.history),
         borders=[dict(layer=b.index - 0.5)
                  for a, b in itertools.pairwise(run.space.layers)
                  if a.stage != b.stage],

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +20,23 @@ from .data import TrainRun, lookup
 EXPECTED = "the list that tools/test.py --dump writes: one dict per clip"
 
 
+# What tensors and plain containers need, by name; whatever the module that is said.
+ADMITTED: dict[str, Any] = dict(
+    OrderedDict=OrderedDict,
+    encode=str.encode,  # how old pickle protocols hold bytes
+    _rebuild_tensor_v2=_rebuild_tensor_v2,
+    # torch's own function of this name admits every name
+    _load_from_bytes=lambda data: torch.load(io.BytesIO(data), weights_only=True),
+)
+
+
 class _Unpickler(pickle.Unpickler):
-    """Admits tensors and plain containers: a pickle may run anything."""
+    """A pickle may run anything; this reader admits :data:`ADMITTED` alone."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if name == "_load_from_bytes":  # torch's own admits every name
-            return lambda data: torch.load(io.BytesIO(data), weights_only=True)
-        if name == "_rebuild_tensor_v2":
-            return _rebuild_tensor_v2
-        if (module, name) in {("collections", "OrderedDict"), ("_codecs", "encode")}:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name}, which is no tensor")
+        if name not in ADMITTED:
+            raise pickle.UnpicklingError(f"{module}.{name}, which is no tensor")
+        return ADMITTED[name]
 
 
 @dataclass(frozen=True)
