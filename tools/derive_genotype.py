@@ -22,13 +22,11 @@ from fractions import Fraction
 from pathlib import Path
 
 from mmengine.registry import init_default_scope
-from rich.console import Console
-from rich.progress import track
 
 from pvnas_mmaction import __version__
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_files import load_config, merge_options
-from pvnas_mmaction.apis.ranking import InheritedNetworks
+from pvnas_mmaction.apis.ranking import inherited_networks
 from pvnas_mmaction.engine.checkpoints import SearchCheckpoint, load_search_checkpoint
 from pvnas_mmaction.engine.search_files import save_weights
 from pvnas_mmaction.profiling.clock import check_device
@@ -117,12 +115,9 @@ def rank(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list[dic
     cfg = load_config(args.rank_on)
     merge_options(cfg, args.cfg_options)
     init_default_scope(cfg.get("default_scope", "mmaction"))
-    networks = InheritedNetworks(checkpoint, cfg, args.device)
-    console = Console(stderr=True)
-    quiet = not console.is_terminal
-    for item in track(found, "Ranking", console=console, disable=quiet):
-        accuracy, item["state"] = networks.evaluate(item["indices"])
-        data = networks.data.ann_file
+    evaluate, data = inherited_networks(checkpoint, cfg, args.device)
+    for item in cli.bar("Ranking")(found):
+        accuracy, item["state"] = evaluate(item["indices"])
         item["provenance"].update(accuracy=accuracy, config=args.rank_on, data=data)
     return sorted(found, key=lambda item: -item["provenance"]["accuracy"])
 
