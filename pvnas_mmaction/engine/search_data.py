@@ -201,13 +201,6 @@ class SearchData:
         self.weights_loader = self._loader(self.weights_half, Stream.WEIGHTS_DATA)
         self.alpha_loader = self._loader(self.alpha_half, Stream.ALPHA_DATA)
 
-    def check_num_classes(self, num_classes: int) -> None:
-        """Raise ValueError unless every class id has a score of the head."""
-        low, high = min(self._labels), max(self._labels)
-        if low < 0 or high >= num_classes:
-            expected = f"class ids below {num_classes}, as model.cls_head.num_classes"
-            raise wrong(LIST, expected, f"{low} to {high}")
-
     def calibration(self, num_batches: int) -> Iterator[dict]:
         """Batches of the weights half, the same ones on every rank and every time; kept
         in memory, as decoding takes longer than running a network. Each is a copy, for

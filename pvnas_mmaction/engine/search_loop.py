@@ -88,7 +88,6 @@ class SearchLoop(EpochBasedTrainLoop):
         if is_model_wrapper(self.model):
             self.model = self.model.module
         find_supernet(self.model)  # for its error, before anything else fails
-        self.data.check_num_classes(self.model.cls_head.num_classes)
 
     @property
     def num_tune_steps(self) -> int:
