@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import zlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +187,9 @@ class _Fit:
                     data_prefix=dict(video=str(asked.videos.resolve())),
                     num_classes=len(self.names),
                 )
-                ours = loader.dataset.type == "PVNASVideoDataset"
-                if ours and self.cache.is_dir():
+                kinds = [transform["type"] for transform in loader.dataset.pipeline]
+                resized = ("PVNASVideoDecode", "Resize") in pairwise(kinds)
+                if resized and self.cache.is_dir():
                     loader.dataset.cache = str(self.cache)
             loader = cfg.train_dataloader
             if not asked.flip:
