@@ -63,11 +63,6 @@ class LRDiversityHook(Hook):
     priority = "NORMAL"
 
     def __init__(self, mode: str = "diversity", **settings) -> None:
-        rates = ("total_steps", "weights_lr", "alphas_lr")
-        for key in (*rates, "num_candidates", "tau", "accumulated"):
-            if key in settings:
-                expected = "none: steps follow from train_cfg, peaks from optim_wrapper"
-                raise wrong(f"LRDiversityHook.{key}", expected, repr(settings[key]))
         # Fails now, not after the data has been read, if a setting is wrong.
         LRDiversityConfig(total_steps=10**6, mode=mode, **settings)
         self.settings = dict(mode=mode, **settings)

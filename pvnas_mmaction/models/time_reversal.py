@@ -51,11 +51,7 @@ class TimeReversalBlending:
         backwards = []
         for sample in batch_data_samples:
             label = sample.gt_label
-            if label.numel() != 1 or not 0 <= int(label) < len(self.opposites):
-                expected = f"an entry for every class, such as {label.tolist()}"
-                raise wrong("opposites", expected, f"{len(self.opposites)} entries")
-            reversed_sample = sample.clone()
             opposite = label.new_tensor([self.opposites[int(label)]])
-            backwards.append(reversed_sample.set_gt_label(opposite))
+            backwards.append(sample.clone().set_gt_label(opposite))
         both = torch.cat([imgs, imgs.flip(-3)])
         return both, [*batch_data_samples, *backwards]
