@@ -158,6 +158,19 @@ def test_table_of_known_times(monkeypatch):
     assert table.setting["num_classes"] == 5
 
 
+def test_medians_of_a_machine_that_slows_down() -> None:
+    """Each moment times some of the things only."""
+    normal, times = np.random.default_rng(0).normal, dict(a=1.0, b=5.0, c=0.2, d=2.0)
+    for speeds in ([1] * 8, [1, 1, 1, 1, 2, 2, 3, 3]):
+        moments = [
+            [(k, s * times[k] * normal(1, 0.01)) for k in "abcd" if k != "abcd"[i % 4]]
+            for i, s in enumerate(speeds)
+        ]
+        found = latency.steady_medians(moments)
+        ratios = {key: found[key] / found["a"] for key in times}
+        assert ratios == pytest.approx(times, rel=0.03)
+
+
 def test_whole_networks_reach_from_any_to_the_quickest() -> None:
     table = toy_table()
     drawn = calibration.draw_networks(table, 200, random.Random(0))

@@ -34,12 +34,10 @@ def estimate(
     """Seconds of the search, and of the training of one network.
 
     Args:
-        search: Config of the search.
-        training: Config of a training.
-        space: Its search space.
+        search: Config of the search; ``training``, that of a training.
+        space: The search space.
         network: A network as large as the budget allows.
-        num_train: Clips to train.
-        num_val: Clips to validate.
+        num_train: Clips to train; ``num_val``, to validate.
         device: Where they run.
     """
     cfg, batch = search.train_cfg, search.train_dataloader.batch_size

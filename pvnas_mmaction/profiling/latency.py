@@ -4,8 +4,8 @@
 A block that runs alone in a loop keeps its input and its weights in the caches, and is
 quicker than in a network. So whole networks run here, drawn such that every candidate
 of every layer has its turn, and a clock is read between the layers. A candidate's time
-is the median of its readings, which come from many moments of the run, so that the
-load of other programs falls on all candidates alike. Layers of the same widths,
+is the median of its readings, which come from many moments of the run; how the load of
+other programs changed from one to the next is divided out. Layers of the same widths,
 strides and input size share their readings.
 """
 
@@ -35,6 +35,7 @@ T = TypeVar("T")
 Track = Callable[[Sequence[T]], Iterable[T]]
 Stage = Callable[[Any], Any]
 BACKENDS = ("torch", "onnxruntime")
+NUM_PASSES = 3
 
 
 @dataclass(frozen=True)
@@ -194,13 +195,10 @@ def measure_table(networks: Networks, track: Track = iter) -> LatencyTable:
         [networks.stem, *picked(networks.layers, indices), networks.head]
         for indices in chosen
     ]
-    readings: dict[Any, list[float]] = defaultdict(list)
-    for number, times in enumerate(networks.time(runs, track)):
-        if number >= max(counts):
-            places = ["stem", *picked(keys, chosen[number]), "head"]
-            for key, ms in zip(places, times, strict=True):
-                readings[key].append(ms)
-    medians = {key: statistics.median(values) for key, values in readings.items()}
+    times = [*networks.time(runs, track)]
+    places = [["stem", *picked(keys, indices), "head"] for indices in chosen]
+    pairs = [[*zip(*pair, strict=True)] for pair in zip(places, times, strict=True)]
+    medians = steady_medians(pairs[max(counts) :])
     return LatencyTable(
         space=space.to_config(),
         input_shape=list(networks.shape),
@@ -219,11 +217,35 @@ def measure_networks(
     """Median milliseconds of whole networks, run in turn, in another order in
     each round; the first round warms up."""
     stages = [networks.whole(indices) for indices in chosen]
-    order: list[int] = []
-    for _ in range(networks.config.rounds + 1):
-        order += generator.sample(range(len(stages)), len(stages))
-    readings: list[list[float]] = [[] for _ in stages]
+    places = [*range(len(stages))]
+    rounds = networks.config.rounds + 1
+    order = [i for _ in range(rounds) for i in generator.sample(places, len(places))]
     times = networks.time([[stages[index]] for index in order], track)
-    for index, (ms,) in zip(order, times, strict=True):
-        readings[index].append(ms)
-    return [statistics.median(values[1:]) for values in readings]
+    pairs = [(index, ms) for index, (ms,) in zip(order, times, strict=True)]
+    moments = [pairs[i : i + len(stages)] for i in range(0, len(pairs), len(stages))]
+    medians = steady_medians(moments[1:])
+    return [medians[index] for index in places]
+
+
+def steady_medians(moments: Sequence[Sequence[tuple[Any, float]]]) -> dict[Any, float]:
+    """Median reading of each thing that was timed, as if the machine had been equally
+    fast in all moments.
+
+    How slow a moment was is the median of its readings, each as a share of the median
+    of the same thing.
+
+    Args:
+        moments: Readings of some moments of a run: what was timed, and milliseconds.
+    """
+    slowness, medians = [1.0] * len(moments), {}
+    for _ in range(NUM_PASSES):
+        readings = defaultdict(list)
+        for moment, factor in zip(moments, slowness, strict=True):
+            for key, ms in moment:
+                readings[key].append(ms / factor)
+        medians = {key: statistics.median(values) for key, values in readings.items()}
+        slowness = [
+            statistics.median(ms / medians[key] for key, ms in moment)
+            for moment in moments
+        ]
+    return medians
