@@ -35,6 +35,7 @@ from pvnas_mmaction.apis.run_checks import RunCheckHook
 from pvnas_mmaction.apis.termination import Terminated, TerminationHook, _State
 from pvnas_mmaction.apis.video_folder import Clip
 from pvnas_mmaction.engine.lr_diversity_hook import LRDiversityHook
+from pvnas_mmaction.profiling.onnx_parts import measured_ms
 from pvnas_mmaction.report.predictions import load_scores
 from pvnas_mmaction.search.derive import Budget
 from pvnas_mmaction.space.cost_table import cost_tables
@@ -110,6 +111,9 @@ def test_what_is_written(fitted, videos) -> None:
     verbs = " ".join(line.split()[1] for line in commands)
     assert verbs == "search derive train test train test export report"
     assert (fitted / "report.html").stat().st_size > 10_000
+    assert "measured_ms" not in result  # the budget is no time
+    shape = load_config(str(fitted / "work" / "search.py")).train_cfg.input_shape
+    assert 0 < measured_ms(fitted / "model.onnx", shape, 1) < 1000
     assert not (fitted / "work" / "frames").exists()
     assert "cache" in (fitted / "work" / "search.py").read_text()
     assert "cache" not in (fitted / "config.py").read_text()
