@@ -128,11 +128,11 @@ class LRDiversityConfig:
     accumulated: int = 1
     has_prior: bool = False
     warmup: float = 1 / 3
-    settle: float = 0.35
+    settle: float = 0.05
     diversity_start: float = 0.95
     diversity_end: float = 0.1
-    kappa: float = 4.0
-    damping: float = 10.0
+    kappa: float = 1.5
+    damping: float = 15.0
     gain_min: float = 0.02
     gain_max: float = 10.0
     min_distance: float = 0.2
