@@ -13,12 +13,16 @@ import json
 import math
 import re
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import numpy as np
-from scipy.stats import bootstrap
+
+from pvnas_mmaction.apis.comparison import bootstrap_interval
 
 
 def fold_means(records: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
@@ -75,7 +79,7 @@ def pooled(record: Mapping[str, Any]) -> str:
 def comparison(results: Mapping[str, Mapping[str, Any]], against: str) -> str:
     """A table of networks on several data sets, and by how much each is better than one
     of them: paired by data set, fold and seed, the mean over pairs with a 95 %
-    bootstrap interval, and in percent of the other's accuracy.
+    bootstrap interval over them, and in percent of the other's accuracy.
 
     Args:
         results: Content of a file by data set.
@@ -101,11 +105,9 @@ def comparison(results: Mapping[str, Mapping[str, Any]], against: str) -> str:
         less = [a - b for a, b in pairs]
         columns += ["", "", ""]
         if name != against and len(less) > 1:
-            bounds = bootstrap(
-                [less], np.mean, method="percentile", rng=np.random.default_rng(0)
-            ).confidence_interval
+            low, high = bootstrap_interval(np.array(less))
             mean, base = mean_of(less), mean_of(b for _, b in pairs)
-            interval = f"({bounds.low:+.1f} to {bounds.high:+.1f})"
+            interval = f"({low:+.1f} to {high:+.1f})"
             columns[-3:] = f"{mean:+.1f} {interval}", f"{mean / base:+.0%}", len(less)
         lines.append(f"| {name} | {' | '.join(map(str, columns))} |")
     return "\n".join(lines)
@@ -121,6 +123,8 @@ if __name__ == "__main__":
     args = parser.parse_args()
     results = [json.loads(file.read_text()) for file in args.files]
     if len(results) > 1:
+        if len(args.against) != 1:
+            parser.error("several files: give one name with --against")
         sets = {result["settings"]["data"]: result for result in results}
         print(comparison(sets, *args.against))
     else:
