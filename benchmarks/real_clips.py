@@ -122,9 +122,9 @@ class Study:
                 path.write_text("\n".join(lines) + "\n")
                 loader = cfg[f"{part}_dataloader"]
                 loader.update(num_workers=0, persistent_workers=False)
-                prefix = dict(video=str(self.folder))
+                prefix, cache = dict(video=str(self.folder)), self.weights / "frames"
                 loader.dataset.update(ann_file=str(path), data_prefix=prefix)
-                loader.dataset.num_classes = self.num_classes
+                loader.dataset.update(num_classes=self.num_classes, cache=str(cache))
             cfg.work_dir = folder
             runner = Runner.from_cfg(cfg)
             runner.train()

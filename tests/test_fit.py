@@ -26,7 +26,7 @@ from searching import run_forked
 from tool_processes import CONFIGS, RETRAIN, SEARCH
 
 from pvnas_mmaction.apis import clip_split, onnx_predict, verb_steps
-from pvnas_mmaction.apis.comparison import bootstrap_interval, reference
+from pvnas_mmaction.apis.comparison import bootstrap_interval
 from pvnas_mmaction.apis.config_files import load_config
 from pvnas_mmaction.apis.export import preprocessing_of
 from pvnas_mmaction.apis.fit import fit
@@ -37,10 +37,7 @@ from pvnas_mmaction.apis.video_folder import Clip
 from pvnas_mmaction.engine.lr_diversity_hook import LRDiversityHook
 from pvnas_mmaction.profiling.onnx_parts import measured_ms
 from pvnas_mmaction.report.predictions import load_scores
-from pvnas_mmaction.search.derive import Budget
-from pvnas_mmaction.space.cost_table import cost_tables
 from pvnas_mmaction.space.genotype import load_genotype
-from pvnas_mmaction.space.search_space import SearchSpace
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 BUDGET = 0.0015
@@ -357,22 +354,6 @@ def test_near_duplicates_stay_together() -> None:
     assert clip_split.lacking(lists) is None
     by_name = clip_split.group_clips(clips, r"/(\d+)_")
     assert {c.group for c in by_name} == {str(i) for i in range(12)}
-
-
-def test_reference_is_the_donor_with_shift_narrowed_to_the_budget() -> None:
-    cfg = load_config("pvnas_mmaction::pvnas/_base_/spaces/lite0.py")
-    space = SearchSpace.from_config(cfg.space)
-    table = cost_tables(space, (3, 8, 112, 112), 7)["flops"]
-    wide = reference(space, Budget(table, 10**12))
-    tsm = load_genotype(CONFIGS / "genotypes" / "lite0-tsm.json")
-    assert space.genotype(wide).blocks == tsm.blocks
-    narrow = reference(space, Budget(table, 280_000_000))
-    blocks = space.genotype(narrow).blocks
-    assert table.cost(narrow) <= 280_000_000
-    names = ([block[:8] for block in found] for found in (blocks, tsm.blocks))
-    for mine, donors in zip(*names, strict=True):
-        assert mine in (donors, "skip")
-    assert len({*blocks} - {*tsm.blocks}) > 0
 
 
 def test_bootstrap_interval() -> None:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,35 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..report.predictions import load_scores
-from ..search.derive import Budget, derive
-from ..space.layout import BlockSpec
-from ..space.search_space import SearchSpace
 
 REFERENCE = "reference"
-LEFT_OUT = -20.0  # what the sum loses where a layer is left out
 DRAWS = 10_000
-
-
-def reference(space: SearchSpace, budget: Budget) -> tuple[int, ...]:
-    """A hand-made network: the donor with a temporal shift in every residual block, as
-    wide as the budget allows (the greatest sum of the logarithms of expand ratios), and
-    without a layer only where no width keeps the budget.
-
-    Where a space has no shift, the residual blocks have a temporal kernel.
-    """
-    scores = []
-    for layer, row in zip(space.layers, space.candidates, strict=True):
-        kernel = row[0].split("_")[2]  # the donor's
-        for start in ("ts_|rs_", "mb_t3|rb_t3", "."):
-            wanted = re.compile(start if layer.keeps_shape else "(mb|rb)_t1")
-            fits = [bool(wanted.match(s)) and kernel in s.split("_") for s in row]
-            if any(fits):
-                break
-        ratios = (None if s == "skip" else BlockSpec.parse(s).expand_ratio for s in row)
-        widths = [math.log(ratio) if ratio else LEFT_OUT for ratio in ratios]
-        pairs = zip(fits, widths, strict=True)
-        scores.append([w if fit or w == LEFT_OUT else -math.inf for fit, w in pairs])
-    return derive(scores, [budget])[0].indices
 
 
 def compare(rows: Mapping[str, dict[str, Any]], scores: Mapping[str, Path]) -> dict:

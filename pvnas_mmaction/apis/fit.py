@@ -26,12 +26,13 @@ from ..engine.search_data import ALPHA_SHARE, split_by_class
 from ..profiling.onnx_parts import measured_ms
 from ..report.data import read_work_dirs
 from ..search.derive import Budget
+from ..search.race import hand_made
 from ..space.checks import wrong
 from ..space.cost_table import CostTable, cost_tables
 from ..space.genotype import load_genotype, save_genotype, write_atomically
 from . import cli
 from .clip_split import lacking, split_by_source
-from .comparison import REFERENCE, compare, reference, summary
+from .comparison import REFERENCE, compare, summary
 from .config_files import load_config, read_space
 from .estimate import estimate
 from .fit_settings import Settings
@@ -248,7 +249,7 @@ class _Fit:
 
     def estimate(self, lists: Lists, table: CostTable) -> None:
         """Print how long the rest will take."""
-        network = reference(self.space, Budget(table, self.asked.budget))
+        network = hand_made(self.space, [Budget(table, self.asked.budget)])
         device = self.asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
         sizes = [len(lists[split]) for split in ("train", "val")]
         configs = self.search_cfg, self.train_cfg, self.space
@@ -286,10 +287,10 @@ class _Fit:
         for file in files:
             found.setdefault(load_genotype(file).blocks, file)
         networks = dict(zip(self.searched, found.values(), strict=False))
-        hand_made = self.work / "hand_made.json"
-        indices = reference(self.space, Budget(table, asked.budget))
-        save_genotype(self.space.genotype(indices), hand_made)
-        return {**networks, REFERENCE: hand_made}
+        file = self.work / "hand_made.json"
+        indices = hand_made(self.space, [Budget(table, asked.budget)])
+        save_genotype(self.space.genotype(indices), file)
+        return {**networks, REFERENCE: file}
 
     def train(self, name: str, file: Path) -> None:
         """Train one network and predict the test clips."""

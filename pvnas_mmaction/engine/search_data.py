@@ -218,6 +218,14 @@ class SearchData:
         number = max(1, round(wanted))
         return self._read(self.alpha_half, Stream.SENSITIVITY_DATA, number)
 
+    def racing(self, num_batches: int) -> Iterator[dict]:
+        """Batches of all training clips, each process its own: the same ones for every
+        network."""
+        loader = self._loader(range(len(self.dataset)), Stream.RACE_DATA)
+        loader.sampler.num_batches = num_batches
+        with seeded(self.seed):
+            yield from loader
+
     def _read(self, half: Sequence[int], stream: Stream, number: int) -> Iterator[dict]:
         loader = self._loader(half, stream, (0, 1))
         loader.sampler.num_batches = number

@@ -48,7 +48,8 @@ class SearchLoop(EpochBasedTrainLoop):
         min_steps: Fewest weights steps of the search: where ``max_epochs`` are less,
             as with few clips, there are more epochs. Default 0.
         **settings: ``input_shape``, ``cost``, ``relaxations``, ``num_ranked``,
-            ``largest_every``, ``alpha_weight`` and ``donor`` of :class:`Search`.
+            ``largest_every``, ``alpha_weight``, ``race_steps`` and ``donor`` of
+            :class:`Search`.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class SearchLoop(EpochBasedTrainLoop):
             validate=self.validation,
             calibration=lambda: self.data.calibration(self.calibration_batches),
             judging=self.data.judging,
+            racing=self.data.racing,
             num_clips=self.validation.num_clips if self.validation else 0,
             **self.settings,
         )

@@ -34,7 +34,8 @@ class ArchiveEntry:
             shape of the search.
         accuracy: Validation accuracy with inherited weights, in [0, 1], or None
             where it was not measured: with those of the cycle's end and, once the
-            search is done, with those of its end.
+            search is done, with those of its end. After a race, that of the final
+            network is with weights trained there.
         distance: Share of layers that differ from the nearest earlier entry, or
             None for the first.
         diversity: D(p) when the genotype was derived.

@@ -17,7 +17,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,8 +38,6 @@ FIELD = "train_cfg.donor"
 CLIPS = 64
 NEAR = 1 / 4
 """Share of the layers in which a path may differ from the archive's first network."""
-FIRST_RISE = 0.1
-"""Share of the tuning in which the learning rate rises."""
 _SPAN = 20.0
 """Largest difference of two alphas of a layer, where D(p) alone would let it grow."""
 _SAME = 1e-4
@@ -79,15 +76,6 @@ class DonorWarmup:
         for name, value in config.items():
             check_count(f"{FIELD}.{name}", value, 1)
         return cls(full_network(space), **config)
-
-    def rate(self, step: int, floor: float) -> float:
-        """Learning rate at a step of the tuning, as a share of the peak: a linear rise,
-        then a cosine down to ``floor``."""
-        rise = max(1, round(FIRST_RISE * self.tune_steps))
-        if step < rise:
-            return (step + 1) / (rise + 1)
-        position = (step - rise) / max(1, self.tune_steps - rise)
-        return floor + (1 - floor) * (1 + math.cos(math.pi * position)) / 2
 
 
 def near(path: Choices, network: Choices, generator: torch.Generator) -> Choices:

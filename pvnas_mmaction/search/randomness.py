@@ -33,6 +33,8 @@ class Stream(IntEnum):
     WEIGHTS_STEP = 6
     ALPHA_STEP = 7
     SENSITIVITY_DATA = 9
+    RACE_DATA = 10
+    RACE_STEP = 11
 
 
 def derived_seed(*numbers: int) -> int:

@@ -43,6 +43,7 @@ from .derive import Indices
 from .distributed import check_ranks_agree, together
 from .donor_warmup import FIELD, DonorWarmup, alphas_from, block_losses, near, price_of
 from .penalty import build_penalty
+from .race import hand_made, rise_and_fall, undone
 from .randomness import Stream, derived_seed, seed_all
 from .schedule import LRDiversitySchedule
 from .selection import Selection
@@ -92,6 +93,10 @@ class Search:
             pretrained network. Default None: no such warm-up.
         judging: Gives that many clips of the alpha half in batches, the same ones on
             every rank. Needed for the ``sensitivities`` of ``donor``.
+        race_steps: Steps of each finalist's training in the race that decides at the
+            end, see :mod:`pvnas_mmaction.search.race`. Default 0: no race; inherited
+            weights decide.
+        racing: Gives that many batches of all training clips. Needed for a race.
 
     Attributes:
         alphas: Alphas of each layer, read from the device once per step.
@@ -124,8 +129,11 @@ class Search:
         alpha_weight: float = 0.0,
         donor: Mapping[str, Any] | None = None,
         judging: Callable[[int], Iterable[dict]] | None = None,
+        race_steps: int = 0,
+        racing: Callable[[int], Iterable[dict]] | None = None,
     ) -> None:
         check_count("train_cfg.largest_every", largest_every, 0)
+        check_count("train_cfg.race_steps", race_steps, 0)
         self.model, self.optimizers, self.schedule = model, optimizers, schedule
         self.seed, self.largest_every = seed, largest_every
         self.validate, self.calibration = validate, calibration
@@ -138,6 +146,7 @@ class Search:
             expected = f"a head with the loss of BaseHead, as {FIELD} needs its scores"
             raise wrong("model.cls_head.type", expected, got, "set it to I3DHead")
         self.judging, self.sensitivities = judging, None
+        self.race_steps, self.racing = race_steps, racing
         self.num_classes = model.cls_head.num_classes
         self.input_shape = check_input_shape(self.space.skeleton, input_shape)
         pair = optimizers["weights"], optimizers["alphas"]
@@ -212,10 +221,13 @@ class Search:
     def weights_lr(self) -> float:
         """Learning rate of the weights in the next step."""
         if self.is_tuning:
-            config = self.schedule.config
-            share = self.donor.rate(self.num_steps, config.weights_lr_floor)
-            return config.weights_lr * share
+            return self._short_rate(self.num_steps, self.donor.tune_steps)
         return self.schedule.weights_lr(self.num_cycle_steps)
+
+    def _short_rate(self, step: int, num_steps: int) -> float:
+        config = self.schedule.config
+        share = rise_and_fall(step, num_steps, config.weights_lr_floor)
+        return config.weights_lr * share
 
     def alphas_lr(self) -> float:
         """Learning rate of the alphas in the next step."""
@@ -225,12 +237,14 @@ class Search:
 
     def set_rates(self) -> None:
         """Set the learning rates of the next step, absolutely."""
-        rate = self.weights_lr()
+        self._set_weights_lr(self.weights_lr())
+        for group in self.optimizers["alphas"].optimizer.param_groups:
+            group["lr"] = self.alphas_lr()
+
+    def _set_weights_lr(self, rate: float) -> None:
         groups = self.optimizers["weights"].optimizer.param_groups
         for group, share in zip(groups, self._shares, strict=True):
             group["lr"] = rate * share
-        for group in self.optimizers["alphas"].optimizer.param_groups:
-            group["lr"] = self.alphas_lr()
 
     def step(
         self, weights_batch: dict, alphas_batch: dict | None = None
@@ -403,10 +417,28 @@ class Search:
         return entry
 
     def finish(self) -> ArchiveEntry | None:
-        """Judge all genotypes by the final weights; gives what the search ends in."""
-        distance = self.schedule.archive_distance
-        self.selection.finish_search(self.log_probs(), distance)
+        """Judge all genotypes by the final weights, and race them where ``race_steps``
+        says so; gives what the search ends in."""
+        distance, log_probs = self.schedule.archive_distance, self.log_probs()
+        self.selection.finish_search(log_probs, distance)
+        if self.race_steps and self.validate:
+            other = hand_made(self.space, self.selection.budgets)
+            self.selection.race(other, self.trained_accuracy, log_probs)
         return self.archive.best()
+
+    def trained_accuracy(self, indices: Indices) -> float:
+        """Validation accuracy of a network that is trained alone for ``race_steps``
+        from its inherited weights; the supernet stays as it is."""
+        assert self.racing is not None
+        path, optimizer = self.supernet.path_of(indices), self.optimizers["weights"]
+        with undone(self.steps.tensors(path), optimizer):
+            optimizer.initialize_count_status(self.model, 0, self.race_steps)
+            for step, batch in enumerate(self.racing(self.race_steps)):
+                check_ranks_agree(step, [path], self.alphas, self.model)
+                seed_all(derived_seed(self.seed, Stream.RACE_STEP, step, get_rank()))
+                self._set_weights_lr(self._short_rate(step, self.race_steps))
+                self.steps.weights_step(batch, path)
+            return self.judge(indices)
 
     def judge(self, indices: Indices) -> float:
         """Validation accuracy of a network with inherited weights."""
@@ -450,6 +482,7 @@ class Search:
             "costs of the candidates": digest_of(tables),
             "train_cfg.relaxations": self.relaxations,
             "train_cfg.donor": self.donor and asdict(self.donor),
+            "train_cfg.race_steps": self.race_steps,
             "optim_wrapper.alphas.accumulative_counts": getattr(
                 self.optimizers["alphas"], "_accumulative_counts", 1
             ),

@@ -28,6 +28,7 @@ from .derive import Budget, Indices, derive, derive_apart
 FIRST_FILE = "genotypes/cycle_00.json"
 FINAL_FILE = "genotypes/final.json"
 Rows = Sequence[Sequence[float]]
+Judge = Callable[[Indices], float]
 
 
 def standard_error(accuracy: float, num_clips: int) -> float:
@@ -95,7 +96,7 @@ class Selection:
         space: SearchSpace,
         tables: Mapping[str, CostTable],
         budget: Budget | None = None,
-        judge: Callable[[Indices], float] | None = None,
+        judge: Judge | None = None,
         num_clips: int = 0,
         num_ranked: int = 1,
         alpha_weight: float = 0.0,
@@ -200,13 +201,37 @@ class Selection:
         chosen = self.choose(networks, [e.accuracy for e in entries], log_probs)
         self.archive.final = entries[chosen]
 
-    def _judge_all(self, networks: Sequence[Indices]) -> list[float]:
-        assert self.judge is not None
+    def race(self, other: Indices, judge: Judge, log_probs: Rows) -> None:
+        """Let the genotypes of the archive, the one that the search would end in and
+        another network be judged in another way; the best of them is what it ends in.
+
+        Args:
+            other: The other network.
+            judge: Gives the accuracy that decides.
+            log_probs: log p of each layer.
+        """
+        final = self.archive.final
+        assert final is not None
+        entries = {entry.blocks: entry for entry in [*self.archive.entries, final]}
+        blocks = self.blocks(other)
+        if blocks not in entries:
+            entries[blocks] = replace(final, **self._entry(other, None))
+        networks = [self.space.indices_of_blocks(blocks) for blocks in entries]
+        accuracies = self._judge_all(networks, judge, "Trained and judged")
+        index = self.choose(networks, accuracies, log_probs)
+        winner, facts = [*entries.values()][index], dict(accuracy=accuracies[index])
+        self.archive.final = replace(winner, file=FINAL_FILE, **facts)
+
+    def _judge_all(
+        self, networks: Sequence[Indices], judge: Judge | None = None, how: str = ""
+    ) -> list[float]:
+        judge = judge or self.judge
+        assert judge is not None
         accuracies = []
         for number, network in enumerate(networks, start=1):
-            accuracies.append(self.judge(network))
+            accuracies.append(judge(network))
             print_log(
-                f"Judged network {number} of {len(networks)}: accuracy "
+                f"{how or 'Judged'} network {number} of {len(networks)}: accuracy "
                 f"{accuracies[-1]:.4f}, {self.table.cost(network):.6g} "
                 f"{self.table.unit}: {' '.join(self.blocks(network))}",
                 logger="current",

@@ -100,6 +100,11 @@ class Steps:
         _update(self.weights, loss, self._running(*paths).weights)
         return logs
 
+    def tensors(self, path: Choices) -> list[Tensor]:
+        """What training a path changes: parameters, and running statistics."""
+        running = self._running(path)
+        return [*running.weights, *(b for m in running.norms for b in m.buffers())]
+
     def alpha_step(
         self, batch: dict, path: Choices, penalty: CostPenalty | None = None
     ) -> dict[str, Tensor]:

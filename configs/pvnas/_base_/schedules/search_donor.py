@@ -1,8 +1,11 @@
 # A search from pretrained weights, which are tuned first; weights learn as in
-# finetune.py. A config sets what search.py says, and the budget.
+# finetune.py. At the end the finalists are trained apart for race_steps, and the best of
+# them is the result. A config sets what search.py says, and the budget.
 _base_ = "search.py"
 
-train_cfg = dict(min_steps=200, num_ranked=8, donor=dict(tune_steps=150))
+train_cfg = dict(
+    min_steps=200, num_ranked=8, race_steps=100, donor=dict(tune_steps=150)
+)
 optim_wrapper = dict(
     weights=dict(
         optimizer=dict(_delete_=True, type="AdamW", lr=5e-4, weight_decay=0.05),
