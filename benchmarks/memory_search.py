@@ -90,6 +90,7 @@ class MemorySearch:
         self.weights_batches = batches(halves[0], Stream.WEIGHTS_DATA)
         self.alphas_batches = batches(halves[1], Stream.ALPHA_DATA)
         calibrating = batches(halves[0], Stream.CALIBRATION)
+        racing = batches(range(len(train.labels)), Stream.RACE_DATA)
         per_epoch = self.weights_batches.batches_per_epoch
         steps = num_epochs(*length, per_epoch) * per_epoch
         self.search = Search(
@@ -99,6 +100,7 @@ class MemorySearch:
             seed=seed,
             validate=self.validate,
             calibration=lambda: self._batches(calibrating, calibration),
+            racing=lambda number: self._batches(racing, number),
             num_clips=len(val.labels),
             **settings,
         )

@@ -301,3 +301,11 @@ def test_the_config_of_the_docs(project_root, tmp_path):
     [sample] = model.eval().test_step(batch)
     assert sample.pred_score.shape == (7,)
     assert float(sample.pred_score.sum()) == pytest.approx(1)
+
+
+def test_configs_that_documents_name_are_there(project_root):
+    files = [project_root / "README.md", *project_root.glob("docs/**/*.md")]
+    pattern = re.compile(r"pvnas-\w+_(?:search|retrain)_[\w-]+\.py")
+    named = [name for file in files for name in pattern.findall(file.read_text())]
+    assert named
+    assert {*named} <= {*CONFIGS}
