@@ -20,6 +20,7 @@ from ..space.search_space import SearchSpace
 # Forwards and backwards of the full network that it costs to judge a candidate on a
 # batch: most of it need not run again.
 JUDGED_BLOCK = 1 / 50
+RACERS = 5
 
 
 def estimate(
@@ -64,6 +65,8 @@ def estimate(
         steps -= donor.tune_steps
         blocks = JUDGED_BLOCK * sum(map(len, space.candidates))
         total += full * (donor.tune_steps + blocks * donor.get("clips", CLIPS) / batch)
+    # First network, one of each cycle, the final one and the hand-made one.
+    total += RACERS * cfg.get("race_steps", 0) * (own + batch * clip)
     # A weights step and an alpha step, of two candidates in a layer.
     total += steps * (full + 2.3 * own + 2 * batch * clip)
     train = num_train * (own / batch + clip) + num_val * (own / batch / 3 + clip)
