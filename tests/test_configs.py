@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import inspect
 import math
 import re
 from pathlib import Path
@@ -20,12 +22,14 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from pvnas_mmaction.apis.config_files import load_config
+from pvnas_mmaction.engine.search_loop import SearchLoop
 from pvnas_mmaction.models.blocks import init_weights
 from pvnas_mmaction.models.pvnas_net import resolve_genotype
 from pvnas_mmaction.models.recognizers import view_of, without_pretrained
 from pvnas_mmaction.search.derive import derive
 from pvnas_mmaction.search.donor_warmup import DonorWarmup
 from pvnas_mmaction.search.penalty import build_penalty
+from pvnas_mmaction.search.schedule import LRDiversityConfig
 from pvnas_mmaction.search.steps import Steps
 from pvnas_mmaction.space.cost import layer_costs, network_cost, skeleton_cost
 from pvnas_mmaction.space.cost_table import cost_tables
@@ -309,3 +313,14 @@ def test_configs_that_documents_name_are_there(project_root):
     named = [name for file in files for name in pattern.findall(file.read_text())]
     assert named
     assert {*named} <= {*CONFIGS}
+
+
+def test_the_reference_names_every_setting_of_a_search(project_root):
+    page = (project_root / "docs" / "reference" / "configs.md").read_text()
+    own = {f.name for f in dataclasses.fields(LRDiversityConfig)}
+    own -= {"total_steps", "weights_lr", "alphas_lr", "num_candidates", "tau"}
+    own -= {"accumulated", "has_prior"}  # from optimisers, supernet and train_cfg
+    loop = inspect.signature(SearchLoop).parameters.keys()
+    own |= loop - {"runner", "dataloader", "settings"}
+    own |= {*re.findall(r"``(\w+)``", SearchLoop.__doc__.split("**settings:")[1])}
+    assert own - {*re.findall(r"`(\w+)`", page)} == set()
