@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from mmengine.config import Config
@@ -20,6 +22,7 @@ from pvnas_mmaction.apis.export import (
     max_difference,
     model_facts,
 )
+from pvnas_mmaction.apis.quantize import Clips
 from pvnas_mmaction.models.recognizers import build_recognizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,3 +106,48 @@ def test_tool(tmp_path, run_tool):
     assert "expected 5 lines, as model.cls_head" in run_tool("export_onnx", *argv)[2]
     (tmp_path / "classes.txt").unlink()
     assert json.loads(model_facts(config, SHAPE)["classes"]) == list("01234")
+
+
+def test_int8(tmp_path, run_tool, motion_clips):
+    """Near to the float network on clips, with its inputs, outputs and metadata."""
+    path = write_config(tmp_path, GENOTYPES["ts"])
+    loaders = [
+        f"{split}_dataloader = dict(dataset=dict(type='PVNASVideoDataset', "
+        f"ann_file='{motion_clips}/{file}.txt', num_classes=8, pipeline=test_pipeline, "
+        f"data_prefix=dict(video='{motion_clips}')))\n"
+        for split, file in (("train", "train"), ("test", "val"))
+    ]
+    text = path.read_text().replace("num_classes=5", "num_classes=8")
+    pack = "    dict(type='PackActionInputs')]\n"
+    init = "test_pipeline = [\n    dict(type='PVNASVideoInit'),\n"
+    text = text.replace("test_pipeline = [\n", init).replace(
+        "    dict(type='Resize'",
+        "    dict(type='PVNASVideoDecode'),\n    dict(type='Resize'",
+    )
+    text = text.replace("NCTHW')]\n", "NCTHW'),\n" + pack)
+    path.write_text(text + "".join(loaders))
+    out = tmp_path / "model.onnx"
+    argv = [path, "none", "--out", out, "--int8"]
+    status, printed, _ = run_tool("export_onnx", *argv)
+    assert status == 0 and printed.count("on 16 test clips") == 2
+    small = out.with_suffix(".int8.onnx")
+    ours, theirs = (
+        {item.key: item.value for item in onnx.load(file).metadata_props}
+        for file in (small, out)
+    )
+    assert ours == theirs
+    kinds = {init.data_type for init in onnx.load(small).graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
+
+    config = Config.fromfile(str(path))
+    preprocessor = build_recognizer(config).data_preprocessor
+    clips = np.concatenate([*Clips(config, "test", preprocessor)])
+    start = onnxruntime.InferenceSession
+    scores, expected = (
+        start(str(f)).run(None, {"clips": clips})[0] for f in (small, out)
+    )
+    spread = expected.std(axis=0).mean()
+    assert 0 < np.abs(scores - expected).mean() < spread / 3
+    config.test_dataloader = None
+    with pytest.raises(ValueError, match="test_dataloader: expected one with clips"):
+        Clips(config, "test", preprocessor)
