@@ -17,5 +17,6 @@ train_cfg = dict(
     input_shape=(3, 8, 112, 112),
     cost=dict(kind="flops", budget=0.25e9),
     num_ranked=4,
+    race_steps=60,
     donor=dict(tune_steps=80, clips=32),
 )
