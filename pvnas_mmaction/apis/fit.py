@@ -266,8 +266,7 @@ class _Fit:
         argv = [self.work / "search.py", "--work-dir", search, "--resume"]
         self.steps.run("search", "Searching", ("search", argv))
         part, folder = self.work / "derived.part", self.work / "derived"
-        scale = 1e6 if asked.unit == "params" else 1
-        argv = [search, "--out", part, f"--budget-{asked.unit}", asked.limit / scale]
+        argv = [search, "--out", part, f"--budget-{asked.unit}", asked.limit]
         argv += ["--num-candidates", max(4, 2 * asked.num_networks), "--rank-on",
                  self.work / "search.py", "--save-weights"]  # fmt: skip
         if asked.kind == "latency":
