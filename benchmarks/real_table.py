@@ -76,10 +76,20 @@ def pooled(record: Mapping[str, Any]) -> str:
     return re.sub(r"^random \d+", "random", record["name"])
 
 
+def difference(pairs: Sequence[tuple[float, float]]) -> str:
+    """Mean of paired differences with its 95 % interval; empty where they are none."""
+    less = [a - b for a, b in pairs]
+    if len(less) < 2 or not any(less):
+        return ""
+    low, high = bootstrap_interval(np.array(less))
+    return f"{statistics.fmean(less):+.1f} ({low:+.1f} to {high:+.1f})"
+
+
 def comparison(results: Mapping[str, Mapping[str, Any]], against: str) -> str:
     """A table of networks on several data sets, and by how much each is better than one
     of them: paired by data set, fold and seed, the mean over pairs with a 95 %
-    bootstrap interval over them, and in percent of the other's accuracy.
+    bootstrap interval over them, for each set and all; and in percent of the other's
+    accuracy.
 
     Args:
         results: Content of a file by data set.
@@ -99,17 +109,18 @@ def comparison(results: Mapping[str, Mapping[str, Any]], against: str) -> str:
         "| --- |" + " ---: |" * (len(results) + 3),
     ]
     for name, own in means.items():
-        by_data = [[v for c, v in own.items() if c[0] == data] for data in results]
-        columns = [f"{mean_of(v):.1f}" if v else "-" for v in by_data]
-        pairs = [(own[cell], other[cell]) for cell in own if cell in other]
-        less = [a - b for a, b in pairs]
-        columns += ["", "", ""]
-        if name != against and len(less) > 1:
-            low, high = bootstrap_interval(np.array(less))
-            mean, base = mean_of(less), mean_of(b for _, b in pairs)
-            interval = f"({low:+.1f} to {high:+.1f})"
-            columns[-3:] = f"{mean:+.1f} {interval}", f"{mean / base:+.0%}", len(less)
-        lines.append(f"| {name} | {' | '.join(map(str, columns))} |")
+        columns = []
+        for data in (*results, None):
+            mine = [c for c in own if data in (None, c[0])]
+            pairs = [(own[c], other[c]) for c in mine if c in other]
+            mean = f"{mean_of(own[c] for c in mine):.1f}" if data and mine else ""
+            columns.append(", ".join(filter(None, [mean, difference(pairs)])))
+        relative = count = ""
+        if any(a != b for a, b in pairs):
+            relative = mean_of(a for a, _ in pairs) / mean_of(b for _, b in pairs) - 1
+            relative, count = f"{relative:+.0%}", len(pairs)
+        columns += [relative, str(count)]
+        lines.append(f"| {name} | {' | '.join(columns)} |")
     return "\n".join(lines)
 
 

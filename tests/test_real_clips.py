@@ -91,8 +91,12 @@ def test_comparison_of_sets_by_hand():
             trainings=[dict(name=n, fold=1, seed=0, accuracy=a) for n, a in pairs]
         )
 
-    sets = dict(a=result(0.2, 0.4, 0.4), b=result(0.5, 0.5, 0.7))
+    a, b = result(0.2, 0.4, 0.4), result(0.5, 0.5, 0.7)
+    for record in result(0.3, 0.5, 0.7)["trainings"]:
+        b["trainings"].append(dict(record, fold=2))
+    sets = dict(a=a, b=b)
     table = comparison(sets, "random at 0.5").splitlines()
-    assert table[2] == "| random at 0.5 | 30.0 | 50.0 |  |  |  |"
-    # Differences of 10 and 20, which are the ends of the interval.
-    assert table[3] == "| searched | 40.0 | 70.0 | +15.0 (+10.0 to +20.0) | +38% | 2 |"
+    assert table[2] == "| random at 0.5 | 30.0 | 45.0 |  |  |  |"
+    # Differences of 10, 20 and 30; one of a set alone has no interval.
+    own = "40.0 | 70.0, +25.0 (+20.0 to +30.0) | +20.0 (+10.0 to +30.0) | +50% | 3 |"
+    assert table[3] == f"| searched | {own}"

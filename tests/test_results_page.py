@@ -40,10 +40,12 @@ def rows_of_files(folder: Path) -> set[str]:
         chance = [name for name in names if re.search(r"random \d", name)]
         for against in ([], names[:1], chance):
             lines |= {*real_table.markdown(result, against).splitlines()}
-    thirds = [json.loads(p.read_text()) for p in folder.glob("real_clips_third_*.json")]
+    thirds = [json.loads(p.read_text()) for p in folder.glob("real_clips_lite0_*.json")]
     sets = {r["settings"]["data"]: r for r in thirds}
     sets = {name: sets[name] for name in ("msr_action3d", "tennis7", "miracl_phrases")}
-    return lines | {*real_table.comparison(sets, "random at 0.333").splitlines()}
+    for against in ("random at 0.333", "narrowed at 0.333"):
+        lines |= {*real_table.comparison(sets, against).splitlines()}
+    return lines
 
 
 @pytest.mark.parametrize("heading", ["2. Search", "3. Real clips"])
