@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from ..models.recognizers import (
     pipeline_of,
     settle_batch_norm,
 )
+from ..profiling.onnx_parts import onnx_program, start
 from ..report.predictions import class_names
 from ..space.checks import wrong
 from ..space.cost import check_input_shape
@@ -33,7 +32,6 @@ from ..space.genotype import write_atomically
 from .config_checks import check_num_classes
 from .run_checks import check_head, check_record, load_weights
 
-OPSET = 18
 INPUT, OUTPUT = "clips", "logits"
 # Transforms that read, or change no pixel.
 _OTHER = ("PVNASVideoInit", "DecordInit", "PyAVInit", "OpenCVInit", "PVNASVideoDecode",
@@ -155,23 +153,13 @@ def export_onnx(
     deployed = copy.deepcopy(classifier).eval()
     fold_batch_norm(deployed.recognizer)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # of packages that are not installed
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                deployed,
-                (torch.zeros((2, *input_shape)),),
-                dynamo=True,
-                verbose=False,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes={INPUT: {0: "batch"}},
-            )
-    finally:
-        logging.disable(level)
+    program = onnx_program(
+        deployed,
+        torch.zeros((2, *input_shape)),
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes={INPUT: {0: "batch"}},
+    )
     program.model.metadata_props.update(facts or {})
     program.save(str(path), external_data=False)
 
@@ -182,15 +170,10 @@ def max_difference(
 ) -> list[float]:
     """Largest absolute difference of logits between onnxruntime and PyTorch, for each
     batch (N, C, T, H, W); not a number counts as infinite."""
-    import onnxruntime
-
-    providers = ["CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession(str(path), providers=providers)
-    differences = []
+    run, differences = start(Path(path)), []
     for clips in inputs:
-        (found,) = session.run([OUTPUT], {INPUT: clips.numpy()})
-        expected = classifier(clips)
-        difference = (torch.from_numpy(found) - expected).abs().max()
+        found = torch.from_numpy(run(clips.numpy()))
+        difference = (found - classifier(clips)).abs().max()
         differences.append(float(difference.nan_to_num(nan=float("inf"))))
     return differences
 

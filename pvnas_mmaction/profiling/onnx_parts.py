@@ -78,15 +78,31 @@ def fold(module: nn.Module) -> nn.Module:
     return module
 
 
-def start(graph: Any, threads: int | None) -> Run:
-    """A graph of one input and one output as a function; threads None: all cores."""
+def onnx_program(module: nn.Module, x: Tensor, **names: Any) -> torch.onnx.ONNXProgram:
+    """A module as ONNX, without what the exporter says of packages that are not there;
+    ``names`` are further arguments of ``torch.onnx.export``."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.onnx.export(
+                module, (x,), dynamo=True, verbose=False, opset_version=OPSET, **names
+            )
+    finally:
+        logging.disable(level)
+
+
+def start(graph: Any, threads: int | None = None) -> Run:
+    """A graph of one input and one output, or its file, as a function; threads None:
+    all cores."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
-    session = onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    source = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(source, options, providers=providers)
     (given,) = session.get_inputs()
     return lambda x: session.run(None, {given.name: x})[0]
 
@@ -94,9 +110,7 @@ def start(graph: Any, threads: int | None) -> Run:
 def measured_ms(path: Path, shape: Sequence[int], threads: int) -> float:
     """Median milliseconds that an exported network takes on this machine's CPU for a
     view of (C, T, H, W)."""
-    import onnx
-
-    run, clock = start(onnx.load(path), threads), Clock("cpu")
+    run, clock = start(path, threads), Clock("cpu")
     generator = np.random.default_rng(0)
     view = generator.standard_normal((1, *shape), np.float32)
     with thread_count(threads):
@@ -123,21 +137,6 @@ def _export(modules: Sequence[nn.Module], x: Tensor) -> tuple[list[Any], Tensor]
     from onnx.utils import Extractor
 
     names = [f"y{index}" for index in range(len(modules))]
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                _Together(modules),
-                (x,),
-                dynamo=True,
-                verbose=False,
-                opset_version=OPSET,
-                input_names=["x"],
-                output_names=names,
-            )
-    finally:
-        logging.disable(level)
+    program = onnx_program(_Together(modules), x, input_names=["x"], output_names=names)
     extractor = Extractor(program.model_proto)
     return [extractor.extract_model(["x"], [name]) for name in names], modules[0](x)
