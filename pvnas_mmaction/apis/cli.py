@@ -22,7 +22,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from mmaction.registry import RUNNERS
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
@@ -136,23 +135,18 @@ def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
 
 
 def enable_amp(cfg: Config) -> None:
-    """Train with automatic mixed precision: float16 on a GPU, bfloat16 without.
-
-    A config with one optimizer gets another wrapper type. One with a constructor of
-    its own (a search) gets the type at its top, for the constructor to hand on.
-    """
+    """Train with automatic mixed precision: float16 on a GPU, bfloat16 without, and in
+    a search, whose constructor hands the type on to both of its wrappers."""
     wrapper = cfg.get("optim_wrapper")
     if wrapper is None or wrapper.get("type", _WRAPPERS[0]) not in _WRAPPERS:
         found = "none" if wrapper is None else repr(wrapper.type)
         raise wrong("--amp", f"an optim_wrapper.type of {_WRAPPERS}", found)
-    if torch.cuda.is_available() or "constructor" in wrapper:
-        alone = "constructor" not in wrapper and is_bfloat16(wrapper.get("dtype"))
-        wrapper.type = "BFloat16OptimWrapper" if alone else "AmpOptimWrapper"
-        wrapper.setdefault("loss_scale", "dynamic")
-        if not torch.cuda.is_available():
-            wrapper.setdefault("dtype", "bfloat16")
-    else:
+    searches = wrapper.get("constructor") == "SearchOptimWrapperConstructor"
+    if searches or is_bfloat16(wrapper.get("dtype")) or not torch.cuda.is_available():
         wrapper.type = "BFloat16OptimWrapper"
+    else:
+        wrapper.type = "AmpOptimWrapper"
+        wrapper.setdefault("loss_scale", "dynamic")
 
 
 def merge_test_args(cfg: Config, args: argparse.Namespace) -> Config:
@@ -231,7 +225,7 @@ def build_runner(cfg: Config, tested: bool = False) -> Runner:
             if not tested:  # before the runner writes its config there
                 file = Path(cfg.work_dir) / ".training.lock"
                 lock.enter_context(folder_lock(file, "the training"))
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner = Runner.from_cfg(cfg)
     if not tested and filename:  # dumped before the first step
         object.__setattr__(runner.cfg, "_filename", filename)
         Path(runner.work_dir, f"{runner.timestamp}.py").unlink(missing_ok=True)

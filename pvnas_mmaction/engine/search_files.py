@@ -62,6 +62,7 @@ def recorded_run(runner: Runner, **facts: Any) -> Iterator[None]:
         yield
         return
     path = Path(runner.work_dir) / "search" / "run.json"
+    resumed = runner.iter > 0 and path.is_file()
     start = dict(
         folder=runner.timestamp,
         step=runner.iter,
@@ -76,7 +77,7 @@ def recorded_run(runner: Runner, **facts: Any) -> Iterator[None]:
         error=None,
         config=str(runner.cfg.filename or ""),
         **facts,
-        starts=[*(_earlier_starts(path) if runner.iter > 0 else ()), start],
+        starts=[*(read_starts(path) if resumed else ()), start],
     )
     _write(path, record)
     try:
@@ -93,17 +94,14 @@ def recorded_run(runner: Runner, **facts: Any) -> Iterator[None]:
         _write(path, record)
 
 
-def _earlier_starts(path: Path) -> list[dict[str, Any]]:
-    """Starts of the search that is resumed; one that was killed ended when it last
-    wrote its history."""
-    if not path.is_file():
-        return []
+def read_starts(path: Path) -> list[dict[str, Any]]:
+    """Starts of a search, from its ``run.json``; one that was killed, or still runs,
+    ended when it last wrote its history."""
     starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
     history = path.with_name("history.jsonl")
-    if starts[-1]["ended"] is None and history.is_file():
-        last = datetime.fromtimestamp(history.stat().st_mtime)
-        starts[-1]["ended"] = last.isoformat(timespec="seconds")
-    return starts
+    wrote = (history if history.is_file() else path).stat().st_mtime
+    last = datetime.fromtimestamp(wrote).isoformat(timespec="seconds")
+    return [{**start, "ended": start["ended"] or last} for start in starts]
 
 
 def _now() -> str:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from mmaction.registry import HOOKS
 from mmengine.dist import is_main_process
@@ -15,6 +17,16 @@ from ..space.checks import check_count
 from ..space.genotype import write_atomically
 
 OF_WEIGHTS, OF_ALPHAS = ("loss", "top1_acc"), ("alpha_loss", "alpha_top1_acc")
+
+
+def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The objects of a file with one JSON object per line, and how many lines are
+    none: the last one of a run that was killed while it wrote."""
+    records, lines = [], path.read_text("utf-8", errors="replace").splitlines()
+    for line in lines:
+        with suppress(ValueError):
+            records.append(json.loads(line))
+    return records, len(lines) - len(records)
 
 
 @HOOKS.register_module()
@@ -36,15 +48,10 @@ class SearchHistoryHook(Hook):
         self.path = Path(runner.work_dir) / "search" / "history.jsonl"
         if not is_main_process():
             return
-        kept = []
+        records = []
         if runner.iter > 0 and self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:  # cut off when the process was killed
-                    break
-                if record["step"] < runner.iter:
-                    kept.append(line + "\n")
+            records, _ = read_json_lines(self.path)
+        kept = (json.dumps(r) + "\n" for r in records if r["step"] < runner.iter)
         write_atomically(self.path, "".join(kept))
 
     def after_train_iter(

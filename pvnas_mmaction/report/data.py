@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 from mmengine.config import Config
 
+from ..engine.search_files import read_starts
+from ..engine.search_history_hook import read_json_lines
 from ..models.pvnas_net import resolve_genotype
 from ..search.archive import Archive, ArchiveEntry
 from ..space.checks import wrong
@@ -156,18 +158,6 @@ def lookup(config: Any, dotted: str) -> Any:
     return config
 
 
-def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The objects of a file with one JSON object per line, and how many lines are
-    none: the last one of a run that was killed while it wrote."""
-    records, lines = [], _text(path).splitlines()
-    for line in lines:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records, len(lines) - len(records)
-
-
 # -- searches ----------------------------------------------------------------------
 
 
@@ -218,14 +208,11 @@ def _read_search(run: SearchRun) -> SearchRun:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    record = json.loads(_text(path))
-    history = path.with_name("history.jsonl")
-    for start in record["starts"]:
-        wrote = (history if history.is_file() else path).stat().st_mtime
-        ended = start["ended"] or datetime.fromtimestamp(wrote).isoformat()
+    starts = read_starts(path)
+    for start in starts:
         start["started"] = datetime.fromisoformat(start["started"])
-        start["ended"] = datetime.fromisoformat(ended)
-    return record
+        start["ended"] = datetime.fromisoformat(start["ended"])
+    return {**json.loads(_text(path)), "starts": starts}
 
 
 def _read_setting(path: Path) -> dict[str, Any]:
