@@ -40,8 +40,8 @@ from pvnas_mmaction.models.recognizers import (
     settle_batch_norm,
     view_of,
 )
-from pvnas_mmaction.profiling.clock import check_measurement, machine_facts
-from pvnas_mmaction.space.checks import wrong
+from pvnas_mmaction.profiling.clock import check_device, machine_facts
+from pvnas_mmaction.space.checks import check_count, wrong
 
 ZOO = {
     "TSM-R50": "tsm/tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_",
@@ -77,13 +77,9 @@ def parse_args() -> argparse.Namespace:
         epilog=f"Names that need no config: {', '.join(CONFIGS)}.",
     )
     add = parser.add_argument
-    add(
-        "models",
-        nargs="*",
-        metavar="MODEL",
-        help="a name of the list below, a config (path or package::path), or "
-        "NAME=CONFIG; default: the whole list",
-    )
+    models = "a name of the list below, a config (path or package::path), or "
+    models += "NAME=CONFIG; default: the whole list"
+    add("models", nargs="*", metavar="MODEL", help=models)
     add("--device", default="cpu", help="cpu (default) or cuda")
     add("--threads", type=int, help="CPU threads; default: PyTorch's")
     add("--batch-size", type=int, default=1, help="views per run; default: 1")
@@ -96,8 +92,9 @@ def parse_args() -> argparse.Namespace:
     if args.small:
         args.rounds, args.seconds = 2, 0.1
     args.threads = args.threads or torch.get_num_threads()
-    counts = {key: getattr(args, key) for key in ("rounds", "batch_size", "threads")}
-    check_measurement(args.device, counts)
+    check_device(args.device)
+    for name in ("rounds", "batch_size", "threads"):
+        check_count(name, getattr(args, name), 1)
     return args
 
 

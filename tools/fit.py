@@ -32,67 +32,39 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("videos", type=Path, metavar="VIDEOS")
     group = parser.add_argument_group("budget, of one view")
     add = group.add_mutually_exclusive_group(required=True).add_argument
-    add(
-        "--budget-ms",
-        type=float,
-        metavar="MS",
-        help="milliseconds in onnxruntime on this CPU; with --device cuda in PyTorch",
-    )
+    ms = "milliseconds in onnxruntime on this CPU; with --device cuda in PyTorch"
+    add("--budget-ms", type=float, metavar="MS", help=ms)
     add("--budget-gflops", type=float, metavar="X", help="1e9 multiply-accumulates")
     add("--budget-params", type=float, metavar="N", help="parameters, e.g. 1e6")
     add = parser.add_argument_group("result").add_argument
     add("--out", type=Path, help="default: work_dirs/NAME OF VIDEOS")
-    add(
-        "--dry-run",
-        action="store_true",
-        help="read the clips and show the plan; train nothing",
-    )
+    plan = "read the clips and show the plan; train nothing"
+    add("--dry-run", action="store_true", help=plan)
     add = parser.add_argument_group("clips").add_argument
-    add(
-        "--group-regex",
-        metavar="REGEX",
-        help="clips with the same first group of it in their path are of one source, "
-        "and stay in one list; default: those with near-duplicate frames",
+    regex = (
+        "clips with the same first group of it in their path are of one source, and "
     )
-    add(
-        "--lists",
-        nargs="+",
-        metavar="LIST",
-        default=(),
-        help="TRAIN VAL [TEST], lists of 'path class_id' lines, in place of class "
-        "folders; paths start from VIDEOS",
-    )
-    add(
-        "--no-flip",
-        dest="flip",
-        action="store_false",
-        help="no mirrored clips in training: where left and right are classes",
-    )
+    regex += "stay in one list; default: those with near-duplicate frames"
+    add("--group-regex", metavar="REGEX", help=regex)
+    lists = "TRAIN VAL [TEST], lists of 'path class_id' lines, in place of class "
+    lists += "folders; paths start from VIDEOS"
+    add("--lists", nargs="+", metavar="LIST", default=(), help=lists)
+    flip = "no mirrored clips in training: where left and right are classes"
+    add("--no-flip", dest="flip", action="store_false", help=flip)
     add = parser.add_argument_group("search and training").add_argument
-    add(
-        "--space",
-        choices=SPACES,
-        default="lite0",
-        help="lite0 (default) starts from ImageNet weights, tiny from none",
-    )
+    space = "lite0 (default) starts from ImageNet weights, tiny from none"
+    add("--space", choices=SPACES, default="lite0", help=space)
     add("--config", help="config of the search, in place of --space")
     add("--train-config", help="config of a training, in place of --space")
-    add(
-        "--num-networks",
-        type=int,
-        default=2,
-        help="searched networks to train next to the hand-made one; default: 2",
-    )
+    number = "searched networks to train next to the hand-made one; default: 2"
+    add("--num-networks", type=int, default=2, help=number)
     add("--seed", type=int, default=0, help="default: 0")
     add("--device", help="cpu or cuda; default: a GPU where there is one")
     add("--workers", type=int, help="processes that read clips; default: 2 at most")
     add = parser.add_argument_group("--budget-ms").add_argument
     add("--threads", type=int, default=1, help="of the deployed network; default: 1")
-    add(
-        "--latency-table",
-        metavar="FILE.json",
-        help="of another machine, by pvnas latency; default: measured here",
-    )
+    table = "of another machine, by pvnas latency; default: measured here"
+    add("--latency-table", metavar="FILE.json", help=table)
     return parser.parse_args()
 
 

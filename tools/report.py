@@ -22,14 +22,9 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add(
-        "work_dirs",
-        nargs="+",
-        type=Path,
-        metavar="WORK_DIR",
-        help="work directory of a search or training, finished or still running; "
-        "several are compared",
-    )
+    runs = "work directory of a search or training, finished or still running; "
+    runs += "several are compared"
+    add("work_dirs", nargs="+", type=Path, metavar="WORK_DIR", help=runs)
     out = Path("report.html")
     add("--out", type=Path, default=out, metavar="FILE.html", help=f"default: {out}")
     add("--title", default="", help="headline of the page")

@@ -63,10 +63,8 @@ def group_clips(
 
     The source is the first group of ``pattern`` in the path, or all that it matches.
     Without one, clips of one source have frames whose hashes differ in ``near`` bits at
-    most, or are linked by such clips.
-
-    Raises:
-        ValueError: The pattern is none, or does not match a path.
+    most, or are linked by such clips. ValueError for a pattern that is none, or does
+    not match a path.
     """
     if pattern is not None:
         try:

@@ -39,12 +39,7 @@ TRAIN_INTERRUPTED = "the same command with --resume goes on from the last checkp
 
 def call(verb: str, arguments: Sequence[object]) -> None:
     """Call the tool of a verb as if from the command line, without its own handling of
-    errors.
-
-    Args:
-        verb: One of :data:`VERBS`.
-        arguments: What stands behind it.
-    """
+    errors."""
     argv = [str(argument) for argument in arguments]
     name = VERBS[verb][0]
     if verb == "show" and any(argument.endswith(".json") for argument in argv[:1]):

@@ -19,11 +19,8 @@ DRAWS = 10_000
 def compare(rows: Mapping[str, dict[str, Any]], scores: Mapping[str, Path]) -> dict:
     """Which network is handed over: the searched one of best validation accuracy, or
     the hand-made one where it is better on the test clips, or as good and cheaper.
-
-    Args:
-        rows: ``cost`` and ``validation`` of each network; it adds ``test``.
-        scores: What each predicted for the test clips.
-    """
+    Rows have ``cost`` and ``validation`` of each network, and get ``test``; ``scores``
+    is what each predicted for the test clips."""
     right = {}
     for name, row in rows.items():
         pairs = load_scores(scores[name])

@@ -32,15 +32,8 @@ def estimate(
     num_val: int,
     device: str,
 ) -> tuple[float, float]:
-    """Seconds of the search, and of the training of one network.
-
-    Args:
-        search: Config of the search; ``training``, that of a training.
-        space: The search space.
-        network: A network as large as the budget allows.
-        num_train: Clips to train; ``num_val``, to validate.
-        device: Where they run.
-    """
+    """Seconds of the search, and of the training of one network, by their configs;
+    ``network`` is one as large as the budget allows."""
     cfg, batch = search.train_cfg, search.train_dataloader.batch_size
     dataset = DATASETS.build(search.val_dataloader.dataset)
     first, clip = _seconds(lambda: dataset[0]), _seconds(lambda: dataset[0])

@@ -229,11 +229,8 @@ class _Fit:
         return tables[asked.kind]
 
     def show_plan(self, table: CostTable) -> None:
-        """Print what there is to choose from.
-
-        Raises:
-            ValueError: No network keeps the budget.
-        """
+        """Print what there is to choose from; ValueError where no network keeps the
+        budget."""
         asked = self.asked
         cheapest, most = float(table.cheapest()), table.cost(table.most_expensive())
         if cheapest > asked.budget:

@@ -176,18 +176,9 @@ def resize_and_crop(image: np.ndarray, steps: Sequence[Sequence[Any]]) -> np.nda
 def clips_of(
     path: str, preprocessing: dict[str, Any], window: float = 0, stride: float = 0
 ) -> Iterator[tuple[np.ndarray, tuple[float, float]]]:
-    """The clips of a video: one, or one per window, as the video is read; ValueError
-    where no frame can be read.
-
-    Args:
-        path: The video.
-        preprocessing: See :class:`Deployed`.
-        window: Seconds of a window. Default 0: the whole video.
-        stride: Seconds from one window to the next. Default 0: those of a window.
-
-    Yields:
-        A normalised clip (C, T, H, W), float32, and its start and end in seconds.
-    """
+    """The clips of a video, normalised, (C, T, H, W), float32, each with its start and
+    end in seconds: one clip, or one per ``window`` of so many seconds, every ``stride``
+    seconds (0: as long as a window). ValueError where no frame can be read."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: expected a video, got no file")
     try:

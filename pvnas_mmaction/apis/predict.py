@@ -23,10 +23,7 @@ def load_trained(source: str, checkpoint: str | None, device: str) -> Deployed:
     Args:
         source: A config, or a folder that ``pvnas fit`` wrote.
         checkpoint: Checkpoint file; None for a folder.
-        device: Where it runs.
-
-    Raises:
-        ValueError: Its test pipeline is more than one clip, resized and cropped.
+        device: ``"cpu"`` or ``"cuda"``.
     """
     where = check_device(device)
     folder = Path(source)

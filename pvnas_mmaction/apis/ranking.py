@@ -31,24 +31,12 @@ def inherited_networks(
     cfg: Mapping[str, Any],
     device: str | torch.device = "cpu",
 ) -> tuple[Evaluate, str]:
-    """What evaluates derived networks of one search on the data of one config.
+    """What evaluates derived networks of one search on the data of one config, whose
+    model gets their backbones; and the name of its training list. ValueError where the
+    config lacks something, or does not fit the weights or the clips of the search.
 
     With the config of the search itself, batch normalisation is re-estimated on the
     same clips as in the search, and the accuracy is that which the search would give.
-
-    Args:
-        checkpoint: The search.
-        cfg: A config with ``model``, ``train_dataloader``, ``val_dataloader`` and
-            ``val_evaluator``; the backbone of its model is replaced. ``alpha_share``,
-            ``calibration_batches`` and ``metric`` are taken from its ``train_cfg``.
-        device: Where the networks run. Default ``"cpu"``.
-
-    Returns:
-        A function of a network's indices, and the training list.
-
-    Raises:
-        ValueError: Something is missing in the config, its model does not fit the
-            weights, or its clips are not like those of the search.
     """
     for key in ("model", "train_dataloader", "val_dataloader", "val_evaluator"):
         if cfg.get(key) is None:

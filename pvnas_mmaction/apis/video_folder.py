@@ -16,6 +16,7 @@ import numpy as np
 
 from ..datasets.video_frames import VideoFrames
 from ..datasets.video_list import read_video_list, video_file
+from ..report.predictions import names_next_to
 from ..space.checks import wrong
 from .onnx_predict import videos_in
 
@@ -48,11 +49,8 @@ class Clip:
 
 
 def find_clips(folder: Path) -> tuple[list[str], list[Clip]]:
-    """Class names, sorted, and the video files of each class folder, not yet read.
-
-    Raises:
-        ValueError: There is no class folder with videos, or one alone.
-    """
+    """Class names, sorted, and the video files of each class folder, not yet read;
+    ValueError unless there are two classes or more."""
     found: dict[str, list[Path]] = {}
     empty = []
     for inner in sorted(folder.iterdir()):
@@ -100,8 +98,7 @@ def read_lists(
         if common := sum(clip.path in trained for clip in lists[split]):
             text = f"{common} clips of the {split} list are trained on"
             print(f"warning: --lists: {text}")
-    classes = Path(files[0]).with_name("classes.txt")
-    names = classes.read_text("utf-8").splitlines() if classes.is_file() else []
+    names = names_next_to(Path(files[0]))
     return names or [str(label) for label in range(number)], lists
 
 
@@ -165,11 +162,7 @@ def describe(clips: Sequence[Clip], num_classes: int) -> str:
 
 
 def check_clips(names: Sequence[str], clips: Sequence[Clip]) -> None:
-    """Check that each class has clips for all lists.
-
-    Raises:
-        ValueError: One has too few that can be read; names it.
-    """
+    """Check that each class has clips for all lists."""
     counts = Counter(clip.label for clip in clips if not clip.fault)
     label = min(range(len(names)), key=lambda i: counts[i])
     if not counts:

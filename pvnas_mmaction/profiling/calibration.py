@@ -32,21 +32,11 @@ NUM_OVERHEADS = 41
 def calibrate_and_check(
     table: LatencyTable, networks: Networks, number: int, track: Track = iter
 ) -> LatencyTable:
-    """Fit a table to whole networks, and compare it with others.
+    """Fit a table to a ``number`` of networks, and compare it with as many others.
 
     All of them are measured in turn, so that a load that comes and goes falls on those
-    of the fit and those of the check alike.
-
-    Args:
-        table: The table as measured.
-        networks: The networks of its space.
-        number: Networks to fit, and as many others to check.
-        track: Wrapped around the sequence of runs, to show progress. Default: nothing.
-
-    Returns:
-        The table of :func:`calibrate`, whose ``setting["check"]`` holds ``networks``,
-        rows of ``indices``, ``predicted_ms`` and ``measured_ms``, and
-        :func:`prediction_errors` of them.
+    of the fit and those of the check alike. Gives the table of :func:`calibrate`, whose
+    ``setting["check"]`` holds :func:`prediction_errors` and the rows that they are of.
     """
     generator = random.Random(1)
     drawn = draw_networks(table, 2 * number, generator)
@@ -83,19 +73,12 @@ def compare(
 
 
 def calibrate(table: LatencyTable, rows: Sequence[dict[str, Any]]) -> LatencyTable:
-    """The table that fits measured networks, with a margin.
+    """The table that fits measured networks, three or more rows of :func:`compare`,
+    with a margin; ``setting["calibration"]`` says how.
 
     Each reading is lessened by the overhead of a piece that runs alone, and scaled:
     overhead and scale of the least squared relative error. The margin is :data:`MARGIN`
     standard deviations of that error.
-
-    Args:
-        table: The table as measured.
-        rows: What :func:`compare` gave; three or more.
-
-    Returns:
-        A table whose ``setting["calibration"]`` holds ``overhead_ms``, ``scale``,
-        ``margin``, a share, and ``networks``, the rows.
     """
     measured = np.array([row["measured_ms"] for row in rows])
     most = statistics.mean(map(min, table.layer_ms))

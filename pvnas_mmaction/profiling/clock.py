@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..space.checks import check_count, wrong
+from ..space.checks import wrong
 
 
 class Clock:
@@ -80,15 +80,6 @@ def check_device(name: str) -> torch.device:
         hint = f"PyTorch finds {found} GPU(s) on this machine"
         raise wrong("device", "one that is there", repr(name), hint)
     return torch.device(name)
-
-
-def check_measurement(device: str, counts: dict[str, int | None]) -> None:
-    """Raise ValueError unless there is such a device, and all counts that are not None
-    are whole numbers from 1 up."""
-    check_device(device)
-    for name, value in counts.items():
-        if value is not None:
-            check_count(name, value, 1)
 
 
 def machine_facts(device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -24,11 +24,11 @@ from torch import nn
 
 from ..models.pvnas_net import PVNASNet
 from ..models.supernet import PVNASSupernet
-from ..space.checks import wrong
+from ..space.checks import check_count, wrong
 from ..space.cost import check_input_shape, layer_shapes
 from ..space.latency_table import LatencyTable
 from ..space.search_space import SearchSpace
-from .clock import Clock, check_measurement, machine_facts, thread_count
+from .clock import Clock, check_device, machine_facts, thread_count
 from .onnx_parts import OnnxParts, fold, start
 
 T = TypeVar("T")
@@ -62,7 +62,10 @@ class MeasureConfig:
             raise wrong("backend", f"one of {BACKENDS}", repr(self.backend))
         if self.is_onnx and self.device != "cpu":
             raise wrong("backend onnxruntime", "device cpu", self.device)
-        check_measurement(self.device, dict(threads=self.threads, rounds=self.rounds))
+        check_device(self.device)
+        check_count("rounds", self.rounds, 1)
+        if self.threads is not None:
+            check_count("threads", self.threads, 1)
 
     @property
     def is_onnx(self) -> bool:
@@ -167,12 +170,8 @@ def covering_networks(
 
 
 def measure_table(networks: Networks, track: Track = iter) -> LatencyTable:
-    """Measure every candidate of every layer.
-
-    Args:
-        networks: The networks of a space.
-        track: Wrapped around the sequence of runs, to show progress. Default: nothing.
-    """
+    """Measure every candidate of every layer; ``track`` wraps the sequence of runs, to
+    show progress."""
     space, config = networks.space, networks.config
     generator = random.Random(0)
     counts = [len(candidates) for candidates in space.candidates]
@@ -229,13 +228,10 @@ def measure_networks(
 
 def steady_medians(moments: Sequence[Sequence[tuple[Any, float]]]) -> dict[Any, float]:
     """Median reading of each thing that was timed, as if the machine had been equally
-    fast in all moments.
+    fast in all moments: each has readings, what was timed and milliseconds.
 
     How slow a moment was is the median of its readings, each as a share of the median
     of the same thing.
-
-    Args:
-        moments: Readings of some moments of a run: what was timed, and milliseconds.
     """
     slowness, medians = [1.0] * len(moments), {}
     for _ in range(NUM_PASSES):
