@@ -184,9 +184,8 @@ def check_inputs(
     """Batches (N, C, T, H, W) to check with, of the range that normalised clips have:
     noise, one level of gray, and a still picture of noise."""
     generator = torch.Generator().manual_seed(0)
-    batches = []
-    for index, size in enumerate(batch_sizes):
-        noise = torch.randn((size, *input_shape), generator=generator)
-        still = noise[:, :, :1].expand_as(noise).contiguous()
-        batches.append((noise, torch.ones_like(noise), still)[index % 3])
-    return batches
+    noise, gray, still = (
+        torch.randn((size, *input_shape), generator=generator) for size in batch_sizes
+    )
+    still = still[:, :, :1].expand_as(still).contiguous()
+    return [noise, torch.ones_like(gray), still]

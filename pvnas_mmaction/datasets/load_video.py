@@ -61,13 +61,8 @@ class PVNASVideoInit(DecordInit):
 
 
 class CachedFrames(VideoFrames):
-    """A video of which all frames were decoded and resized once, into a file.
-
-    Args:
-        file: Path of the video.
-        folder: Where that file is, named by path, size and time of the video.
-        resize: What the frames go through.
-    """
+    """A video of which all frames were decoded and resized once, into a file in
+    ``folder``, named by path, size and time of the video."""
 
     def __init__(self, file: str, folder: str, resize: Resize) -> None:
         self._file, self._num_threads = file, 1

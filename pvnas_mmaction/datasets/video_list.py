@@ -22,18 +22,11 @@ MAX_OPENED = 4000
 def read_video_list(
     path: str, field: str, delimiter: str = " ", num_classes: int | None = None
 ) -> list[tuple[str, int]]:
-    """Read a list: path as it is written, and class id, per line.
+    """Read a list, UTF-8 text: path as it is written, and class id, per line.
 
-    Args:
-        path: The list, UTF-8 text. Blank lines don't count.
-        field: Config field of the data set, such as ``train_dataloader.dataset``.
-        delimiter: What separates path and class id, the last one of a line. Default:
-            white space.
-        num_classes: Class ids are in [0, num_classes). Default None: any is right.
-
-    Raises:
-        FileNotFoundError: There is no such list.
-        ValueError: It is empty or no text, or a line is malformed.
+    Blank lines don't count. The last ``delimiter`` of a line separates the two. Class
+    ids are in [0, num_classes). Errors, FileNotFoundError and ValueError, name
+    ``field``, the config field of the data set.
     """
     line_form = f"path{delimiter}class_id"
     wanted = f"a list of lines {line_form!r}"

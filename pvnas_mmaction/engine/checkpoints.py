@@ -57,11 +57,8 @@ def latest_checkpoint(
 
     It is the one that the file ``last_checkpoint`` names, in this folder if it was
     copied or moved. Where a kill has left that file or the checkpoint incomplete, it is
-    the newest ``epoch_N.pth`` or ``iter_N.pth`` that is whole.
-
-    Raises:
-        FileNotFoundError, ValueError: None is there, or none is whole; names
-            ``option``, which asks for it.
+    the newest ``epoch_N.pth`` or ``iter_N.pth`` that is whole. FileNotFoundError or
+    ValueError, by the name of ``option``, where none of these is whole.
     """
     pointer, named = Path(work_dir, "last_checkpoint"), []
     if pointer.is_file() and (name := pointer.read_text(encoding="utf-8").strip()):
@@ -124,12 +121,8 @@ class SearchCheckpoint:
 
 def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
     """Read the checkpoint of a search, from its path or from its work directory, whose
-    last one counts. Nothing in it is executed.
-
-    Raises:
-        FileNotFoundError: There is no checkpoint.
-        ValueError: It is no checkpoint, or not that of a search.
-    """
+    last one counts. Nothing in it is executed. FileNotFoundError or ValueError where
+    there is none, or none of a search."""
     path = Path(path)
     if path.is_dir():
         path = Path(latest_checkpoint(path, "work directory") or path)

@@ -15,7 +15,7 @@ from ..search.archive import ArchiveEntry
 from ..search.schedule import AUTO, LRDiversityConfig, LRDiversitySchedule
 from ..space.checks import wrong
 from .checkpoints import CHECKPOINT_KEY, FORMAT_VERSION, search_state
-from .optim import built_lr, unwrap
+from .optim import unwrap
 from .search_loop import SearchLoop
 
 # Top-level keys with which MMEngine changes how a model runs.
@@ -79,13 +79,14 @@ class LRDiversityHook(Hook):
                 field = f"optim_wrapper.{name}.optimizer.lr"
                 raise wrong(field, "a number above 0, the peak", repr(rate))
         # auto_scale_lr has scaled both; the alphas' rate tells by how much.
-        scale = alphas.param_groups[0]["lr"] / built_lr(alphas)
+        peak = alphas.defaults["lr"]
+        scale = alphas.param_groups[0]["lr"] / (1.0 if peak == AUTO else peak)
         supernet = find_supernet(runner.train_loop.model)
         schedule = LRDiversitySchedule(
             LRDiversityConfig(
                 total_steps=runner.max_iters - runner.train_loop.num_tune_steps,
                 weights_lr=weights.defaults["lr"] * scale,
-                alphas_lr=alphas.defaults["lr"],
+                alphas_lr=peak,
                 num_candidates=tuple(supernet.counts),
                 tau=supernet.tau,
                 accumulated=runner.optim_wrapper["alphas"]._accumulative_counts,

@@ -147,9 +147,3 @@ def build_alphas_optimizer(config: dict, alphas: nn.Parameter) -> torch.optim.Op
         raise wrong("optim_wrapper.alphas.optimizer.lr", expected, repr(AUTO), hint)
     optimizer.defaults["lr"] = AUTO
     return optimizer
-
-
-def built_lr(optimizer: torch.optim.Optimizer) -> float:
-    """The learning rate with which an optimiser was built."""
-    rate = optimizer.defaults["lr"]
-    return 1.0 if rate == AUTO else rate

@@ -46,17 +46,10 @@ def split_by_class(
 ) -> tuple[list[int], list[int]]:
     """Split a list of clips into a weights half and an alpha half, class by class.
 
-    Args:
-        labels: Class id of each clip.
-        alpha_share: Share of each class that goes to the alpha half, rounded; a class
-            of two clips or more has at least one in each half.
-        seed: The same seed gives the same split.
-        files: What each clip is read from; clips of one file come to one half. Default
-            None: each has a file of its own.
-
-    Returns:
-        Indices of the weights half and of the alpha half, ascending, disjoint and
-        together complete. ValueError where one half would be empty.
+    ``alpha_share`` of each class, rounded, goes to the alpha half; a class of two clips
+    or more has at least one in each half. Clips of one of ``files`` (None: each has its
+    own) come to one half. Gives the indices of both halves, ascending; ValueError where
+    one would be empty.
     """
     if not is_number(alpha_share) or not 0 < alpha_share < 1:
         expected = "a number above 0 and below 1"

@@ -83,20 +83,9 @@ class MeasureConfig:
 
 
 class Networks:
-    """The networks of a space as functions that can be timed, in pieces or whole.
-
-    Args:
-        space: The search space.
-        input_shape: (C, T, H, W) of one view.
-        num_classes: Outputs of the head.
-        config: How they run.
-
-    Attributes:
-        stem: What runs before the layers.
-        layers: The candidates of each layer.
-        head: What runs behind the layers.
-        view: A normally distributed view (1, C, T, H, W), as the backend takes it.
-    """
+    """The networks of a space as functions that can be timed, whole or in pieces:
+    ``stem``, the candidates of each of the ``layers``, and ``head``. They run on
+    ``view``, (1, C, T, H, W), normally distributed, as the backend takes it."""
 
     def __init__(
         self,
