@@ -140,19 +140,14 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> No
 class RunCheckHook(Hook):
     """Records a run in its checkpoints, and checks what is loaded and the first clips.
 
-    Args:
-        resumed: Whether a checkpoint is loaded to go on with its training.
-        tested: Whether it is loaded to be tested. Where neither, only the network that
-            it was written for has to fit, and a head may be another.
-
-    Attributes:
-        lock: What is held of the work dir while the run lives.
-        clip: :func:`check_first_clip` of the training, or of the checkpoint's.
+    A checkpoint is loaded to go on with its training (``resumed``), to be ``tested``,
+    or as a start: then only the network has to fit, and a head may be another.
     """
 
     def __init__(self, resumed: bool, tested: bool) -> None:
         self.resumed, self.tested = resumed, tested
-        self.lock, self.clip = ExitStack(), None
+        self.lock = ExitStack()  # what is held of the work dir while the run lives
+        self.clip: dict | None = None  # of the training, or of the checkpoint's
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         record = run_record(runner.cfg, runner.seed)

@@ -22,19 +22,13 @@ SECONDS_PER_LINE = 30
 
 
 class Steps:
-    """Steps of one or more verbs. One that has ended leaves a file in ``work/done``.
-
-    Args:
-        out: Folder of ``commands.sh``, the commands, and of ``fit.log``, what they
-            print.
-
-    Attributes:
-        seconds: How long each step is expected to take, where that was estimated.
-    """
+    """Steps of one or more verbs. One that has ended leaves a file in ``work/done`` of
+    the folder ``out``, which also gets ``commands.sh``, the commands, and ``fit.log``,
+    what they print."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.done = out, out / "work" / "done"
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}  # expected for each step
         self._gone = 0.0  # of these, in steps that this process has done
         self._first: dict[str, int] = {}  # iteration where this process began
         self._started = self._told = time.monotonic()

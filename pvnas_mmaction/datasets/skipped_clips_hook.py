@@ -26,8 +26,6 @@ class SkippedClipsHook(Hook):
     :class:`PVNASVideoDataset`, also in wrappers.
     """
 
-    priority = "NORMAL"
-
     def __init__(self) -> None:
         self._reported: dict[int, torch.Tensor] = {}
 

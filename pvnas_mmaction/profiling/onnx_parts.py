@@ -25,13 +25,8 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 class OnnxParts:
-    """ONNX graphs of stem, candidates and head, batch normalisation folded.
-
-    Args:
-        supernet: The supernet; batch normalisation is folded in place.
-        head: What stands behind its layers.
-        shape: (N, C, T, H, W).
-    """
+    """ONNX graphs of a supernet's stem and candidates and of a head, for clips of
+    ``shape`` (N, C, T, H, W); batch normalisation is folded in place."""
 
     @torch.no_grad()
     def __init__(

@@ -73,11 +73,8 @@ class Section:
 
 
 class Report:
-    """The page and its plots, by a key that is their id on the page as well.
-
-    Args:
-        runs: What was read, in the order to show; see :func:`read_work_dirs`.
-    """
+    """The page of some runs, in their order, and its plots, by a key that is their id
+    on the page as well."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.plots: dict[str, Plot] = {}
