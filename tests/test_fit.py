@@ -207,6 +207,7 @@ def fit_and_die(verb: str, steps: int, videos: Path, **settings) -> None:
     fit(videos, **settings)
 
 
+@pytest.mark.slow
 def test_killed_in_each_step(fitted, videos, settings, tmp_path) -> None:
     """The same command goes on, and ends in the same result."""
     out = tmp_path / "out"
