@@ -77,6 +77,9 @@ def supply_missing_modules() -> None:
         sys.path.append(folder)
     for text in ("pkg_resources is deprecated", "Fail to import ``MultiScaleDeform"):
         warnings.filterwarnings("ignore", text, UserWarning)
+    # Python 3.12 and newer, when they compile MMAction2 for the first time.
+    escape = "invalid escape sequence", SyntaxWarning, ".*/mmaction/"
+    warnings.filterwarnings("ignore", *escape)
     found = find_spec("mmaction")
     if found is not None and found.origin is not None:
         parts = _DRN.split(".")[1:]

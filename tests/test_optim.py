@@ -75,13 +75,14 @@ def gradients_seen(wrapper, seen: list) -> Callable[[], None]:
 def test_mixed_precision_is_bfloat16(model, monkeypatch, has_gpu):
     """Inside; parameters, gradients and losses in float32. So it is with a GPU, too,
     where no gradient scaler could skip a step."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     gradients = {}
     for precision in ("bfloat16", "float32"):
         twin = copy.deepcopy(model)
         amp = dict(type="AmpOptimWrapper", loss_scale="dynamic")  # as --amp sets it
         changes = amp if precision == "bfloat16" else {}
-        wrappers = build_optim_wrapper(twin, settings(**changes))
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+            wrappers = build_optim_wrapper(twin, settings(**changes))
         expected = BFloat16OptimWrapper if changes else OptimWrapper
         assert all(type(w) is expected for w in wrappers.values())
         steps, dtypes = Steps(twin, wrappers["weights"], wrappers["alphas"]), set()
