@@ -43,17 +43,14 @@ def with_error(values: Sequence[float], sign: str = "") -> str:
     return f"{text} ± {statistics.stdev(values) / math.sqrt(len(values)):.1f}"
 
 
-def markdown(
-    result: Mapping[str, Any], against: Sequence[str] = (), seeds: Sequence[int] = ()
-) -> str:
+def markdown(result: Mapping[str, Any], against: Sequence[str] = ()) -> str:
     """A table of the networks of a result.
 
     Args:
         result: Content of the file.
         against: Rows whose mean each network is compared with, fold by fold.
-        seeds: Only trainings with these. Default: all.
     """
-    records = [r for r in result["trainings"] if not seeds or r["seed"] in seeds]
+    records = result["trainings"]
     base = [fold_means(records, name) for name in against]
     lines = [
         "| network | top-1, % | difference | MMACs | M parameters | trainings |",
@@ -130,7 +127,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE.json")
     parser.add_argument("--against", nargs="+", default=[], metavar="NAME")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="default: all")
     args = parser.parse_args()
     results = [json.loads(file.read_text()) for file in args.files]
     if len(results) > 1:
@@ -139,4 +135,4 @@ if __name__ == "__main__":
         sets = {result["settings"]["data"]: result for result in results}
         print(comparison(sets, *args.against))
     else:
-        print(markdown(results[0], args.against, args.seeds))
+        print(markdown(results[0], args.against))

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,8 +13,9 @@ from mmaction.registry import DATASETS
 from mmengine.config import Config
 from torch import nn
 
+from ..profiling.onnx_parts import quiet, start
 from ..space.checks import wrong
-from .export import INPUT, OUTPUT
+from .export import INPUT
 
 CALIBRATION_CLIPS = 64
 
@@ -32,6 +32,7 @@ def quantize(source: Path, out: Path, clips: Iterator[np.ndarray]) -> None:
         out: File to write.
         clips: Normalised training clips (1, C, T, H, W), float32.
     """
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -40,22 +41,11 @@ def quantize(source: Path, out: Path, clips: Iterator[np.ndarray]) -> None:
             clip = next(clips, None)
             return None if clip is None else {INPUT: clip}
 
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # its advice is about what is done here
-    try:
-        with TemporaryDirectory() as folder:
-            prepared, written = Path(folder, "prepared.onnx"), Path(folder, "out.onnx")
-            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-            quantize_static(prepared, written, Reader(), per_channel=True)
-            _keep_metadata(source, written, out)
-    finally:
-        logging.disable(level)
-
-
-def _keep_metadata(source: Path, written: Path, out: Path) -> None:
-    import onnx
-
-    model = onnx.load(written)
+    with quiet(), TemporaryDirectory() as folder:
+        prepared, written = Path(folder, "prepared.onnx"), Path(folder, "out.onnx")
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        quantize_static(prepared, written, Reader(), per_channel=True)
+        model = onnx.load(written)
     del model.metadata_props[:]
     model.metadata_props.extend(onnx.load(source).metadata_props)
     onnx.save(model, out)
@@ -103,18 +93,13 @@ class Clips:
             batch = dict(inputs=[item["inputs"]], data_samples=[item["data_samples"]])
             (views,) = self._preprocessor(batch, training=False)["inputs"]
             if len(views) != 1:
-                got = f"{len(views)}"
-                raise wrong("test_pipeline", "one view of a video, for --int8", got)
+                expected = "one view of a video, for --int8"
+                raise wrong("test_pipeline", expected, str(len(views)))
             yield views.numpy()
 
 
 def top1(path: Path, clips: Clips) -> float:
     """Accuracy of an exported network, a share."""
-    import onnxruntime
-
-    providers = ["CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession(str(path), providers=providers)
-    found: Sequence[int] = [
-        int(session.run([OUTPUT], {INPUT: clip})[0].argmax()) for clip in clips
-    ]
+    run = start(path)
+    found = [int(run(clip).argmax()) for clip in clips]
     return float(np.mean(np.equal(found, clips.labels)))

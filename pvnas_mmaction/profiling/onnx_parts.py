@@ -7,7 +7,8 @@ from __future__ import annotations
 import logging
 import statistics
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +74,25 @@ def fold(module: nn.Module) -> nn.Module:
     return module
 
 
-def onnx_program(module: nn.Module, x: Tensor, **names: Any) -> torch.onnx.ONNXProgram:
-    """A module as ONNX, without what the exporter says of packages that are not there;
-    ``names`` are further arguments of ``torch.onnx.export``."""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings: the tools of ONNX have some for every model."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.onnx.export(
-                module, (x,), dynamo=True, verbose=False, opset_version=OPSET, **names
-            )
+            yield
     finally:
         logging.disable(level)
+
+
+def onnx_program(module: nn.Module, x: Tensor, **names: Any) -> torch.onnx.ONNXProgram:
+    """A module as ONNX; ``names`` are further arguments of ``torch.onnx.export``."""
+    with quiet():
+        return torch.onnx.export(
+            module, (x,), dynamo=True, verbose=False, opset_version=OPSET, **names
+        )
 
 
 def start(graph: Any, threads: int | None = None) -> Run:

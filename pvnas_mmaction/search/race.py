@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The race at the end of a search: its finalists are trained apart for a while.
+"""The race at the end of a search: its finalists are trained separately for a while.
 
 With inherited weights a validation accuracy says what a network shares with others as
 much as what it is. A short training alone, from these weights and on the same batches
@@ -39,7 +39,7 @@ def hand_made(space: SearchSpace, budgets: Sequence[Budget]) -> Indices:
     """
     scores = []
     for layer, row in zip(space.layers, space.candidates, strict=True):
-        kernel = row[0].split("_")[2]  # the donor's
+        kernel = next(s for s in row if s != "skip").split("_")[2]  # the donor's
         for start in ("ts_|rs_", "mb_t3|rb_t3", "."):
             wanted = re.compile(start if layer.keeps_shape else "(mb|rb)_t1")
             fits = [bool(wanted.match(s)) and kernel in s.split("_") for s in row]

@@ -160,6 +160,8 @@ class Search:
         self.selection = Selection(
             self.space, self.tables, budget, judge, *numbers, alpha_weight
         )
+        # Now, so that a space without one fails before any training.
+        self._hand_made = race_steps and hand_made(self.space, self.selection.budgets)
         groups = optimizers["weights"].optimizer.param_groups
         self._shares = [g["lr"] / schedule.config.weights_lr for g in groups]
         self.num_steps = self.num_alpha_steps = 0
@@ -421,9 +423,8 @@ class Search:
         says so; gives what the search ends in."""
         distance, log_probs = self.schedule.archive_distance, self.log_probs()
         self.selection.finish_search(log_probs, distance)
-        if self.race_steps and self.validate:
-            other = hand_made(self.space, self.selection.budgets)
-            self.selection.race(other, self.trained_accuracy, log_probs)
+        if self._hand_made and self.validate:
+            self.selection.race(self._hand_made, self.trained_accuracy, log_probs)
         return self.archive.best()
 
     def trained_accuracy(self, indices: Indices) -> float:

@@ -163,7 +163,7 @@ class Selection:
         networks = self.derive(log_probs, min_distance)
         found, accuracy = networks[0], None
         if self.judge is not None:
-            accuracies = self._judge_all(networks)
+            accuracies = self._judge_all(networks, self.judge)
             index = self.choose(networks, accuracies, log_probs)
             found, accuracy = networks[index], accuracies[index]
         facts |= self._entry(found, accuracy)
@@ -190,7 +190,7 @@ class Selection:
             derived = self.derive(log_probs)
             near = [n for n in derived if self.blocks(n) not in archived]
         networks = [self.space.indices_of_blocks(e.blocks) for e in earlier]
-        accuracies = self._judge_all([*networks, *near])
+        accuracies = self._judge_all([*networks, *near], self.judge)
         for entry, accuracy in zip(earlier, accuracies, strict=False):
             self.archive.judge(entry.cycle, accuracy)
         entries = list(self.archive.entries)
@@ -223,15 +223,13 @@ class Selection:
         self.archive.final = replace(winner, file=FINAL_FILE, **facts)
 
     def _judge_all(
-        self, networks: Sequence[Indices], judge: Judge | None = None, how: str = ""
+        self, networks: Sequence[Indices], judge: Judge, how: str = "Judged"
     ) -> list[float]:
-        judge = judge or self.judge
-        assert judge is not None
         accuracies = []
         for number, network in enumerate(networks, start=1):
             accuracies.append(judge(network))
             print_log(
-                f"{how or 'Judged'} network {number} of {len(networks)}: accuracy "
+                f"{how} network {number} of {len(networks)}: accuracy "
                 f"{accuracies[-1]:.4f}, {self.table.cost(network):.6g} "
                 f"{self.table.unit}: {' '.join(self.blocks(network))}",
                 logger="current",
