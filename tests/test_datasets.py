@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader
 from pvnas_mmaction.datasets import (
     PVNASVideoDataset,
     SkippedClipsHook,
-    VideoFrames,
     skipped_clips_hook,
 )
+from pvnas_mmaction.datasets.video_backends import PyAV
 
 PIPELINE = [  # as configs for MMAction2 have it
     dict(type="DecordInit"),
@@ -347,5 +347,5 @@ def test_cache_gives_the_same_frames_without_decoding(folder, tmp_path, monkeypa
     assert expected[0].shape[-2:] == (24, 24)
     assert all(torch.equal(cached[i]["inputs"], expected[i]) for i in range(4))
     assert len(list((tmp_path / "cache").iterdir())) == 4
-    monkeypatch.setattr(VideoFrames, "_by_pyav", None)
+    monkeypatch.setattr(PyAV, "read", None)
     assert all(torch.equal(cached[i]["inputs"], expected[i]) for i in range(4))

@@ -56,6 +56,7 @@ def test_a_real_search(tmp_path):
     assert run.history[-1]["step"] == 17
     assert run.best().entry == loop.search.archive.final
     assert run.record["seed"] == loop.search.seed
+    assert run.diagnostics == loop.search.diagnostics != {}
     assert run.space.to_config() == loop.search.space.to_config()
     assert "SearchLoop" in run.config_text
 

@@ -72,6 +72,15 @@ def test_a_search_has_all_its_parts(tmp_path):
     assert not re.search(r"<script[^>]+src=|<link[^>]+stylesheet|@import|url\(", markup)
 
 
+def test_diagnostics_are_shown_with_their_meaning(tmp_path):
+    path = write_search(tmp_path / "mine")
+    values = dict(skips=0.25, gap=-1.5, agreement=0.333, stability=None)
+    write_json(path / "search/diagnostics.json", values)
+    shown = text_of(render(path))
+    for words in ("skips 0.25 share", "gap -1.50", "agreement 0.33", "stability n/a"):
+        assert words in shown
+
+
 def test_names_are_text_not_markup(tmp_path):
     page = render(write_search(tmp_path / "<b>&amp;"))
     assert "<b>&amp;" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)

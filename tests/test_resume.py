@@ -77,7 +77,7 @@ def assert_same_end(work_dir: Path, reference: Path) -> None:
     assert any("momentum_buffer" in name for name in leaves(ours["optimizer"]))
     assert any("exp_avg_sq" in name for name in leaves(ours["optimizer"]))
     files = search_files(reference)
-    assert len(files) == 7
+    assert len(files) == 8
     assert search_files(work_dir) == files
 
 

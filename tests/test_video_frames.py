@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -15,7 +16,7 @@ import av
 import numpy as np
 import pytest
 
-from pvnas_mmaction.datasets import VideoFrames, video_frames
+from pvnas_mmaction.datasets import VideoFrames, video_backends
 
 LENGTH = 60
 BITS = 6
@@ -241,6 +242,39 @@ def test_every_frame_is_the_one_presented(zoo, kind: str) -> None:
         assert np.array_equal(again, [frames[i] for i in chosen])
 
 
+@pytest.mark.parametrize("backend", ["torchcodec", "decord"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_backend_gives_the_same_frames(zoo, kind: str, backend: str) -> None:
+    pytest.importorskip(backend)
+    exact, video = VideoFrames(zoo(kind)), VideoFrames(zoo(kind), backend=backend)
+    assert len(video) == len(exact)
+    chosen = np.random.default_rng(0).permutation(len(exact))[:12]
+    expected = np.asarray(exact.read(chosen), int)
+    assert np.abs(expected - video.read(chosen)).mean((1, 2, 3)).max() < 4
+    known = VideoFrames(zoo(kind), len(video), backend=backend).read(chosen[:1])
+    assert np.abs(expected[0] - known[0]).mean() < 4
+
+
+def test_which_backend_reads(zoo) -> None:
+    pytest.importorskip("decord")
+    expected = {"h264.mp4": "Decord", "cut.mp4": "PyAV", "gif.gif": "PyAV"}
+    for kind, name in expected.items():
+        video = VideoFrames(zoo(kind), backend="decord")
+        assert type(video._backends[0]).__name__ == name
+    with open(zoo("h264.mp4"), "rb") as stream:
+        assert numbers(VideoFrames(stream, backend="decord").read([7])) == [7]
+
+
+def test_unknown_or_missing_backend_is_refused(
+    zoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="backend: expected one of auto, pyav"):
+        VideoFrames(zoo("h264.mp4"), backend="dekord")
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    with pytest.raises(ImportError, match="backend='torchcodec': pip install"):
+        VideoFrames(zoo("h264.mp4"), backend="torchcodec")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_frames_are_those_of_ffmpeg(zoo, kind: str) -> None:
     if shutil.which("ffmpeg") is None:
@@ -256,10 +290,10 @@ def test_frames_are_those_of_ffmpeg(zoo, kind: str) -> None:
 
 
 def test_long_video_is_not_kept_in_memory(zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_frames, "KEEP_BYTES", 10_000)
+    monkeypatch.setattr(video_backends, "KEEP_BYTES", 10_000)
     for kind in ("h264.mp4", "open_groups.ts", "mpeg4.avi"):
         video = VideoFrames(zoo(kind))
-        assert not video._kept
+        assert not video._backends[0]._kept
         assert numbers(video.read([39, 7, 20])) == [39, 7, 20]
 
 

@@ -17,6 +17,7 @@ from mmaction.registry import TRANSFORMS
 from mmengine.fileio import FileClient
 
 from ..space.checks import wrong
+from .video_backends import check_backend
 from .video_frames import VideoFrames
 from .video_list import video_file
 
@@ -32,13 +33,20 @@ class PVNASVideoInit(DecordInit):
         cache: Folder where the resized frames of a file are kept, see
             :class:`CachedFrames`. Default None: each call decodes.
         resize: Arguments of ``Resize``, for ``cache``.
+        backend: What decodes, see :class:`VideoFrames`. Default ``"auto"``.
         **kwargs: As for ``DecordInit``.
     """
 
     def __init__(
-        self, cache: str | None = None, resize: Mapping | None = None, **kwargs: Any
+        self,
+        cache: str | None = None,
+        resize: Mapping | None = None,
+        backend: str = "auto",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_backend("dataset.backend", backend)
+        self.backend = backend
         self.cache, self.resize = cache, Resize(**resize) if resize else None
 
     def transform(self, results: dict) -> dict:
@@ -50,9 +58,9 @@ class PVNASVideoInit(DecordInit):
             file = io.BytesIO(client.get(file))
         known = results.get("video_length", 0)
         if self.cache is None:
-            video = VideoFrames(file, known, self.num_threads)
+            video = VideoFrames(file, known, self.num_threads, self.backend)
         else:
-            video = CachedFrames(file, self.cache, self.resize)
+            video = CachedFrames(file, self.cache, self.resize, self.backend)
         results["video_reader"] = video
         results["video_length"] = len(video)
         results["total_frames"] = len(video)
@@ -64,15 +72,17 @@ class CachedFrames(VideoFrames):
     """A video of which all frames were decoded and resized once, into a file in
     ``folder``, named by path, size and time of the video."""
 
-    def __init__(self, file: str, folder: str, resize: Resize) -> None:
-        self._file, self._num_threads = file, 1
+    def __init__(
+        self, file: str, folder: str, resize: Resize, backend: str = "auto"
+    ) -> None:
+        self._file = file
         state = os.stat(file)
         facts = [file, state.st_size, state.st_mtime_ns, str(resize)]
         name = hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
         path = Path(folder, f"{name}.npy")
         if not path.is_file():
             images = []
-            for image in VideoFrames(file):
+            for image in VideoFrames(file, backend=backend):
                 frame = dict(imgs=[image], img_shape=image.shape[:2])
                 images += resize(frame)["imgs"]
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,12 +113,12 @@ class PVNASVideoDecode(DecordDecode):
         return container.read(frame_inds.tolist())
 
 
-def with_exact_frames(pipeline: list) -> list:
+def with_exact_frames(pipeline: list, backend: str) -> list:
     """The pipeline with our reader in place of MMAction2's video readers, unless it
     asks for inexact frames (``mode="efficient"``)."""
     if any(isinstance(t, Mapping) and t.get("mode") == "efficient" for t in pipeline):
         return pipeline
-    return [_exchange(t) if isinstance(t, Mapping) else t for t in pipeline]
+    return [_exchange(t, backend) if isinstance(t, Mapping) else t for t in pipeline]
 
 
 def with_cache(pipeline: list, folder: str) -> list:
@@ -125,11 +135,11 @@ def with_cache(pipeline: list, folder: str) -> list:
     return [{**first, "cache": folder, "resize": resize}, *rest]
 
 
-def _exchange(transform: Mapping) -> Mapping:
+def _exchange(transform: Mapping, backend: str) -> Mapping:
     kind = getattr(transform["type"], "__name__", transform["type"])
     match kind.removeprefix("mmaction."):
         case "DecordInit" | "PyAVInit" | "OpenCVInit" | "PVNASVideoInit":
-            return {**transform, "type": "PVNASVideoInit"}
+            return {"backend": backend, **transform, "type": "PVNASVideoInit"}
         case "DecordDecode" | "PyAVDecode" | "OpenCVDecode":
             return {"type": "PVNASVideoDecode"}
     return transform

@@ -56,6 +56,9 @@ class PVNASVideoDataset(VideoDataset):
         max_refetch: How many replacements are tried for one clip. Default 20.
         cache: Folder where the frames of all videos are kept, resized as the pipeline
             does it: 90 kB for one of 128x228. Default None: each access decodes.
+        backend: What decodes: ``"pyav"``, ``"torchcodec"``, ``"decord"`` or
+            ``"opencv"``; where it fails on a file, another one reads the same frames,
+            see :class:`VideoFrames`. Default ``"auto"``: PyAV.
         **kwargs: As for ``VideoDataset``, without ``multi_class``.
 
     Raises:
@@ -72,9 +75,10 @@ class PVNASVideoDataset(VideoDataset):
         test_mode: bool = False,
         max_refetch: int = 20,
         cache: str | None = None,
+        backend: str = "auto",
         **kwargs: Any,
     ) -> None:
-        pipeline = with_exact_frames(pipeline)
+        pipeline = with_exact_frames(pipeline, backend)
         if cache is not None:
             pipeline = with_cache(pipeline, cache)
         self._table = _SharedTable(0)

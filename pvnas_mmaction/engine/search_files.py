@@ -191,8 +191,8 @@ class SearchFiles:
         archive.save(self.directory / "archive.json")
 
     def write_result(self) -> None:
-        """Write the genotype that the search chose; where it has a donor, also the
-        weights to fine-tune it from."""
+        """Write the genotype that the search chose, and ``diagnostics.json``; where it
+        has a donor, also the weights to fine-tune it from."""
         best, search, weights = self.search.archive.best(), self.search, None
         if best is None:
             return
@@ -202,6 +202,8 @@ class SearchFiles:
             if not is_main_process():
                 return
             path = self._save(best, "genotype.json")
+            if search.diagnostics:
+                _write(self.directory / "diagnostics.json", search.diagnostics)
             if weights is not None:
                 save_weights(weights, best.blocks, path.with_suffix(".pth"))
             self.runner.logger.info(

@@ -82,6 +82,7 @@ class SearchRun(Run):
     history: list[dict[str, Any]] = field(default_factory=list)
     networks: list[Network] = field(default_factory=list)
     final: Network | None = None
+    diagnostics: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -197,6 +198,8 @@ def _read_search(run: SearchRun) -> SearchRun:
     if archive.final is not None:
         same = [n for n in run.networks if n.entry == archive.final]
         run.final = same[0] if same else network(archive.final)
+    if (folder / "diagnostics.json").is_file():
+        run.diagnostics = attempt("diagnostics.json", _read_json, {})
     states = dict(
         failed=f"The search has failed: {run.record.get('error')}.",
         interrupted="The search was interrupted before its end.",
@@ -207,16 +210,20 @@ def _read_search(run: SearchRun) -> SearchRun:
     return run
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(_text(path))
+
+
 def _read_record(path: Path) -> dict[str, Any]:
     starts = read_starts(path)
     for start in starts:
         start["started"] = datetime.fromisoformat(start["started"])
         start["ended"] = datetime.fromisoformat(start["ended"])
-    return {**json.loads(_text(path)), "starts": starts}
+    return {**_read_json(path), "starts": starts}
 
 
 def _read_setting(path: Path) -> dict[str, Any]:
-    data = json.loads(_text(path))
+    data = _read_json(path)
     names = ("input_shape", "num_classes", "budget")
     setting = {name: data[name] for name in names}
     return dict(setting, space=SearchSpace.from_config(data["space"]))

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import __version__
+from ..search.diagnostics import MEANINGS
 from ..search.diversity import mean_pairwise_hamming
 from ..search.schedule import MISSED_PLAN
 from ..space.cost_table import KINDS
@@ -120,6 +121,7 @@ class Report:
             families=family_colors(),
             kinds=KINDS,
             missed_plan=MISSED_PLAN,
+            diagnostics=MEANINGS,
             lookup=lookup,
             library=Markup(library),
             specs=Markup(specs),

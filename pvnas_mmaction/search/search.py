@@ -40,6 +40,7 @@ from ..space.cost_table import cost_tables
 from . import diversity
 from .archive import Archive, ArchiveEntry
 from .derive import Indices
+from .diagnostics import NUM_CLIPS, diagnose
 from .distributed import check_ranks_agree, together
 from .donor_warmup import FIELD, DonorWarmup, alphas_from, block_losses, near, price_of
 from .penalty import build_penalty
@@ -92,7 +93,8 @@ class Search:
         donor: Settings of :class:`DonorWarmup`, for a supernet that inherits from a
             pretrained network. Default None: no such warm-up.
         judging: Gives that many clips of the alpha half in batches, the same ones on
-            every rank. Needed for the ``sensitivities`` of ``donor``.
+            every rank. Needed for the ``sensitivities`` of ``donor``, and for
+            ``diagnostics``.
         race_steps: Steps of each finalist's training in the race that decides at the
             end, see :mod:`pvnas_mmaction.search.race`. Default 0: no race; inherited
             weights decide.
@@ -104,6 +106,7 @@ class Search:
         scalars: What is worth logging of the last step.
         num_steps: Weights steps made.
         num_alpha_steps: Alpha steps made.
+        diagnostics: Of :func:`diagnose`, on rank 0 after :meth:`finish`; else None.
         sensitivities: What single blocks are worth, from the end of the donor's tuning
             on; None before, and where there is none.
 
@@ -146,6 +149,7 @@ class Search:
             expected = f"a head with the loss of BaseHead, as {FIELD} needs its scores"
             raise wrong("model.cls_head.type", expected, got, "set it to I3DHead")
         self.judging, self.sensitivities = judging, None
+        self.diagnostics: dict[str, float | None] | None = None
         self.race_steps, self.racing = race_steps, racing
         self.num_classes = model.cls_head.num_classes
         self.input_shape = check_input_shape(self.space.skeleton, input_shape)
@@ -425,7 +429,16 @@ class Search:
         self.selection.finish_search(log_probs, distance)
         if self._hand_made and self.validate:
             self.selection.race(self._hand_made, self.trained_accuracy, log_probs)
-        return self.archive.best()
+        best = self.archive.best()
+        with together():
+            if best and self.judging and get_rank() == 0:
+                self.diagnostics = diagnose(
+                    self.model,
+                    self.space.indices_of_blocks(best.blocks),
+                    self.probabilities,
+                    self.judging(NUM_CLIPS),
+                )
+        return best
 
     def trained_accuracy(self, indices: Indices) -> float:
         """Validation accuracy of a network that is trained alone for ``race_steps``
@@ -502,6 +515,7 @@ class Search:
             penalty=self.penalty and self.penalty.state_dict(),
             archive=self.archive.to_dict(),
             sensitivities=self.sensitivities,
+            diagnostics=self.diagnostics,
             pending_gradients={
                 name: parameter.grad.clone()
                 for name, parameter in self.model.named_parameters()
@@ -521,6 +535,7 @@ class Search:
             self.penalty.load_state_dict(state["penalty"])
         self.selection.archive = Archive.from_dict(state["archive"])
         self.sensitivities = state["sensitivities"]
+        self.diagnostics = state["diagnostics"]
         self.seed = state["seed"]
         self.num_steps = state["num_steps"]
         self.num_alpha_steps = state["num_alpha_steps"]
