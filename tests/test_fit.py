@@ -312,7 +312,7 @@ def test_progress_in_place_of_logs(tmp_path, monkeypatch, capsys) -> None:
         print("before the runner")
         hub = MessageHub.get_instance("test_progress")
         hub.update_info("max_iters", 100)
-        for step in (50, 75):
+        for step in (50, 75, 99):
             hub.update_info("iter", step)
             clock[0] += 150
             print("a line of a log")
@@ -327,6 +327,7 @@ def test_progress_in_place_of_logs(tmp_path, monkeypatch, capsys) -> None:
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "Searching ..."
     assert "  step 75 of 100; 5 of about 10 minutes gone" in told
+    assert told[-1].startswith("  comparing the networks found; 8 of about")
     assert not any("log" in line for line in told)
     assert (tmp_path / "commands.sh").read_text() == "pvnas search 'a b.py'\n"
     assert "a line of a log" in (tmp_path / "fit.log").read_text()

@@ -89,7 +89,10 @@ class Steps:
         gone = self._gone + self.seconds[name] * (step - first) / (most - first)
         share = gone / sum(self.seconds.values())
         about = f" of about {minutes / share:.0f}" if share > 0.02 else ""
-        text = f"  step {step} of {most}; {minutes:.0f}{about} minutes gone"
+        place = f"step {step} of {most}"
+        if name == "search" and step + 1 >= most:
+            place = "comparing the networks found"
+        text = f"  {place}; {minutes:.0f}{about} minutes gone"
         print(text, file=terminal, flush=True)
 
 
