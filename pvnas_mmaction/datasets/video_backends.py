@@ -162,11 +162,9 @@ class TorchCodec(Backend):
         if not isinstance(self.file, str):
             self.file.seek(0)
         settings = dict(dimension_order="NHWC", num_ffmpeg_threads=self.num_threads)
-        try:
+        with _faults_as_value_error():
             decoder = VideoDecoder(self.file, **settings)
             decoder.get_frame_at(count - 1)
-        except (IndexError, RuntimeError) as error:
-            raise ValueError(str(error)) from error
         if len(decoder) != count:
             raise ValueError(f"expected {count} frames, got {len(decoder)}")
         return decoder
@@ -183,42 +181,50 @@ class TorchCodec(Backend):
     def read(self, numbers: Collection[int]) -> dict[int, np.ndarray]:
         """Frames by number."""
         decoder = self._decoder
-        try:
+        with _faults_as_value_error():
             frames = decoder.get_frames_at(sorted(numbers)).data.numpy()
-        except (IndexError, RuntimeError) as error:
-            raise ValueError(str(error)) from error
         return dict(zip(sorted(numbers), frames, strict=True))
 
 
 class Decord(Backend):
-    """decord (``pip install decord``), believed where all packets are presented."""
+    """decord (``pip install decord``), read from the first frame on: it may miss frames
+    where it seeks."""
 
     @cached_property
     def _reader(self) -> Any:
-        import decord
+        from decord import VideoReader
 
         if not isinstance(self.file, str):
             raise ValueError("bytes in memory")
         # Before decord opens it, as there are cuts from which it does not come back.
         count = PyAV(self.file, 1).count_packets()
-        try:
-            reader = decord.VideoReader(self.file, num_threads=self.num_threads)
+        with _faults_as_value_error():
+            reader = VideoReader(self.file, num_threads=self.num_threads)
             shape = reader[0].shape
-        except decord.DECORDError as error:
-            raise ValueError(str(error)) from error
         if len(reader) != count or shape[2] != 3:
             raise ValueError(f"expected {count} frames, got {len(reader)} {shape}")
         return reader
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """All frames, in order: it may miss frames where it seeks."""
-        self._reader.seek(0)
-        for _ in range(len(self._reader)):
-            yield self._reader.next().asnumpy()
+        """All frames, in order."""
+        reader = self._reader
+        with _faults_as_value_error():
+            reader.seek(0)
+            for _ in range(len(reader)):
+                yield reader.next().asnumpy()
 
     def count(self) -> int:
         """Number of frames."""
         return len(self._reader)
+
+
+@contextmanager
+def _faults_as_value_error() -> Iterator[None]:
+    """What a library raises where it cannot read a file: each has its own kind."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(str(error)) from error
 
 
 BACKENDS = dict(pyav=PyAV, torchcodec=TorchCodec, decord=Decord, opencv=OpenCV)
