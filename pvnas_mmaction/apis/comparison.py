@@ -17,7 +17,7 @@ DRAWS = 10_000
 
 
 def compare(rows: Mapping[str, dict[str, Any]], scores: Mapping[str, Path]) -> dict:
-    """Which network is handed over: the searched one of best validation accuracy, or
+    """Which network is exported: the searched one of best validation accuracy, or
     the hand-made one where it is better on the test clips, or as good and cheaper.
     Rows have ``cost`` and ``validation`` of each network, and get ``test``; ``scores``
     is what each predicted for the test clips."""
@@ -59,15 +59,16 @@ def summary(result: dict[str, Any], show: Callable[[float], str], out: Path) -> 
         cells += [f"{row[key]:.1%}" for key in ("validation", "test")]
         lines.append(f"| {' | '.join(cells)} |")
     low, high = result["interval"]
-    verdict = "the better one"
+    verdict = "that is a clear difference"
     if result["as_good"]:
-        verdict = "one is as good as the other, so the cheaper one"
+        verdict = "no clear difference, so the cheaper one is exported"
     folder = shlex.quote(str(out))
-    lines += [
-        f"\n{result['searched']} is {result['difference']:+.1%} from the hand-made "
-        f"{REFERENCE} on {result['num_test_clips']} test clips (95 % interval "
-        f"{low:+.1%} to {high:+.1%}): {verdict} is handed over, {result['chosen']}.",
-    ]
+    lines.append(
+        f"\n{result['searched']} minus the hand-made {REFERENCE}: "
+        f"{100 * result['difference']:+.1f} points on {result['num_test_clips']} test "
+        f"clips (95 % interval {100 * low:+.1f} to {100 * high:+.1f}): {verdict}. "
+        f"Exported: {result['chosen']}."
+    )
     if ms := result.get("measured_ms"):
         budget = result["budget"]
         lines.append(f"model.onnx takes {show(ms)} here; the budget is {show(budget)}.")

@@ -312,7 +312,7 @@ class _Fit:
     # -- the result -------------------------------------------------------------------
 
     def compare(self, names: list[str], table: CostTable) -> dict[str, Any]:
-        """Compare the networks, and say which one is handed over."""
+        """Compare the networks, and say which one is exported."""
         rows: dict[str, dict[str, Any]] = {}
         for name in names:
             (run,) = read_work_dirs([self.work / name])
