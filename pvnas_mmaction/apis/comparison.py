@@ -59,15 +59,14 @@ def summary(result: dict[str, Any], show: Callable[[float], str], out: Path) -> 
         cells += [f"{row[key]:.1%}" for key in ("validation", "test")]
         lines.append(f"| {' | '.join(cells)} |")
     low, high = result["interval"]
-    verdict = "that is a clear difference"
+    verdict = f"so {result['chosen']} is exported"
     if result["as_good"]:
-        verdict = "no clear difference, so the cheaper one is exported"
+        verdict = f"no clear difference, so the cheaper {result['chosen']} is exported"
     folder = shlex.quote(str(out))
     lines.append(
         f"\n{result['searched']} minus the hand-made {REFERENCE}: "
         f"{100 * result['difference']:+.1f} points on {result['num_test_clips']} test "
-        f"clips (95 % interval {100 * low:+.1f} to {100 * high:+.1f}): {verdict}. "
-        f"Exported: {result['chosen']}."
+        f"clips (95 % interval {100 * low:+.1f} to {100 * high:+.1f}): {verdict}."
     )
     if ms := result.get("measured_ms"):
         budget = result["budget"]
@@ -75,7 +74,7 @@ def summary(result: dict[str, Any], show: Callable[[float], str], out: Path) -> 
         if ms > budget:
             lines.append(
                 "It is within the budget by the latency table, which was measured when "
-                "this machine was faster: do other programs run?"
+                "this machine was faster: are other programs running?"
             )
     lines += [
         "\nNext:",
