@@ -60,15 +60,6 @@ def browser(request):
     driver.quit()
 
 
-@pytest.fixture
-def one(browser, pages):
-    """The page of one search."""
-    driver, _ = browser
-    load(driver, pages["one"])
-    yield driver
-    assert complaints(driver) == []
-
-
 def load(driver, path: Path) -> None:
     """Open a page and wait until every plot has been drawn."""
     driver.get_log("browser")
@@ -92,26 +83,6 @@ def wait_for(condition, seconds: float = 20):
             return value
         time.sleep(0.05)
     raise AssertionError("waited in vain")
-
-
-def center(driver, selector: str):
-    """An element, in the middle of the window."""
-    element = driver.find_element("css selector", selector)
-    driver.execute_script(
-        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element
-    )
-    return element
-
-
-def marks(driver, key: str, role: str = "rect") -> list[dict]:
-    """Data of the marks of a plot's first group of a kind: what is drawn."""
-    return driver.execute_script(
-        "return [...document.querySelector(`#${arguments[0]} .mark-${arguments[1]}"
-        ".role-mark`).children].map((e) => { const {step, layer, candidate, p, place} ="
-        " e.__data__.datum; return {step, layer, candidate, p, place}; })",
-        key,
-        role,
-    )
 
 
 def test_pages_load_without_complaint_and_draw_every_plot(browser, pages):
@@ -156,21 +127,28 @@ def test_boxes_do_not_overlap(browser, pages):
     assert any("history.jsonl: 1 line(s) can't be read" in n.text for n in notices)
 
 
-def test_the_slider_moves_through_the_search(one, pages):
+def test_the_slider_moves_through_the_search(browser, pages):
+    driver, _ = browser
+    load(driver, pages["one"])
     history = pages["one"].parent / "search/search/history.jsonl"
     records = [json.loads(line) for line in history.read_text().splitlines()]
 
     def shows(step: int) -> bool:
-        found = [mark["p"] for mark in marks(one, "run-1-p-overview")]
+        """Whether the marks of the plot's first group hold p of a step."""
+        found = driver.execute_script(
+            "return [...document.querySelector('#run-1-p-overview .mark-rect"
+            ".role-mark').children].map((e) => e.__data__.datum.p)"
+        )
         expected = [x for row in records[step]["p"] for x in row]
         return found == pytest.approx(expected, abs=5e-4)
 
     assert shows(-1)
-    slider = center(one, "#run-1-p-step")
+    slider = driver.find_element("css selector", "#run-1-p-step")
     slider.send_keys(webdriver.Keys.HOME)
     wait_for(lambda: shows(0))
     for _ in range(7):
         slider.send_keys(webdriver.Keys.ARROW_RIGHT)
     wait_for(lambda: shows(7))
-    title = one.find_element("css selector", "output").text
+    title = driver.find_element("css selector", "output").text
     assert title == "Step 70 (cycle 1)"
+    assert complaints(driver) == []

@@ -119,11 +119,6 @@ HOOKS = [
 BACKENDS = [dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]
 
 
-def read_history(work_dir: Path) -> list[dict]:
-    lines = (work_dir / "search/history.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory) -> Path:
     work_dir = tmp_path_factory.mktemp("search")
@@ -134,7 +129,8 @@ def searched(tmp_path_factory) -> Path:
 
 
 def test_a_line_tells_of_its_step(searched):
-    records = read_history(searched)
+    lines = (searched / "search/history.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
     # Every second step, and the last one.
     assert [r["step"] for r in records] == [*range(0, 18, 2), 17]
     (path,) = searched.glob("*/vis_data/scalars.json")
