@@ -49,7 +49,8 @@ def config(tmp_path) -> Path:
 # -- costs -----------------------------------------------------------------------
 
 
-def test_counted_cost_is_that_of_the_formulas(config):
+def test_view_of_a_pipeline_and_its_counted_cost(config):
+    """By the formulas of a network."""
     cfg = load_config(str(config))
     view = recognizers.view_of(cfg)
     assert view == View(4, 64, 64, is_2d=False)
@@ -58,6 +59,13 @@ def test_counted_cost_is_that_of_the_formulas(config):
     assert recognizers.count_macs(model, view.random_input(1)) == expected.macs
     assert recognizers.count_macs(model, view.random_input(2)) == 2 * expected.macs
     assert recognizers.count_params(model) == expected.params
+    pipeline = [
+        dict(type="UniformSample", clip_len=8),
+        dict(type="Resize", scale=(64, 32), keep_ratio=False),
+        dict(type="FormatShape", input_format="NCTHW"),
+    ]
+    view = recognizers.view_of(Config(dict(test_pipeline=pipeline)))
+    assert view == View(8, 32, 64, is_2d=False)
 
 
 # The zoo counts batch normalisation, pooling and activations as well, up to a tenth in
@@ -80,19 +88,6 @@ def test_counted_cost_is_that_of_the_zoo(name, views, tolerance):
     said = found["Metadata"]["FLOPs"]
     said = float(said.rstrip("G")) * 1e9 if isinstance(said, str) else said
     assert (1 - tolerance) * said <= macs <= said * (1 + tolerance)
-
-
-# -- views -----------------------------------------------------------------------
-
-
-def test_view_of_a_pipeline():
-    pipeline = [
-        dict(type="UniformSample", clip_len=8),
-        dict(type="Resize", scale=(64, 32), keep_ratio=False),
-        dict(type="FormatShape", input_format="NCTHW"),
-    ]
-    expected = View(8, 32, 64, is_2d=False)
-    assert recognizers.view_of(Config(dict(test_pipeline=pipeline))) == expected
 
 
 # -- the tool --------------------------------------------------------------------

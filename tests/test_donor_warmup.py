@@ -340,18 +340,15 @@ def test_two_ranks_equal_one(tmp_path):
     assert found[0]["found"] == found[1]["found"]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_mistakes_in_the_settings():
+    space = SearchSpace.from_config(DONOR_SPACE)
+    for change, message in (
         (dict(tune_steps=0), r"donor\.tune_steps: expected an integer of 1"),
         (dict(clips=0), r"donor\.clips: expected an integer of 1"),
         (dict(distil=1), r"donor: expected tune_steps, and maybe clips, got clips"),
-    ],
-)
-def test_mistakes_in_the_settings(change, message):
-    space = SearchSpace.from_config(DONOR_SPACE)
-    with pytest.raises(ValueError, match=message):
-        DonorWarmup.read(dict(DONOR, **change), space)
+    ):
+        with pytest.raises(ValueError, match=message):
+            DonorWarmup.read(dict(DONOR, **change), space)
     assert DonorWarmup.read(None, space) is None
     assert full_network(space) == FULL
     stage = dict(STAGE, candidates=["mb_t3_k3_e4", "skip"])

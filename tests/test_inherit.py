@@ -261,20 +261,17 @@ def test_a_checkpoint_that_does_not_fit_is_an_error(tmp_path):
         initialised(supernet, MODELS.build(MOBILENET), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("checkpoint", "match"),
-    [
+def test_what_is_not_there_says_how_to_get_it(monkeypatch):
+    for name in ("timm", "torchvision"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for checkpoint, match in (
         ("nowhere.pth", "expected a file, a URL, timm://NAME.* got 'nowhere.pth'"),
         ("package://no_such_package", "pip install no-such-package"),
         ("timm://mobilenetv2_100", "pip install timm"),
         ("torchvision://resnet50", "pip install torchvision"),
-    ],
-)
-def test_what_is_not_there_says_how_to_get_it(checkpoint, match, monkeypatch):
-    for name in ("timm", "torchvision"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(FileNotFoundError, match=match):
-        load_state(checkpoint)
+    ):
+        with pytest.raises(FileNotFoundError, match=match):
+            load_state(checkpoint)
 
 
 def test_a_model_of_the_index_is_found_by_its_name(monkeypatch):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import pvnas_mmaction
 from pvnas_mmaction.compat import NEEDED, what_is_missing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +51,8 @@ def required(*keys: str) -> set[str]:
 
 
 def test_an_install_brings_what_files_import_and_replaces_nothing() -> None:
-    """Nor does what it brings in turn."""
+    """Nor does what it brings in turn. Its version is the package's."""
+    assert f'version = "{pvnas_mmaction.__version__}"' in PYPROJECT
     brought = required("dependencies", "full", "export")
     replaced = {name for names, _ in NEEDED.values() for name in names}
     assert not required("dependencies") & replaced

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -40,13 +41,6 @@ def read(work_dir: Path) -> dict:
     return json.loads((work_dir / "search/run.json").read_text())
 
 
-def stop(error: BaseException):
-    def act(runner):
-        raise error
-
-    return act
-
-
 def test_a_search_that_ends(tmp_path):
     seen = []
     runner = build_search(tmp_path)
@@ -76,7 +70,7 @@ def test_a_search_that_ends(tmp_path):
 )
 def test_a_search_that_is_stopped_and_resumed(tmp_path, error, state):
     runner = build_search(tmp_path)
-    runner.register_hook(At(7, stop(error)))
+    runner.register_hook(At(7, Mock(side_effect=error)))
     with pytest.raises(type(error)):
         runner.train()
     record = read(tmp_path)
