@@ -151,13 +151,13 @@ def batch_indices(batch: dict) -> list[int]:
     return [sample.metainfo["index"] for sample in batch["data_samples"]]
 
 
-def toy_model(**head: Any) -> dict:
-    """Config of the recognizer around the toy supernet."""
+def toy_model(space: dict = SPACE, **head: Any) -> dict:
+    """Config of the recognizer around the supernet of a toy space."""
     own = dict(in_channels=SPACE["head_channels"], num_classes=NUM_CLASSES)
     own |= dict(dropout_ratio=0.5, average_clips="prob") | head
     return dict(
         type="Recognizer3D",
-        backbone=dict(type="PVNASSupernet", space=SPACE),
+        backbone=dict(type="PVNASSupernet", space=space),
         cls_head=dict(type="I3DHead", **own),
         data_preprocessor=dict(type="ActionDataPreprocessor", format_shape="NCTHW"),
     )
@@ -185,7 +185,8 @@ def toy_optimizers(model: nn.Module, lr: float = 0.05, **settings: Any) -> dict:
 def toy_search(model: nn.Module | None = None, **settings: Any) -> Search:
     """A search of 18 steps in 2 cycles without a runner, on :func:`make_batch`es."""
     model = model or build_toy_model()
-    config = LRDiversityConfig(total_steps=18, num_cycles=2, alphas_lr=0.1)
+    prior = "donor" in settings
+    config = LRDiversityConfig(18, num_cycles=2, alphas_lr=0.1, has_prior=prior)
     settings = {"optimizers": toy_optimizers(model), **settings}
     schedule = LRDiversitySchedule(config)
     return Search(model, schedule=schedule, input_shape=INPUT_SHAPE, seed=0, **settings)

@@ -35,11 +35,6 @@ NO_RUNNER = {"search"}  # the algorithm knows nothing of runner, hooks and loade
 RUNNER = ("mmengine.runner", "mmengine.hooks", "mmengine.dataset", "torch.utils.data")
 
 
-def files_of(folder: str) -> list[Path]:
-    parent = ROOT if folder == "tools" else PACKAGE
-    return sorted((parent / folder).rglob("*.py"))
-
-
 def imports(path: Path) -> set[str]:
     """Full names of the modules that a file imports, wherever in it."""
     names = set()
@@ -57,6 +52,13 @@ def imports(path: Path) -> set[str]:
     return names
 
 
+def imported(folder: str) -> list[tuple[str, str]]:
+    """Names of files below a folder, each with a module that it imports."""
+    parent = ROOT if folder == "tools" else PACKAGE
+    files = sorted((parent / folder).rglob("*.py"))
+    return [(str(p.relative_to(ROOT)), name) for p in files for name in imports(p)]
+
+
 def test_every_folder_has_its_place():
     found = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert found == set(MAY_IMPORT) - {"tools"}
@@ -67,9 +69,8 @@ def test_every_folder_has_its_place():
 def test_arrows_point_down(folder):
     allowed = {*MAY_IMPORT[folder], folder, *TOP, "__version__"}
     wrong = [
-        f"{path.relative_to(ROOT)}: {name}"
-        for path in files_of(folder)
-        for name in imports(path)
+        (path, name)
+        for path, name in imported(folder)
         if (re.match(r"pvnas_mmaction\.\w", name) and name.split(".")[1] not in allowed)
         or re.match(r"(tools|configs|benchmarks|tests)\b", name)
     ]
@@ -80,9 +81,8 @@ def test_arrows_point_down(folder):
 def test_what_a_folder_knows_nothing_of(folder):
     forbidden = ("torch", "mmengine", "mmaction") if folder in NO_TORCH else RUNNER
     wrong = [
-        f"{path.relative_to(ROOT)}: {name}"
-        for path in files_of(folder)
-        for name in imports(path)
+        (path, name)
+        for path, name in imported(folder)
         if any(f"{name}.".startswith(f"{module}.") for module in forbidden)
     ]
     assert wrong == []

@@ -16,46 +16,41 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.utils import get_installed_path
 from tool_processes import TOOLS, load_tool, run_process
+from toys import write_config
 
 from pvnas_mmaction.apis.config_files import load_config
 from pvnas_mmaction.models import recognizers
 from pvnas_mmaction.models.recognizers import View
 from pvnas_mmaction.space.cost import network_cost
-from pvnas_mmaction.space.genotype import Genotype, Skeleton, Stage, Stem, save_genotype
+from pvnas_mmaction.space.genotype import Genotype, Skeleton, Stage, Stem
 
 tool = load_tool("benchmark")
-ROOT = Path(__file__).resolve().parent.parent
 BLOCKS = ("mb_t3_k3_e2", "mb3d_t3_k3_e2_se", "rb_t3_k3_e0.5", "ts_t3_k5_e2")
 GENOTYPE = Genotype(
     "small", Skeleton(Stem(8), 32, (Stage(16, 2, 2, 1), Stage(24, 2, 2, 2))), BLOCKS
 )
 NUM_CLASSES = 5
+ZOO = Path(get_installed_path("mmaction")) / ".mim" / "configs"
 
 
 @pytest.fixture
 def config(tmp_path) -> Path:
     """A retrain config of a small network on 4x64x64 views."""
-    save_genotype(GENOTYPE, tmp_path / "genotype.json")
-    path = tmp_path / "small.py"
-    path.write_text(
-        f"_base_ = ['{ROOT}/configs/pvnas/_base_/models/retrain.py', "
-        f"'{ROOT}/configs/pvnas/_base_/default_runtime.py']\n"
-        "model = dict(\n"
-        f"    backbone=dict(genotype='{tmp_path / 'genotype.json'}'),\n"
-        f"    cls_head=dict(in_channels=32, num_classes={NUM_CLASSES}))\n"
-        "test_pipeline = [\n"
-        "    dict(type='UniformSample', clip_len=4, num_clips=2, test_mode=True),\n"
-        "    dict(type='Resize', scale=(-1, 64)),\n"
-        "    dict(type='ThreeCrop', crop_size=64),\n"
-        "    dict(type='FormatShape', input_format='NCTHW')]\n"
-    )
-    return path
+    pipeline = [
+        dict(type="UniformSample", clip_len=4, num_clips=2, test_mode=True),
+        dict(type="Resize", scale=(-1, 64)),
+        dict(type="ThreeCrop", crop_size=64),
+        dict(type="FormatShape", input_format="NCTHW"),
+    ]
+    head = dict(in_channels=32, num_classes=NUM_CLASSES)
+    return write_config(tmp_path, json.loads(GENOTYPE.to_json()), head, pipeline)
 
 
 # -- costs -----------------------------------------------------------------------
 
 
-def test_counted_cost_is_that_of_the_formulas(config):
+def test_view_of_a_pipeline_and_its_counted_cost(config):
+    """By the formulas of a network."""
     cfg = load_config(str(config))
     view = recognizers.view_of(cfg)
     assert view == View(4, 64, 64, is_2d=False)
@@ -64,6 +59,13 @@ def test_counted_cost_is_that_of_the_formulas(config):
     assert recognizers.count_macs(model, view.random_input(1)) == expected.macs
     assert recognizers.count_macs(model, view.random_input(2)) == 2 * expected.macs
     assert recognizers.count_params(model) == expected.params
+    pipeline = [
+        dict(type="UniformSample", clip_len=8),
+        dict(type="Resize", scale=(64, 32), keep_ratio=False),
+        dict(type="FormatShape", input_format="NCTHW"),
+    ]
+    view = recognizers.view_of(Config(dict(test_pipeline=pipeline)))
+    assert view == View(8, 32, 64, is_2d=False)
 
 
 # The zoo counts batch normalisation, pooling and activations as well, up to a tenth in
@@ -80,30 +82,12 @@ def test_counted_cost_is_that_of_the_zoo(name, views, tolerance):
     with torch.device("meta"):
         model = MODELS.build(recognizers.without_pretrained(cfg.model)).eval()
     macs = recognizers.count_macs(model, view.random_input(1).to("meta"))
-    said = _zoo_metadata(name)["FLOPs"]
+    file = ZOO / tool.CONFIGS[name].partition("::")[2]
+    models = yaml.safe_load((file.parent / "metafile.yml").read_text())["Models"]
+    (found,) = (model for model in models if model["Name"] == file.stem)
+    said = found["Metadata"]["FLOPs"]
     said = float(said.rstrip("G")) * 1e9 if isinstance(said, str) else said
     assert (1 - tolerance) * said <= macs <= said * (1 + tolerance)
-
-
-def _zoo_metadata(name: str) -> dict:
-    folder = Path(get_installed_path("mmaction")) / ".mim" / "configs"
-    path = folder / tool.CONFIGS[name].partition("::")[2]
-    models = yaml.safe_load((path.parent / "metafile.yml").read_text())["Models"]
-    (found,) = (model for model in models if model["Name"] == path.stem)
-    return found["Metadata"]
-
-
-# -- views -----------------------------------------------------------------------
-
-
-def test_view_of_a_pipeline():
-    pipeline = [
-        dict(type="UniformSample", clip_len=8),
-        dict(type="Resize", scale=(64, 32), keep_ratio=False),
-        dict(type="FormatShape", input_format="NCTHW"),
-    ]
-    expected = View(8, 32, 64, is_2d=False)
-    assert recognizers.view_of(Config(dict(test_pipeline=pipeline))) == expected
 
 
 # -- the tool --------------------------------------------------------------------

@@ -36,16 +36,19 @@ def found(work_dir: Path) -> str:
     return Path(path).name
 
 
-def test_killed_while_the_name_was_written_or_a_name_that_was_lost(work_dir):
+def test_killed_while_the_name_or_a_checkpoint_was_written(work_dir):
+    """Or a name that was lost."""
     (work_dir / "last_checkpoint").write_text("")
     assert found(work_dir) == "epoch_11.pth"
     (work_dir / "last_checkpoint").unlink()
     assert found(work_dir) == "epoch_11.pth"
-
-
-def test_killed_while_a_checkpoint_was_overwritten(work_dir):
+    (work_dir / "last_checkpoint").write_text(str(work_dir / "epoch_11.pth"))
     cut(work_dir / "epoch_11.pth")
     assert found(work_dir) == "epoch_10.pth"
+    for number in (9, 10):
+        cut(work_dir / f"epoch_{number}.pth")
+    with pytest.raises(ValueError, match=r"--resume: expected a whole .*epoch_11"):
+        latest_checkpoint(work_dir)
 
 
 def test_a_folder_that_was_copied(work_dir):
@@ -57,10 +60,3 @@ def test_a_folder_that_was_copied(work_dir):
     assert latest_checkpoint(copied) == str(copied / "epoch_11.pth")
     (copied / "epoch_11.pth").unlink()  # checkpoints may be kept elsewhere
     assert latest_checkpoint(copied) == str(work_dir / "epoch_11.pth")
-
-
-def test_none_is_whole(work_dir):
-    for number in (9, 10, 11):
-        cut(work_dir / f"epoch_{number}.pth")
-    with pytest.raises(ValueError, match=r"--resume: expected a whole .*epoch_11"):
-        latest_checkpoint(work_dir)

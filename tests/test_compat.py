@@ -15,7 +15,6 @@ import pytest
 from mmengine.config import Config
 from tool_processes import run_process
 
-import pvnas_mmaction
 from pvnas_mmaction.compat import package_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,11 +160,6 @@ hook = HOOKS.build(dict(type="IterTimerHook", **scope))
 assert type(hook).__module__.startswith("mmengine.")
 """
     )
-
-
-def test_version_is_the_one_of_the_distribution() -> None:
-    pyproject = (ROOT / "pyproject.toml").read_text()
-    assert f'version = "{pvnas_mmaction.__version__}"' in pyproject
 
 
 def test_package_configs_resolve(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_good_list_gives_what_video_dataset_gives(folder: Path) -> None:
         assert mine["data_samples"].gt_label == reference["data_samples"].gt_label
 
 
-def test_unusual_names_blank_lines_and_byte_order_mark(folder: Path) -> None:
+def test_unusual_names_lines_and_lengths(folder: Path) -> None:
     names = ["two words.mp4", "line\u2028separator.mp4", "next\x85line.mp4", "'q'.mp4"]
     for name in names:
         shutil.copy(folder / "train/00000.mp4", folder / name)
@@ -100,9 +100,7 @@ def test_unusual_names_blank_lines_and_byte_order_mark(folder: Path) -> None:
     assert [str(Path(d["filename"]).relative_to(folder)) for d in infos] == names
     assert [d["label"] for d in infos] == [0, 1, 2, 3]
     assert dataset[0]["inputs"].shape == (1, 3, 4, 32, 32)
-
-
-def test_a_video_may_be_shorter_than_the_clip(folder: Path) -> None:
+    # A video may be shorter than the clip.
     for length in (1, 3):
         encode(folder / f"train/0000{length}.mp4", length=length, size=(32, 32))
     dataset = build(folder)
@@ -271,12 +269,12 @@ def test_replacement_stays_in_its_part(folder: Path) -> None:
 
 
 def test_what_a_list_and_its_settings_lack(folder: Path) -> None:
-    for changes, message in (
-        (dict(data_prefix="clips"), r"data_prefix: expected dict\(video="),
-        (dict(data_prefix=dict(video="wrong")), "32 of 32 .*no such file"),
+    for prefix, message in (
+        ("clips", r"data_prefix: expected dict\(video="),
+        (dict(video="wrong"), "32 of 32 .*no such file"),
     ):
         with pytest.raises(ValueError, match=message):
-            build(folder, **changes)
+            build(folder, data_prefix=prefix)
     dataset = build(folder)
     subset = dataset.get_subset([4, 5, 6])
     subset.failures[0] += 1  # which it counts for itself
@@ -338,11 +336,9 @@ def test_cache_gives_the_same_frames_without_decoding(folder, tmp_path, monkeypa
     ]
     read, sample, decode, *rest = PIPELINE
     pipeline = [read, {**sample, "test_mode": True}, decode, *resize, *rest]
-    settings = dict(type="PVNASVideoDataset", ann_file=str(folder / "val.txt"),
-                    pipeline=pipeline, test_mode=True,
-                    data_prefix=dict(video=str(folder)), num_classes=8)  # fmt: skip
-    plain = DATASETS.build(settings)
-    cached = DATASETS.build({**settings, "cache": str(tmp_path / "cache")})
+    settings = dict(pipeline=pipeline, test_mode=True)
+    plain = build(folder, "val.txt", **settings)
+    cached = build(folder, "val.txt", **settings, cache=str(tmp_path / "cache"))
     expected = [plain[i]["inputs"] for i in range(4)]
     assert expected[0].shape[-2:] == (24, 24)
     assert all(torch.equal(cached[i]["inputs"], expected[i]) for i in range(4))

@@ -47,16 +47,6 @@ def derive(run_tool):
     return partial(run_tool, "derive_genotype")
 
 
-def log_probs(work_dir: Path) -> list[list[float]]:
-    """By hand, from the alphas of the last checkpoint."""
-    checkpoint = torch.load(work_dir / "epoch_6.pth", weights_only=True)
-    rows = []
-    for row in checkpoint["state_dict"]["backbone.alphas"].double().tolist():
-        total = math.log(math.fsum(map(math.exp, row)))
-        rows.append([alpha - total for alpha in row])
-    return rows
-
-
 def blocks_of(indices) -> tuple[str, ...]:
     return tuple(row[i] for row, i in zip(TOY.candidates, indices, strict=True))
 
@@ -66,8 +56,13 @@ def cost_of(blocks):
 
 
 def all_networks(work_dir: Path) -> list[tuple[float, tuple[int, ...]]]:
-    """Every network with its log-probability, the most likely first."""
-    rows = log_probs(work_dir)
+    """Every network with its log-probability, the most likely first; by hand, from the
+    alphas of the last checkpoint."""
+    checkpoint = torch.load(work_dir / "epoch_6.pth", weights_only=True)
+    rows = []
+    for row in checkpoint["state_dict"]["backbone.alphas"].double().tolist():
+        total = math.log(math.fsum(map(math.exp, row)))
+        rows.append([alpha - total for alpha in row])
     networks = [
         (math.fsum(row[i] for row, i in zip(rows, choice, strict=True)), choice)
         for choice in itertools.product(*(range(len(row)) for row in rows))
@@ -180,18 +175,15 @@ def test_a_checkpoint_is_enough(work_dir, derive, tmp_path):
     assert other.provenance["macs"] > 4 * genotype.provenance["macs"]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_wrong_options(work_dir, derive, tmp_path):
+    for options, message in (
         (["--budget-ms", 5], "--budget-ms: expected a --latency-table as well"),
         (["--save-weights"], "--save-weights: expected --rank-on CONFIG as well"),
         (["--budget-gflops", -1], "--budget-gflops: expected a number above 0, got -1"),
         (["--budget-gflops", 1e-9], "cheapest possible costs "),
         (["--num-candidates", 0], "--num-candidates: expected an integer of 1 or more"),
         (["--latency-table", "none.json"], "no such latency table"),
-    ],
-)
-def test_wrong_options(work_dir, derive, tmp_path, options, message):
-    status, _, stderr = derive(work_dir, *options, "--out", tmp_path)
-    assert status == 2
-    assert message in stderr.splitlines()[0]
+    ):
+        status, _, stderr = derive(work_dir, *options, "--out", tmp_path)
+        assert status == 2
+        assert message in stderr.splitlines()[0]

@@ -71,6 +71,8 @@ def test_softmax_is_stable_and_obeys_tau():
     assert softmax([[1e4, 1e4 - math.log(3)]])[0] == pytest.approx([0.75, 0.25])
     assert softmax([[0.0, 2 * math.log(3)]], tau=2)[0] == pytest.approx([0.25, 0.75])
     assert softmax([[-1e6, 0.0, 1e6]], tau=0.01)[0] == [0.0, 0.0, 1.0]
+    with pytest.raises(ValueError, match=r"alphas of layer 0: expected finite .*"):
+        softmax([[math.nan, 1.0]])  # which diverged
 
 
 def test_hamming_by_hand():
@@ -96,8 +98,3 @@ def test_shrink_reaches_the_target_or_leaves_the_alphas(alphas, target, tau):
     for old, new in zip(alphas, shrink(alphas, factor), strict=True):
         mean = sum(old) / len(old)
         assert new == pytest.approx([mean + factor * (a - mean) for a in old])
-
-
-def test_alphas_that_diverged_are_named():
-    with pytest.raises(ValueError, match=r"alphas of layer 0: expected finite .*"):
-        softmax([[math.nan, 1.0]])

@@ -23,6 +23,7 @@ from searching import (
     run_search,
     toy_model,
     toy_optimizers,
+    toy_search,
 )
 from test_resume import kill_and_resume, last_checkpoint, leaves
 from torch import nn
@@ -38,7 +39,6 @@ from pvnas_mmaction.search.donor_warmup import (
     near,
     price_of,
 )
-from pvnas_mmaction.search.schedule import LRDiversityConfig, LRDiversitySchedule
 from pvnas_mmaction.search.search import Search
 from pvnas_mmaction.search.steps import Steps
 from pvnas_mmaction.space.cost_table import CostTable
@@ -56,17 +56,11 @@ FULL = (1, 1, 1)
 BUDGET = 25_000
 
 
-def model_config() -> dict:
-    config = toy_model()
-    config["backbone"]["space"] = DONOR_SPACE
-    return config
-
-
 @pytest.fixture
 def model() -> nn.Module:
     init_default_scope("mmaction")
     torch.manual_seed(0)
-    model = MODELS.build(model_config())
+    model = MODELS.build(toy_model(DONOR_SPACE))
     for module in model.modules():  # zero batch norms would hide everything
         if isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -75,25 +69,12 @@ def model() -> nn.Module:
 
 
 def make_search(model: nn.Module, **donor) -> Search:
-    schedule = LRDiversityConfig(
-        total_steps=18, num_cycles=2, alphas_lr=0.1, has_prior=True
-    )
-    return Search(
+    return toy_search(
         model,
-        toy_optimizers(model),
-        LRDiversitySchedule(schedule),
-        input_shape=INPUT_SHAPE,
-        seed=0,
         cost=dict(kind="flops", budget=BUDGET),
         donor=dict(DONOR, **donor),
         judging=lambda clips: [make_batch(clips, 7)],
     )
-
-
-def step(search: Search) -> dict:
-    search.set_rates()
-    batch = None if search.rests else make_batch(seed=search.num_steps)
-    return search.step(make_batch(seed=100 + search.num_steps), batch)
 
 
 def features(model: nn.Module, indices, clips) -> torch.Tensor:
@@ -242,7 +223,9 @@ def test_phases_of_a_search(model, monkeypatch):
     search.begin()
     while not search.is_done:
         tuning, rests = search.is_tuning, search.rests
-        step(search)
+        search.set_rates()
+        batch = None if rests else make_batch(seed=search.num_steps)
+        search.step(make_batch(seed=100 + search.num_steps), batch)
         alphas.append((tuning, rests, search.alphas))
         if search.at_cycle_end:
             search.end_cycle()
@@ -281,7 +264,8 @@ def test_phases_of_a_search(model, monkeypatch):
 
 def settings(**changes) -> dict:
     config = dict(max_epochs=8, donor=DONOR, cost=dict(kind="flops", budget=BUDGET))
-    return dict(model=model_config(), train_cfg=config, **NO_VALIDATION, **changes)
+    model = toy_model(DONOR_SPACE)
+    return dict(model=model, train_cfg=config, **NO_VALIDATION, **changes)
 
 
 def test_killed_in_each_phase(tmp_path):
@@ -314,7 +298,7 @@ def test_killed_in_each_phase(tmp_path):
         assert files[0].read_bytes() == files[1].read_bytes()
     state = torch.load(tmp_path / "killed/search/genotype.pth")["state_dict"]
     network = json.loads((tmp_path / "killed/search/genotype.json").read_text())
-    config = model_config()
+    config = toy_model()
     config["backbone"] = dict(type="PVNASNet", genotype=network)
     init_default_scope("mmaction")
     MODELS.build(config).load_state_dict(state)
@@ -328,7 +312,7 @@ def two_steps(batches: list[dict], world: int) -> dict:
     """A tuning step, its end, and a sandwich step, on a share of each batch."""
     init_default_scope("mmaction")
     torch.manual_seed(0)
-    model = MODELS.build(model_config()).train()
+    model = MODELS.build(toy_model(DONOR_SPACE)).train()
     for module in model.modules():  # one rank normalises by its own clips
         if isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d):
             module.eval()
@@ -356,18 +340,15 @@ def test_two_ranks_equal_one(tmp_path):
     assert found[0]["found"] == found[1]["found"]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_mistakes_in_the_settings():
+    space = SearchSpace.from_config(DONOR_SPACE)
+    for change, message in (
         (dict(tune_steps=0), r"donor\.tune_steps: expected an integer of 1"),
         (dict(clips=0), r"donor\.clips: expected an integer of 1"),
         (dict(distil=1), r"donor: expected tune_steps, and maybe clips, got clips"),
-    ],
-)
-def test_mistakes_in_the_settings(change, message):
-    space = SearchSpace.from_config(DONOR_SPACE)
-    with pytest.raises(ValueError, match=message):
-        DonorWarmup.read(dict(DONOR, **change), space)
+    ):
+        with pytest.raises(ValueError, match=message):
+            DonorWarmup.read(dict(DONOR, **change), space)
     assert DonorWarmup.read(None, space) is None
     assert full_network(space) == FULL
     stage = dict(STAGE, candidates=["mb_t3_k3_e4", "skip"])

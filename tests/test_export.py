@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,7 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import save_checkpoint
-from toys import one_genotype_per_family
+from toys import one_genotype_per_family, write_config
 
 from pvnas_mmaction.apis.export import (
     check_inputs,
@@ -25,32 +24,20 @@ from pvnas_mmaction.apis.export import (
 from pvnas_mmaction.apis.quantize import Clips
 from pvnas_mmaction.models.recognizers import build_recognizer
 
-ROOT = Path(__file__).resolve().parent.parent
 GENOTYPES = one_genotype_per_family()
 SHAPE = (3, 6, 32, 32)
 TOLERANCE = 1e-4
-
-
-def write_config(folder: Path, genotype: dict) -> Path:
-    (folder / "genotype.json").write_text(json.dumps(genotype))
-    path = folder / "config.py"
-    path.write_text(
-        f"_base_ = ['{ROOT}/configs/pvnas/_base_/models/retrain.py', "
-        f"'{ROOT}/configs/pvnas/_base_/default_runtime.py']\n"
-        "model = dict(\n"
-        f"    backbone=dict(genotype='{folder / 'genotype.json'}'),\n"
-        "    cls_head=dict(in_channels=16, num_classes=5, init_std=0.3))\n"
-        "test_pipeline = [\n"
-        "    dict(type='UniformSample', clip_len=6, test_mode=True),\n"
-        "    dict(type='Resize', scale=(32, 32), keep_ratio=False),\n"
-        "    dict(type='FormatShape', input_format='NCTHW')]\n"
-    )
-    return path
+HEAD = dict(in_channels=16, num_classes=5, init_std=0.3)
+SAMPLE = dict(type="UniformSample", clip_len=6, test_mode=True)
+RESIZE = dict(type="Resize", scale=(32, 32), keep_ratio=False)
+FORMAT = dict(type="FormatShape", input_format="NCTHW")
 
 
 @pytest.mark.parametrize("family", GENOTYPES)
 def test_onnx_is_the_same_function(family, tmp_path):
-    config = Config.fromfile(str(write_config(tmp_path, GENOTYPES[family])))
+    pipeline = [SAMPLE, RESIZE, FORMAT]
+    path = write_config(tmp_path, GENOTYPES[family], HEAD, pipeline)
+    config = Config.fromfile(str(path))
     torch.manual_seed(0)
     classifier = load_classifier(config, None, SHAPE)
     path = tmp_path / "model.onnx"
@@ -80,7 +67,8 @@ def test_onnx_is_the_same_function(family, tmp_path):
 
 def test_tool(tmp_path, run_tool):
     """The file holds the weights of the checkpoint, and what one needs to use it."""
-    path = write_config(tmp_path, GENOTYPES["ts"])
+    pipeline = [SAMPLE, RESIZE, FORMAT]
+    path = write_config(tmp_path, GENOTYPES["ts"], HEAD, pipeline)
     loader = f"test_dataloader = dict(dataset=dict(ann_file='{tmp_path}/val.txt'))\n"
     path.write_text(path.read_text() + loader)
     (tmp_path / "classes.txt").write_text("a\nb b\nü\nd\ne\n")
@@ -110,22 +98,18 @@ def test_tool(tmp_path, run_tool):
 
 def test_int8(tmp_path, run_tool, motion_clips):
     """Near to the float network on clips, with its inputs, outputs and metadata."""
-    path = write_config(tmp_path, GENOTYPES["ts"])
+    names = ("PVNASVideoInit", "PVNASVideoDecode", "PackActionInputs")
+    first, decode, pack = (dict(type=name) for name in names)
+    pipeline = [first, SAMPLE, decode, RESIZE, FORMAT, pack]
+    head = HEAD | dict(num_classes=8)
+    path = write_config(tmp_path, GENOTYPES["ts"], head, pipeline)
     loaders = [
         f"{split}_dataloader = dict(dataset=dict(type='PVNASVideoDataset', "
         f"ann_file='{motion_clips}/{file}.txt', num_classes=8, pipeline=test_pipeline, "
         f"data_prefix=dict(video='{motion_clips}')))\n"
         for split, file in (("train", "train"), ("test", "val"))
     ]
-    text = path.read_text().replace("num_classes=5", "num_classes=8")
-    pack = "    dict(type='PackActionInputs')]\n"
-    init = "test_pipeline = [\n    dict(type='PVNASVideoInit'),\n"
-    text = text.replace("test_pipeline = [\n", init).replace(
-        "    dict(type='Resize'",
-        "    dict(type='PVNASVideoDecode'),\n    dict(type='Resize'",
-    )
-    text = text.replace("NCTHW')]\n", "NCTHW'),\n" + pack)
-    path.write_text(text + "".join(loaders))
+    path.write_text(path.read_text() + "".join(loaders))
     out = tmp_path / "model.onnx"
     argv = [path, "none", "--out", out, "--int8"]
     status, printed, _ = run_tool("export_onnx", *argv)

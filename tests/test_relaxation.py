@@ -51,14 +51,11 @@ def noise(seed: int = 0) -> Tensor:
     return -torch.log(-torch.log(u))
 
 
-def test_gumbel_by_hand() -> None:
+def test_gumbel_and_two_path_by_hand() -> None:
     noisy = torch.exp((torch.tensor(P).double().log() + noise()) / TAU)
     choice = draw("gumbel", make_alpha())
     assert choice.indices == (0, 1, 2, 3)
     assert choice.weights.tolist() == pytest.approx((noisy / noisy.sum()).tolist())
-
-
-def test_two_path_by_hand() -> None:
     for seed in range(20):
         (i, j), weights = (c := draw("two_path", make_alpha(), seed)).indices, c.weights
         expected = [P[i] / (P[i] + P[j]), P[j] / (P[i] + P[j])]

@@ -27,23 +27,18 @@ def rows_of(blocks: list[str], **changes):
 
 
 @pytest.mark.parametrize("blocks", [MIXED, FLAT])
-def test_rows_add_up_to_the_network(blocks):
+def test_rows_add_up_to_the_network_and_have_its_shapes(blocks):
     rows = rows_of(blocks)
     skeleton = parse_genotype(genotype(blocks)).skeleton
     cost = network_cost(skeleton, blocks, (3, 8, 32, 32), 4)
     assert total(rows) == (cost.macs, cost.params)
-    backbone = PVNASNet(genotype(blocks))
+    backbone = PVNASNet(genotype(blocks), out_indices=(0, 1, 2)).eval()
     counted = sum(p.numel() for p in backbone.parameters())
     assert sum(row.params for row in rows[:-1]) == counted
     assert rows[-1].name == "classifier" and rows[-1].params == 33 * 4
     assert rows[0].block == "conv 1x3x3, stride 1x2x2"
-
-
-def test_shapes_are_those_of_the_network():
-    backbone = PVNASNet(genotype(MIXED), out_indices=(0, 1, 2)).eval()
     with torch.no_grad():
         outputs = backbone(torch.zeros(1, 3, 8, 32, 32))
-    rows = rows_of(MIXED)
     shapes = [rows[i].out_shape for i in (2, 4, 5)]  # ends of stages, last conv
     assert shapes == [tuple(output.shape[1:]) for output in outputs]
 
@@ -64,7 +59,7 @@ def test_temporal_reach_is_that_of_the_gradient(blocks):
     assert int(seen.sum()) == temporal_reach(parse_genotype(data))
 
 
-def test_a_drawing_names_blocks_stages_and_parts():
+def test_a_drawing_names_blocks_stages_and_parts(tmp_path):
     text = json.dumps(network_plot(rows_of(MIXED)).spec)
     for words in ("ts\\nt3 k3\\ne2", "rb\\nt3 k3\\ne0.5", '"label": "skip"', "stage 1",
                   "stage 2", "layer 1: mb3d_t3_k3_e2", "temporal shift, conv 1x1x1,",
@@ -74,9 +69,7 @@ def test_a_drawing_names_blocks_stages_and_parts():
     (dot,) = (layer["data"]["values"] for layer in network_plot(rows_of(MIXED)).spec[
         "layer"] if layer["mark"]["type"] == "point")  # fmt: skip
     assert dot == [dict(x=1.5, y=0.9)]
-
-
-def test_a_picture_shows_the_colors_of_its_blocks(tmp_path):
+    # A picture shows the colors of its blocks.
     plot = network_plot(rows_of(MIXED), "a title")
     data = np.frombuffer(figure_bytes(plot, ".png"), np.uint8)
     image = cv2.imdecode(data, cv2.IMREAD_COLOR)

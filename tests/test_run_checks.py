@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +63,14 @@ def arguments(clips: Path, genotypes: Path, work_dir: Path, *more: str) -> list:
 
 
 @pytest.fixture
+def train(motion_clips, genotypes, call_tool) -> Callable[..., str]:
+    """Train the genotype ``shift``, or what more arguments say; the error's line."""
+    return lambda work_dir, *more: call_tool(
+        "train", *arguments(motion_clips, genotypes, work_dir, *more)
+    )
+
+
+@pytest.fixture
 def work_dir(finished, tmp_path) -> Path:
     """A copy of ``finished``."""
     return shutil.copytree(finished, tmp_path / "work")
@@ -95,52 +104,40 @@ DATA = [f"{split}_dataloader.dataset" for split in ("train", "val", "test")]
     ids=lambda value: value if isinstance(value, str) else None,
 )  # fmt: skip
 def test_resume_with_something_else_is_refused(
-    options, field, work_dir, lists, genotypes, motion_clips, call_tool
+    options, field, work_dir, lists, genotypes, train
 ):
     before = [(work_dir / name).read_bytes() for name in ("epoch_2.pth", RETRAIN)]
     options = [option.format(lists=lists, genotypes=genotypes) for option in options]
-    argv = arguments(motion_clips, genotypes, work_dir, *options)
-    line = call_tool("train", *argv, "--resume")
+    line = train(work_dir, *options, "--resume")
     assert f"{field}: expected " in line and ", got " in line
     after = [(work_dir / name).read_bytes() for name in ("epoch_2.pth", RETRAIN)]
     assert after == before
 
 
-def test_resume_of_the_same_run_fits(
-    work_dir, lists, genotypes, motion_clips, call_tool
-):
+def test_resume_of_the_same_run_fits(work_dir, lists, train):
     """Where lists lie, and what reads and watches, may change; a run that is done is
     said to be."""
-    argv = arguments(
-        motion_clips, genotypes, work_dir,
-        f"train_dataloader.dataset.ann_file={lists}/same_train.txt",
-        "train_dataloader.num_workers=1", "default_hooks.logger.interval=1",
-    )  # fmt: skip
-    assert not call_tool("train", *argv, "--resume", "--no-validate")
+    options = [f"train_dataloader.dataset.ann_file={lists}/same_train.txt"]
+    options += ["train_dataloader.num_workers=1", "default_hooks.logger.interval=1"]
+    assert not train(work_dir, *options, "--resume", "--no-validate")
     log = max(work_dir.glob("*/*.log"), key=lambda path: path.parent.name).read_text()
     assert "Nothing left to do: 2 of 2 epochs are done" in log
 
 
-def test_a_new_training_overwrites_no_other(
-    work_dir, finished, genotypes, motion_clips, call_tool
-):
-    argv = arguments(motion_clips, genotypes, work_dir)
+def test_a_new_training_overwrites_no_other(work_dir, finished, train):
     for more in ([], ["--resume", finished / "epoch_2.pth"]):
-        assert call_tool("train", *argv, *more) == (
+        assert train(work_dir, *more) == (
             "--work-dir: expected a folder without checkpoints of another run, got "
             f"{work_dir}/epoch_2.pth; go on with that run by --resume, or name another "
             "folder"
         )
 
 
-def test_weights_of_another_network_are_no_start(
-    finished, genotypes, motion_clips, tmp_path, call_tool
-):
+def test_weights_of_another_network_are_no_start(finished, genotypes, tmp_path, train):
     for name, refused in (("same_shapes", True), ("shift", False)):
         options = [f"model.backbone.genotype={genotypes}/{name}.json"]
         options += [f"load_from={finished}/epoch_2.pth", "train_cfg.max_epochs=1"]
-        argv = arguments(motion_clips, genotypes, tmp_path / name, *options)
-        line = call_tool("train", *argv)
+        line = train(tmp_path / name, *options)
         assert ("model.backbone.genotype.blocks[0]: expected 'ts_" in line) == refused
 
 
@@ -192,9 +189,7 @@ def test_a_search_and_a_training_do_not_swap_checkpoints(
         assert message in call_tool("test", *argv, *data_options(motion_clips))
 
 
-def test_a_test_leaves_the_config_of_the_training(
-    work_dir, lists, genotypes, motion_clips, call_tool
-):
+def test_a_test_leaves_the_config_of_the_training(work_dir, lists, call_tool):
     """In its folder, on other clips than those it validated on, which is no mistake."""
     dumped = (work_dir / RETRAIN).read_text()
     argv = [work_dir / RETRAIN, work_dir / "epoch_2.pth", "--work-dir", work_dir]
@@ -232,20 +227,16 @@ def test_a_test_leaves_the_config_of_the_training(
     ids=["means", "labels", "classes", "frames", "interval", "size", "values", "batch",
          "last"],
 )  # fmt: skip
-def test_data_that_does_not_fit_model_or_training(
-    options, message, lists, genotypes, motion_clips, call_tool
-):
+def test_data_that_does_not_fit_model_or_training(options, message, lists, train):
     options = [option.format(lists=lists) for option in options]
-    argv = arguments(motion_clips, genotypes, lists / "work", *options)
-    assert call_tool("train", *argv).startswith(message)
+    assert train(lists / "work", *options).startswith(message)
 
 
-def test_names_of_other_classes(lists, genotypes, motion_clips, tmp_path, call_tool):
+def test_names_of_other_classes(lists, train):
     """Are found before the training, not when its network is exported."""
     (lists / "classes.txt").write_text("up\ndown\n")
     option = f"train_dataloader.dataset.ann_file={lists}/same_train.txt"
-    line = call_tool("train", *arguments(motion_clips, genotypes, tmp_path, option))
-    assert line == (
+    assert train(lists / "work", option) == (
         f"{lists}/classes.txt: expected 8 lines, as model.cls_head.num_classes, got 2"
     )
 

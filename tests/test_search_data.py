@@ -6,7 +6,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,17 +47,14 @@ def test_split_keeps_clips_of_one_file_together():
     assert plain == split_by_class(labels, 0.5, 0, [str(i) for i in range(24)])
 
 
-@pytest.mark.parametrize(
-    ("labels", "share", "message"),
-    [
+def test_split_errors():
+    for labels, share, message in (
         ([0, 0], "half", "alpha_share: expected a number above 0 .*, got 'half'"),
         ([0, 0], 0.0, "above 0 and below 1, got 0.0"),
         ([0, 1, 2], 0.5, "expected two clips or more of one class, got 3 clips"),
-    ],
-)
-def test_split_errors(labels, share, message):
-    with pytest.raises(ValueError, match=message):
-        split_by_class(labels, share, seed=0)
+    ):
+        with pytest.raises(ValueError, match=message):
+            split_by_class(labels, share, seed=0)
 
 
 def test_a_batch_does_not_depend_on_what_was_drawn_before():
@@ -152,19 +148,14 @@ def test_calibration_is_the_same_each_time_and_from_the_weights_half():
     assert batch_indices(other) != batch_indices(first[0])
 
 
-def list_data(labels: str, folder: Path) -> SearchData:
-    """Halves of a list of videos, which none reads."""
-    init_default_scope("mmaction")
-    lines = [f"{index}.mp4 {label}\n" for index, label in enumerate(labels)]
-    (folder / "list.txt").write_text("".join(lines))
-    dataset = dict(type="VideoDataset", ann_file=str(folder / "list.txt"), pipeline=[])
-    return SearchData(dict(batch_size=1, dataset=dataset), 0.5)
-
-
 def test_class_ids_that_are_refused(tmp_path):
+    init_default_scope("mmaction")
+    path = tmp_path / "list.txt"
+    path.write_text("".join(f"{index}.mp4 3\n" for index in range(3)))
+    dataset = dict(type="VideoDataset", ann_file=str(path), pipeline=[])
     message = "expected two classes or more, got class id 3 for every clip"
     with pytest.raises(ValueError, match=message):
-        list_data("333", tmp_path)
+        SearchData(dict(batch_size=1, dataset=dataset), 0.5)
 
 
 @pytest.mark.parametrize(

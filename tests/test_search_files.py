@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -40,13 +41,6 @@ def read(work_dir: Path) -> dict:
     return json.loads((work_dir / "search/run.json").read_text())
 
 
-def stop(error: BaseException):
-    def act(runner):
-        raise error
-
-    return act
-
-
 def test_a_search_that_ends(tmp_path):
     seen = []
     runner = build_search(tmp_path)
@@ -76,7 +70,7 @@ def test_a_search_that_ends(tmp_path):
 )
 def test_a_search_that_is_stopped_and_resumed(tmp_path, error, state):
     runner = build_search(tmp_path)
-    runner.register_hook(At(7, stop(error)))
+    runner.register_hook(At(7, Mock(side_effect=error)))
     with pytest.raises(type(error)):
         runner.train()
     record = read(tmp_path)
@@ -119,11 +113,6 @@ HOOKS = [
 BACKENDS = [dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]
 
 
-def read_history(work_dir: Path) -> list[dict]:
-    lines = (work_dir / "search/history.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory) -> Path:
     work_dir = tmp_path_factory.mktemp("search")
@@ -134,7 +123,8 @@ def searched(tmp_path_factory) -> Path:
 
 
 def test_a_line_tells_of_its_step(searched):
-    records = read_history(searched)
+    lines = (searched / "search/history.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
     # Every second step, and the last one.
     assert [r["step"] for r in records] == [*range(0, 18, 2), 17]
     (path,) = searched.glob("*/vis_data/scalars.json")

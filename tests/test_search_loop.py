@@ -43,8 +43,9 @@ def searched(tmp_path_factory) -> tuple[Runner, Path, dict]:
     return runner, work_dir / "search", trace
 
 
-def test_weights_and_alphas_learn_from_their_own_half(searched):
-    _, folder, trace = searched
+def test_what_a_search_reads_runs_and_judges(searched):
+    """Weights and alphas learn from a half of their own."""
+    runner, folder, trace = searched
     split = read_json(folder / "split.json")
     assert sorted(split["weights"] + split["alphas"]) == list(range(25))
     for part in ("weights", "alphas"):
@@ -55,10 +56,6 @@ def test_weights_and_alphas_learn_from_their_own_half(searched):
             assert len(set(epoch)) == 12
             assert set(epoch) <= set(split[part])
         assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
-
-
-def test_what_a_search_runs_and_judges(searched):
-    runner, _, trace = searched
     cycle = ["uniform"] * 3 + ["gumbel_st", "two_path"] * 6
     assert [draw[1] for draw in trace["draws"]] == cycle * 2
     assert (len(trace["weights"]), len(trace["alphas"])) == (18, 12)

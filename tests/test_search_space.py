@@ -39,10 +39,6 @@ def with_stage(number: int, **changes: Any) -> dict[str, Any]:
     return space
 
 
-def without(key: str) -> dict[str, Any]:
-    return {name: value for name, value in toy().items() if name != key}
-
-
 def test_candidates_and_size_of_a_space() -> None:
     space = SearchSpace.from_config(toy())
     first, last = ("mb_t1_k3_e2", "ts_t3_k3_e2"), ("rb_t3_k3_e0.5",)
@@ -108,7 +104,8 @@ LISTS = "expected a list of block specs, got "
 BAD_CONFIGS: list[tuple[Any, str]] = [
     (["toy"], "space: expected a dict, got ['toy']"),
     (dict(toy(), depth=3), "space 'toy', unknown key: expected one of stem, head_chan"),
-    (without("stem"), "space 'toy': expected the key 'stem' as well"),
+    ({k: v for k, v in toy().items() if k != "stem"},
+     "space 'toy': expected the key 'stem' as well"),
     (dict(toy(), name=3), "space: name: expected a name, got 3"),
     (dict(toy(), stages=[]), "space 'toy': stages: expected a list of at least one st"),
     (with_stage(1, width=3), "'toy': stages[1], unknown key: expected one of out_chan"),

@@ -30,7 +30,7 @@ def table_rows(text: str) -> list[list[str]]:
 # -- show_genotype -----------------------------------------------------------------
 
 
-def test_a_network_layer_by_layer(tmp_path, run_tool):
+def test_a_network_layer_by_layer_and_its_picture(tmp_path, run_tool):
     path = tmp_path / "[red]/[/x]/g.json"  # brackets in a path are text
     write_json(path, genotype(BLOCKS, accuracy=0.5, seed=3))
     status, out, _ = run_tool("show_genotype", path)
@@ -49,12 +49,9 @@ def test_a_network_layer_by_layer(tmp_path, run_tool):
     assert sum(shares) == pytest.approx(100, abs=0.4)
     for words in ("2 skipped", "temporal reach: 7 frames", "accuracy: 0.5", "seed: 3"):
         assert words in out
-
-
-def test_a_picture(tmp_path, run_tool):
-    write_json(tmp_path / "g.json", genotype(BLOCKS))
+    path = path.rename(tmp_path / "g.json")
     out = tmp_path / "new/g.svg"
-    status, text, _ = run_tool("show_genotype", tmp_path / "g.json", "--picture", out)
+    status, text, _ = run_tool("show_genotype", path, "--picture", out)
     assert status == 0 and f"drawn: {out}" in text
     assert out.read_bytes().startswith(b"<svg")
 

@@ -47,11 +47,6 @@ def make_steps(model: nn.Module, lr: float = 1.0, **settings) -> Steps:
     return Steps(model, **toy_optimizers(model, lr, **settings))
 
 
-def penalty_for(supernet) -> CostPenalty:
-    rows = [[1.0 + i for i in range(count)] for count in supernet.counts]
-    return CostPenalty(Budget(CostTable("flops", "MACs", 2.0, rows), 5.0), weight=0.7)
-
-
 @pytest.mark.parametrize("with_penalty", [False, True])
 @pytest.mark.parametrize("relaxation", ["softmax", "two_path"])
 def test_alpha_gradient_is_that_of_the_mixture_written_out(
@@ -59,7 +54,11 @@ def test_alpha_gradient_is_that_of_the_mixture_written_out(
 ):
     steps, batch = make_steps(model), make_batch()
     supernet = steps.supernet
-    penalty = penalty_for(supernet) if with_penalty else None
+    penalty = None
+    if with_penalty:
+        rows = [[1.0 + i for i in range(count)] for count in supernet.counts]
+        table = CostTable("flops", "MACs", 2.0, rows)
+        penalty = CostPenalty(Budget(table, 5.0), weight=0.7)
     path = supernet.sample(relaxation, torch.Generator().manual_seed(3))
 
     twin = copy.deepcopy(model)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 from mmaction.registry import MODELS
@@ -17,6 +18,8 @@ from torch import nn
 
 from pvnas_mmaction.space.layout import FAMILIES, BlockSpec, Layer
 from pvnas_mmaction.space.search_space import SearchSpace
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs/pvnas/_base_"
 
 
 def is_spec(text: str) -> bool:
@@ -94,6 +97,21 @@ def recognizer(backbone: dict[str, Any], num_classes: int = 7) -> dict[str, Any]
         cls_head=dict(head, average_clips="prob"),
         data_preprocessor=dict(type="ActionDataPreprocessor", format_shape="NCTHW"),
     )
+
+
+def write_config(
+    folder: Path, genotype: dict[str, Any], head: dict[str, Any], pipeline: list[dict]
+) -> Path:
+    """A retrain config of a genotype, and how its clips are read for a test."""
+    (folder / "genotype.json").write_text(json.dumps(genotype))
+    backbone = dict(genotype=str(folder / "genotype.json"))
+    bases = [f"{CONFIGS}/models/retrain.py", f"{CONFIGS}/default_runtime.py"]
+    path = folder / "config.py"
+    path.write_text(
+        f"_base_ = {bases}\nmodel = {dict(backbone=backbone, cls_head=head)}\n"
+        f"test_pipeline = {pipeline}\n"
+    )
+    return path
 
 
 def build_recognizer(backbone: dict[str, Any], num_classes: int = 7) -> nn.Module:
