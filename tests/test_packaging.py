@@ -22,8 +22,8 @@ FILES = sorted(
     {*(ROOT / "pvnas_mmaction").rglob("*.py"), *(ROOT / "tools").glob("*.py")}
 )
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
-# The pictures of a page.
-OPTIONAL = {"selenium"}
+# The pictures of a page, and another decoder.
+OPTIONAL = {"selenium", "torchcodec"}
 
 
 def name_of(requirement: str) -> str:
