@@ -72,6 +72,6 @@ def diagnose(
 def _tau(first: Rows, second: Rows) -> float | None:
     """Kendall's tau of the candidates of a layer, a mean over the layers."""
     pairs = zip(first, second, strict=True)
-    found = [kendalltau(*pair).statistic for pair in pairs if len(pair[0]) > 1]
+    found = [kendalltau(*pair)[0] for pair in pairs if len(pair[0]) > 1]
     known = [float(tau) for tau in found if not math.isnan(tau)]
     return sum(known) / len(known) if known else None
