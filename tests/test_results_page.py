@@ -32,8 +32,9 @@ def test_links(page):
 
 def rows_of_files(folder: Path) -> set[str]:
     """Every row that a file of results has to show, against any of its own networks."""
-    result = json.loads((folder / "search_quality.json").read_text())
-    lines = {*search_report.markdown(result).splitlines()}
+    lines = set()
+    for path in folder.glob("search_quality*.json"):
+        lines |= {*search_report.markdown(json.loads(path.read_text())).splitlines()}
     for path in folder.glob("real_clips_*.json"):
         result = json.loads(path.read_text())
         names = [row["name"] for row in result["rows"]]
@@ -43,8 +44,10 @@ def rows_of_files(folder: Path) -> set[str]:
     thirds = [json.loads(p.read_text()) for p in folder.glob("real_clips_lite0_*.json")]
     sets = {r["settings"]["data"]: r for r in thirds}
     sets = {name: sets[name] for name in ("msr_action3d", "tennis7", "miracl_phrases")}
-    for against in ("random at 0.333", "narrowed at 0.333"):
-        lines |= {*real_table.comparison(sets, against).splitlines()}
+    two = {name: sets[name] for name in ("msr_action3d", "tennis7")}
+    for some, share in ((sets, 0.333), (two, 0.5)):
+        for against in (f"random at {share}", f"narrowed at {share}"):
+            lines |= {*real_table.comparison(some, against).splitlines()}
     return lines
 
 
