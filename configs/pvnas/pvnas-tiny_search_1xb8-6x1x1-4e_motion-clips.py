@@ -22,7 +22,7 @@ train_cfg = dict(
     min_steps=600,
     input_shape=(3, 6, 20, 20),
     num_ranked=8,
-    alpha_weight=1.0,
+    alpha_weight=3.0,
     largest_every=2,
     relaxations=dict(warmup="gumbel_st"),
 )
