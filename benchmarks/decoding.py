@@ -22,21 +22,20 @@ import numpy as np
 from mmaction.datasets.transforms import Resize
 
 from pvnas_mmaction.apis.cli import run
+from pvnas_mmaction.apis.onnx_predict import videos_in
 from pvnas_mmaction.datasets import VideoFrames
 from pvnas_mmaction.datasets.load_video import CachedFrames
 from pvnas_mmaction.datasets.video_backends import BACKENDS, check_backend
 
-ENDINGS = {".mp4", ".mkv", ".webm", ".avi", ".mov"}
+ROUNDS = 3
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("videos", type=Path, help="folder")
     parser.add_argument("--clips", type=int, default=40, help="how many of them")
-    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(argv)
-    found = (path for path in args.videos.rglob("*") if path.suffix.lower() in ENDINGS)
-    files = [str(path) for path in sorted(found)][: args.clips]
+    files = [str(path) for path in videos_in(args.videos)][: args.clips]
     lengths = {file: len(VideoFrames(file)) for file in files}
     readers: dict[str, Callable[[str], VideoFrames]] = {}
     for name in BACKENDS:
@@ -54,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for file in files:
             readers["cache"](file)
         times = {name: [] for name in readers}
-        for _ in range(args.rounds):
+        for _ in range(ROUNDS):
             for name, reader in readers.items():
                 started = time.process_time()
                 for file in files:

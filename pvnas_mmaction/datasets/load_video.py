@@ -70,14 +70,14 @@ class PVNASVideoInit(DecordInit):
 
 class CachedFrames(VideoFrames):
     """A video of which all frames were decoded and resized once, into a file in
-    ``folder``, named by path, size and time of the video."""
+    ``folder``, named by path, size and time of the video, resize and backend."""
 
     def __init__(
         self, file: str, folder: str, resize: Resize, backend: str = "auto"
     ) -> None:
         self._file = file
         state = os.stat(file)
-        facts = [file, state.st_size, state.st_mtime_ns, str(resize)]
+        facts = [file, state.st_size, state.st_mtime_ns, str(resize), backend]
         name = hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
         path = Path(folder, f"{name}.npy")
         if not path.is_file():
