@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     flip = "no mirrored clips in training: where left and right are classes"
     add("--no-flip", dest="flip", action="store_false", help=flip)
     add = parser.add_argument_group("search and training").add_argument
-    space = "lite0 (default) starts from ImageNet weights, tiny from none"
+    space = "lite0 (default) and lite2 start from ImageNet weights, tiny from none"
     add("--space", choices=SPACES, default="lite0", help=space)
     add("--config", help="config of the search, in place of --space")
     add("--train-config", help="config of a training, in place of --space")

@@ -17,6 +17,7 @@ CONFIGS = "pvnas_mmaction::pvnas/pvnas-{}_custom-rgb.py"
 # Space: config of the search, and of a network's training.
 SPACES = {
     "lite0": ("s_search_1xb8-u8-12e", "s_retrain_1xb8-u8-12e"),
+    "lite2": ("l_search_1xb8-u8-12e", "l_retrain_1xb8-u8-12e"),
     "tiny": ("tiny_search_1xb16-u8-30e", "tiny_retrain_1xb16-u8-60e"),
 }
 # Option: kind of cost, one unit of it, and how it is written.

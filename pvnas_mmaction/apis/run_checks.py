@@ -52,7 +52,7 @@ def check_work_dir(cfg: Config, resumed: bool) -> None:
         resumed = True
     if saved and not resumed:
         expected = "a folder without checkpoints of another run"
-        hint = "go on with that run by --resume, or name another folder"
+        hint = "once that run has ended, --resume goes on; or name another folder"
         raise wrong("--work-dir", expected, str(saved[0]), hint)
 
 
