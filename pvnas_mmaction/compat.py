@@ -9,6 +9,9 @@
 - ``torch.load`` reads weights only, and mmengine's checkpoints hold more: those types
   become safe globals; ``weights_only`` stays as it is.
 - mmengine resolves ``package::path`` for the packages that it lists: this one is added.
+- OpenMP threads that wait for each other spin: where other work keeps one of the cores
+  busy, a step on a CPU takes many times as long. They sleep, unless told otherwise
+  (``OMP_WAIT_POLICY``), where torch was not imported before.
 
 An install without a gap never sees what fills it.
 """
@@ -146,6 +149,7 @@ def package_file(name: str | os.PathLike[str]) -> Path:
 
 def apply() -> None:
     """Apply every fix whose packages are installed. Applying twice is harmless."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     supply_missing_modules()
     if find_spec("mmengine") is not None and find_spec("torch") is not None:
         from mmengine.config import utils

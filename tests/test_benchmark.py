@@ -98,23 +98,21 @@ def test_tool(config, tmp_path):
     out = tmp_path / "out"
     done = run_process(
         sys.executable, TOOLS / "benchmark.py", f"Ours={config}", "TSM-MobileNetV2",
-        "TIN-R50", f"Gone={tmp_path}/gone.py", "--small", "--threads", "1",
-        "--batch-size", "2", "--out", out,
+        "TIN-R50", f"Gone={tmp_path}/gone.py", "--rounds", "2", "--seconds", "0.1",
+        "--threads", "1", "--batch-size", "2", "--out", out,
     )  # fmt: skip
     data = json.loads((out / "benchmark.json").read_text())
     ours, tsm, tin, gone = data["results"]
-    assert data["baseline"] == "TSM-MobileNetV2"
     assert data["settings"]["threads"] == 1
     assert ours["folded"] and not tsm["folded"]
     expected = network_cost(GENOTYPE.skeleton, BLOCKS, (3, 4, 64, 64), NUM_CLASSES)
     assert (ours["macs"], ours["params"]) == (expected.macs, expected.params)
-    assert not ours["error"] and not tsm["error"]
-    assert ours["training_ratio"] < 1 and tsm["training_ratio"] == 1
+    assert "error" not in ours and "error" not in tsm
+    assert ours["training_ms"] < tsm["training_ms"]
     # A training step takes more than its forward alone.
     assert tsm["training_ms"] > tsm["inference_ms"]
     assert len(tsm["training"]) == data["settings"]["rounds"] == 2
     assert "tin_shift" in tin["error"] and "gone.py" in gone["error"]
-    assert tin["inference"] == gone["training"] == []
 
     text = (out / "benchmark.md").read_text()
     assert text in done.stdout
@@ -129,16 +127,5 @@ def test_tool(config, tmp_path):
 def test_tool_says_what_is_wrong(call_tool):
     line = call_tool("benchmark", "TSM-R50", "TSM-R50")
     assert line.startswith("models: expected each name once")
-    line = call_tool("benchmark", "NoSuchNet", "--small")
+    line = call_tool("benchmark", "NoSuchNet")
     assert line.startswith("models: expected one that can be measured")
-
-
-def test_ratios_are_of_the_same_round():
-    """Those of a drifting machine, and to the first of the zoo that is whole."""
-    rows = [dict(name=n, error="", training=[]) for n in ("own", "X3D-S", "TSM-R50")]
-    rows[1]["error"] = "no memory"
-    for i, times in enumerate(([5.0, 10.0, 30.0], [1.0], [1.0, 4.0, 10.0])):
-        rows[i]["inference"] = times
-    assert tool.add_figures(rows) == "TSM-R50"
-    assert (rows[0]["inference_ms"], rows[0]["inference_ratio"]) == (10, 3)
-    assert rows[2]["inference_ratio"] == 1

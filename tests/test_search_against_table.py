@@ -61,7 +61,7 @@ def rendered(table: GroundTruth, split: str, count: int) -> MotionClips:
     """Clips like the table's, rendered in memory at the size of its views."""
     module = load_tool("make_motion_clips")
     clips, recipe = table.settings["clips"], table.settings["recipe"]
-    names = ["noise", "min_contrast", "clutter", "objects", "distractors"]
+    names = ["noise", "min_contrast", "clutter", "objects"]
     names.append("turn_speed")
     picture = module.Picture(
         size=recipe["size"],

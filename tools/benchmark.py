@@ -2,14 +2,11 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Measure how long networks take, ours next to those of MMAction2's zoo.
 
-    %(prog)s --small
+    %(prog)s
     %(prog)s PV-NAS-S TSM-R50 Mine=CONFIG.py --threads 1 --out DIR
 
-Times of a shared machine drift, so the networks take turns, and a ratio compares two
-networks of the same round.
+Times of a shared machine drift, so the networks take turns.
 """
-
-from __future__ import annotations
 
 import argparse
 import copy
@@ -18,8 +15,6 @@ import shlex
 import statistics
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,31 +62,31 @@ CONFIGS = {
     **{k: f"pvnas_mmaction::pvnas/{v}_kinetics400-rgb.py" for k, v in OURS.items()},
     **{k: f"mmaction::recognition/{v}kinetics400-rgb.py" for k, v in ZOO.items()},
 }
-KINDS = ("inference", "training")
+# Title, key, format and scale of each column.
+COLUMNS = (
+    ("view", "view", "{}", 1),
+    ("GMACs", "macs", "{:.2f}", 1e-9),
+    ("params (M)", "params", "{:.2f}", 1e-6),
+    ("ms", "inference_ms", "{:.1f}", 1),
+    ("train ms", "training_ms", "{:.1f}", 1),
+)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"Names that need no config: {', '.join(CONFIGS)}.",
-    )
+    names = f"Names that need no config: {', '.join(CONFIGS)}."
+    parser = cli.tool_parser(__doc__, epilog=names)
     add = parser.add_argument
     models = "a name of the list below, a config (path or package::path), or "
     models += "NAME=CONFIG; default: the whole list"
     add("models", nargs="*", metavar="MODEL", help=models)
     add("--device", default="cpu", help="cpu (default) or cuda")
-    add("--threads", type=int, help="CPU threads; default: PyTorch's")
+    threads = torch.get_num_threads()
+    add("--threads", type=int, default=threads, help="CPU threads; default: PyTorch's")
     add("--batch-size", type=int, default=1, help="views per run; default: 1")
-    add("--no-train", dest="train", action="store_false", help="inference alone")
     add("--rounds", type=int, default=5, help="default: 5")
     add("--seconds", type=float, default=2, help="per model, round, kind; default: 2")
-    add("--small", action="store_true", help="a quick look: 64x64 pixels, two rounds")
     add("--out", metavar="DIR", help="write benchmark.md and benchmark.json here")
     args = parser.parse_args()
-    if args.small:
-        args.rounds, args.seconds = 2, 0.1
-    args.threads = args.threads or torch.get_num_threads()
     check_device(args.device)
     for name in ("rounds", "batch_size", "threads"):
         check_count(name, getattr(args, name), 1)
@@ -113,13 +108,11 @@ def read_models(texts: list[str]) -> dict[str, str]:
     return models
 
 
-def prepare(result: dict, args: argparse.Namespace) -> Iterator[Callable[[], None]]:
-    """Build a model and count its cost; gives its runs, of :data:`KINDS`."""
+def prepare(result: dict[str, Any], args: argparse.Namespace) -> dict[str, Timer]:
+    """Build a model and count its cost; gives what times its inference and training."""
     config = load_config(result["config"])
     check_one_network(config)
     view, model = view_of(config), build_recognizer(config).eval()
-    if args.small:
-        view = replace(view, height=64, width=64)
     x = view.random_input(1)
     settle_batch_norm(model, x)
     result |= dict(view=str(view), params=count_params(model))
@@ -139,67 +132,40 @@ def prepare(result: dict, args: argparse.Namespace) -> Iterator[Callable[[], Non
         F.cross_entropy(scores, scores.argmin(1)).backward()
         trained.zero_grad(set_to_none=True)
 
-    return iter([infer, train][: 1 + args.train])
+    runs = dict(inference=infer, training=train)
+    for run in runs.values():
+        run()
+    return {
+        kind: Timer("run()", globals=dict(run=run), num_threads=args.threads)
+        for kind, run in runs.items()
+    }
 
 
 def measure(models: dict[str, str], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Milliseconds of a run in every round, by model and kind of run.
-
-    A model that fails has its reason in ``error``; the others go on.
-    """
+    """Facts of each model, with milliseconds of a run in every round; a model that
+    fails has its reason in ``error``, and the others go on."""
     results = [dict(name=name, config=path) for name, path in models.items()]
     subjects = []
     for result in results:
-        result |= dict(error="", inference=[], training=[])
         try:
-            for kind, run in zip(KINDS, prepare(result, args), strict=False):
-                run()
-                timer = Timer("run()", globals=dict(run=run), num_threads=args.threads)
-                subjects.append((result, kind, timer))
+            timers = prepare(result, args)
         except Exception as error:
             text = " ".join(str(error).split())[:300]
             result["error"] = text or type(error).__name__
-    for number in tqdm(range(args.rounds * len(subjects)), disable=None, leave=False):
-        result, kind, timer = subjects[number % len(subjects)]
+            continue
+        result |= {kind: [] for kind in timers}
+        subjects += [(result, kind, timer) for kind, timer in timers.items()]
+    for result, kind, timer in tqdm(subjects * args.rounds, disable=None, leave=False):
         seconds = timer.blocked_autorange(min_run_time=args.seconds).median
         result[kind].append(1e3 * seconds)
+    for result, kind, _ in subjects:
+        result[f"{kind}_ms"] = statistics.median(result[kind])
     return results
-
-
-def add_figures(results: list[dict[str, Any]]) -> str | None:
-    """Add medians, and ratios to the first model of the zoo that was measured in full,
-    or else to the first model that was; gives its name."""
-    whole = [r for r in results if r["inference"] and not r["error"]]
-    base = next((r for r in whole if r["name"] in ZOO), (whole or [None])[0])
-    for result in results:
-        for kind in KINDS:
-            pairs = zip(result[kind], base[kind] if base else [], strict=False)
-            if ratios := [one / other for one, other in pairs]:
-                result[f"{kind}_ms"] = statistics.median(result[kind])
-                result[f"{kind}_ratio"] = statistics.median(ratios)
-    return base and base["name"]
 
 
 def to_markdown(data: dict[str, Any]) -> str:
     """The table, with the setting above it and failed models below."""
     setting, machine = data["settings"], data["machine"]
-    ratio = f"x {data['baseline']}"
-    columns = [
-        ("view", "view", "{}", 1),
-        ("GMACs", "macs", "{:.2f}", 1e-9),
-        ("params (M)", "params", "{:.2f}", 1e-6),
-        ("ms", "inference_ms", "{:.1f}", 1),
-        (ratio, "inference_ratio", "{:.2f}", 1),
-        ("train ms", "training_ms", "{:.1f}", 1),
-        (ratio, "training_ratio", "{:.2f}", 1),
-    ]
-    rows = [["model", *(title for title, *_ in columns)]]
-    rows.append(["---", *["---:"] * len(columns)])
-    for result in data["results"]:
-        cells = [result["name"] + (" *" if result.get("folded") else "")]
-        for _, key, form, scale in columns:
-            cells.append(form.format(result[key] * scale) if key in result else "")
-        rows.append(cells)
     lines = [
         f"`{data['command']}`\n",
         f"{machine.get('gpu') or machine['processor']}, {setting['threads']} CPU "
@@ -209,11 +175,17 @@ def to_markdown(data: dict[str, Any]) -> str:
         f"medians over {setting['rounds']} rounds in which the models take turns; a "
         "training step is forward and backward. Weights are random. Models marked * "
         "run inference with batch normalisation folded into their convolutions.\n",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        f"| model | {' | '.join(title for title, *_ in COLUMNS)} |",
+        f"| --- |{' ---: |' * len(COLUMNS)}",
     ]
-    failed = [f"- {r['name']}: {r['error']}" for r in data["results"] if r["error"]]
+    for result in data["results"]:
+        cells = [result["name"] + (" *" if result.get("folded") else "")]
+        for _, key, form, scale in COLUMNS:
+            cells.append(form.format(result[key] * scale) if key in result else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    failed = [f"- {r['name']}: {r['error']}" for r in data["results"] if "error" in r]
     if failed:
-        lines += ["\nNot measured, or not in full:\n", *failed]
+        lines += ["\nNot measured:\n", *failed]
     return "\n".join(lines) + "\n"
 
 
@@ -228,7 +200,6 @@ def main() -> None:
         command=shlex.join(["tools/benchmark.py", *sys.argv[1:]]),
         machine=machine_facts(args.device),
         settings=vars(args),
-        baseline=add_figures(results),
         results=results,
     )
     text = to_markdown(data)
@@ -236,7 +207,7 @@ def main() -> None:
     if args.out is not None:
         Path(args.out, "benchmark.md").write_text(text, encoding="utf-8")
         Path(args.out, "benchmark.json").write_text(json.dumps(data), encoding="utf-8")
-    if data["baseline"] is None:
+    if all("error" in result for result in results):
         raise wrong("models", "one that can be measured", "the errors given above")
 
 

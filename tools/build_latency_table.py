@@ -12,10 +12,6 @@ built and timed whole: the table is scaled to fit half of them, with a margin, a
 compared with the others.
 """
 
-from __future__ import annotations
-
-import argparse
-from dataclasses import fields
 from pathlib import Path
 
 from pvnas_mmaction.apis import cli
@@ -33,60 +29,31 @@ from pvnas_mmaction.space.latency_table import LatencyTable
 MAX_MEDIAN_ERROR = 0.15
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", help="search config, or the config of a space")
+def main() -> None:
+    parser = cli.tool_parser(__doc__)
     add = parser.add_argument
+    add("config", help="search config, or the config of a space")
     add("--out", required=True, metavar="FILE.json")
-    add(
-        "--backend",
-        choices=BACKENDS,
-        default="torch",
-        help="what runs the networks; default: torch",
-    )
+    backend = "what runs the networks; default: torch"
+    add("--backend", choices=BACKENDS, default="torch", help=backend)
     add("--device", default="cpu", help="cpu or cuda; default: cpu")
     add("--threads", type=int, help="default: as PyTorch has it")
-    add(
-        "--rounds",
-        type=int,
-        default=16,
-        help="readings of each candidate at each layer, at least; default: 16",
-    )
-    add(
-        "--input-shape",
-        type=int,
-        nargs=4,
-        metavar=("C", "T", "H", "W"),
-        help="of one view; default: train_cfg.input_shape of the config",
-    )
-    add(
-        "--check-networks",
-        type=int,
-        default=12,
-        help="whole networks that the table is scaled to, and as many others that it "
-        "is checked on; default: 12",
-    )
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
+    rounds = "readings of each candidate at each layer, at least; default: 16"
+    add("--rounds", type=int, default=16, help=rounds)
+    cli.add_input_shape(parser, "train_cfg.input_shape of the config")
+    number = "whole networks that the table is scaled to, and as many others that it "
+    number += "is checked on; default: 12"
+    add("--check-networks", type=int, default=12, help=number)
+    args = parser.parse_args()
     cli.check_out_file(args.out)
     check_count("--check-networks", args.check_networks, 3)
-    names = [field.name for field in fields(MeasureConfig)]
-    config = MeasureConfig(**{name: getattr(args, name) for name in names})
+    config = MeasureConfig(args.device, args.threads, args.rounds, args.backend)
     cfg = load_config(args.config)
     space = read_space(cfg, args.config)
     shape = args.input_shape or (cfg.get("train_cfg") or {}).get("input_shape")
     if shape is None:
-        raise wrong(
-            "train_cfg.input_shape",
-            f"one in {args.config}",
-            "none",
-            "give --input-shape C T H W, e.g. 3 8 224 224",
-        )
+        hint = "give --input-shape C T H W, e.g. 3 8 224 224"
+        raise wrong("train_cfg.input_shape", f"one in {args.config}", "none", hint)
     head = (cfg.get("model") or {}).get("cls_head") or {}
     networks = Networks(space, shape, head.get("num_classes", 400), config)
     table = measure_table(networks, cli.bar("Candidates"))

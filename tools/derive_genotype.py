@@ -11,14 +11,11 @@ number of budgets. GFLOPs are 1e9 multiply-accumulates of one view. log p is the
 log softmax(alpha) over the layers.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import shlex
 import sys
 from datetime import datetime, timezone
-from fractions import Fraction
 from pathlib import Path
 
 from mmengine.registry import init_default_scope
@@ -26,27 +23,19 @@ from mmengine.registry import init_default_scope
 from pvnas_mmaction import __version__
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_files import load_config, merge_options
+from pvnas_mmaction.apis.fit_settings import BUDGETS
 from pvnas_mmaction.apis.ranking import inherited_networks
 from pvnas_mmaction.engine.checkpoints import SearchCheckpoint, load_search_checkpoint
 from pvnas_mmaction.engine.search_files import save_weights
 from pvnas_mmaction.profiling.clock import check_device
 from pvnas_mmaction.search.derive import Budget, derive
 from pvnas_mmaction.space.checks import check_count, wrong
-from pvnas_mmaction.space.cost_table import cost_tables, plain
+from pvnas_mmaction.space.cost_table import cost_tables
 from pvnas_mmaction.space.genotype import save_genotype
-
-# Option, kind of cost, and what one of the option's unit is.
-BUDGETS = (
-    ("budget_gflops", "flops", 10**9),
-    ("budget_params", "params", 1),
-    ("budget_ms", "latency", 1),
-)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.tool_parser(__doc__)
     add = parser.add_argument
     add("checkpoint", help="checkpoint of a search, or its work dir: the last one")
     add("--out", required=True, metavar="DIR")
@@ -81,16 +70,13 @@ def find(args: argparse.Namespace, checkpoint: SearchCheckpoint) -> list[dict]:
     space, shape = checkpoint.space, args.input_shape or checkpoint.input_shape
     tables = cost_tables(space, shape, checkpoint.num_classes, args.latency_table)
     budgets = []
-    for option, kind, unit in BUDGETS:
-        value = getattr(args, option)
+    for option, (kind, unit, _) in BUDGETS.items():
+        value = getattr(args, f"budget_{option}")
         if value is not None:
             if not 0 < value < math.inf:
-                name = f"--{option.replace('_', '-')}"
-                raise wrong(name, "a number above 0", f"{value:g}")
-            # As decimals: 0.1 GFLOPs are 1e8 multiply-accumulates, not a little less.
-            limit = plain(Fraction(repr(value)) * unit)
+                raise wrong(f"--budget-{option}", "a number above 0", f"{value:g}")
+            limit = value if kind == "latency" else round(value * unit)
             budgets.append(Budget(tables[kind], limit))
-    derived = derive(checkpoint.log_probs(), budgets, args.num_candidates)
     names = dict(flops="macs", params="params", latency="latency_ms")
     shared = dict(
         seed=checkpoint.seed,
@@ -103,7 +89,7 @@ def find(args: argparse.Namespace, checkpoint: SearchCheckpoint) -> list[dict]:
         date=datetime.now(timezone.utc).date().isoformat(),
     )
     found = []
-    for network in derived:
+    for network in derive(checkpoint.log_probs(), budgets, args.num_candidates):
         costs = {names[k]: t.cost(network.indices) for k, t in tables.items()}
         item = dict(indices=network.indices, log_prob=network.log_prob)
         found.append(dict(item, provenance={**shared, **costs}))
@@ -122,34 +108,25 @@ def rank(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list[dic
     return sorted(found, key=lambda item: -item["provenance"]["accuracy"])
 
 
-def print_table(names: list[str], found: list[dict]) -> None:
-    """One row per genotype."""
-    print("genotype           GFLOPs  params (M)        ms     log p  accuracy")
-    for name, item in zip(names, found, strict=True):
-        values = item["provenance"]
-        ms, accuracy = values.get("latency_ms"), values.get("accuracy")
-        print(
-            f"{name:<16} {values['macs'] / 1e9:8.4f}  {values['params'] / 1e6:10.4f}  "
-            f"{'-' if ms is None else format(ms, '.3f'):>8}  {item['log_prob']:8.3f}  "
-            f"{'-' if accuracy is None else format(accuracy, '.4f'):>8}"
-        )
-
-
 def write(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list) -> None:
-    """Write genotypes and weights, and say what was written."""
-    out = Path(args.out)
-    names = [f"genotype_{number:02d}.json" for number in range(1, len(found) + 1)]
-    for name, item in zip(names, found, strict=True):
-        genotype = checkpoint.space.genotype(item["indices"], item["provenance"])
-        save_genotype(genotype, out / name)
-        if args.save_weights:
-            file = (out / name).with_suffix(".pth")
-            save_weights(item["state"], genotype.blocks, file)
+    """Write genotypes and weights, and print a table of them."""
     shape = "x".join(map(str, found[0]["provenance"]["input_shape"]))
     name = checkpoint.space.name
     print(f"{checkpoint.path}, step {checkpoint.step}, space {name!r}, input {shape}")
-    print_table(names, found)
-    print(f"wrote {len(found)} genotype(s) to {out}")
+    print("genotype           GFLOPs  params (M)        ms     log p  accuracy")
+    for number, item in enumerate(found, start=1):
+        file, facts = Path(args.out, f"genotype_{number:02d}.json"), item["provenance"]
+        genotype = checkpoint.space.genotype(item["indices"], facts)
+        save_genotype(genotype, file)
+        if args.save_weights:
+            save_weights(item["state"], genotype.blocks, file.with_suffix(".pth"))
+        ms, accuracy = facts.get("latency_ms"), facts.get("accuracy")
+        print(
+            f"{file.name:<16} {facts['macs'] / 1e9:8.4f}  {facts['params'] / 1e6:10.4f}"
+            f"  {'-' if ms is None else f'{ms:.3f}':>8}  {item['log_prob']:8.3f}"
+            f"  {'-' if accuracy is None else f'{accuracy:.4f}':>8}"
+        )
+    print(f"wrote {len(found)} genotype(s) to {args.out}")
     if len(found) < args.num_candidates:
         asked = args.num_candidates
         print(f"note: only {len(found)} of {asked} networks keep the budgets")

@@ -10,14 +10,7 @@ same command goes on where it was stopped.
     %(prog)s VIDEOS --budget-gflops 0.25 --out work_dirs/mine --dry-run
 """
 
-from __future__ import annotations
-
-import argparse
-import os
 from pathlib import Path
-
-# Threads that wait for each other sleep, as in train.py.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.commands import INTERRUPTED
@@ -25,10 +18,8 @@ from pvnas_mmaction.apis.fit import fit
 from pvnas_mmaction.apis.fit_settings import SPACES
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    parser = cli.tool_parser(__doc__)
     parser.add_argument("videos", type=Path, metavar="VIDEOS")
     group = parser.add_argument_group("budget, of one view")
     add = group.add_mutually_exclusive_group(required=True).add_argument
@@ -41,10 +32,8 @@ def parse_args() -> argparse.Namespace:
     plan = "read the clips and show the plan; train nothing"
     add("--dry-run", action="store_true", help=plan)
     add = parser.add_argument_group("clips").add_argument
-    regex = (
-        "clips with the same first group of it in their path are of one source, and "
-    )
-    regex += "stay in one list; default: those with near-duplicate frames"
+    regex = "clips with the same first group of it in their path are of one source, "
+    regex += "and stay in one list; default: those with near-duplicate frames"
     add("--group-regex", metavar="REGEX", help=regex)
     lists = "TRAIN VAL [TEST], lists of 'path class_id' lines, in place of class "
     lists += "folders; paths start from VIDEOS"
@@ -65,11 +54,7 @@ def parse_args() -> argparse.Namespace:
     add("--threads", type=int, default=1, help="of the deployed network; default: 1")
     table = "of another machine, by pvnas latency; default: measured here"
     add("--latency-table", metavar="FILE.json", help=table)
-    return parser.parse_args()
-
-
-def main() -> None:
-    fit(**vars(parse_args()))
+    fit(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -25,10 +25,9 @@ is started again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -36,9 +35,9 @@ from typing import Any
 
 import av
 import numpy as np
-from tqdm import tqdm
+from tqdm.contrib.concurrent import process_map
 
-from pvnas_mmaction.apis import errors
+from pvnas_mmaction.apis import cli
 from pvnas_mmaction.space.checks import wrong
 
 # What each class does: to the right, downwards, clockwise, growing.
@@ -67,7 +66,7 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class Picture:
-    """What the pixels of a clip depend on, besides seed, split and index."""
+    """What the pixels of a clip depend on, in addition to seed, split and index."""
 
     size: int = _option(40, "side of the square frame in pixels, even")
     frames: int = _option(16, "frames of a clip")
@@ -78,7 +77,6 @@ class Picture:
     min_contrast: float = _option(0.5, "lowest contrast of a texture, to 1")
     clutter: float = _option(0.4, "contrast of the background to shapes")
     objects: int = _option(4, "moving shapes")
-    distractors: int = _option(0, "shapes that stand still")
     radius_range: tuple[float, float] = _option(
         (0.12, 0.30), "radii of shapes in frame sides: the circle of sizes"
     )
@@ -93,29 +91,28 @@ class Picture:
             raise wrong("--radius-range", "LOW < HIGH, within 0 and 0.5", got)
 
 
-class Texture:
-    """A random sum of plane waves in colour, of ``low`` to ``high`` cycles per unit
-    length; ``contrast`` in [0, 1] is its amplitude."""
+def random_texture(
+    rng: np.random.Generator, low: float, high: float, contrast: float
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Colours (..., 3) as a function of coordinates x, y (...): plane waves of ``low``
+    to ``high`` cycles per unit length; ``contrast`` in [0, 1] is their amplitude."""
+    angle = rng.uniform(0, 2 * np.pi, NUM_WAVES)
+    frequency = np.exp(rng.uniform(*np.log((low, high)), NUM_WAVES))
+    wave_x = 2 * np.pi * frequency * np.cos(angle)
+    wave_y = 2 * np.pi * frequency * np.sin(angle)
+    phase = rng.uniform(0, 2 * np.pi, NUM_WAVES)
+    base = rng.uniform(0.25, 0.75, 3)
+    # Brightness above all: motion is then seen in one channel, as in real video.
+    brightness = rng.normal(size=(NUM_WAVES, 1))
+    amplitude = brightness + 0.3 * rng.normal(size=(NUM_WAVES, 3))
+    # The waves share one budget, so that `contrast` is the deviation's scale.
+    amplitude = 0.45 * contrast * amplitude / np.linalg.norm(amplitude)
 
-    def __init__(
-        self, rng: np.random.Generator, low: float, high: float, contrast: float
-    ) -> None:
-        angle = rng.uniform(0, 2 * np.pi, NUM_WAVES)
-        frequency = np.exp(rng.uniform(*np.log((low, high)), NUM_WAVES))
-        self.wave_x = 2 * np.pi * frequency * np.cos(angle)
-        self.wave_y = 2 * np.pi * frequency * np.sin(angle)
-        self.phase = rng.uniform(0, 2 * np.pi, NUM_WAVES)
-        self.base = rng.uniform(0.25, 0.75, 3)
-        # Brightness above all: motion is then seen in one channel, as in real video.
-        brightness = rng.normal(size=(NUM_WAVES, 1))
-        amplitude = brightness + 0.3 * rng.normal(size=(NUM_WAVES, 3))
-        # The waves share one budget, so that `contrast` is the deviation's scale.
-        self.amplitude = 0.45 * contrast * amplitude / np.linalg.norm(amplitude)
+    def color(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        argument = x[..., None] * wave_x + y[..., None] * wave_y + phase
+        return base + np.cos(argument) @ (amplitude * np.sqrt(2))
 
-    def __call__(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Colours (..., 3) at the coordinates x, y (...)."""
-        argument = x[..., None] * self.wave_x + y[..., None] * self.wave_y + self.phase
-        return self.base + np.cos(argument) @ (self.amplitude * np.sqrt(2))
+    return color
 
 
 class Shape:
@@ -132,7 +129,7 @@ class Shape:
         self.roundness = rng.uniform(0, 1)
         self.stretch = np.exp(rng.uniform(-0.3, 0.3))
         contrast = rng.uniform(picture.min_contrast, 1)
-        self.texture = Texture(rng, 0.35, 0.9, contrast)
+        self.texture = random_texture(rng, 0.35, 0.9, contrast)
 
     def paint(
         self, image: np.ndarray, shift: np.ndarray, turn: float, scaling: float
@@ -148,8 +145,7 @@ class Shape:
         dx = (pixels - center[0] + 0.5) % 1 - 0.5
         dy = (pixels - center[1] + 0.5) % 1 - 0.5
         reach = radius * max(self.stretch, 1 / self.stretch) + 1.5 / side
-        near = dx**2 + dy[:, None] ** 2 < reach**2
-        rows, columns = np.nonzero(near)
+        rows, columns = np.nonzero(dx**2 + dy[:, None] ** 2 < reach**2)
         dx, dy = dx[columns] / radius, dy[rows] / radius
         cos, sin = np.cos(self.angle + turn), np.sin(self.angle + turn)
         x = (cos * dx + sin * dy) * self.stretch
@@ -174,10 +170,7 @@ def render_clip(seed: int, split: str, index: int, picture: Picture) -> np.ndarr
     side = picture.size
     pixels = (np.arange(side) + 0.5) / side
     contrast = picture.clutter * rng.uniform(picture.min_contrast, 1)
-    scene = Texture(rng, 0.7, 4.0, contrast)(*np.meshgrid(pixels, pixels))
-    for _ in range(picture.distractors):
-        still = Shape(rng, picture, rng.uniform())
-        scene = still.paint(scene, np.zeros(2), 0.0, 0.0)
+    scene = random_texture(rng, 0.7, 4.0, contrast)(*np.meshgrid(pixels, pixels))
     # Evenly spaced on the circle of sizes: some shape is always fully visible.
     first, count = rng.uniform(), picture.objects
     shapes = [Shape(rng, picture, first + k / count) for k in range(count)]
@@ -203,29 +196,21 @@ def render_clip(seed: int, split: str, index: int, picture: Picture) -> np.ndarr
     return clip
 
 
-def clip_name(split: str, index: int) -> str:
-    """Path of a clip relative to the output folder."""
-    return f"{split}/{index:05d}.mp4"
-
-
-def render_file(clip: tuple[str, int], out: Path, seed: int, picture: Picture) -> None:
-    """Render clip (split, index) and write it below ``out``, atomically."""
-    path = out / clip_name(*clip)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with av.open(str(unfinished), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", FRAMES_PER_SECOND, ENCODER)
-            stream.height = stream.width = picture.size
-            stream.pix_fmt = "yuv420p"
-            stream.gop_size = 1
-            stream.codec_context.max_b_frames = 0
-            for image in render_clip(seed, *clip, picture):
-                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def render_file(name: str, out: Path, seed: int, picture: Picture) -> None:
+    """Render the clip ``SPLIT/INDEX.mp4`` and write it below ``out``, atomically."""
+    split, index = name.removesuffix(".mp4").split("/")
+    unfinished = (out / name).with_suffix(f".{os.getpid()}.tmp")
+    with av.open(str(unfinished), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", FRAMES_PER_SECOND, ENCODER)
+        stream.height = stream.width = picture.size
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = 1
+        stream.codec_context.max_b_frames = 0
+        for image in render_clip(seed, split, int(index), picture):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    os.replace(unfinished, out / name)
 
 
 def check_folder(out: Path, manifest: dict[str, Any]) -> None:
@@ -247,49 +232,45 @@ def check_folder(out: Path, manifest: dict[str, Any]) -> None:
 def make_motion_clips(
     out: Path, num_clips: dict[str, int], seed: int, picture: Picture, workers: int
 ) -> int:
-    """Write the manifest and the lists, and render the clips that are not there yet.
-
-    Returns:
-        Number of clips rendered now.
-    """
+    """Write the manifest and the lists, and render the clips that are not there yet;
+    gives the number of those."""
     manifest = dict(
-        renderer=RENDERER_VERSION, seed=seed, codec="h264", classes=list(CLASSES)
+        renderer=RENDERER_VERSION,
+        seed=seed,
+        codec="h264",
+        classes=CLASSES,
+        **{f"num_{split}": num_clips[split] for split in SPLITS},
+        **asdict(picture),
     )
-    manifest.update({f"num_{split}": num_clips[split] for split in SPLITS})
-    check_folder(out, manifest | json.loads(json.dumps(asdict(picture))))
+    check_folder(out, json.loads(json.dumps(manifest)))  # tuples as lists
+    (out / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    names = []
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
-        names = [clip_name(split, i) for i in range(num_clips[split])]
-        lines = [f"{name} {i % len(CLASSES)}\n" for i, name in enumerate(names)]
+        own = [f"{split}/{index:05d}.mp4" for index in range(num_clips[split])]
+        lines = [f"{name} {index % len(CLASSES)}\n" for index, name in enumerate(own)]
         (out / f"{split}.txt").write_text("".join(lines))
-    (out / "classes.txt").write_text("\n".join(CLASSES) + "\n")
-
-    clips = [(split, i) for split in SPLITS for i in range(num_clips[split])]
-    todo = [clip for clip in clips if not (out / clip_name(*clip)).exists()]
+        names += own
+    todo = [name for name in names if not (out / name).exists()]
     render = partial(render_file, out=out, seed=seed, picture=picture)
-    with ProcessPoolExecutor(workers) as pool:
-        done = pool.map(render, todo, chunksize=8)
-        try:
-            list(tqdm(done, "rendering", len(todo), unit="clip", disable=None))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    process_map(
+        render, todo, max_workers=workers, chunksize=8, desc="rendering", unit="clip",
+        disable=None,
+    )  # fmt: skip
     for leftover in out.glob("*/*.tmp"):  # of a process that was killed
-        leftover.unlink(missing_ok=True)
+        leftover.unlink()
     return len(todo)
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: list[str] | None = None) -> None:
+    parser = cli.tool_parser(__doc__)
     add = parser.add_argument
     add("--out", type=Path, required=True, help="output folder")
     add("--num-train", type=int, default=512, help="training clips; default: 512")
     add("--num-val", type=int, default=256, help="validation clips; default: 256")
     add("--seed", type=int, default=0, help="same seed, same pixels; default: 0")
     workers = "processes, the result is the same; default: one per core"
-    add("--workers", type=int, default=os.cpu_count() or 1, help=workers)
+    add("--workers", type=int, default=os.cpu_count(), help=workers)
     for option in fields(Picture):
         default = option.default
         shape: dict[str, Any] = dict(type=type(default))
@@ -297,11 +278,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             shape = dict(type=float, nargs=2, metavar=("LOW", "HIGH"))
         text = f"{option.metadata['help']}; default: {default}"
         add(f"--{option.name.replace('_', '-')}", default=default, help=text, **shape)
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+    args = parser.parse_args(argv)
     picture = Picture(**{o.name: getattr(args, o.name) for o in fields(Picture)})
     counts = dict(train=args.num_train, val=args.num_val)
     rendered = make_motion_clips(args.out, counts, args.seed, picture, args.workers)
@@ -309,4 +286,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main, "run it again to go on")
+    cli.run(main, "run it again to go on")

@@ -9,33 +9,22 @@ FOLDER is what pvnas fit wrote. VIDEO is a file, or a folder of files. With --on
 exported file runs, in a process that does not import PyTorch.
 """
 
-from __future__ import annotations
-
-import argparse
-import runpy
 import sys
 from pathlib import Path
 
+from pvnas_mmaction.apis import cli, commands
+from pvnas_mmaction.apis.onnx_predict import add_options, predict_all
+from pvnas_mmaction.apis.predict import load_trained
+from pvnas_mmaction.space.checks import wrong
 
-def parse_args() -> argparse.Namespace:
-    from pvnas_mmaction.apis.onnx_predict import add_options
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    parser = cli.tool_parser(__doc__)
     parser.add_argument("source", metavar="FOLDER | CONFIG")
     parser.add_argument("files", nargs="+", metavar="[CHECKPOINT] VIDEO")
     add_options(parser)
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default: cpu")
-    return parser.parse_args()
-
-
-def main() -> None:
-    from pvnas_mmaction.apis.onnx_predict import predict_all
-    from pvnas_mmaction.apis.predict import load_trained
-    from pvnas_mmaction.space.checks import wrong
-
-    args = parse_args()
+    args = parser.parse_args()
     checkpoint, videos = None, args.files
     if not Path(args.source).is_dir():
         checkpoint, *videos = args.files
@@ -48,12 +37,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if "--onnx" in sys.argv:
-        here = Path(__file__).resolve().parent
-        package = here.parent / "pvnas_mmaction"
-        package = package if package.is_dir() else here.parent.parent
-        runpy.run_path(str(package / "apis" / "onnx_predict.py"), run_name="__main__")
-    else:
-        from pvnas_mmaction.apis import cli
-
-        cli.run(main)
+    sys.argv.insert(1, "predict")
+    commands.main()

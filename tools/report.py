@@ -6,9 +6,6 @@
 %(prog)s work_dirs/search work_dirs/mine --out report.html
 """
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
 from pvnas_mmaction.apis import cli
@@ -17,10 +14,8 @@ from pvnas_mmaction.report.page import Report
 from pvnas_mmaction.space.genotype import write_atomically
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    parser = cli.tool_parser(__doc__)
     add = parser.add_argument
     runs = "work directory of a search or training, finished or still running; "
     runs += "several are compared"
@@ -28,11 +23,7 @@ def parse_args() -> argparse.Namespace:
     out = Path("report.html")
     add("--out", type=Path, default=out, metavar="FILE.html", help=f"default: {out}")
     add("--title", default="", help="headline of the page")
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
+    args = parser.parse_args()
     cli.check_out_file(args.out)
     text = Report(read_work_dirs(args.work_dirs)).render(args.title)
     write_atomically(args.out, text)

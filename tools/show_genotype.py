@@ -6,13 +6,8 @@
 %(prog)s GENOTYPE.json --input-shape 3 8 224 224 --picture network.svg
 """
 
-from __future__ import annotations
-
-import argparse
-import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from pvnas_mmaction.apis import cli
@@ -27,17 +22,6 @@ from pvnas_mmaction.report.layers import (
 )
 from pvnas_mmaction.report.plot import save_figure
 from pvnas_mmaction.space.genotype import load_genotype
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("genotype", help="genotype file, or package::path")
-    cli.add_input_shape(parser, "that in the file")
-    picture = "also draw it: .png, .svg or .pdf"
-    parser.add_argument("--picture", type=Path, metavar="FILE", help=picture)
-    return parser.parse_args()
 
 
 def layer_table(rows: list[LayerRow]) -> Table:
@@ -66,13 +50,14 @@ def layer_table(rows: list[LayerRow]) -> Table:
 
 
 def main() -> None:
-    args = parse_args()
+    parser = cli.tool_parser(__doc__)
+    parser.add_argument("genotype", help="genotype file, or package::path")
+    cli.add_input_shape(parser, "that in the file")
+    picture = "also draw it: .png, .svg or .pdf"
+    parser.add_argument("--picture", type=Path, metavar="FILE", help=picture)
+    args = parser.parse_args()
     genotype = load_genotype(args.genotype)
     rows = layer_rows(genotype, args.input_shape)
-    if args.picture is not None:
-        title = f"{Path(args.genotype).name}: {format_count(total(rows)[0])} MACs"
-        save_figure(network_plot(rows, title), args.picture)
-    console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
     blocks = genotype.blocks
     lines = [
         args.genotype,
@@ -80,11 +65,14 @@ def main() -> None:
         f"skipped\ntemporal reach: {temporal_reach(genotype)} frames",
         *(f"{key}: {value}" for key, value in genotype.provenance.items()),
     ]
+    console = cli.wide_console()
     console.print("\n".join(lines), markup=False)
     console.print(layer_table(rows))
     if rows[0].macs is None:
         console.print("No input shape is known: give --input-shape C T H W for MACs.")
     if args.picture is not None:
+        title = f"{Path(args.genotype).name}: {format_count(total(rows)[0])} MACs"
+        save_figure(network_plot(rows, title), args.picture)
         console.print(f"drawn: {args.picture}", markup=False)
 
 

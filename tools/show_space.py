@@ -8,13 +8,8 @@
 CONFIG is a search config, or a file that holds ``space = dict(...)`` alone.
 """
 
-from __future__ import annotations
-
-import argparse
-import sys
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from pvnas_mmaction.apis import cli
@@ -24,16 +19,6 @@ from pvnas_mmaction.search.penalty import build_penalty
 from pvnas_mmaction.space.cost import check_input_shape, layer_shapes
 from pvnas_mmaction.space.cost_table import cost_tables, plain
 from pvnas_mmaction.space.search_space import SearchSpace
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", help="config file, or package::path")
-    cli.add_input_shape(parser, "train_cfg.input_shape of the config")
-    cli.add_config_options(parser)
-    return parser.parse_args()
 
 
 def stage_table(space: SearchSpace, shape: Sequence[int] | None) -> Table:
@@ -57,12 +42,16 @@ def stage_table(space: SearchSpace, shape: Sequence[int] | None) -> Table:
 
 
 def main() -> None:
-    args = parse_args()
+    parser = cli.tool_parser(__doc__)
+    parser.add_argument("config", help="config file, or package::path")
+    cli.add_input_shape(parser, "train_cfg.input_shape of the config")
+    cli.add_config_options(parser)
+    args = parser.parse_args()
     cfg = load_config(args.config)
     merge_options(cfg, args.cfg_options)
     space, search = read_space(cfg, args.config), cfg.get("train_cfg") or {}
     shape = args.input_shape or search.get("input_shape")
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = cli.wide_console()
     console.print(f"space {space.name}: {len(space.layers)} layers", markup=False)
     console.print(stage_table(space, shape))
     console.print(f"networks: {space.size:,} ({space.size:.3g})")

@@ -6,13 +6,7 @@
 %(prog)s CONFIG CHECKPOINT --dump predictions.pkl
 """
 
-from __future__ import annotations
-
 import argparse
-import os
-
-# Threads that wait for each other sleep, as in train.py.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_checks import check_whole
@@ -21,9 +15,7 @@ from pvnas_mmaction.apis.run_checks import warn_of_supernet
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.tool_parser(__doc__)
     add = parser.add_argument
     add("config", help="config file, or package::path")
     add("checkpoint", help="checkpoint file")

@@ -6,25 +6,16 @@
 %(prog)s CONFIG --work-dir work_dirs/search --resume
 """
 
-from __future__ import annotations
-
 import argparse
-import os
-
-# Read when torch is imported. Threads that wait for each other shall sleep: where other
-# work keeps one of the cores busy, threads that spin make a step on a CPU many times
-# slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pvnas_mmaction.apis import cli
+from pvnas_mmaction.apis.commands import TRAIN_INTERRUPTED
 from pvnas_mmaction.apis.config_checks import check_whole
 from pvnas_mmaction.apis.config_files import load_config
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.tool_parser(__doc__)
     add = parser.add_argument
     add("config", help="config file, or package::path")
     add("--work-dir", help="folder of logs and checkpoints")
@@ -51,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, "the same command with --resume goes on from the last checkpoint")
+    cli.run(main, TRAIN_INTERRUPTED)

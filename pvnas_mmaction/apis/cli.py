@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +28,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 from rich.console import Console
-from rich.progress import track
+from tqdm import tqdm
 
 from ..engine.checkpoints import check_checkpoint, latest_checkpoint
 from ..engine.folder_lock import folder_lock
@@ -51,6 +53,12 @@ from .termination import TerminationHook
 __all__ = ["EXIT_INTERRUPTED", "EXIT_USER_ERROR", "KeyValueAction", "run"]
 
 _WRAPPERS = ("OptimWrapper", "AmpOptimWrapper", "BFloat16OptimWrapper")
+
+
+def tool_parser(doc: str | None, **settings: str) -> argparse.ArgumentParser:
+    """A parser whose help begins with a tool's docstring, as it stands there."""
+    kind = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=doc, formatter_class=kind, **settings)
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -177,13 +185,13 @@ def merge_test_args(cfg: Config, args: argparse.Namespace) -> Config:
 
 
 def bar(description: str) -> Callable:
-    """What wraps an iterable, of a number of items, to show a bar with the time left in
-    a terminal; the number may be left out of a sequence."""
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    return lambda items, number=None: track(
-        items, description, number, console=console, disable=hidden
-    )
+    """What wraps an iterable to show, in a terminal, a bar with the time left."""
+    return partial(tqdm, desc=description, disable=None)
+
+
+def wide_console() -> Console:
+    """What prints tables, at full width where it is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else 130, highlight=False)
 
 
 def check_out_file(path: str | os.PathLike[str], option: str = "--out") -> None:
@@ -202,9 +210,9 @@ def make_out_folder(path: str | os.PathLike[str], option: str = "--out") -> None
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        expected = "a folder that can be written to"
-        found = f"{path} ({error.strerror})"
-        raise wrong(option, expected, found, "give another one") from error
+        got = f"{path} ({error.strerror})"
+        hint = "give another one"
+        raise wrong(option, "a folder that can be written to", got, hint) from error
 
 
 def build_runner(cfg: Config, tested: bool = False) -> Runner:

@@ -25,7 +25,7 @@ FEWEST = 5
 NUM_HASHED = 3
 SPLITS = ("train", "val", "test")
 EXPECTED = "a folder with a folder of videos for each class"
-Track = Callable[[Iterable[Any], int], Iterable[Any]]
+Track = Callable[..., Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def read_lists(
 
 
 def read_clips(folder: Path, clips: Sequence[Clip], track: Track) -> list[Clip]:
-    """Decode clips once, in parallel; ``track`` takes the results, and their number, to
+    """Decode clips once, in parallel; ``track`` takes the results, and ``total``, to
     show progress."""
 
     def read(clip: Clip) -> Clip:
@@ -125,7 +125,7 @@ def read_clips(folder: Path, clips: Sequence[Clip], track: Track) -> list[Clip]:
         )  # fmt: skip
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(track(pool.map(read, clips), len(clips)))
+        return list(track(pool.map(read, clips), total=len(clips)))
 
 
 def perceptual_hash(image: np.ndarray) -> int:
