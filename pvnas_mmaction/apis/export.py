@@ -158,7 +158,7 @@ def export_onnx(
         torch.zeros((2, *input_shape)),
         input_names=[INPUT],
         output_names=[OUTPUT],
-        dynamic_shapes={INPUT: {0: "batch"}},
+        dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
     )
     program.model.metadata_props.update(facts or {})
     program.save(str(path), external_data=False)
