@@ -343,7 +343,7 @@ def test_cache_gives_the_same_frames_without_decoding(folder, tmp_path, monkeypa
     assert expected[0].shape[-2:] == (24, 24)
     assert all(torch.equal(cached[i]["inputs"], expected[i]) for i in range(4))
     assert len(list((tmp_path / "cache").iterdir())) == 4
-    other = build(folder, "val.txt", **settings, backend="opencv")
+    other = build(folder, "val.txt", **settings, backend="decord")
     difference = (other[0]["inputs"].int() - expected[0]).abs().float().mean()
     assert 0 <= difference < 4 and other[0]["inputs"].shape == expected[0].shape
     with pytest.raises(ValueError, match="backend: expected one of auto, pyav"):

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -24,9 +25,11 @@ BITS = 6
 
 
 def picture(number: int, width: int, height: int) -> np.ndarray:
-    """A gray frame (height, width) that carries its number as vertical bars."""
+    """A frame (height, width, 3) that carries its number as vertical bars, bright or
+    dark; their colours change every four rows."""
     bits = number >> (np.arange(width) * BITS // width) & 1
-    return np.tile(np.where(bits, 210, 40).astype(np.uint8), (height, 1))
+    row = np.where(bits[:, None], (240, 190, 140), (110, 60, 10)).astype(np.uint8)
+    return np.stack([row[:, :: 1 if y // 4 % 2 else -1] for y in range(height)])
 
 
 def numbers(frames: Sequence[np.ndarray]) -> list[int]:
@@ -62,7 +65,7 @@ def encode(
         if len({b - a for a, b in pairwise(times)}) > 1:
             stream.codec_context.time_base = Fraction(1, 600)
         for number, time in enumerate(times):
-            frame = av.VideoFrame.from_ndarray(picture(number, *size), format="gray")
+            frame = av.VideoFrame.from_ndarray(picture(number, *size))
             frame = frame.reformat(format=pix_fmt)
             frame.pts, frame.time_base = time, Fraction(1, 600)
             container.mux(stream.encode(frame))
@@ -71,7 +74,8 @@ def encode(
 
 def remux(source: Path, path: Path, first: int = 0, **options: str) -> None:
     """Frames from ``first`` on without re-encoding, as ``ffmpeg -ss -c copy`` cuts:
-    from the key frame before, at negative times up to the cut."""
+    from the key frame before, at negative times up to the cut; ``first`` below 0 puts
+    all off."""
     with av.open(str(source)) as old, av.open(str(path), "w", options=options) as new:
         stream = old.streams.video[0]
         copy = new.add_stream_from_template(stream)
@@ -79,7 +83,8 @@ def remux(source: Path, path: Path, first: int = 0, **options: str) -> None:
         packets = [packet for packet in old.demux(stream) if packet.size]
         start = min(packet.pts for packet in packets)
         keys = [i for i, p in enumerate(packets) if p.is_keyframe]
-        begin = max(i for i in keys if packets[i].pts - start <= first * step)
+        before = [i for i in keys if packets[i].pts - start <= first * step]
+        begin = max(before, default=0)
         for packet in packets[begin:]:
             packet.pts -= start + first * step
             packet.dts -= start + first * step
@@ -87,11 +92,11 @@ def remux(source: Path, path: Path, first: int = 0, **options: str) -> None:
             new.mux(packet)
 
 
-def turn(source: Path, path: Path, a: int, b: int, c: int, d: int) -> None:
+def turn(source: Path, path: Path, a: float, b: float, c: float, d: float) -> None:
     """Write a display matrix (a, b, c, d) into the track header of an mp4 file."""
     data = bytearray(source.read_bytes())
     place = data.find(b"tkhd") + 44
-    matrix = [value << 16 for value in (a, b, 0, c, d, 0, 0, 0)]
+    matrix = [round(value * 2**16) for value in (a, b, 0, c, d, 0, 0, 0)]
     data[place : place + 36] = struct.pack(">9i", *matrix, 1 << 30)
     path.write_bytes(data)
 
@@ -114,12 +119,33 @@ def with_cover(source: Path, path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"QQQ", b"\xe9t\xe9"))
 
 
-def damage(source: Path, path: Path, first: int = 30) -> None:
-    """Zeros in place of the frames from ``first`` on; the container stays whole."""
+def with_smaller(source: Path, path: Path) -> None:
+    """With a smaller video as its first stream."""
+    small = path.with_suffix(".small.mkv")
+    encode(small, size=(48, 36), length=30)
+    with (
+        av.open(str(small)) as one,
+        av.open(str(source)) as other,
+        av.open(str(path), "w") as new,
+    ):
+        copies = []
+        for container in (one, other):
+            copies.append(new.add_stream_from_template(container.streams.video[0]))
+            copies[-1].disposition = av.stream.Disposition(0)
+        for container, copy in zip((one, other), copies, strict=True):
+            for packet in container.demux(video=0):
+                if packet.size:
+                    packet.stream = copy
+                    new.mux(packet)
+
+
+def damage(source: Path, path: Path, first: int = 30, last: int | None = None) -> None:
+    """Zeros in place of the frames from ``first`` to ``last``; the container stays
+    whole."""
     with av.open(str(source)) as container:
         packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
     data = bytearray(source.read_bytes())
-    for position, size in packets[first:]:
+    for position, size in packets[first:last]:
         data[position : position + size] = bytes(size)
     path.write_bytes(data)
 
@@ -143,6 +169,11 @@ def behind(source: Path, path: Path) -> None:
     """What is left of a transport stream when its start is cut off."""
     data = source.read_bytes()
     path.write_bytes(data[int(len(data) // 188 * 0.4) * 188 :])
+
+
+def twice(source: Path, path: Path) -> None:
+    """A file and once more the same: its times jump back."""
+    path.write_bytes(source.read_bytes() * 2)
 
 
 OPEN = {"x264-params": "open-gop=1:keyint=20:bframes=3:b-adapt=0"}
@@ -184,9 +215,23 @@ ENCODED = {
     "48_pixels.mp4": dict(size=(48, 48)),
     "72_pixels.mp4": dict(size=(72, 72)),
     "one_frame.mp4": dict(length=1),
+    "interlaced.mp4": {"x264-params": "tff=1"},
+    "interlaced.ts": dict(codec="mpeg2video", flags="+ilme+ildct", qmax="3"),
+    "b_pyramid.mkv": {"x264-params": "bframes=5:b-adapt=0:b-pyramid=normal"},
+    "full_range.mp4": dict(color_range="pc"),
+    "bt709.mp4": dict(colorspace="bt709"),
+    "bt2020.mkv": dict(pix_fmt="yuv420p10le", colorspace="bt2020nc"),
+    "yuv_422.mov": dict(codec="prores_ks", pix_fmt="yuv422p10le"),
+    "alpha.webm": {"codec": "libvpx-vp9", "pix_fmt": "yuva420p", "auto-alt-ref": "0"},
+    "rgb.nut": dict(codec="libx264rgb", pix_fmt="rgb24"),
+    "raw.avi": dict(codec="rawvideo", pix_fmt="bgr24"),
+    "png.mov": dict(codec="png", pix_fmt="rgb24"),
+    "apng.apng": dict(codec="apng", pix_fmt="rgb24"),
 }
 # A cut holds the frames from the key frame on; in mp4, an edit list hides the first.
 ALL = range(LENGTH)
+WITHOUT_25 = [i for i in ALL if i != 25]
+TILT = dict(a=3**0.5 / 2, b=0.5, c=-0.5, d=3**0.5 / 2)
 MADE = {
     "fragments.mp4": ("h264.mp4", remux, dict(movflags="frag_keyframe"), ALL),
     "cut.mp4": ("h264.mp4", remux, dict(first=33), range(33, LENGTH)),
@@ -194,6 +239,11 @@ MADE = {
     "cut_open.mp4": ("open_groups.mp4", remux, dict(first=47), range(47, LENGTH)),
     "cut.mkv": ("fixed_groups.mp4", remux, dict(first=33), range(20, LENGTH)),
     "cut.ts": ("mpeg2.ts", behind, {}, range(40, LENGTH)),
+    "put_off.mp4": ("h264.mp4", remux, dict(first=-30), ALL),
+    "joined.ts": ("mpeg2.ts", twice, {}, [*ALL, *ALL]),
+    "smaller_first.ts": ("mpeg2.ts", with_smaller, {}, ALL),
+    "smaller_first.mkv": ("h264.mp4", with_smaller, {}, ALL),
+    "one_fault.avi": ("mjpeg.avi", damage, dict(first=25, last=26), WITHOUT_25),
     "damaged.mkv": ("mpeg4.mkv", damage, {}, range(30)),
     "two_sizes.mkv": ("mjpeg.avi", change_size, {}, ALL),
     "cover.mp4": ("h264.mp4", with_cover, {}, ALL),
@@ -201,12 +251,15 @@ MADE = {
     "half_turn.mp4": ("h264.mp4", turn, dict(a=-1, b=0, c=0, d=-1), ALL),
     "turn_back.mp4": ("h264.mp4", turn, dict(a=0, b=-1, c=1, d=0), ALL),
     "mirrored.mp4": ("h264.mp4", turn, dict(a=-1, b=0, c=0, d=1), ALL),
+    "tilted.mp4": ("h264.mp4", turn, TILT, ALL),
 }
+TILT_BACK = cv2.getRotationMatrix2D((47.5, 35.5), 30, 1)
 UPRIGHT = {
     "quarter_turn.mp4": np.rot90,
     "half_turn.mp4": lambda frame: frame[::-1, ::-1],
     "turn_back.mp4": lambda frame: np.rot90(frame, -1),
     "mirrored.mp4": lambda frame: frame[:, ::-1],
+    "tilted.mp4": lambda frame: cv2.warpAffine(frame, TILT_BACK, (96, 72))[30:42],
 }
 KINDS = [*ENCODED, *MADE]
 
@@ -251,9 +304,9 @@ def test_each_backend_gives_the_same_frames(zoo, kind: str, backend: str) -> Non
     assert len(video) == len(exact)
     chosen = np.random.default_rng(0).permutation(len(exact))[:12]
     expected = np.asarray(exact.read(chosen), int)
-    assert np.abs(expected - video.read(chosen)).mean((1, 2, 3)).max() < 4
+    assert np.abs(expected - video.read(chosen)).mean((1, 2, 3)).max() < 1
     known = VideoFrames(zoo(kind), len(video), backend=backend).read(chosen[:1])
-    assert np.abs(expected[0] - known[0]).mean() < 4
+    assert np.abs(expected[0] - known[0]).mean() < 1
 
 
 def test_which_backend_reads(zoo) -> None:
@@ -261,7 +314,8 @@ def test_which_backend_reads(zoo) -> None:
     expected = {"h264.mp4": "Decord", "cut.mp4": "PyAV", "gif.gif": "PyAV"}
     for kind, name in expected.items():
         video = VideoFrames(zoo(kind), backend="decord")
-        assert type(video._backends[0]).__name__ == name
+        video.read([0])
+        assert type(video._backend).__name__ == name
     for name in ("decord", "torchcodec"):
         if importlib.util.find_spec(name):
             with open(zoo("h264.mp4"), "rb") as stream:
@@ -289,31 +343,32 @@ def test_frames_are_those_of_ffmpeg(zoo, kind: str) -> None:
     raw = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stdout
     theirs = np.frombuffer(raw, np.uint8).reshape(-1, *ours.shape[1:])
     assert len(theirs) == len(ours)
-    assert np.abs(ours.astype(int) - theirs).mean((1, 2, 3)).max() < 4
+    assert np.abs(ours.astype(int) - theirs).mean((1, 2, 3)).max() < 1
 
 
 def test_long_video_is_not_kept_in_memory(zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video_backends, "KEEP_BYTES", 10_000)
     for kind in ("h264.mp4", "open_groups.ts", "mpeg4.avi"):
         video = VideoFrames(zoo(kind))
-        assert not video._backends[0]._kept
+        assert not video._pyav._kept
         assert numbers(video.read([39, 7, 20])) == [39, 7, 20]
 
 
-def test_where_pyav_fails_opencv_reads(
-    zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_without_frames_says_why(zoo, tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    with pytest.raises(ValueError, match="Invalid data found"):
-        VideoFrames(str(tmp_path / "bad.mp4"))
-    path = zoo("h264.mp4")
-    exact = VideoFrames(path).read([3, 59])
+    codec = Path(zoo("b_pyramid.mkv")).read_bytes().replace(b"V_MPEG4", b"V_MPEG9", 1)
+    (tmp_path / "codec.mkv").write_bytes(codec)
+    with av.open(str(tmp_path / "sound.wav"), "w") as container:
+        container.add_stream("pcm_s16le", rate=8000)
+        container.start_encoding()
+    none = "no video that FFmpeg can decode"
+    reasons = {"bad.mp4": "Invalid data found", "codec.mkv": none, "sound.wav": none}
+    for name, reason in reasons.items():
+        with pytest.raises(ValueError, match=reason):
+            VideoFrames(str(tmp_path / name))
 
-    def fail(*args, **kwargs):
-        raise av.error.InvalidDataError(1, "bad atom")
 
-    monkeypatch.setattr(av, "open", fail)
-    video = VideoFrames(path)
-    assert numbers(video.read([3, 59, 3])) == [3, 59, 3]
-    assert np.abs(np.subtract(video.read([3, 59]), exact, dtype=int)).mean() < 4
-    assert numbers(VideoFrames(path, len(video)).read([58])) == [58]
+def test_a_name_with_a_colon(zoo, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(zoo("h264.mp4"), "camera:20.mp4")
+    assert numbers(VideoFrames("camera:20.mp4").read([20])) == [20]

@@ -21,7 +21,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 from itertools import islice
+from math import atan2, degrees
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,9 @@ import numpy as np
 
 try:
     import av
+    import av.filter
     import av.sidedata.sidedata
+    import av.stream
 except ImportError:
     av = None
 
@@ -91,10 +96,11 @@ def decode(path: str) -> Iterator[Callable[[], np.ndarray]]:
     its upright picture (H, W, 3), uint8, red first."""
     if av is not None:
         with av.open(path, metadata_errors="replace") as container:
-            first = None
-            for frame in _decode_by_pyav(container):
-                first = first or (frame.width, frame.height)
-                yield lambda f=frame, size=first: to_array(f, *size)
+            show = _screen()
+            for number, frame in enumerate(_decode_by_pyav(container)):
+                if number == 0:
+                    show(frame)  # it says how large all are
+                yield partial(show, frame)
         return
     capture = cv2.VideoCapture(path)
     while capture.grab():
@@ -103,7 +109,7 @@ def decode(path: str) -> Iterator[Callable[[], np.ndarray]]:
 
 def _decode_by_pyav(container: Any) -> Iterator[Any]:
     """Frames; passes over faults of the file, as a player does."""
-    stream = container.streams.best("video")
+    stream = _stream(container)
 
     def packets() -> Iterator[Any]:
         try:
@@ -116,19 +122,55 @@ def _decode_by_pyav(container: Any) -> Iterator[Any]:
             yield from stream.decode(packet)
 
 
-def to_array(frame: Any, width: int, height: int) -> np.ndarray:
-    """The upright RGB picture of a PyAV frame, of the size that a video starts with."""
-    # One thread: a pool that is freed in a forked worker waits for ever.
-    rgb = frame.reformat(width=width, height=height, format="rgb24", threads=1)
-    image = rgb.to_ndarray()
-    matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
-    if matrix is None:
-        return np.ascontiguousarray(image)
+def _stream(container: Any) -> Any:
+    """The stream that ``ffmpeg`` takes; None where there is no video."""
+    kinds = av.stream.Disposition
+
+    def rank(stream: Any) -> int:
+        if kinds.attached_pic in stream.disposition:
+            return 1
+        default = kinds.default in stream.disposition
+        return stream.width * stream.height + 5_000_000 * default
+
+    streams = [stream for stream in container.streams.video if stream.codec_context]
+    return max(streams, key=rank, default=None)
+
+
+def _screen() -> Callable[[Any], np.ndarray]:
+    """What gives upright RGB pictures of frames, of the size of the first one, by the
+    filters of ``ffmpeg``."""
+    size: tuple[int, ...] = ()
+    graph = last = None
+
+    def show(frame: Any) -> np.ndarray:
+        nonlocal size, graph, last
+        matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+        turns = [] if matrix is None else _turns(np.frombuffer(matrix, np.int32))
+        shape = frame.width, frame.height, frame.format.name, turns
+        if shape != last:
+            graph, last = av.filter.Graph(), shape
+            source = graph.add_buffer(template=frame, time_base=Fraction(1))
+            filters = [*turns, ("scale", ":".join(map(str, size))), ("format", "rgb24")]
+            nodes = [graph.add(*filter) for filter in [*filters, ("buffersink",)]]
+            graph.link_nodes(source, *nodes).configure()
+        graph.push(frame)
+        image = graph.pull().to_ndarray()
+        size = image.shape[1::-1]
+        return image
+
+    return show
+
+
+def _turns(matrix: np.ndarray) -> list[tuple[str, ...]]:
+    """The filters that turn and mirror a frame, of its 3 x 3 display matrix."""
     # Where the picture's axes, right and down, point on the display.
-    a, b, c, d = np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist()
+    a, b, c, d = matrix[[0, 1, 3, 4]].tolist()
+    if (angle := round(degrees(atan2(b, a)))) % 90:
+        return [("rotate", f"{angle}*PI/180")]
+    filters = []
     if abs(b) > abs(a):
-        image, a, d = image.swapaxes(0, 1), c, b
-    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+        filters, a, d = [("transpose", "cclock_flip")], c, b
+    return filters + [("hflip",)] * (a < 0) + [("vflip",)] * (d < 0)
 
 
 def frame_rate(path: str) -> float:
@@ -136,7 +178,7 @@ def frame_rate(path: str) -> float:
     if av is None:
         return cv2.VideoCapture(path).get(cv2.CAP_PROP_FPS)
     with av.open(path, metadata_errors="replace") as container:
-        return float(container.streams.best("video").average_rate or 0)
+        return float(_stream(container).average_rate or 0)
 
 
 # -- clips ---------------------------------------------------------------------------

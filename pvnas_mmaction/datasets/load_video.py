@@ -17,7 +17,7 @@ from mmaction.registry import TRANSFORMS
 from mmengine.fileio import FileClient
 
 from ..space.checks import wrong
-from .video_backends import check_backend
+from .video_backends import PyAV, check_backend
 from .video_frames import VideoFrames
 from .video_list import video_file
 
@@ -33,7 +33,8 @@ class PVNASVideoInit(DecordInit):
         cache: Folder where the resized frames of a file are kept, see
             :class:`CachedFrames`. Default None: each call decodes.
         resize: Arguments of ``Resize``, for ``cache``.
-        backend: What decodes, see :class:`VideoFrames`. Default ``"auto"``.
+        backend: What decodes without ``cache``, see :class:`VideoFrames`. Default
+            ``"auto"``.
         **kwargs: As for ``DecordInit``.
     """
 
@@ -60,7 +61,7 @@ class PVNASVideoInit(DecordInit):
         if self.cache is None:
             video = VideoFrames(file, known, self.num_threads, self.backend)
         else:
-            video = CachedFrames(file, self.cache, self.resize, self.backend)
+            video = CachedFrames(file, self.cache, self.resize)
         results["video_reader"] = video
         results["video_length"] = len(video)
         results["total_frames"] = len(video)
@@ -70,19 +71,17 @@ class PVNASVideoInit(DecordInit):
 
 class CachedFrames(VideoFrames):
     """A video of which all frames were decoded and resized once, into a file in
-    ``folder``, named by path, size and time of the video, resize and backend."""
+    ``folder``, named by path, size and time of the video, and resize."""
 
-    def __init__(
-        self, file: str, folder: str, resize: Resize, backend: str = "auto"
-    ) -> None:
-        self._file = file
+    def __init__(self, file: str, folder: str, resize: Resize) -> None:
+        self._pyav = PyAV(file, 1)
         state = os.stat(file)
-        facts = [file, state.st_size, state.st_mtime_ns, str(resize), backend]
+        facts = [file, state.st_size, state.st_mtime_ns, str(resize)]
         name = hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
         path = Path(folder, f"{name}.npy")
         if not path.is_file():
             images = []
-            for image in VideoFrames(file, backend=backend):
+            for image in VideoFrames(file):
                 frame = dict(imgs=[image], img_shape=image.shape[:2])
                 images += resize(frame)["imgs"]
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -56,9 +56,8 @@ class PVNASVideoDataset(VideoDataset):
         max_refetch: How many replacements are tried for one clip. Default 20.
         cache: Folder where the frames of all videos are kept, resized as the pipeline
             does it: 90 kB for one of 128x228. Default None: each access decodes.
-        backend: What decodes: ``"pyav"``, ``"torchcodec"``, ``"decord"`` or
-            ``"opencv"``; where it fails on a file, another one reads the same frames,
-            see :class:`VideoFrames`. Default ``"auto"``: PyAV.
+        backend: What decodes, without ``cache``, see :class:`VideoFrames`: ``"pyav"``,
+            ``"torchcodec"`` or ``"decord"``. Default ``"auto"``: PyAV.
         **kwargs: As for ``VideoDataset``, without ``multi_class``.
 
     Raises:

@@ -3,18 +3,9 @@
 
 What a container says of its frames is often wrong: a cut without re-encoding holds
 frames that are not presented, a packet may hold no picture or two, and the count in a
-header is an estimate. PyAV decodes the whole file to count, and every read decodes from
-the first frame on. The others are believed where they agree with what is presented, and
-raise ValueError elsewhere.
-
-=============  =====================================================================
-backend        is not believed, so that another one reads
-=============  =====================================================================
-``pyav``       where FFmpeg cannot open the file
-``torchcodec`` all but mp4, mov, mkv and webm; edit lists
-``decord``     the same; widths that it mixes up, bytes in memory
-``opencv``     where it finds no frame; it applies no edit list
-=============  =====================================================================
+header is an estimate. PyAV decodes the whole file to count, every read decodes from the
+first frame on, and the stream and the filters are those that ``ffmpeg`` takes. The
+others read plain files only, see :meth:`PyAV.check_plain`; elsewhere, PyAV does.
 """
 
 from __future__ import annotations
@@ -23,14 +14,17 @@ import importlib
 import logging
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from functools import cached_property
+from math import atan2, degrees
 from typing import Any, BinaryIO
 
 import av
-import cv2
 import numpy as np
 from av.container import InputContainer
+from av.filter import Graph
 from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
 from av.video.stream import VideoStream
 from mmengine.logging import print_log
 
@@ -48,43 +42,28 @@ class Backend:
     Args:
         file: Path of a video, or a stream of its bytes.
         num_threads: Decoding threads.
+        length: Number of frames. Default 0: unknown.
     """
 
-    def __init__(self, file: str | BinaryIO, num_threads: int) -> None:
-        self.file, self.num_threads = file, num_threads
+    def __init__(self, file: str | BinaryIO, num_threads: int, length: int = 0) -> None:
+        self.file, self.num_threads, self.length = file, num_threads, length
+        self._kept: list[av.VideoFrame] = []
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """All frames, in order."""
         raise NotImplementedError
 
-    def count(self) -> int:
-        """Number of frames; ValueError where the file cannot be read."""
-        if count := sum(1 for _ in self):
-            return count
-        raise ValueError("no frames")
-
     def read(self, numbers: Collection[int]) -> dict[int, np.ndarray]:
         """Frames by number; ValueError unless all are there."""
-        return _chosen(numbers, self)
-
-
-class OpenCV(Backend):
-    """OpenCV's own FFmpeg."""
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """All frames, in order."""
-        if isinstance(self.file, str):
-            capture = cv2.VideoCapture(self.file)
-            while (frame := capture.read())[0]:
-                yield cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB)
+        try:
+            # From the first one on: where they seek, they may miss frames.
+            return _chosen(numbers, self)
+        except Exception as error:  # those of the libraries have no common class
+            raise ValueError(str(error)) from error
 
 
 class PyAV(Backend):
     """PyAV, which shows the frames that ``ffmpeg`` does."""
-
-    def __init__(self, file: str | BinaryIO, num_threads: int) -> None:
-        super().__init__(file, num_threads)
-        self._kept: list[av.VideoFrame] = []
 
     @property
     def fps(self) -> float:
@@ -95,11 +74,8 @@ class PyAV(Backend):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """All frames, in order."""
-        size: tuple[int, int] | None = None
         with self._open() as (container, stream):
-            for frame in _decode(container, stream):
-                size = size or (frame.width, frame.height)
-                yield _to_array(frame, *size)
+            yield from _show(_decode(container, stream))
 
     def count(self) -> int:
         """Number of frames, by decoding them all."""
@@ -116,25 +92,28 @@ class PyAV(Backend):
 
     def read(self, numbers: Collection[int]) -> dict[int, np.ndarray]:
         """Frames by number; ValueError unless all are there."""
-        wanted = {0, *numbers}  # the first frame says how large all are
-        if self._kept:
-            found = {i: self._kept[i] for i in wanted}
-        else:
-            with self._open() as (container, stream):
-                found = _chosen(wanted, _decode(container, stream))
-        return {i: _to_array(found[i], found[0].width, found[0].height) for i in found}
+        wanted = sorted({0, *numbers})  # the first frame says how large all are
+        with self._open() as opened:
+            found: Any = self._kept or _chosen(wanted, _decode(*opened))
+            return dict(zip(wanted, _show(found[i] for i in wanted), strict=True))
 
-    def count_packets(self) -> int:
-        """Number of packets, if each is one frame, presented at a time of its own; else
-        ValueError."""
+    def check_plain(self, length: int) -> None:
+        """ValueError unless each of ``length`` packets is one frame, of common colours,
+        that is presented as it is, at a time of its own."""
         with self._open() as (container, stream):
-            packets = [packet for packet in container.demux(stream) if packet.size]
-            indexed = {"mp4", "matroska"} & set(container.format.name.split(","))
-            if not indexed or any(packet.is_discard for packet in packets):
-                raise ValueError("a file without an index, or with an edit list")
-            if len({packet.pts for packet in packets}) < len(packets):
-                raise ValueError("frames without a time of their own")
-        return len(packets)
+            packets = [*container.demux(stream)]
+            first = next(f for packet in packets for f in packet.decode())
+            whole = [packet for packet in packets if packet.size]
+            if not (
+                {"mp4", "matroska"} & set(container.format.name.split(","))
+                and len(container.streams.video) == 1
+                and len({packet.pts for packet in whole}) == len(whole) == length
+                and not any(packet.is_discard for packet in whole)
+                and first.format.name == "yuv420p"
+                and not (first.interlaced_frame or first.width % 2 or first.height % 2)
+                and first.side_data.get(SideDataType.DISPLAYMATRIX) is None
+            ):
+                raise ValueError("not a plain file")
 
     @contextmanager
     def _open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
@@ -142,9 +121,10 @@ class PyAV(Backend):
             self.file.seek(0)
         try:
             with av.open(self.file, metadata_errors="replace") as container:
-                stream = container.streams.best("video")
-                if stream is None:
-                    raise ValueError("no video stream")
+                streams = [s for s in container.streams.video if s.codec_context]
+                if not streams:
+                    raise ValueError("no video that FFmpeg can decode")
+                stream = max(streams, key=_rank)
                 stream.codec_context.thread_count = self.num_threads
                 yield container, stream
         except av.FFmpegError as error:
@@ -158,37 +138,23 @@ class TorchCodec(Backend):
     def _decoder(self) -> Any:
         from torchcodec.decoders import VideoDecoder
 
-        count = PyAV(self.file, 1).count_packets()
+        PyAV(self.file, 1).check_plain(self.length)
         if not isinstance(self.file, str):
             self.file.seek(0)
         settings = dict(dimension_order="NHWC", num_ffmpeg_threads=self.num_threads)
-        with _faults_as_value_error():
-            decoder = VideoDecoder(self.file, **settings)
-            decoder.get_frame_at(count - 1)
-        if len(decoder) != count:
-            raise ValueError(f"expected {count} frames, got {len(decoder)}")
+        decoder = VideoDecoder(self.file, **settings)
+        if len(decoder) != self.length:
+            raise ValueError(f"expected {self.length} frames, got {len(decoder)}")
         return decoder
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """All frames, in order."""
-        for number in range(self.count()):
-            yield self.read([number])[number]
-
-    def count(self) -> int:
-        """Number of frames."""
-        return len(self._decoder)
-
-    def read(self, numbers: Collection[int]) -> dict[int, np.ndarray]:
-        """Frames by number."""
-        decoder = self._decoder
-        with _faults_as_value_error():
-            frames = decoder.get_frames_at(sorted(numbers)).data.numpy()
-        return dict(zip(sorted(numbers), frames, strict=True))
+        for number in range(self.length):
+            yield self._decoder[number].numpy()
 
 
 class Decord(Backend):
-    """decord (``pip install decord``), read from the first frame on: it may miss frames
-    where it seeks."""
+    """decord (``pip install decord``)."""
 
     @cached_property
     def _reader(self) -> Any:
@@ -197,37 +163,22 @@ class Decord(Backend):
         if not isinstance(self.file, str):
             raise ValueError("bytes in memory")
         # Before decord opens it, as there are cuts from which it does not come back.
-        count = PyAV(self.file, 1).count_packets()
-        with _faults_as_value_error():
-            reader = VideoReader(self.file, num_threads=self.num_threads)
-            shape = reader[0].shape
-        if len(reader) != count or shape[2] != 3:
-            raise ValueError(f"expected {count} frames, got {len(reader)} {shape}")
+        PyAV(self.file, 1).check_plain(self.length)
+        reader = VideoReader(self.file, num_threads=self.num_threads)
+        shape = reader[0].shape
+        if len(reader) != self.length or shape[2] != 3:  # it mixes up some widths
+            text = f"expected {self.length} frames, got {len(reader)} {shape}"
+            raise ValueError(text)
         return reader
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """All frames, in order."""
-        reader = self._reader
-        with _faults_as_value_error():
-            reader.seek(0)
-            for _ in range(len(reader)):
-                yield reader.next().asnumpy()
-
-    def count(self) -> int:
-        """Number of frames."""
-        return len(self._reader)
+        self._reader.seek(0)
+        for _ in range(self.length):
+            yield self._reader.next().asnumpy()
 
 
-@contextmanager
-def _faults_as_value_error() -> Iterator[None]:
-    """What a library raises where it cannot read a file: each has its own kind."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(str(error)) from error
-
-
-BACKENDS = dict(pyav=PyAV, torchcodec=TorchCodec, decord=Decord, opencv=OpenCV)
+BACKENDS = dict(pyav=PyAV, torchcodec=TorchCodec, decord=Decord)
 
 
 def check_backend(field: str, name: object) -> None:
@@ -290,16 +241,41 @@ def _demux(
         yield None
 
 
-def _to_array(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """The upright RGB picture, of the size that a video starts with."""
-    # One thread: a pool that is freed in a forked worker waits for ever.
-    rgb = frame.reformat(width=width, height=height, format="rgb24", threads=1)
-    image = rgb.to_ndarray()
-    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
-    if matrix is None:
-        return np.ascontiguousarray(image)
+def _rank(stream: VideoStream) -> int:
+    """The stream with the highest rank is the one that ``ffmpeg`` takes."""
+    if Disposition.attached_pic in stream.disposition:
+        return 1
+    default = Disposition.default in stream.disposition
+    return stream.width * stream.height + 5_000_000 * default
+
+
+def _show(frames: Iterable[av.VideoFrame]) -> Iterator[np.ndarray]:
+    """Upright RGB pictures of the size of the first one, as ``ffmpeg`` filters them."""
+    size, last = (), None
+    for frame in frames:
+        matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+        turns = [] if matrix is None else _turns(np.frombuffer(matrix, np.int32))
+        shape = frame.width, frame.height, frame.format.name, turns
+        if shape != last:
+            graph, last = Graph(), shape
+            graph.threads = 1  # a pool that is freed in a forked worker waits for ever
+            source = graph.add_buffer(template=frame, time_base=Fraction(1))
+            filters = [*turns, ("scale", ":".join(map(str, size))), ("format", "rgb24")]
+            nodes = [graph.add(*filter) for filter in [*filters, ("buffersink",)]]
+            graph.link_nodes(source, *nodes).configure()
+        graph.push(frame)
+        image = graph.pull().to_ndarray()
+        size = image.shape[1::-1]
+        yield image
+
+
+def _turns(matrix: np.ndarray) -> list[tuple[str, ...]]:
+    """The filters that ``ffmpeg`` turns and mirrors by, of a 3 x 3 display matrix."""
     # Where the picture's axes, right and down, point on the display.
-    a, b, c, d = np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist()
+    a, b, c, d = matrix[[0, 1, 3, 4]].tolist()
+    if (angle := round(degrees(atan2(b, a)))) % 90:
+        return [("rotate", f"{angle}*PI/180")]
+    filters = []
     if abs(b) > abs(a):
-        image, a, d = image.swapaxes(0, 1), c, b
-    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+        filters, a, d = [("transpose", "cclock_flip")], c, b
+    return filters + [("hflip",)] * (a < 0) + [("vflip",)] * (d < 0)

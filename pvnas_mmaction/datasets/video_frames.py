@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 
@@ -23,9 +23,8 @@ class VideoFrames:
         length: Number of frames by an earlier reader of the same file: spares the
             count. Default 0: unknown.
         num_threads: Decoding threads. Default 1.
-        backend: What reads first: ``"pyav"``, ``"torchcodec"``, ``"decord"`` or
-            ``"opencv"``. Where it fails on a file, PyAV and then OpenCV read it.
-            Default ``"auto"``: PyAV.
+        backend: What reads: ``"pyav"``, ``"torchcodec"`` or ``"decord"``; files that
+            these would misread are left to PyAV. Default ``"auto"``: PyAV.
 
     Raises:
         OSError: There is no such file.
@@ -41,27 +40,16 @@ class VideoFrames:
         num_threads: int = 1,
         backend: str = "auto",
     ) -> None:
-        if isinstance(file, str) and not os.path.isfile(file):
-            raise FileNotFoundError("no file")
+        if isinstance(file, str):
+            file = os.path.abspath(file)  # a name may hold a colon
+            if not os.path.isfile(file):
+                raise FileNotFoundError("no file")
         check_backend("backend", backend)
-        first = "pyav" if backend == "auto" else backend
-        names = dict.fromkeys([first, "pyav", "opencv"])
-        self._backends = [BACKENDS[name](file, num_threads) for name in names]
-        self._file = file
-        self._length = length or self._try(lambda backend: backend.count())
-
-    def _try(self, method: Callable[[Backend], Any]) -> Any:
-        """What the first backend gives that can read the file; it stays the first."""
-        faults = []
-        for backend in self._backends:
-            try:
-                found = method(backend)
-            except ValueError as fault:
-                faults.append(fault)
-            else:
-                self._backends = self._backends[len(faults) :]
-                return found
-        raise faults[0]
+        self._backend: Backend
+        self._backend = self._pyav = PyAV(file, num_threads)
+        self._length = length or self._pyav.count()
+        if backend not in ("auto", "pyav"):
+            self._backend = BACKENDS[backend](file, num_threads, self._length)
 
     def __len__(self) -> int:
         return self._length
@@ -69,16 +57,22 @@ class VideoFrames:
     @property
     def fps(self) -> float:
         """Mean frames per second by the container; 0 where it names none."""
-        return PyAV(self._file, 1).fps
+        return self._pyav.fps
 
     def read(self, indices: Sequence[int]) -> list[np.ndarray]:
         """Frames (H, W, 3), uint8, red first, in the order that is asked for."""
         numbers = {int(i) for i in indices}
         if min(numbers) < 0 or max(numbers) >= len(self):
             raise IndexError(f"frames {sorted(numbers)}: there are {len(self)} only")
-        images = self._try(lambda backend: backend.read(numbers))
+        try:
+            images = self._backend.read(numbers)
+        except ValueError:
+            if self._backend is self._pyav:
+                raise
+            self._backend = self._pyav
+            images = self._pyav.read(numbers)
         return [images[int(i)] for i in indices]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """All frames, in order."""
-        yield from self._backends[0]
+        """All frames, in order, by PyAV."""
+        yield from self._pyav
