@@ -96,7 +96,7 @@ def decode(path: str) -> Iterator[Callable[[], np.ndarray]]:
     its upright picture (H, W, 3), uint8, red first."""
     if av is not None:
         with av.open(path, metadata_errors="replace") as container:
-            show = _screen()
+            show = _Screen()
             for number, frame in enumerate(_decode_by_pyav(container)):
                 if number == 0:
                     show(frame)  # it says how large all are
@@ -136,29 +136,28 @@ def _stream(container: Any) -> Any:
     return max(streams, key=rank, default=None)
 
 
-def _screen() -> Callable[[Any], np.ndarray]:
-    """What gives upright RGB pictures of frames, of the size of the first one, by the
+class _Screen:
+    """Gives upright RGB pictures of frames, of the size of the first one, by the
     filters of ``ffmpeg``."""
-    size: tuple[int, ...] = ()
-    graph = last = None
 
-    def show(frame: Any) -> np.ndarray:
-        nonlocal size, graph, last
+    size: tuple[int, ...] = ()
+    graph = kind = None
+
+    def __call__(self, frame: Any) -> np.ndarray:
         matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
         turns = [] if matrix is None else _turns(np.frombuffer(matrix, np.int32))
-        shape = frame.width, frame.height, frame.format.name, turns
-        if shape != last:
-            graph, last = av.filter.Graph(), shape
-            source = graph.add_buffer(template=frame, time_base=Fraction(1))
-            filters = [*turns, ("scale", ":".join(map(str, size))), ("format", "rgb24")]
-            nodes = [graph.add(*filter) for filter in [*filters, ("buffersink",)]]
-            graph.link_nodes(source, *nodes).configure()
-        graph.push(frame)
-        image = graph.pull().to_ndarray()
-        size = image.shape[1::-1]
+        kind = frame.width, frame.height, frame.format.name, turns
+        if kind != self.kind:
+            self.graph, self.kind = av.filter.Graph(), kind
+            source = self.graph.add_buffer(template=frame, time_base=Fraction(1))
+            filters = [*turns, ("scale", ":".join(map(str, self.size)))]
+            filters += [("format", "rgb24"), ("buffersink",)]
+            nodes = [self.graph.add(*filter) for filter in filters]
+            self.graph.link_nodes(source, *nodes).configure()
+        self.graph.push(frame)
+        image = self.graph.pull().to_ndarray()
+        self.size = image.shape[1::-1]
         return image
-
-    return show
 
 
 def _turns(matrix: np.ndarray) -> list[tuple[str, ...]]:
