@@ -266,7 +266,7 @@ def test_a_new_family_is_one_function_and_one_line(monkeypatch, tmp_path) -> Non
     recognizer = build_recognizer(dict(type="PVNASNet", genotype=json.loads(text)))
     classifier = Classifier(recognizer.eval())
     export_onnx(classifier, tmp_path / "full.onnx", clip.shape[1:])
-    (difference,) = max_difference(classifier, tmp_path / "full.onnx", [clip])
+    difference = max_difference(classifier, tmp_path / "full.onnx", [clip])
     assert difference < 1e-4
     drawn = json.dumps(network_plot(layer_rows(genotype, (3, 4, 12, 12))).spec)
     color = family_colors()["full"]

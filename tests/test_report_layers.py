@@ -31,11 +31,11 @@ def test_rows_add_up_to_the_network_and_have_its_shapes(blocks):
     rows = rows_of(blocks)
     skeleton = parse_genotype(genotype(blocks)).skeleton
     cost = network_cost(skeleton, blocks, (3, 8, 32, 32), 4)
-    assert total(rows) == (cost.macs, cost.params)
+    assert total(rows) == cost
     backbone = PVNASNet(genotype(blocks), out_indices=(0, 1, 2)).eval()
     counted = sum(p.numel() for p in backbone.parameters())
-    assert sum(row.params for row in rows[:-1]) == counted
-    assert rows[-1].name == "classifier" and rows[-1].params == 33 * 4
+    assert sum(row.cost.params for row in rows[:-1]) == counted
+    assert rows[-1].name == "classifier" and rows[-1].cost.params == 33 * 4
     assert rows[0].block == "conv 1x3x3, stride 1x2x2"
     with torch.no_grad():
         outputs = backbone(torch.zeros(1, 3, 8, 32, 32))

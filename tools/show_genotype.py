@@ -26,13 +26,14 @@ from pvnas_mmaction.space.genotype import load_genotype
 
 def layer_table(rows: list[LayerRow]) -> Table:
     """The network as a table, with totals in its last line."""
-    macs, params = total(rows)
+    whole = total(rows)
     table = Table(show_footer=True, header_style="bold")
     table.add_column("layer", footer="total", no_wrap=True)
     for name in ("stage", "block", "input CxTxHxW", "output"):
         table.add_column(name, no_wrap=True)
-    for name, footer in (("frames", ""), ("MACs", format_count(macs)), ("share", ""),
-                         ("params", format_count(params))):  # fmt: skip
+    footers = dict(frames="", MACs=format_count(whole.macs), share="")
+    footers["params"] = format_count(whole.params)
+    for name, footer in footers.items():
         table.add_column(name, justify="right", footer=footer)
     for row in rows:
         table.add_row(
@@ -42,9 +43,9 @@ def layer_table(rows: list[LayerRow]) -> Table:
             format_shape(row.in_shape),
             format_shape(row.out_shape),
             str(row.spec.temporal_kernel) if row.spec else "",
-            format_count(row.macs),
-            f"{100 * (row.macs or 0) / macs:.1f} %" if macs else "",
-            format_count(row.params),
+            format_count(row.cost.macs),
+            f"{100 * row.cost.macs / whole.macs:.1f} %",
+            format_count(row.cost.params),
         )
     return table
 
@@ -52,7 +53,7 @@ def layer_table(rows: list[LayerRow]) -> Table:
 def main() -> None:
     parser = cli.tool_parser(__doc__)
     parser.add_argument("genotype", help="genotype file, or package::path")
-    cli.add_input_shape(parser, "that in the file")
+    cli.add_input_shape(parser, "that in the file, or 3 8 224 224")
     picture = "also draw it: .png, .svg or .pdf"
     parser.add_argument("--picture", type=Path, metavar="FILE", help=picture)
     args = parser.parse_args()
@@ -68,10 +69,8 @@ def main() -> None:
     console = cli.wide_console()
     console.print("\n".join(lines), markup=False)
     console.print(layer_table(rows))
-    if rows[0].macs is None:
-        console.print("No input shape is known: give --input-shape C T H W for MACs.")
     if args.picture is not None:
-        title = f"{Path(args.genotype).name}: {format_count(total(rows)[0])} MACs"
+        title = f"{Path(args.genotype).name}: {format_count(total(rows).macs)} MACs"
         save_figure(network_plot(rows, title), args.picture)
         console.print(f"drawn: {args.picture}", markup=False)
 

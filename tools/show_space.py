@@ -36,7 +36,7 @@ def stage_table(space: SearchSpace, shape: Sequence[int] | None) -> Table:
         strides = f"{stage.temporal_stride}, {stage.spatial_stride}"
         table.add_row(
             str(number + 1), str(len(layers)), str(stage.out_channels), strides,
-            format_shape(out), f"{len(names)}: {' '.join(names)}",
+            format_shape(out) if out else "n/a", f"{len(names)}: {' '.join(names)}",
         )  # fmt: skip
     return table
 

@@ -40,9 +40,8 @@ TRAIN_INTERRUPTED = "the same command with --resume goes on from the last checkp
 def call(verb: str, arguments: Sequence[object]) -> None:
     """Call the tool of a verb as if from the command line, without its own handling of
     errors."""
-    argv = [str(argument) for argument in arguments]
-    name = VERBS[verb][0]
-    if verb == "show" and any(argument.endswith(".json") for argument in argv[:1]):
+    argv, name = [*map(str, arguments)], VERBS[verb][0]
+    if verb == "show" and argv and argv[0].endswith(".json"):
         name = "show_genotype"
     folders = (PACKAGE / ".mim" / "tools", PACKAGE.parent / "tools")
     file = next(f for d in folders if (f := d / f"{name}.py").is_file())
@@ -76,6 +75,5 @@ def main() -> None:
         sys.exit(f"error: {missing}")
     from .cli import run  # which needs all of it
 
-    messages = {"fit": INTERRUPTED, "search": TRAIN_INTERRUPTED}
-    messages["train"] = TRAIN_INTERRUPTED
+    messages = dict(fit=INTERRUPTED, search=TRAIN_INTERRUPTED, train=TRAIN_INTERRUPTED)
     run(lambda: call(verb, argv), messages.get(verb, ""))

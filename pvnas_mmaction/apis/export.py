@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ..models.recognizers import (
     build_recognizer,
     fold_batch_norm,
     logits,
+    pair,
     pipeline_of,
     settle_batch_norm,
 )
@@ -34,9 +36,7 @@ from .run_checks import check_head, check_record, load_weights
 
 INPUT, OUTPUT = "clips", "logits"
 # Transforms that read, or change no pixel.
-_OTHER = ("PVNASVideoInit", "DecordInit", "PyAVInit", "OpenCVInit", "PVNASVideoDecode",
-          "DecordDecode", "PyAVDecode", "OpenCVDecode", "FormatShape",
-          "PackActionInputs")  # fmt: skip
+_OTHER = re.compile(r"(PVNASVideo|Decord|PyAV|OpenCV)(Init|Decode)|FormatShape|Pack.*")
 
 
 class Classifier(nn.Module):
@@ -56,9 +56,9 @@ class Classifier(nn.Module):
 def load_classifier(
     config: Config, checkpoint: str | None, input_shape: Sequence[int]
 ) -> Classifier:
-    """The classifier of a config, in evaluation mode, for clips of ``input_shape`` (C,
-    T, H, W); with random weights where ``checkpoint`` is None. FileNotFoundError or
-    ValueError where checkpoint, head or clips do not fit the network."""
+    """The classifier of a config, in evaluation mode, for clips (C, T, H, W); with
+    random weights where ``checkpoint`` is None. FileNotFoundError or ValueError where
+    checkpoint, head or clips do not fit the network."""
     recognizer = build_recognizer(config)
     check_head(recognizer)
     if isinstance(recognizer.backbone, PVNASNet):
@@ -97,13 +97,11 @@ def preprocessing_of(cfg: Config) -> dict[str, Any]:
             sampling = settings.pop("frame_interval", 1)
             sampling = "uniform" if kind == "UniformSample" else sampling
         elif kind == "Resize" and not isinstance(settings["scale"], float):
-            scale = list(settings.pop("scale"))
-            steps.append(["resize", scale, settings.pop("keep_ratio", True)])
+            keep_ratio = settings.pop("keep_ratio", True)
+            steps.append(["resize", list(settings.pop("scale")), keep_ratio])
         elif kind == "CenterCrop":
-            size = settings.pop("crop_size")
-            size = [size] * 2 if type(size) is int else list(size)
-            steps.append(["center_crop", size])
-        elif kind in _OTHER:
+            steps.append(["center_crop", list(pair(settings.pop("crop_size")))])
+        elif _OTHER.fullmatch(kind):
             settings = {}
         else:
             settings["type"] = kind
@@ -132,9 +130,9 @@ def model_facts(config: Config, input_shape: Sequence[int]) -> dict[str, str]:
     :func:`labels_of`, ``frames``, ``height``, ``width``, and ``mean`` and ``std`` (by
     channel, RGB, of pixels from 0 to 255)."""
     preprocessor = config.model.get("data_preprocessor") or {}
-    _, frames, height, width = input_shape
-    facts = dict(classes=labels_of(config), frames=frames, height=height, width=width)
-    facts |= {"mean": preprocessor.get("mean"), "std": preprocessor.get("std")}
+    facts = dict(zip(("frames", "height", "width"), input_shape[1:], strict=True))
+    facts |= {key: preprocessor.get(key) for key in ("mean", "std")}
+    facts["classes"] = labels_of(config)
     return {key: json.dumps(value) for key, value in facts.items()}
 
 
@@ -167,15 +165,15 @@ def export_onnx(
 @torch.no_grad()
 def max_difference(
     classifier: Classifier, path: str | os.PathLike[str], inputs: Iterable[Tensor]
-) -> list[float]:
-    """Largest absolute difference of logits between onnxruntime and PyTorch, for each
-    batch (N, C, T, H, W); not a number counts as infinite."""
-    run, differences = start(Path(path)), []
+) -> float:
+    """Largest absolute difference of logits between onnxruntime and PyTorch, over
+    batches (N, C, T, H, W); not a number counts as infinite."""
+    run, largest = start(Path(path)), 0.0
     for clips in inputs:
-        found = torch.from_numpy(run(clips.numpy()))
-        difference = (found - classifier(clips)).abs().max()
-        differences.append(float(difference.nan_to_num(nan=float("inf"))))
-    return differences
+        difference = torch.from_numpy(run(clips.numpy())) - classifier(clips)
+        difference = difference.abs().nan_to_num(nan=float("inf"))
+        largest = max(largest, float(difference.max()))
+    return largest
 
 
 def check_inputs(
@@ -187,5 +185,4 @@ def check_inputs(
     noise, gray, still = (
         torch.randn((size, *input_shape), generator=generator) for size in batch_sizes
     )
-    still = still[:, :, :1].expand_as(still).contiguous()
-    return [noise, torch.ones_like(gray), still]
+    return [noise, torch.ones_like(gray), still[:, :, :1].expand_as(still).contiguous()]

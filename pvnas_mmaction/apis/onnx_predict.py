@@ -6,7 +6,7 @@ This file runs alone: it needs Python, numpy, OpenCV and onnxruntime. Frames are
 by PyAV where that is installed, as in training; OpenCV's differ by a level here and
 there.
 
-    python onnx_predict.py FOLDER VIDEO... [--top-k 5] [--window 2] [--out FILE.csv]
+    python onnx_predict.py FOLDER VIDEO... [--window 2] [--out FILE.csv]
 
 FOLDER holds ``model.onnx``, ``preprocessing.json`` and ``labels.txt``, as ``pvnas fit``
 writes them. VIDEO is a file, or a folder of files.
@@ -62,8 +62,7 @@ def load_exported(path: str) -> Deployed:
     """Read what ``pvnas fit`` wrote: a folder, or the ONNX file in it."""
     import onnxruntime
 
-    given = Path(path)
-    file = given / "model.onnx" if given.is_dir() else given
+    file = Path(path, "model.onnx") if Path(path).is_dir() else Path(path)
     for needed in (file, *(file.with_name(n) for n in DESCRIPTION)):
         if not needed.is_file():
             raise FileNotFoundError(f"{needed}: expected a file of an export, got none")
@@ -223,21 +222,20 @@ def clips_of(
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: expected a video, got no file")
     try:
-        total, fps = sum(1 for _ in decode(path)), frame_rate(path)
+        total, fps = sum(1 for _ in decode(path)), frame_rate(path) or 25.0
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: expected a video, got {error}") from error
     if total == 0:
         raise ValueError(f"{path}: expected a video, got no frames")
-    fps = fps or 25.0
     length = min(max(round(window * fps), 1), total) if window else total
-    step = max(round((stride or window) * fps), 1)
+    step = max(round(stride * fps), 1) if stride else length
     starts = list(range(0, total - length + 1, step))
     if starts[-1] + length < total:  # the end of the video, too
         starts.append(total - length)
-    numbers = [sample(length, start, preprocessing) for start in starts]
-    wanted = {number for row in numbers for number in row}
     mean, std = (np.float32(preprocessing[key]) for key in ("mean", "std"))
     pictures, last, frames = enumerate(decode(path)), -1, {}
+    numbers = [sample(length, start, preprocessing) for start in starts]
+    wanted = {number for row in numbers for number in row}
     for start, row in zip(starts, numbers, strict=True):
         frames = {i: frame for i, frame in frames.items() if i >= start}
         while last < max(row):
@@ -302,7 +300,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--window", type=float, default=0, metavar="SECONDS", help=window)
     stride = "from one window to the next; default: as long as a window"
     add("--stride", type=float, default=0, metavar="SECONDS", help=stride)
-    add("--out", metavar="FILE", help="write all probabilities: .json or .csv")
+    add("--out", type=Path, metavar="FILE", help="all probabilities: .json or .csv")
     add("--onnx", action="store_true", help="run model.onnx, without PyTorch")
 
 
@@ -311,10 +309,10 @@ def predict_all(
 ) -> bool:
     """Predict, print and write; a video that can't be read is named and left out.
     Whether all of them could be read."""
-    for option in ("window", "stride"):
-        if not 0 <= (seconds := getattr(args, option)) < float("inf"):
-            raise ValueError(f"--{option}: expected seconds, got {seconds:g}")
-    if args.out and Path(args.out).suffix not in (".json", ".csv"):
+    for name, seconds in dict(window=args.window, stride=args.stride).items():
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"--{name}: expected seconds, got {seconds:g}")
+    if args.out and args.out.suffix not in (".json", ".csv"):
         raise ValueError(f"--out: expected FILE.json or FILE.csv, got {args.out}")
     found, videos = [], find_videos(videos)
     for video in videos:
@@ -324,27 +322,26 @@ def predict_all(
             print(f"error: {error}", file=sys.stderr)
             continue
         for row in rows:
-            order = np.argsort(row["probabilities"])[::-1][: max(args.top_k, 1)]
-            row["top"] = [deployed.labels[i] for i in order]
-            shown = (f"{deployed.labels[i]} {row['probabilities'][i]:.3f}"
-                     for i in order)  # fmt: skip
+            pairs = zip(row["probabilities"], deployed.labels, strict=True)
+            top = sorted(pairs, key=lambda pair: -pair[0])[: max(args.top_k, 1)]
+            row["top"] = [label for _, label in top]
+            shown = ", ".join(f"{label} {share:.3f}" for share, label in top)
             time = f"  {row['start']:7.2f}-{row['end']:.2f} s" if args.window else ""
-            print(f"{video}{time}  {', '.join(shown)}", flush=True)
+            print(f"{video}{time}  {shown}", flush=True)
         found += rows
     if args.out:
-        write(found, deployed.labels, Path(args.out))
+        write(found, deployed.labels, args.out)
     return {row["video"] for row in found} == set(videos)
 
 
 def write(rows: Sequence[dict[str, Any]], labels: list[str], path: Path) -> None:
     """Write predictions as JSON, or as CSV with a column for each class."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".json":
-        content = dict(labels=labels, predictions=list(rows))
-        text = json.dumps(content, ensure_ascii=False, indent=1)
-        path.write_text(text + "\n", encoding="utf-8")
-        return
     with path.open("w", newline="", encoding="utf-8") as file:
+        if path.suffix == ".json":
+            content = dict(labels=labels, predictions=list(rows))
+            json.dump(content, file, ensure_ascii=False, indent=1)
+            return
         writer = csv.writer(file)
         writer.writerow(["video", "start", "end", "top_1", *labels])
         for row in rows:

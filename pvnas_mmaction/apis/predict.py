@@ -34,10 +34,8 @@ def load_trained(source: str, checkpoint: str | None, device: str) -> Deployed:
     check_one_network(cfg)
     make_portable(cfg)
     preprocessing = preprocessing_of(cfg)
-    view = view_of(cfg)
-    shape = (3, view.frames, view.height, view.width)
     weights = checkpoint or str(folder / "checkpoint.pth")
-    classifier = load_classifier(cfg, weights, shape).to(where)
+    classifier = load_classifier(cfg, weights, view_of(cfg).shape).to(where)
     labels = labels_of(cfg) if checkpoint else read_description(folder)[0]
 
     @torch.inference_mode()

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from mmaction.registry import DATASETS
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from torch import nn
 
 from ..profiling.onnx_parts import quiet, start
@@ -18,28 +18,26 @@ from ..space.checks import wrong
 from .export import INPUT
 
 CALIBRATION_CLIPS = 64
+# A normalised clip (1, C, T, H, W), float32, and its class id.
+Clips = Iterable[tuple[np.ndarray, int]]
 
 
-def quantize(source: Path, out: Path, clips: Iterator[np.ndarray]) -> None:
+def quantize(source: Path, out: Path, clips: Clips) -> None:
     """Write an ONNX classifier with weights and activations in 8 bits.
 
-    Scales of weights are by output channel; those of activations span what the clips
-    give (static quantisation of onnxruntime, in QDQ form). Input and output stay
-    float32, and the metadata of ``source`` is kept.
-
-    Args:
-        source: The ONNX file of :func:`export_onnx`.
-        out: File to write.
-        clips: Normalised training clips (1, C, T, H, W), float32.
+    Scales of weights are by output channel; those of activations span what the clips,
+    of training, give (static quantisation of onnxruntime, in QDQ form). Input, output
+    and metadata of ``source``, a file of :func:`export_onnx`, are kept.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
+        feeds = ({INPUT: clip} for clip, _ in clips)
+
         def get_next(self) -> dict[str, np.ndarray] | None:
-            clip = next(clips, None)
-            return None if clip is None else {INPUT: clip}
+            return next(self.feeds, None)
 
     with quiet(), TemporaryDirectory() as folder:
         prepared, written = Path(folder, "prepared.onnx"), Path(folder, "out.onnx")
@@ -51,55 +49,34 @@ def quantize(source: Path, out: Path, clips: Iterator[np.ndarray]) -> None:
     onnx.save(model, out)
 
 
-class Clips:
-    """Normalised clips (1, C, T, H, W) of a config's list, in views as its test takes
-    them, with their class ids.
-
-    Args:
-        config: A config with loaders.
-        split: ``"train"`` or ``"test"``.
-        preprocessor: The recognizer's data preprocessor.
-        number: At most so many clips, evenly spaced. Default None: all.
-
-    Raises:
-        ValueError: The config has no such list, or a clip has more than one view.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        split: str,
-        preprocessor: nn.Module,
-        number: int | None = None,
-    ) -> None:
-        settings = []
-        for name in (split, "test"):
-            loader = config.get(f"{name}_dataloader")
-            if loader is None:
-                raise wrong(f"{name}_dataloader", "one with clips, for --int8", "none")
-            settings.append(copy.deepcopy(loader.dataset.to_dict()))
-        own, test = settings
-        own |= dict(pipeline=test["pipeline"], test_mode=True)
-        self._dataset, self._preprocessor = DATASETS.build(own), preprocessor
-        length = len(self._dataset)
-        chosen = np.linspace(0, length - 1, min(number or length, length)).astype(int)
-        self.indices = chosen.tolist()
-        info = (self._dataset.get_data_info(i) for i in self.indices)
-        self.labels = [int(data["label"]) for data in info]
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for index in self.indices:
-            item = self._dataset[index]
-            batch = dict(inputs=[item["inputs"]], data_samples=[item["data_samples"]])
-            (views,) = self._preprocessor(batch, training=False)["inputs"]
-            if len(views) != 1:
-                expected = "one view of a video, for --int8"
-                raise wrong("test_pipeline", expected, str(len(views)))
-            yield views.numpy()
+def labelled_clips(
+    config: Config, split: str, preprocessor: nn.Module, number: int | None = None
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Clips of a config's ``"train"`` or ``"test"`` list, in views as its test takes
+    them; at most a ``number``, evenly spaced (default: all). ValueError where it has no
+    such list, or a clip has more than one view."""
+    settings = {}
+    for name in (split, "test"):
+        loader = config.get(f"{name}_dataloader")
+        if loader is None:
+            raise wrong(f"{name}_dataloader", "one with clips, for --int8", "none")
+        settings[name] = loader.dataset.to_dict()
+    pipeline = settings["test"]["pipeline"]
+    dataset = DATASETS.build(
+        {**settings[split], "pipeline": pipeline, "test_mode": True}
+    )
+    length = len(dataset)
+    for index in np.linspace(0, length - 1, min(number or length, length)).astype(int):
+        data = preprocessor(pseudo_collate([dataset[int(index)]]))
+        (views,), (sample,) = data["inputs"], data["data_samples"]
+        if len(views) != 1:
+            expected = "one view of a video, for --int8"
+            raise wrong("test_pipeline", expected, str(len(views)))
+        yield views.numpy(), int(sample.gt_label)
 
 
-def top1(path: Path, clips: Clips) -> float:
-    """Accuracy of an exported network, a share."""
+def top1(path: Path, clips: Clips) -> tuple[float, int]:
+    """Accuracy of an exported network, a share, and the number of clips."""
     run = start(path)
-    found = [int(run(clip).argmax()) for clip in clips]
-    return float(np.mean(np.equal(found, clips.labels)))
+    right = [int(run(clip).argmax()) == label for clip, label in clips]
+    return float(np.mean(right)), len(right)

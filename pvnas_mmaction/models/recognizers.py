@@ -35,6 +35,11 @@ class View:
     def __str__(self) -> str:
         return f"{self.frames}x{self.height}x{self.width}"
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(C, T, H, W)."""
+        return 3, self.frames, self.height, self.width
+
     def random_input(self, batch_size: int) -> Tensor:
         """Normally distributed input, the same for every model of a view:
         (N, 1, 3, T, H, W), or (N, T, 3, H, W) for a 2D recognizer."""
@@ -59,9 +64,9 @@ def view_of(config: Config) -> View:
             frames = transform["clip_len"]
             clips = transform.get("num_clips", 1)
         elif kind in ("CenterCrop", "ThreeCrop", "TenCrop"):
-            size = _pair(transform["crop_size"])
+            size = pair(transform["crop_size"])
         elif kind == "Resize" and not transform.get("keep_ratio", True):
-            size = _pair(transform["scale"])[::-1]
+            size = pair(transform["scale"])[::-1]
         elif kind == "FormatShape":
             input_format = transform["input_format"]
     if frames is None or size is None or input_format not in ("NCHW", "NCTHW"):
@@ -85,7 +90,8 @@ def pipeline_of(config: Config) -> Sequence[Mapping[str, Any]]:
     raise wrong("config", "a loader with a pipeline, to test or to validate", "none")
 
 
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """A size of two numbers, from one or two."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 

@@ -105,10 +105,8 @@ class SearchRun(Run):
 
 @dataclass
 class TrainRun(Run):
-    """A training, usually of one genotype's network: lines of ``scalars.json``.
-
-    Each line of ``val`` has ``after_step``: steps of training before it.
-    """
+    """A training, usually of one genotype's network: lines of ``scalars.json``, of
+    validation with ``after_step``, the steps of training before it."""
 
     config: dict[str, Any] = field(default_factory=dict)
     train: list[dict[str, Any]] = field(default_factory=list)
@@ -130,19 +128,19 @@ def _read(path: Path, name: str) -> Run:
     if not path.is_dir():
         raise wrong(str(path), EXPECTED, "a file" if path.exists() else "nothing")
     configs = sorted(path.glob("[0-9]*_[0-9]*/vis_data/config.py"))
-    kind = lookup(read_config(configs[0]), "train_cfg.type") if configs else None
+    kind = lookup(_read_config(configs[0]), "train_cfg.type") if configs else None
     if (path / "search").is_dir() or kind == "SearchLoop" or not any(path.iterdir()):
         return _read_search(SearchRun(path, name))
     if not configs:
         raise wrong(str(path), EXPECTED, "neither search/ nor a folder <date>_<time>")
-    return _read_training(TrainRun(path, name), [c.parent.parent for c in configs])
+    return _read_training(TrainRun(path, name), [c.parent for c in configs])
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
     """A config as MMEngine dumped it; nothing where it can't be read."""
     try:
         return Config.fromfile(path, import_custom_modules=False).to_dict()
@@ -153,9 +151,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def lookup(config: Any, dotted: str) -> Any:
     """``config["a"]["b"]`` for ``"a.b"``; None where a part is missing."""
     for key in dotted.split("."):
-        if not isinstance(config, dict) or key not in config:
-            return None
-        config = config[key]
+        config = config.get(key) if isinstance(config, dict) else None
     return config
 
 
@@ -217,15 +213,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_record(path: Path) -> dict[str, Any]:
     starts = read_starts(path)
     for start in starts:
-        start["started"] = datetime.fromisoformat(start["started"])
-        start["ended"] = datetime.fromisoformat(start["ended"])
+        for key in ("started", "ended"):
+            start[key] = datetime.fromisoformat(start[key])
     return {**_read_json(path), "starts": starts}
 
 
 def _read_setting(path: Path) -> dict[str, Any]:
     data = _read_json(path)
-    names = ("input_shape", "num_classes", "budget")
-    setting = {name: data[name] for name in names}
+    setting = {key: data[key] for key in ("input_shape", "num_classes", "budget")}
     return dict(setting, space=SearchSpace.from_config(data["space"]))
 
 
@@ -233,28 +228,30 @@ def _read_setting(path: Path) -> dict[str, Any]:
 
 
 def _read_training(run: TrainRun, folders: Sequence[Path]) -> TrainRun:
+    train: dict[int, dict[str, Any]] = {}
+    val: dict[int, dict[str, Any]] = {}
     for folder in folders:
-        scalars = folder / "vis_data/scalars.json"
-        config = read_config(folder / "vis_data/config.py")
-        train, val = _split(read_json_lines(scalars)[0] if scalars.is_file() else [])
-        if not train and (val or run.train):
+        path, config = folder / "scalars.json", _read_config(folder / "config.py")
+        lines = read_json_lines(path)[0] if path.is_file() else []
+        steps = {line["step"]: line for line in lines if "iter" in line}
+        scores = {line["step"]: line for line in lines if "iter" not in line}
+        if not steps and (scores or train):
             continue  # a test, or killed before its first line
-        first = train[0]["step"] if train else 0
-        resumed = run.train and config.get("resume") and first > run.train[0]["step"]
-        if not resumed:  # a run of its own
-            run.train, run.val, run.starts = [], [], []
-        run.train = [r for r in run.train if r["step"] < first] + train
-        run.val = [r for r in run.val if r["after_step"] < first] + val
-        run.config_text, run.config = _text(folder / "vis_data/config.py"), config
-        started = datetime.strptime(folder.name, "%Y%m%d_%H%M%S")
-        wrote = datetime.fromtimestamp(scalars.stat().st_mtime) if train else started
+        if not (train and config.get("resume") and min(steps) > min(train)):
+            train, val, run.starts = {}, {}, []  # a run of its own
+        train, val = train | steps, val | scores
+        run.config_text, run.config = _text(folder / "config.py"), config
+        started = datetime.strptime(folder.parent.name, "%Y%m%d_%H%M%S")
+        wrote = datetime.fromtimestamp(path.stat().st_mtime) if steps else started
         facts = config.get("started_with", {})
         run.starts.append({**facts, "started": started, "ended": wrote})
-    # The last step of an epoch is not logged, but epochs are of one length.
-    lengths = [-(-r["step"] // r["epoch"]) for r in run.train if "epoch" in r]
-    for record in run.val:
-        steps = record["step"] * max(lengths, default=1)
-        record["after_step"] = max(record["after_step"], steps)
+    run.train = [*train.values()]
+    # Validations count epochs of one length, whose last step may not be logged.
+    lengths = [
+        -(-line["step"] // line["epoch"]) for line in run.train if "epoch" in line
+    ]
+    length = max(lengths, default=1)
+    run.val = [{**line, "after_step": step * length} for step, line in val.items()]
     if not run.train:
         run.missing.append("No line of scalars.json is there: nothing is logged yet.")
     source = lookup(run.config, "model.backbone.genotype")
@@ -266,15 +263,3 @@ def _read_training(run: TrainRun, folders: Sequence[Path]) -> TrainRun:
     except (OSError, ValueError) as error:
         run.missing.append(f"The genotype can't be read ({error}).")
     return run
-
-
-def _split(lines: Sequence[dict[str, Any]]) -> tuple[list, list]:
-    """Lines of training, and of validation with the last step logged before each."""
-    train: list[dict[str, Any]] = []
-    val: list[dict[str, Any]] = []
-    for record in lines:
-        if "iter" in record:
-            train.append(record)
-        else:
-            val.append({**record, "after_step": train[-1]["step"] if train else 0})
-    return train, val

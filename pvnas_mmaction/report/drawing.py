@@ -45,7 +45,7 @@ def network_plot(
     the rows of all of them; default: the network alone."""
     rows = _drawn(rows)
     others = [row for network in among or [rows] for row in _drawn(network)]
-    widest_macs = max([1, *(row.macs or 0 for row in others)])
+    widest_macs = max(1, *(row.cost.macs for row in others))
     frames = max([5, *map(_frames, others)])
     top, bottom = frames / 2 + TITLE_FRAMES, -frames / 2 - LABEL_FRAMES
     dots = [
@@ -70,20 +70,17 @@ def network_plot(
 
 def _frames(row: LayerRow) -> int:
     """Largest temporal kernel of a layer."""
-    return max([1, *(conv.kernel[0] for conv in row.layout.convolutions)])
+    return max((conv.kernel[0] for conv in row.layout.convolutions), default=1)
 
 
 def _slabs(index: int, row: LayerRow, widest_macs: int) -> list[dict[str, Any]]:
     """Bars of one slot: from x to x2 in slots, from y to y2 in frames around 0."""
     color = family_colors().get(row.spec.family if row.spec else "", OTHER_COLOR)
-    start: Triple = row.in_shape[1:] if row.in_shape else (1, 1, 1)  # type: ignore
 
     def width(conv: Conv, size: Triple) -> float:
-        # Where costs are not known, all convolutions are alike.
-        share = part_cost(conv, size).macs / widest_macs if row.in_shape else 0.2
-        return max(NARROWEST, share * WIDEST)
+        return max(NARROWEST, part_cost(conv, size).macs / widest_macs * WIDEST)
 
-    bars, size = [], start  # width, ends in frames, fill
+    bars, size = [], row.in_shape[1:]  # width, ends in frames, fill
     for part in row.layout.parts:
         if isinstance(part, Conv):
             half, fill = part.kernel[0] / 2, color if part.groups == 1 else _pale(color)
@@ -91,8 +88,8 @@ def _slabs(index: int, row: LayerRow, widest_macs: int) -> list[dict[str, Any]]:
         elif isinstance(part, Shift):
             bars += [(NARROWEST, i - 1.5, i - 0.5, color) for i in range(3)]
         size = out_shape(part, size)
-    if isinstance(row.layout.shortcut, Conv):
-        bars.append((width(row.layout.shortcut, start), -0.5, 0.5, "#FFFFFF"))
+    if isinstance(shortcut := row.layout.shortcut, Conv):
+        bars.append((width(shortcut, row.in_shape[1:]), -0.5, 0.5, "#FFFFFF"))
     x, drawn = index + 0.5 - sum(wide for wide, *_ in bars) / 2, []
     for wide, low, high, fill in bars:
         drawn.append(
@@ -124,8 +121,8 @@ def _slot(index: int, row: LayerRow) -> dict[str, Any]:
         place=f"{row.name}: {row.block}",
         parts=", ".join(map(describe, row.layout.parts)) or "nothing",
         shapes=f"{format_shape(row.in_shape)} \u2192 {format_shape(row.out_shape)}",
-        macs=format_count(row.macs),
-        params=format_count(row.params),
+        macs=format_count(row.cost.macs),
+        params=format_count(row.cost.params),
         frames=row.spec.temporal_kernel if row.spec else 1,
     )
 
@@ -135,9 +132,8 @@ def _bands(rows: Sequence[LayerRow]) -> list[dict[str, Any]]:
     bands = []
     for stage in sorted({row.stage for row in rows if row.stage is not None}):
         members = [i for i, row in enumerate(rows) if row.stage == stage]
-        shape = rows[members[0]].out_shape
         title = f"stage {stage + 1}" if len(members) > 1 else f"S{stage + 1}"
-        if shape is not None and len(members) > 2:
-            title += f": {shape[0]} channels"
+        if len(members) > 2:
+            title += f": {rows[members[0]].out_shape[0]} channels"
         bands.append(dict(x=members[0] + 0.03, x2=members[-1] + 0.97, title=title))
     return bands

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +16,7 @@ from .predictions import Predictions
 
 SMOOTHING = 10
 MAX_POINTS = 500
-MAX_STEPS = 200
-MAX_NUMBERS = 30_000  # of p on one page, which bounds its size: 6 bytes each, twice
+MAX_STEPS = 150
 WRITTEN_ROWS = 14  # up to so many rows, numbers are written into a matrix
 NAMED_CLASSES = 40  # up to so many, axes name the classes
 Rows = Sequence[Mapping[str, Any]]
@@ -33,16 +31,13 @@ def thin(items: Sequence[Any], limit: int) -> list[Any]:
 
 
 def column(rows: Rows, key: str, mean_of: int = 1) -> list[float | None]:
-    """A field of every record, or the mean of its last numbers up to there; None where
+    """A field of every record, or the mean of its last ones up to there; None where
     there is no finite number."""
-    recent: deque[float] = deque(maxlen=mean_of)
+    values = [row.get(key, math.nan) for row in rows]
     means: list[float | None] = []
-    for row in rows:
-        is_number = math.isfinite(row.get(key, math.nan))
-        if is_number:
-            recent.append(row[key])
-        shown = is_number or (mean_of > 1 and recent)
-        means.append(math.fsum(recent) / len(recent) if shown else None)
+    for end in range(1, len(values) + 1):
+        known = [x for x in values[max(0, end - mean_of) : end] if math.isfinite(x)]
+        means.append(math.fsum(known) / len(known) if known else None)
     return means
 
 
@@ -71,20 +66,17 @@ def curves(
     """Columns (key, label, color) of records over their ``step``, as running means
     where ``smooth``; None where all are empty. ``settings`` are those of
     ``plots/curves.json.jinja``."""
-    length = SMOOTHING if smooth else 1
-    columns = {key: column(rows, key, length) for key, _, _ in series}
-    columns = {k: v for k, v in columns.items() if any(x is not None for x in v)}
-    if not columns:
+    columns = {key: column(rows, key, SMOOTHING if smooth else 1) for key, *_ in series}
+    shown = [dict(key=key, label=label, color=color) for key, label, color in series
+             if any(x is not None for x in columns[key])]  # fmt: skip
+    if not shown:
         return None
-    period = "cycle" if "cycle" in rows[0] else "epoch"
-    first = int(period == "cycle")  # cycles count from 0
+    period, first = ("cycle", 1) if "cycle" in rows[0] else ("epoch", 0)
     values = [
-        {"step": r["step"], period: r.get(period, 0) + first,
-         **{key: numbers[i] for key, numbers in columns.items()}}
-        for i, r in enumerate(rows)
+        {"step": row["step"], period: row.get(period, 0) + first,
+         **{one["key"]: columns[one["key"]][i] for one in shown}}
+        for i, row in enumerate(rows)
     ]  # fmt: skip
-    shown = [dict(key=k, label=name, color=color) for k, name, color in series
-             if k in columns]  # fmt: skip
     return make_plot("curves", title, rows=thin(values, MAX_POINTS), series=shown,
                      period=period, **settings)  # fmt: skip
 
@@ -120,22 +112,18 @@ def search_plots(run: SearchRun) -> dict[str, Plot]:
 
 
 def probability_plots(
-    run: SearchRun, share: float = 1.0
+    run: SearchRun,
 ) -> tuple[dict[str, Plot], list[tuple[int, int]]]:
-    """p of all layers at one step (``overview``) and of one layer over time
-    (``detail``), and step and cycle of each column of the latter. The page sets their
-    parameters ``t``, index of a column, and ``layer``. ``share`` is that of the numbers
-    that a page may hold."""
-    candidates = run.space.candidates
+    """p of all layers at one step (``p-overview``) and of one layer over time
+    (``p-detail``), and step and cycle of each column of the latter. The page sets their
+    parameters ``t``, index of a column, and ``layer``."""
+    candidates, history = run.space.candidates, thin(run.history, MAX_STEPS)
     names = [(i, name) for i, row in enumerate(candidates) for name in row]
-    cells = [dict(i=i, layer=n, candidate=name) for i, (n, name) in enumerate(names)]
-    number = max(2, min(MAX_STEPS, int(MAX_NUMBERS * share) // len(cells)))
-    history = thin(run.history, number)
     steps = [record["step"] for record in history]
     last = steps[-1] - steps[-2] if len(steps) > 1 else 1
     p = [[round(x, 3) for row in record["p"] for x in row] for record in history]
     data = dict(
-        cells=cells,
+        cells=[dict(i=i, layer=n, candidate=c) for i, (n, c) in enumerate(names)],
         p=p,
         most=max(map(len, candidates)),
         names=sorted({name for _, name in names}, key=lambda n: (n == "skip", n)),
@@ -148,12 +136,12 @@ def probability_plots(
         columns=[dict(t=t, step=a, step2=b) for t, (a, b) in
                  enumerate(itertools.pairwise([*steps, steps[-1] + last]))],
     )  # fmt: skip
-    plots = dict(
-        overview=make_plot("overview", "All layers at this step",
-                           190 + 12 * len(candidates), **data),
-        detail=make_plot("detail", "This layer over time", **data),
-    )  # fmt: skip
-    return plots, [(r["step"], r["cycle"] + 1) for r in history]
+    width = 190 + 12 * len(candidates)
+    plots = {
+        "p-overview": make_plot("overview", "All layers at this step", width, **data),
+        "p-detail": make_plot("detail", "This layer over time", **data),
+    }
+    return plots, [(record["step"], record["cycle"] + 1) for record in history]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -186,7 +174,7 @@ def archive_plots(runs: Sequence[SearchRun]) -> dict[str, Plot]:
         ]  # fmt: skip
         if points:
             front = pareto_front([(p["cost"], p["accuracy"]) for p in points])
-            plots[kind] = make_plot(
+            plots[f"archive-{kind}"] = make_plot(
                 "archive", f"Accuracy against {unit} (dashed: Pareto front)",
                 points=points, front=[points[i] for i in front], unit=unit,
                 pattern=number_format([p["cost"] for p in points]),

@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import io
-
-import numpy as np
+import mmcv
 from mmaction.registry import HOOKS
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from PIL import Image
 
 from ..search.archive import ArchiveEntry
 from .drawing import network_plot
@@ -59,5 +56,5 @@ class GenotypePictureHook(Hook):
         )
         rows = layer_rows(runner.train_loop.files.genotype(entry))
         picture = figure_bytes(network_plot(rows, title), ".png")
-        image = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+        image = mmcv.imfrombytes(picture, channel_order="rgb")
         runner.visualizer.add_image(name, image, step=entry.step)

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from ..space.cost import check_input_shape, layout_cost
+from ..space.cost import Cost, check_input_shape, layout_cost
 from ..space.genotype import Genotype
 from ..space.layout import BlockSpec, Conv, Layout, MaxPool, Part, Shift, layout
 
@@ -16,20 +16,16 @@ Shape = tuple[int, ...]
 @dataclass(frozen=True)
 class LayerRow:
     """One line of a network's description: ``stem``, ``layer N`` (from 0), ``last
-    conv`` or ``classifier``.
-
-    ``block`` is a block spec or words, ``stage`` (from 0) is None outside the layers.
-    Shapes (C, T, H, W) and MACs are None where the input shape is not known.
-    """
+    conv`` or ``classifier``. ``block`` is a block spec or words, shapes are (C, T, H,
+    W), ``stage`` (from 0) is None outside the layers."""
 
     name: str
     block: str
     layout: Layout
     stage: int | None
-    in_shape: Shape | None
-    out_shape: Shape | None
-    macs: int | None
-    params: int
+    in_shape: Shape
+    out_shape: Shape
+    cost: Cost
 
     @property
     def spec(self) -> BlockSpec | None:
@@ -45,15 +41,14 @@ def layer_rows(
     """Describe a network from stem to classifier, for an input (C, T, H, W).
 
     Input shape and number of classes default to those of the provenance; without them
-    shapes and MACs stay None, or the classifier is left out.
-    ValueError for a shape that the skeleton does not take.
+    to 8 frames of 224x224, or the classifier is left out. ValueError for a shape that
+    the skeleton does not take.
     """
-    skeleton = genotype.skeleton
-    input_shape = input_shape or genotype.provenance.get("input_shape")
-    num_classes = num_classes or genotype.provenance.get("num_classes")
-    # Parameters do not depend on the shape: any will do where none is known.
-    any_shape = (skeleton.in_channels, 1, 1, 1)
-    shape: Shape = check_input_shape(skeleton, input_shape or any_shape)
+    skeleton, known = genotype.skeleton, genotype.provenance
+    input_shape = input_shape or known.get("input_shape")
+    num_classes = num_classes or known.get("num_classes")
+    default = (skeleton.in_channels, 8, 224, 224)
+    shape: Shape = check_input_shape(skeleton, input_shape or default)
     stem, head = skeleton.stem_layout, skeleton.head_layout
     places = [("stem", _words(stem), stem, skeleton.stem.channels, None)]
     places += [
@@ -66,16 +61,13 @@ def layer_rows(
     for name, block, parts, width, stage in places:
         cost = layout_cost(parts, shape[1:])
         out = (width, *parts.out_shape(shape[1:]))
-        rows.append(LayerRow(name, block, parts, stage, shape, out, cost.macs,
-                             cost.params))  # fmt: skip
+        rows.append(LayerRow(name, block, parts, stage, shape, out, cost))
         shape = out
     if num_classes is not None:
-        weights = skeleton.out_channels * num_classes
-        rows.append(LayerRow("classifier", "mean, fully connected", Layout(()), None,
-                             shape, (num_classes, 1, 1, 1), weights,
-                             weights + num_classes))  # fmt: skip
-    if input_shape is None:
-        rows = [replace(r, in_shape=None, out_shape=None, macs=None) for r in rows]
+        macs = skeleton.out_channels * num_classes
+        words, out = "mean, fully connected", (num_classes, 1, 1, 1)
+        cost = Cost(macs, macs + num_classes)
+        rows.append(LayerRow("classifier", words, Layout(()), None, shape, out, cost))
     return rows
 
 
@@ -96,10 +88,9 @@ def describe(part: Part) -> str:
     return f"{kind} {format_shape(part.kernel)}{stride}"
 
 
-def total(rows: Sequence[LayerRow]) -> tuple[int | None, int]:
-    """MACs (None where not known) and parameters of all rows."""
-    macs = None if rows[0].macs is None else sum(row.macs or 0 for row in rows)
-    return macs, sum(row.params for row in rows)
+def total(rows: Sequence[LayerRow]) -> Cost:
+    """Cost of all rows."""
+    return sum((row.cost for row in rows), Cost())
 
 
 def temporal_reach(genotype: Genotype) -> int:
@@ -115,17 +106,15 @@ def temporal_reach(genotype: Genotype) -> int:
     return reach
 
 
-def format_count(value: float | None) -> str:
-    """A count in at most four digits: ``1.23 G``, ``45.6 M``, ``789``; n/a for None."""
-    if value is None:
-        return "n/a"
+def format_count(value: float) -> str:
+    """A count in three digits: ``1.23 G``, ``45.6 M``, ``789``."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         # Rounded first: 999,600 is 1 M, not 1e+03 k.
         if float(f"{abs(value):.3g}") >= size:
-            return f"{value / size:.3g} {unit}" if value < 9.995e14 else f"{value:.3g}"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
 
 
-def format_shape(shape: Sequence[int] | None) -> str:
-    """``24x8x16x16``, or n/a."""
-    return "n/a" if shape is None else "x".join(map(str, shape))
+def format_shape(shape: Sequence[int]) -> str:
+    """``24x8x16x16``."""
+    return "x".join(map(str, shape))

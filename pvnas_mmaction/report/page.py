@@ -10,8 +10,10 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from mmengine.config import Config
 
 from .. import __version__
+from ..models.recognizers import view_of
 from ..search.diagnostics import MEANINGS
 from ..search.diversity import mean_pairwise_hamming
 from ..search.schedule import MISSED_PLAN
@@ -68,9 +70,12 @@ class Section:
             return []
         if lookup(self.run.record, "schedule.mode") not in (None, "diversity"):
             return []  # other modes have no feedback to follow the plan with
-        pairs = [(n, n.entry.diversity - n.entry.planned_diversity)
-                 for n in self.run.networks]  # fmt: skip
-        return [network for network, miss in pairs if abs(miss) > MISSED_PLAN]
+        return [
+            network
+            for network in self.run.networks
+            if abs(network.entry.diversity - network.entry.planned_diversity)
+            > MISSED_PLAN
+        ]
 
 
 class Report:
@@ -80,19 +85,17 @@ class Report:
     def __init__(self, runs: Sequence[Run]) -> None:
         self.plots: dict[str, Plot] = {}
         self.searches = [run for run in runs if isinstance(run, SearchRun)]
-        self.sections = []
-        for i, run in enumerate(runs, start=1):
-            section = Section(run, f"run-{i}")
-            if isinstance(run, SearchRun):
-                self._add_search(section, run)
-            elif isinstance(run, TrainRun):
-                self._add_training(section, run)
-            self.sections.append(section)
+        self.sections = [Section(run, f"run-{i}") for i, run in enumerate(runs, 1)]
+        for section in self.sections:
+            if isinstance(section.run, SearchRun):
+                self._add_search(section, section.run)
+            elif isinstance(section.run, TrainRun):
+                self._add_training(section, section.run)
         self.comparison: list[str] = []
         if len(self.searches) > 1:
-            self.comparison = self._add_archive(self.searches, "compare")
-            plots = figures.comparison_plots(self.searches)
-            self.comparison += self._add("compare", plots)
+            plots = figures.archive_plots(self.searches)
+            plots |= figures.comparison_plots(self.searches)
+            self.comparison = self._add("compare", plots)
 
     def render(self, title: str = "", now: datetime | None = None) -> str:
         """The page as text; its headline is made from the runs' names by default."""
@@ -134,42 +137,38 @@ class Report:
         return list(added)
 
     def _add_search(self, section: Section, run: SearchRun) -> None:
-        anchor = section.anchor
-        section.cards = _cards(run)
-        self._add_drawings(section)
+        self._add_cards(section, _cards(run))
         if run.history and run.space:
-            share = 1 / len(self.searches)
-            plots, section.columns = figures.probability_plots(run, share)
-            self._add(f"{anchor}-p", plots)
-        section.course = self._add(anchor, figures.search_plots(run))
-        if len(self.searches) == 1:
-            section.archive = self._add_archive([run], anchor)
+            plots, section.columns = figures.probability_plots(run)
+            self._add(section.anchor, plots)
+        section.course = self._add(section.anchor, figures.search_plots(run))
+        plots = figures.archive_plots([run]) if len(self.searches) == 1 else {}
         if len(run.networks) > 1:
-            plots = {"distances": figures.distance_plot(run)}
-            section.archive += self._add(anchor, plots)
+            plots["distances"] = figures.distance_plot(run)
+        section.archive = self._add(section.anchor, plots)
 
     def _add_training(self, section: Section, run: TrainRun) -> None:
         if run.genotype is not None:
             classes = lookup(run.config, "model.cls_head.num_classes")
-            rows = layers.layer_rows(run.genotype, num_classes=classes)
+            try:
+                shape = view_of(Config(run.config)).shape
+            except ValueError:  # a pipeline that does not say it
+                shape = None
+            rows = layers.layer_rows(run.genotype, shape, classes)
             title = f"Network of space {run.genotype.space}"
-            section.cards = [Card(run.genotype, rows, title)]
-            self._add_drawings(section)
+            self._add_cards(section, [Card(run.genotype, rows, title)])
         section.course = self._add(section.anchor, figures.training_plots(run))
         if predictions := predictions_of(run):
             section.predictions = predictions
             plots = figures.class_plots(predictions)
             section.classes = self._add(section.anchor, plots)
 
-    def _add_drawings(self, section: Section) -> None:
-        """Draw the networks of a section on one scale."""
-        among = [card.rows for card in section.cards]
-        for i, card in enumerate(section.cards, start=1):
-            plot = network_plot(card.rows, card.title, among)
+    def _add_cards(self, section: Section, cards: list[Card]) -> None:
+        """Add networks, drawn on one scale."""
+        section.cards = cards
+        for i, card in enumerate(cards, start=1):
+            plot = network_plot(card.rows, card.title, [one.rows for one in cards])
             (card.key,) = self._add(section.anchor, {f"network-{i}": plot})
-
-    def _add_archive(self, runs: Sequence[SearchRun], prefix: str) -> list[str]:
-        return self._add(f"{prefix}-archive", figures.archive_plots(runs))
 
 
 def _cards(run: SearchRun) -> list[Card]:
@@ -185,9 +184,9 @@ def _cards(run: SearchRun) -> list[Card]:
         title = f"Cycle{'s' if len(group) > 1 else ''} {cycles}"
         if group[0] not in run.networks:
             title = "End of search"
-        shape, classes = run.input_shape, run.num_classes
-        rows = layers.layer_rows(group[0].genotype, shape, classes)
-        card = Card(group[0].genotype, rows, title, group)
+        genotype = group[0].genotype
+        rows = layers.layer_rows(genotype, run.input_shape, run.num_classes)
+        card = Card(genotype, rows, title, group)
         if best in group:
             card.badges.append("chosen")
         if any(network in front for network in group):

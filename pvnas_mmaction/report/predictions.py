@@ -18,8 +18,6 @@ from ..space.checks import wrong
 from .data import TrainRun, lookup
 
 EXPECTED = "the list that tools/test.py --dump writes: one dict per clip"
-
-
 # What tensors and plain containers need, by name; whatever the module that is said.
 ADMITTED: dict[str, Any] = dict(
     OrderedDict=OrderedDict,
@@ -41,7 +39,7 @@ class _Unpickler(pickle.Unpickler):
 
 @dataclass(frozen=True)
 class Predictions:
-    """Clips by true class (row) and predicted class (column), names of classes."""
+    """Number of clips by true class (row) and predicted class (column)."""
 
     counts: list[list[int]]
     names: list[str]
@@ -84,13 +82,11 @@ def load_predictions(path: Path, names: Sequence[str] = ()) -> Predictions:
 
 
 def class_names(config: dict[str, Any]) -> list[str]:
-    """Lines of ``classes.txt`` next to the annotation file of a config's test set;
-    empty where there is none."""
-    for loader in ("test_dataloader", "val_dataloader", "train_dataloader"):
-        ann_file = lookup(config, f"{loader}.dataset.ann_file")
-        if ann_file and (names := names_next_to(Path(str(ann_file)))):
-            return names
-    return []
+    """Those next to a list of a config, of the test set first; empty where none are."""
+    files = (lookup(config, f"{split}_dataloader.dataset.ann_file")
+             for split in ("test", "val", "train"))  # fmt: skip
+    found = (names_next_to(Path(file)) for file in files if file)
+    return next(filter(None, found), [])
 
 
 def names_next_to(ann_file: Path) -> list[str]:
