@@ -247,9 +247,7 @@ def _read_training(run: TrainRun, folders: Sequence[Path]) -> TrainRun:
         run.starts.append({**facts, "started": started, "ended": wrote})
     run.train = [*train.values()]
     # Validations count epochs of one length, whose last step may not be logged.
-    lengths = [
-        -(-line["step"] // line["epoch"]) for line in run.train if "epoch" in line
-    ]
+    lengths = [-(-r["step"] // r["epoch"]) for r in run.train if "epoch" in r]
     length = max(lengths, default=1)
     run.val = [{**line, "after_step": step * length} for step, line in val.items()]
     if not run.train:
