@@ -32,7 +32,7 @@ from pvnas_mmaction.search.schedule import (
 SNRS = [0.05, 0.1, 0.2, 0.5, 1, math.inf] * 60
 # Layers and candidates, steps and cycles as those of shipped searches on few clips.
 TINY = dict(warmup=0.5, diversity_start=0.6, diversity_end=0.45, num_cycles=3)
-DONOR = dict(diversity_start=0.8, diversity_end=0.6, num_cycles=2, has_prior=True)
+DONOR = dict(diversity_start=0.8, diversity_end=0.6, num_cycles=2, tune_steps=1)
 SEARCHES: dict[str, tuple[list[int], int, dict[str, Any]]] = {
     "tiny": ([4] * 4, 1024, TINY),
     "compact": ([9] * 10, 400, dict(num_cycles=3)),
@@ -129,7 +129,7 @@ def run_search(
             plan.observe(step, value)
         planned = [plan.planned_diversity(step) for plan in plans]
         history.append(list(zip(planned, reached, strict=True)))
-        is_last = step + 1 == plans[0].config.total_steps
+        is_last = step + 1 == plans[0].num_steps
         if restart and plans[0].is_cycle_end(step) and not is_last:
             for run, plan in enumerate(plans):
                 alphas.restart(run, plan.restart(0.1 if run % 2 else None))
@@ -142,7 +142,7 @@ def simulate(sizes: list[int], steps: int, **settings: Any) -> tuple[float, floa
         steps, num_candidates=tuple(sizes), **{"alphas_lr": AUTO, **settings}
     )
     plans = [LRDiversitySchedule(config) for _ in SNRS]
-    alphas = Alphas(sizes, SNRS, seed=1, near=NEAR if config.has_prior else 1.0)
+    alphas = Alphas(sizes, SNRS, seed=1, near=NEAR if config.tune_steps else 1.0)
     misses, regrets = [], []
     for cycle in range(plans[0].num_cycles):
         first, last = map(plans[0].cycle_start, (cycle, cycle + 1))

@@ -185,8 +185,8 @@ def toy_optimizers(model: nn.Module, lr: float = 0.05, **settings: Any) -> dict:
 def toy_search(model: nn.Module | None = None, **settings: Any) -> Search:
     """A search of 18 steps in 2 cycles without a runner, on :func:`make_batch`es."""
     model = model or build_toy_model()
-    prior = "donor" in settings
-    config = LRDiversityConfig(18, num_cycles=2, alphas_lr=0.1, has_prior=prior)
+    tune = settings.get("donor", {}).get("tune_steps", 0)
+    config = LRDiversityConfig(18, num_cycles=2, alphas_lr=0.1, tune_steps=tune)
     settings = {"optimizers": toy_optimizers(model), **settings}
     schedule = LRDiversitySchedule(config)
     return Search(model, schedule=schedule, input_shape=INPUT_SHAPE, seed=0, **settings)

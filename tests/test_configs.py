@@ -319,7 +319,7 @@ def test_the_reference_names_every_setting_of_a_search(project_root):
     page = (project_root / "docs" / "reference" / "configs.md").read_text()
     own = {f.name for f in dataclasses.fields(LRDiversityConfig)}
     own -= {"total_steps", "weights_lr", "alphas_lr", "num_candidates", "tau"}
-    own -= {"accumulated", "has_prior"}  # from optimisers, supernet and train_cfg
+    own -= {"accumulated", "tune_steps"}  # from optimisers, supernet and train_cfg
     loop = inspect.signature(SearchLoop).parameters.keys()
     own |= loop - {"runner", "dataloader", "settings"}
     own |= {*re.findall(r"``(\w+)``", SearchLoop.__doc__.split("**settings:")[1])}

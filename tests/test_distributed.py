@@ -31,7 +31,7 @@ from pvnas_mmaction.models.relaxation import Choice
 from pvnas_mmaction.search.distributed import (
     WEIGHTS_EVERY,
     check_ranks_agree,
-    shared_seed,
+    from_rank_0,
 )
 from pvnas_mmaction.search.steps import Steps
 
@@ -248,7 +248,7 @@ def test_seeds_that_differ_by_rank(tmp_path):
         runner.train()
         loop = runner.train_loop
         state = runner.model.module.state_dict()
-        seeds = runner.seed, shared_seed(runner.seed), torch.initial_seed()
+        seeds = runner.seed, from_rank_0(lambda: runner.seed), torch.initial_seed()
         return *seeds, loop.data.alpha_half, state
 
     first, second = run_ranks(tmp_path, 2, rank)

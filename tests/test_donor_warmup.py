@@ -211,18 +211,19 @@ def test_paths_stay_near():
 def test_phases_of_a_search(model, monkeypatch):
     seen, weights_step = [], Steps.weights_step
 
-    def noted(steps, batch, path, **extra):
+    def noted(steps, batch, path, teacher):
         indices = tuple(choice.indices[0] for choice in path)
         rates = steps.weights.optimizer.param_groups[0]["lr"]
-        seen.append((indices, extra, rates))
-        return weights_step(steps, batch, path, **extra)
+        seen.append((indices, teacher, rates))
+        return weights_step(steps, batch, path, teacher)
 
     monkeypatch.setattr(Steps, "weights_step", noted)
     search = make_search(model)
     alphas = []
     search.begin()
     while not search.is_done:
-        tuning, rests = search.is_tuning, search.rests
+        step, rests = search.num_steps, search.rests
+        tuning = search.schedule.is_tuning(step)
         search.set_rates()
         batch = None if rests else make_batch(seed=search.num_steps)
         search.step(make_batch(seed=100 + search.num_steps), batch)
@@ -231,8 +232,8 @@ def test_phases_of_a_search(model, monkeypatch):
             search.end_cycle()
     assert len(seen) == 22 and search.num_alpha_steps == 12
     assert [entry.step for entry in search.archive.entries] == [4, 13, 22]
-    for indices, extra, rate in seen[:4]:
-        assert indices == FULL and extra == {} and 0 < rate <= 0.05
+    for indices, teacher, rate in seen[:4]:
+        assert indices == FULL and teacher is None and 0 < rate <= 0.05
     assert seen[1][2] > seen[3][2]
     # The first network of the archive: best of all by losses that add up.
     found, first = search.sensitivities, search.archive.entries[0]
@@ -245,8 +246,8 @@ def test_phases_of_a_search(model, monkeypatch):
     assert search.space.indices_of_blocks(first.blocks) == best != FULL
     assert table.cost(FULL) > BUDGET
     assert (first.cycle, first.accuracy) == (-1, None)
-    for indices, extra, _ in seen[4:]:
-        assert [choice.indices[0] for choice in extra["teacher"]] == list(FULL)
+    for indices, teacher, _ in seen[4:]:
+        assert [choice.indices[0] for choice in teacher] == list(FULL)
         assert sum(i != j for i, j in zip(indices, best, strict=True)) <= 1
     assert len({indices for indices, _, _ in seen[4:]}) > 3
     # Alphas: uniform, then what single blocks are worth, at rest in the warm-up.
@@ -343,9 +344,9 @@ def test_two_ranks_equal_one(tmp_path):
 def test_mistakes_in_the_settings():
     space = SearchSpace.from_config(DONOR_SPACE)
     for change, message in (
-        (dict(tune_steps=0), r"donor\.tune_steps: expected an integer of 1"),
-        (dict(clips=0), r"donor\.clips: expected an integer of 1"),
-        (dict(distil=1), r"donor: expected tune_steps, and maybe clips, got clips"),
+        (dict(tune_steps=0), "donor: tune_steps: expected a whole number from 1 up"),
+        (dict(clips=0), "donor: clips: expected a whole number from 1 up"),
+        (dict(distil=1), "donor, unknown key: expected one of tune_steps, clips, got"),
     ):
         with pytest.raises(ValueError, match=message):
             DonorWarmup.read(dict(DONOR, **change), space)

@@ -22,7 +22,7 @@ from torch import nn
 from pvnas_mmaction.apis.config_files import load_config
 from pvnas_mmaction.search.archive import Archive
 from pvnas_mmaction.search.derive import Budget
-from pvnas_mmaction.search.race import hand_made, rise_and_fall
+from pvnas_mmaction.search.race import hand_made
 from pvnas_mmaction.search.search import Search
 from pvnas_mmaction.search.steps import Steps
 from pvnas_mmaction.space.cost_table import cost_tables
@@ -84,11 +84,9 @@ def test_a_network_is_trained_apart():
 
     optimizers = optimizers_of(other)
     steps = Steps(other, *optimizers.values())
-    config = search.schedule.config
     for number, batch in enumerate(racing(STEPS)):
-        share = rise_and_fall(number, STEPS, config.weights_lr_floor)
         for group in optimizers["weights"].optimizer.param_groups:
-            group["lr"] = config.weights_lr * share
+            group["lr"] = search.schedule.short_lr(number, STEPS)
         steps.weights_step(batch, other.backbone.path_of(NETWORK))
     trained = dict(other.named_parameters())
     assert any(not torch.equal(v, before[0][k]) for k, v in trained.items())

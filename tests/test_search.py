@@ -56,9 +56,9 @@ def test_a_search_needs_no_runner():
 def test_the_largest_network_runs_in_the_first_cycle(monkeypatch):
     ran, step = [], Steps.weights_step
 
-    def step_seen(steps, batch, path):
+    def step_seen(steps, batch, path, teacher):
         ran.append(tuple(choice.indices[0] for choice in path))
-        return step(steps, batch, path)
+        return step(steps, batch, path, teacher)
 
     monkeypatch.setattr(Steps, "weights_step", step_seen)
     search = toy_search(largest_every=2, cost=dict(kind="params", budget=10**6))

@@ -16,7 +16,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from ..models.supernet import inherit_weights
+from ..models.supernet import inherit_weights, log_probabilities
 from ..search.archive import Archive
 from ..space.checks import wrong
 from ..space.search_space import SearchSpace
@@ -92,14 +92,12 @@ def search_state(checkpoint: Mapping[str, Any], path: object) -> dict[str, Any]:
 @dataclass(frozen=True)
 class SearchCheckpoint:
     """A search as a checkpoint has it: its space, the alphas of every layer, the state
-    dict of the recognizer, in which the supernet's keys start with ``prefix``, and the
-    setting and results of the search."""
+    dict of the recognizer, and the setting and results of the search."""
 
     path: Path
     space: SearchSpace
     alphas: list[list[float]]
     state: dict[str, Tensor]
-    prefix: str
     seed: int
     step: int
     input_shape: tuple[int, ...]
@@ -109,14 +107,11 @@ class SearchCheckpoint:
     def log_probs(self) -> list[list[float]]:
         """log softmax(alpha) of every layer: at temperature 1. Another temperature
         multiplies all differences alike and leaves the order of networks as it is."""
-        return [
-            torch.log_softmax(torch.tensor(row, dtype=torch.float64), 0).tolist()
-            for row in self.alphas
-        ]
+        return log_probabilities(self.alphas)
 
     def inherited(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """State dict of a recognizer around one derived network."""
-        return inherit_weights(self.state, indices, self.prefix)
+        return inherit_weights(self.state, indices)
 
 
 def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
@@ -142,7 +137,6 @@ def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
         space=space,
         alphas=[row[: len(names)] for row, names in rows],
         state=state,
-        prefix=key.removesuffix("alphas"),
         seed=int(found["seed"]),
         step=int(found["num_steps"]),
         input_shape=tuple(found["setting"]["train_cfg.input_shape"]),

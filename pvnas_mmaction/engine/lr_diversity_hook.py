@@ -10,7 +10,6 @@ from mmaction.registry import HOOKS
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from ..models.supernet import find_supernet
 from ..search.archive import ArchiveEntry
 from ..search.schedule import AUTO, LRDiversityConfig, LRDiversitySchedule
 from ..space.checks import wrong
@@ -81,20 +80,18 @@ class LRDiversityHook(Hook):
         # auto_scale_lr has scaled both; the alphas' rate tells by how much.
         peak = alphas.defaults["lr"]
         scale = alphas.param_groups[0]["lr"] / (1.0 if peak == AUTO else peak)
-        supernet = find_supernet(runner.train_loop.model)
-        schedule = LRDiversitySchedule(
-            LRDiversityConfig(
-                total_steps=runner.max_iters - runner.train_loop.num_tune_steps,
-                weights_lr=weights.defaults["lr"] * scale,
-                alphas_lr=peak,
-                num_candidates=tuple(supernet.counts),
-                tau=supernet.tau,
-                accumulated=runner.optim_wrapper["alphas"]._accumulative_counts,
-                has_prior=runner.train_loop.num_tune_steps > 0,
-                **self.settings,
-            )
+        loop = runner.train_loop
+        config = LRDiversityConfig(
+            total_steps=runner.max_iters - loop.num_tune_steps,
+            weights_lr=weights.defaults["lr"] * scale,
+            alphas_lr=peak,
+            num_candidates=tuple(loop.supernet.counts),
+            tau=loop.supernet.tau,
+            accumulated=runner.optim_wrapper["alphas"]._accumulative_counts,
+            tune_steps=loop.num_tune_steps,
+            **self.settings,
         )
-        runner.train_loop.build_search(schedule)
+        loop.build_search(LRDiversitySchedule(config))
 
     def before_train(self, runner: Runner) -> None:
         self._first_step, self._started = runner.iter, time.monotonic()
@@ -107,7 +104,7 @@ class LRDiversityHook(Hook):
         search.set_rates()
         # What MMEngine logs as lr where there is more than one group.
         if weights.base_param_settings is not None:
-            weights.base_param_settings["lr"] = search.weights_lr()
+            weights.base_param_settings["lr"] = search.weights_lr
 
     def after_train_iter(
         self, runner: Runner, batch_idx, data_batch=None, outputs=None
@@ -118,13 +115,10 @@ class LRDiversityHook(Hook):
         if search.at_cycle_end:
             entry = runner.train_loop.end_cycle()
             self._report(runner, entry)
-            done = search.num_cycle_steps
-            lines = [search.schedule.missed(done - 1, entry.diversity)]
+            ended = [[entry]]
             if search.is_done:
-                cycles = [e for e in search.archive.entries if e.cycle >= 0]
-                ends = [(e.planned_diversity, e.diversity) for e in cycles]
-                lines.append(search.schedule.missed_cycles(ends))
-            for line in filter(None, lines):
+                ended.append([e for e in search.archive.entries if e.cycle >= 0])
+            for line in filter(None, map(search.schedule.missed, ended)):
                 runner.logger.warning(line)
         self._set_rates(runner)
 

@@ -179,8 +179,7 @@ class SearchFiles:
         single blocks of the donor are worth, and the network of that."""
         with together():
             if is_main_process():
-                if self.search.sensitivities and self.search.num_cycle_steps == 0:
-                    found = self.search.sensitivities
+                if found := self.search.sensitivities:
                     _write(self.directory / "sensitivities.json", found, None)
                 self._write_archive()
 

@@ -62,8 +62,7 @@ class SearchHistoryHook(Hook):
             return
         search = runner.train_loop.search
         p = [[round(value, 5) for value in row] for row in search.probabilities]
-        at = max(search.num_cycle_steps - 1, 0)
-        cycle, u = search.schedule.cycle_of(at), search.schedule.position(at)
+        cycle, u = search.schedule.cycle_of(step), search.schedule.position(step)
         record = dict(step=step, epoch=runner.epoch, cycle=cycle, u=u, p=p)
         record |= search.scalars
         logged = runner.message_hub.log_scalars

@@ -16,9 +16,10 @@ from ..models.supernet import find_supernet
 from ..search.distributed import (
     SearchDataParallel,
     announce_failure,
+    from_rank_0,
     is_distributed,
-    shared_seed,
 )
+from ..search.donor_warmup import DonorWarmup
 from ..search.randomness import seeded
 from ..search.schedule import LRDiversitySchedule, num_epochs
 from ..search.search import Search, check_setting
@@ -66,7 +67,8 @@ class SearchLoop(EpochBasedTrainLoop):
         check_count("train_cfg.calibration_batches", calibration_batches, 1)
         check_count("train_cfg.min_steps", min_steps, 0)
         self.data = SearchData(dataloader, alpha_share)
-        self.data.set_up(runner, shared_seed(runner.seed))
+        # With diff_rank_seed, MMEngine gives each rank another one.
+        self.data.set_up(runner, from_rank_0(lambda: runner.seed))
         loader = self.data.weights_loader
         epochs = num_epochs(max_epochs, min_steps, len(loader))
         if epochs > max_epochs:
@@ -88,13 +90,10 @@ class SearchLoop(EpochBasedTrainLoop):
             raise wrong("model_wrapper_cfg.type", expected, repr(got))
         if is_model_wrapper(self.model):
             self.model = self.model.module
-        find_supernet(self.model)  # for its error, before anything else fails
-
-    @property
-    def num_tune_steps(self) -> int:
-        """Steps that tune the full network of a donor, before the cycles begin."""
-        steps = (self.settings.get("donor") or {}).get("tune_steps", 0)
-        return steps if isinstance(steps, int) else 0  # Search refuses what is none
+        self.supernet = find_supernet(self.model)
+        donor = DonorWarmup.read(settings.get("donor"), self.supernet.space)
+        # Steps that tune the full network of a donor, before the cycles begin.
+        self.num_tune_steps = donor.tune_steps if donor else 0
 
     def build_search(self, schedule: LRDiversitySchedule) -> Search:
         """Build the search, once the runner has its optimisers and validation loop."""
@@ -120,7 +119,7 @@ class SearchLoop(EpochBasedTrainLoop):
     def _check_counted(self) -> None:
         """Refuse, or name, what a model has beyond what costs count."""
         search = self.search
-        backbone = sum(p.numel() for p in search.supernet.parameters())
+        backbone = sum(p.numel() for p in self.supernet.parameters())
         found = sum(p.numel() for p in self.model.parameters()) - backbone
         counted = (search.space.skeleton.out_channels + 1) * search.num_classes
         if found == counted:
@@ -167,10 +166,9 @@ class SearchLoop(EpochBasedTrainLoop):
     def _try_validation(self) -> None:
         """Validate a batch of some network; what is random goes on as if it had not."""
         if self.validation is not None:
-            supernet = self.search.supernet
-            path = supernet.path_of([0] * len(supernet.counts))
+            path = self.supernet.path_of([0] * len(self.supernet.counts))
             # A loader that starts draws from torch's generator.
-            with seeded(self.search.seed), supernet.use_path(path):
+            with seeded(self.search.seed), self.supernet.use_path(path):
                 self.validation.try_batch(self.model)
 
     def run_epoch(self) -> None:
@@ -190,7 +188,7 @@ class SearchLoop(EpochBasedTrainLoop):
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
         alphas_batch = None if self.search.rests else self._next_alpha_batch()
         outputs = self.search.step(data_batch, alphas_batch)
-        if self.search.sensitivities and self.search.num_cycle_steps == 0:
+        if self.search.num_steps == self.num_tune_steps:
             self.files.write_archive()
         self.runner.call_hook(
             "after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -182,28 +183,27 @@ def padded(rows: Sequence[Sequence[float]], value: float = 0.0) -> Tensor:
     return torch.tensor(full, dtype=torch.float64)
 
 
-def inherit_weights(
-    state: Mapping[str, Tensor], indices: Sequence[int], prefix: str = ""
-) -> dict[str, Tensor]:
-    """State dict of the derived network out of a supernet's.
+def log_probabilities(
+    rows: Sequence[Sequence[float]], tau: float = 1.0
+) -> list[list[float]]:
+    """log softmax(alpha / tau) of the alphas of each layer, in float64."""
+    tensors = (torch.tensor(row, dtype=torch.float64) / tau for row in rows)
+    return [torch.log_softmax(row, 0).tolist() for row in tensors]
 
-    Args:
-        state: State dict of a supernet, or of a recognizer around one.
-        indices: Candidate index of each layer.
-        prefix: What the supernet's keys start with, e.g. ``"backbone."``. Keys that
-            start otherwise are kept as they are.
-    """
+
+def inherit_weights(
+    state: Mapping[str, Tensor], indices: Sequence[int]
+) -> dict[str, Tensor]:
+    """State dict of the network with candidate ``indices[l]`` at layer l, out of that
+    of a supernet, or of a recognizer around one."""
+    (key,) = (key for key in state if key.split(".")[-1] == "alphas")
+    prefix = key.removesuffix("alphas")
+    pattern = re.compile(rf"({re.escape(prefix)}layers\.(\d+))\.ops\.(\d+)(\..+)")
     derived: dict[str, Tensor] = {}
-    for key, value in state.items():
-        name = key[len(prefix) :] if key.startswith(prefix) else ""
-        part, _, rest = name.partition(".")
-        if part == "alphas":
-            continue
-        if part == "layers":
-            layer, _, rest = rest.partition(".ops.")
-            index, _, rest = rest.partition(".")
-            if int(index) != indices[int(layer)]:
-                continue
-            key = f"{prefix}layers.{layer}.{rest}"
-        derived[key] = value
+    for name, value in state.items():
+        match = pattern.fullmatch(name)
+        if match and int(match[3]) == indices[int(match[2])]:
+            derived[match[1] + match[4]] = value
+        elif not match and name != key:
+            derived[name] = value
     return derived

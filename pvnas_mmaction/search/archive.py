@@ -1,9 +1,8 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The archive: genotypes that a search found, with costs and accuracy.
 
-Every cycle of a search ends in one genotype, and the archive keeps them all in
-the order in which they were found. It is plain data: one JSON file, written
-atomically, so that a search killed at any moment leaves a whole file behind.
+It is plain data: one JSON file, written atomically, so that a search killed at any
+moment leaves a whole file behind.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..space.checks import wrong
@@ -68,13 +67,8 @@ class ArchiveEntry:
 
 
 class Archive:
-    """Genotypes found so far, in order.
-
-    Args:
-        entries: Entries to start with. Default: none.
-        final: The network that the search ended in; it may be one of the archive, or
-            lie near to those. Default None: the search goes on.
-    """
+    """Genotypes found so far, in order, and the network that the search ended in, which
+    may be one of them, or lie near to them (``final``; None: the search goes on)."""
 
     def __init__(
         self, entries: Sequence[ArchiveEntry] = (), final: ArchiveEntry | None = None
@@ -89,23 +83,15 @@ class Archive:
         """Append an entry. A genotype that was found before is kept again."""
         self.entries.append(entry)
 
-    def judge(self, cycle: int, accuracy: float) -> None:
-        """Give the genotype of a cycle, from 0, another validation accuracy."""
-        (position,) = (i for i, e in enumerate(self.entries) if e.cycle == cycle)
-        self.entries[position] = replace(self.entries[position], accuracy=accuracy)
-
     def distance(self, blocks: Sequence[str]) -> float | None:
         """Share of layers in which a network differs from the nearest entry; None while
         the archive is empty."""
         return min((hamming(blocks, e.blocks) for e in self.entries), default=None)
 
     def best(self) -> ArchiveEntry | None:
-        """Return ``final``, or while there is none the entry of highest accuracy; where
-        several tie, the cheapest in multiply-accumulates, and of these the earliest.
-
-        Entries without accuracy count only where none has one; then the latest
-        is the best. None for an empty archive.
-        """
+        """``final``, or while there is none the entry of highest accuracy; of several
+        the cheapest in multiply-accumulates, and of these the earliest. Where none has
+        an accuracy, the latest; None for an empty archive."""
         if self.final is not None:
             return self.final
         judged = [(e.accuracy, e) for e in self.entries if e.accuracy is not None]
@@ -114,8 +100,8 @@ class Archive:
         return max(judged, key=lambda pair: (pair[0], -pair[1].macs))[1]
 
     def summary(self) -> dict:
-        """Return ``mean_pairwise_hamming`` (0 below two entries), ``distinct`` (number
-        of different genotypes) and ``best_accuracy`` (that of ``final`` included; None
+        """``mean_pairwise_hamming`` (0 below two entries), ``distinct`` (number of
+        different genotypes) and ``best_accuracy`` (that of ``final`` included; None
         where none was measured)."""
         found = [*self.entries, *([self.final] if self.final else [])]
         accuracies = [e.accuracy for e in found if e.accuracy is not None]
@@ -127,7 +113,7 @@ class Archive:
         )
 
     def to_dict(self) -> dict:
-        """Return plain data, fit for JSON, that :meth:`from_dict` reads."""
+        """Plain data, fit for JSON, that :meth:`from_dict` reads."""
         return dict(
             format_version=FORMAT_VERSION,
             entries=[asdict(entry) for entry in self.entries],
@@ -137,15 +123,8 @@ class Archive:
 
     @classmethod
     def from_dict(cls, data: dict, where: str = "archive") -> Archive:
-        """Read what :meth:`to_dict` wrote; the summary is computed again.
-
-        Args:
-            data: The parsed JSON object.
-            where: Name of the source in error messages.
-
-        Raises:
-            ValueError: Another version, or keys that do not fit.
-        """
+        """Read what :meth:`to_dict` wrote, ``where`` for errors; a ValueError for
+        another version, or keys that do not fit."""
         version = data.get("format_version") if isinstance(data, dict) else None
         if version != FORMAT_VERSION:
             hint = "use the version of pvnas_mmaction that wrote it"
@@ -159,21 +138,13 @@ class Archive:
             raise wrong(where, expected, str(error)) from error
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the archive as JSON; the file is replaced whole or not at all.
-
-        Args:
-            path: File to write. Its folder is made where missing.
-        """
+        """Write the archive as JSON, whole or not at all."""
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
         write_atomically(path, text)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Archive:
-        """Read an archive file.
-
-        Raises:
-            ValueError: If the file is not JSON, or as in :meth:`from_dict`.
-        """
+        """Read an archive file; a ValueError as for :meth:`from_dict`."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:

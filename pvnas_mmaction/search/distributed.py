@@ -14,14 +14,15 @@ same kind of message (:func:`together`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from mmaction.registry import MODEL_WRAPPERS
-from mmengine.dist import all_gather_object, broadcast_object_list
+from mmengine.dist import all_gather_object, broadcast_object_list, get_rank
 from torch import nn
 
 from ..models.relaxation import Choice
@@ -31,6 +32,7 @@ WEIGHTS_EVERY = 100
 PATIENCE = timedelta(seconds=30)
 """How long a process that failed waits for the others to listen."""
 _FAILED = -1
+T = TypeVar("T")
 
 
 class OtherRankError(RuntimeError):
@@ -39,13 +41,6 @@ class OtherRankError(RuntimeError):
 
 def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def shared_seed(seed: int) -> int:
-    """Rank 0's seed; with ``diff_rank_seed`` MMEngine gives each rank another one."""
-    seeds = [seed]
-    broadcast_object_list(seeds)
-    return seeds[0]
 
 
 # Configs name it with its scope, mmaction.SearchDataParallel: MMEngine's runner looks a
@@ -77,19 +72,17 @@ class SearchDataParallel(nn.Module):
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Average the gradients that are there over all processes, in one message per
-    dtype. Every rank must have made the same ones."""
+    """Average the gradients that are there over all processes, in one message. Every
+    rank must have made the same ones, all of one dtype."""
     if not is_distributed():
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
-    for dtype in sorted({g.dtype for g in gradients}, key=str):
-        same = [g for g in gradients if g.dtype == dtype]
-        flat = torch.cat([g.reshape(-1) for g in same])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-        parts = flat.split([g.numel() for g in same])
-        for gradient, part in zip(same, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    parts = flat.split([g.numel() for g in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def check_ranks_agree(
@@ -98,19 +91,9 @@ def check_ranks_agree(
     alphas: Sequence[Sequence[float]],
     model: nn.Module,
 ) -> None:
-    """Check that every rank runs the same paths with the same alphas and, every
-    :data:`WEIGHTS_EVERY` steps, the same weights, and that none has failed.
-
-    Args:
-        step: Number of the step, the same on every rank.
-        paths: What the rank is about to run.
-        alphas: Alphas of each layer, on the host.
-        model: Whose parameters are compared.
-
-    Raises:
-        RuntimeError: They differ.
-        OtherRankError: One has failed; with its message.
-    """
+    """Check that every rank is about to run the same paths with the same alphas and,
+    every :data:`WEIGHTS_EVERY` steps, the same parameters of a model (RuntimeError),
+    and that none has failed (OtherRankError, with its message)."""
     if not is_distributed():
         return
     content = repr([[[c.indices for c in path] for path in paths], alphas])
@@ -156,6 +139,16 @@ def together() -> Iterator[None]:
             raise OtherRankError("; ".join(messages))
     if error is not None:
         raise error
+
+
+def from_rank_0(function: Callable[[], T]) -> T:
+    """What a function gives in process 0, in every process; where it fails, all do."""
+    found: list = [None]
+    with together():
+        if get_rank() == 0:
+            found = [function()]
+    broadcast_object_list(found)
+    return found[0]
 
 
 def _messages(error: BaseException | None) -> list[str]:

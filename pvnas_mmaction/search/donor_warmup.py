@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..models.supernet import Choices, find_supernet
-from ..space.checks import check_count, check_mapping, wrong
+from ..space.checks import COUNT, read, wrong
 from ..space.cost_table import CostTable
 from ..space.search_space import SearchSpace
 from . import diversity
@@ -62,20 +62,11 @@ class DonorWarmup:
     def read(
         cls, config: Mapping[str, Any] | None, space: SearchSpace
     ) -> DonorWarmup | None:
-        """From ``dict(tune_steps=..., clips=64)``; None gives None.
-
-        Raises:
-            ValueError: A setting can't be used.
-        """
+        """From ``dict(tune_steps=..., clips=64)``, or a ValueError; None gives None."""
         if config is None:
             return None
-        check_mapping(FIELD, config)
-        if config.keys() - {"clips"} != {"tune_steps"}:
-            found = ", ".join(sorted(config)) or "nothing"
-            raise wrong(FIELD, "tune_steps, and maybe clips", found)
-        for name, value in config.items():
-            check_count(f"{FIELD}.{name}", value, 1)
-        return cls(full_network(space), **config)
+        rules = dict(tune_steps=COUNT, clips=COUNT)
+        return cls(full_network(space), **read(config, rules, ["tune_steps"], FIELD))
 
 
 def near(path: Choices, network: Choices, generator: torch.Generator) -> Choices:
@@ -109,19 +100,11 @@ def full_network(space: SearchSpace) -> Indices:
 def block_losses(
     model: nn.Module, full: Indices, batches: Iterable[dict]
 ) -> tuple[float, list[list[float]]]:
-    """Loss of the full network, and of those that have one block changed.
+    """Loss of the full network, and for each layer and candidate that of the network
+    with this candidate; means over the clips of some batches.
 
     Batch normalisation is by the batch, and nothing is dropped. What stands in front
     of a changed block runs once, and candidates of the same output count once.
-
-    Args:
-        model: The recognizer around a supernet.
-        full: Candidate index of each layer of the full network.
-        batches: Of training clips. The mean over clips counts.
-
-    Returns:
-        The loss of the full network, and for each layer and candidate that of the
-        network with this candidate.
     """
     supernet = find_supernet(model)
     path = supernet.path_of(full)
@@ -166,15 +149,30 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).norm() <= _SAME * b.norm())
 
 
+def priced_alphas(
+    rows: Rows, table: CostTable, limit: float, target: float, tau: float = 1.0
+) -> tuple[list[list[float]], dict[str, float]]:
+    """Alphas by the loss of each block and what its cost is worth under a limit, at a
+    wanted diversity; also their ``temperature`` and the ``price`` of a unit of cost."""
+    price = price_of(rows, table, limit)
+    alphas, temperature = alphas_from(_priced(rows, table, price), target, tau)
+    return alphas, dict(temperature=temperature, price=price)
+
+
+def _priced(rows: Rows, table: CostTable, price: float) -> list[list[float]]:
+    """Losses of blocks, and the price of their costs on top."""
+    return [
+        [loss + price * cost for loss, cost in zip(*pair, strict=True)]
+        for pair in zip(rows, table.per_layer, strict=True)
+    ]
+
+
 def price_of(rows: Rows, table: CostTable, limit: float) -> float:
     """Lowest price of a unit of cost at which the blocks of least loss and price keep a
     limit, in loss per unit (the multiplier of the budget's Lagrangian)."""
 
     def keeps(price: float) -> bool:
-        sums = [
-            [v + price * c for v, c in zip(*pair, strict=True)]
-            for pair in zip(rows, table.per_layer, strict=True)
-        ]
+        sums = _priced(rows, table, price)
         return table.cost([row.index(min(row)) for row in sums]) <= limit
 
     low, high = 0.0, 1 / limit
@@ -191,16 +189,11 @@ def price_of(rows: Rows, table: CostTable, limit: float) -> float:
 def alphas_from(
     rows: Rows, target: float, tau: float = 1.0
 ) -> tuple[list[list[float]], float]:
-    """Alphas ``-loss / temperature`` about their mean, so that D(p) is ``target``.
+    """Alphas ``-loss / temperature`` about the mean of their layer, so that D(p) is
+    ``target``; and the temperature.
 
-    Args:
-        rows: Loss of each layer's candidates, and what their cost is worth.
-        target: Wanted diversity.
-        tau: Temperature of p.
-
-    Returns:
-        Alphas and temperature. All alphas are 0 where all losses are the same; D(p) is
-        above ``target`` where too many candidates are equally good for it.
+    All alphas are 0 where all losses are the same. D(p) is above ``target`` where too
+    many candidates are equally good for it.
     """
     span = max(max(row) - min(row) for row in rows)
     if span == 0:

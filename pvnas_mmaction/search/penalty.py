@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from ..models.supernet import padded
-from ..space.checks import check_mapping, check_number, wrong
+from ..space.checks import POSITIVE, TEXT, in_range, one_of, or_none, read, wrong
 from ..space.cost_table import KINDS, CostTable
 from .derive import Budget
 
@@ -42,13 +42,13 @@ SMOOTHING = 0.8
 """Share of the past in the error's smoothed change per step."""
 LOWEST, HIGHEST = 1e-3, 100.0
 """Bounds of lambda, so that it finds back in time."""
-SETTINGS = ("weight", "rate", "tolerance", "one_sided")
+_STATE = ("weight", "error", "trend")
 
 
 def build_penalty(
     cost: Mapping[str, Any] | None, tables: Mapping[str, CostTable]
 ) -> CostPenalty | None:
-    """The cost term that a config asks for.
+    """The cost term that a config asks for; a ValueError about what can't be used.
 
     Args:
         cost: ``kind`` (a name out of :data:`KINDS`) and ``budget``, a limit in the unit
@@ -56,27 +56,25 @@ def build_penalty(
             ``tools/build_latency_table.py`` wrote. Further keys are those of
             :class:`CostPenalty`. None: no budget.
         tables: Costs by kind.
-
-    Raises:
-        ValueError: An unknown kind or key, or a missing one.
     """
     if cost is None:
         return None
-    check_mapping("train_cfg.cost", cost)
-    settings = dict(cost)
-    if unknown := sorted(settings.keys() - {"kind", "budget", "table", *SETTINGS}):
-        expected = f"'kind', 'budget', and maybe 'table' or some of {SETTINGS}"
-        raise wrong("train_cfg.cost", expected, f"the keys {unknown}")
-    kind, limit = settings.pop("kind", None), settings.pop("budget", None)
-    table = settings.pop("table", None)
-    if kind not in KINDS:
-        raise wrong("train_cfg.cost.kind", f"one of {tuple(KINDS)}", repr(kind))
-    if isinstance(limit, bool) or not isinstance(limit, int | float):
-        expected = f"a limit on the {kind}, a number of {KINDS[kind][0]}"
-        raise wrong("train_cfg.cost.budget", expected, repr(limit))
+    rules = dict(
+        kind=one_of(*KINDS),
+        budget=POSITIVE,
+        table=or_none(TEXT),
+        weight=in_range(f"[{LOWEST:g}, {HIGHEST:g}]"),
+        rate=in_range("[0, inf)"),
+        tolerance=in_range("[0, inf)"),
+        one_sided=one_of(True, False),
+    )
+    settings = read(cost, rules, ("kind", "budget"), "train_cfg.cost")
+    kind, limit, table = (
+        settings.pop(key, None) for key in ("kind", "budget", "table")
+    )
     if (table is None) == (kind == "latency"):
         expected = "a latency table for kind 'latency', and none for other kinds"
-        raise wrong("train_cfg.cost.table", expected, repr(table))
+        raise wrong("train_cfg.cost: table", expected, repr(table))
     return CostPenalty(Budget(tables[kind], limit), **settings)
 
 
@@ -85,14 +83,11 @@ class CostPenalty:
 
     Args:
         budget: The budget, with the costs it is about.
-        weight: First lambda, from 0.001 to 100 unless ``rate`` is 0. Default 0.1.
+        weight: First lambda, from 0.001 to 100. Default 0.1.
         rate: Largest relative change of lambda per alpha step; 0 leaves lambda as it
             is. Default 0.1.
         tolerance: |log(E / budget)| that is tolerated. Default 0.02, two percent.
         one_sided: Whether a cost under the budget is not penalised. Default False.
-
-    Raises:
-        ValueError: No number of 0 or more, or a first lambda out of its bounds.
     """
 
     def __init__(
@@ -103,27 +98,15 @@ class CostPenalty:
         tolerance: float = 0.02,
         one_sided: bool = False,
     ) -> None:
-        for name, value in dict(weight=weight, rate=rate, tolerance=tolerance).items():
-            check_number(f"train_cfg.cost.{name}", value)
-        if not isinstance(one_sided, bool):
-            raise wrong("train_cfg.cost.one_sided", "True or False", repr(one_sided))
-        if rate > 0 and not LOWEST <= weight <= HIGHEST:
-            expected = f"a number from {LOWEST:g} to {HIGHEST:g}, the bounds of lambda"
-            hint = "with rate=0, which keeps lambda, it may lie outside"
-            raise wrong("train_cfg.cost.weight", expected, repr(weight), hint)
-        self.budget = budget
-        self.weight, self.rate = float(weight), float(rate)
-        self.tolerance, self.one_sided = float(tolerance), one_sided
+        self.budget, self.weight, self.rate = budget, weight, rate
+        self.tolerance, self.one_sided = tolerance, one_sided
         self.error: float | None = None
         self.trend = 0.0
         self._costs = padded(budget.table.per_layer)
 
     def expected(self, probabilities: Tensor) -> Tensor:
-        """E[cost] in the budget's own unit, a scalar with gradient.
-
-        Args:
-            probabilities: p of all layers, (L, K), 0 where there is no candidate.
-        """
+        """E[cost] in the budget's own unit, a scalar with gradient, for the p of all
+        layers, (L, K), 0 where there is no candidate."""
         self._costs = self._costs.to(probabilities.device)
         return (probabilities.double() * self._costs).sum() + self.budget.table.fixed
 
@@ -152,9 +135,9 @@ class CostPenalty:
 
     def state_dict(self) -> dict[str, Any]:
         """What changes from step to step."""
-        return dict(weight=self.weight, error=self.error, trend=self.trend)
+        return {name: getattr(self, name) for name in _STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
-        self.weight, self.error = state["weight"], state["error"]
-        self.trend = state["trend"]
+        for name in _STATE:
+            setattr(self, name, state[name])

@@ -26,8 +26,6 @@ from .derive import Budget, Indices, derive
 
 LEFT_OUT = -20.0
 """What the hand-made network's score loses where it leaves out a layer."""
-FIRST_RISE = 0.1
-"""Share of a training in which the learning rate rises."""
 
 
 def hand_made(space: SearchSpace, budgets: Sequence[Budget]) -> Indices:
@@ -50,16 +48,6 @@ def hand_made(space: SearchSpace, budgets: Sequence[Budget]) -> Indices:
         pairs = zip(fits, widths, strict=True)
         scores.append([w if fit or w == LEFT_OUT else -math.inf for fit, w in pairs])
     return derive(scores, budgets)[0].indices
-
-
-def rise_and_fall(step: int, num_steps: int, floor: float) -> float:
-    """Learning rate at a step of a short training, as a share of the peak: a linear
-    rise, then a cosine down to ``floor``."""
-    rise = max(1, round(FIRST_RISE * num_steps))
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    position = (step - rise) / max(1, num_steps - rise)
-    return floor + (1 - floor) * (1 + math.cos(math.pi * position)) / 2
 
 
 @contextmanager

@@ -30,7 +30,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..space.checks import COUNT, is_number, wrong
+from ..space.checks import COUNT, POSITIVE, Rule, in_range, one_of, read, wrong
+from .archive import ArchiveEntry
 
 MODES = ("constant", "cosine", "cyclic", "diversity")
 AUTO = "auto"
@@ -38,18 +39,26 @@ AUTO = "auto"
 MISSED_PLAN = 0.1
 """How far D may be from D* at a cycle's end before a warning says so."""
 
-_SHARES = "weights_lr_floor min_distance diversity_start diversity_end"
-_SHARES += " restart_diversity_step"
-_RULES = (
-    ("total_steps num_cycles accumulated", "an integer from 1", COUNT[1]),
-    ("weights_lr tau", "a number above 0", lambda x: x > 0),
-    (_SHARES, "a number in [0, 1]", lambda x: 0 <= x <= 1),
-    ("warmup settle", "a number in [0, 1)", lambda x: 0 <= x < 1),
-    ("kappa damping", "a number from 0", lambda x: x >= 0),
-    ("gain_min", "a number in (0, 1]", lambda x: 0 < x <= 1),
-    ("gain_max", "a number from 1", lambda x: x >= 1),
-)
+_SHARES = ("weights_lr_floor", "min_distance", "restart_diversity_step")
+_SHARES += ("diversity_start", "diversity_end")
+_RULES: dict[str, Rule] = {
+    "mode": one_of(*MODES),
+    "alphas_lr": (
+        f"a number above 0, or {AUTO!r}",
+        lambda value: value == AUTO or POSITIVE[1](value),
+    ),
+    **dict.fromkeys(("total_steps", "num_cycles", "accumulated"), COUNT),
+    **dict.fromkeys(("weights_lr", "tau"), POSITIVE),
+    **dict.fromkeys(_SHARES, in_range("[0, 1]")),
+    **dict.fromkeys(("warmup", "settle"), in_range("[0, 1)")),
+    **dict.fromkeys(("kappa", "damping"), in_range("[0, inf)")),
+    "gain_min": in_range("(0, 1]"),
+    "gain_max": in_range("[1, inf)"),
+}
 _STATE = ("log_gain", "last_error", "diversity_start")
+# Where cycles begin and how they run: a run that went on with others would miss the end
+# of a cycle, or end one twice.
+_CYCLES = ("mode", "total_steps", "warmup", "settle")
 
 
 def num_epochs(max_epochs: int, min_steps: int, steps_per_epoch: int) -> int:
@@ -68,7 +77,7 @@ def logit_lead(diversity: float, num_candidates: int) -> float:
 
 
 def travel_lr(
-    num_steps: float, num_candidates: int, start: float, end: float, tau: float = 1.0
+    num_steps: float, num_candidates: int, start: float, end: float, tau: float
 ) -> float:
     """Adam's learning rate with which the alphas of a layer travel from one diversity
     to another in so many steps: 1.2 * tau * travel * (K / 2)^(1/4) / num_steps^(3/4).
@@ -84,10 +93,10 @@ def travel_lr(
 
 @dataclass(frozen=True)
 class LRDiversityConfig:
-    """Settings of the schedule.
+    """Settings of the schedule; see docs/schedule.md for what the defaults come from.
 
     Args:
-        total_steps: Number of weights steps of the whole run.
+        total_steps: Number of weights steps of all cycles.
         mode: One of :data:`MODES`.
         num_cycles: Cycles of the modes with restarts; the others run as one.
         weights_lr: Peak learning rate of the weights.
@@ -97,21 +106,19 @@ class LRDiversityConfig:
         num_candidates: Candidates of each layer; for ``"auto"``, as the next two.
         tau: Temperature of ``p = softmax(alphas / tau)``.
         accumulated: Alpha steps per update of the alphas.
-        has_prior: Whether the first cycle starts at ``diversity_start``, as alphas do
-            that start from a donor, and not uniform.
+        tune_steps: Weights steps before the cycles, which tune a donor; after them the
+            first cycle starts at ``diversity_start``, not uniform.
         warmup: Share of a cycle in which the alphas rest, in [0, 1).
         settle: Share of a cycle's alpha steps, at its end, for which the plan stays at
             ``diversity_end``, in [0, 1).
-        diversity_start: Planned diversity at the start of a cycle but the first.
-        diversity_end: Planned diversity at the end of a cycle.
-        kappa: Strength of the feedback on the error, per update of the alphas.
-        damping: Strength of the feedback on the error's change.
-        gain_min: Lowest gain, in (0, 1].
-        gain_max: Highest gain, at least 1.
+        diversity_start, diversity_end: Planned diversity at a cycle's start and end.
+        kappa, damping: Strength of the feedback on the error and on its change, per
+            update of the alphas.
+        gain_min, gain_max: Bounds of the gain, in (0, 1] and at least 1.
         min_distance: Share of layers in which a new genotype should differ from every
             earlier one. 0 turns the reaction off.
         restart_diversity_step: Share of the way from ``diversity_start`` to 1 that the
-            next cycle's start moves in the same case, in [0, 1].
+            next cycle's start moves where it does not, in [0, 1].
 
     Raises:
         ValueError: A value out of range, or a run too short for its cycles.
@@ -126,7 +133,7 @@ class LRDiversityConfig:
     num_candidates: tuple[int, ...] = ()
     tau: float = 1.0
     accumulated: int = 1
-    has_prior: bool = False
+    tune_steps: int = 0
     warmup: float = 1 / 3
     settle: float = 0.05
     diversity_start: float = 0.95
@@ -139,25 +146,17 @@ class LRDiversityConfig:
     restart_diversity_step: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise wrong("mode", f"one of {MODES}", repr(self.mode))
-        for names, expected, holds in _RULES:
-            for name in names.split():
-                value = getattr(self, name)
-                if not is_number(value) or not holds(value):
-                    raise wrong(name, expected, repr(value))
-        rate = self.alphas_lr
-        if rate != AUTO and not (is_number(rate) and rate > 0):  # type: ignore[operator]
-            raise wrong("alphas_lr", f"a number above 0, or {AUTO!r}", repr(rate))
+        where = "LRDiversityHook"
+        read({name: getattr(self, name) for name in _RULES}, _RULES, (), where)
         if self.diversity_end >= self.diversity_start:
             expected = f"less than diversity_start ({self.diversity_start})"
-            raise wrong("diversity_end", expected, str(self.diversity_end))
+            raise wrong(f"{where}: diversity_end", expected, str(self.diversity_end))
         cycles, needed = self.effective_cycles, 1
         while needed - math.ceil(self.warmup * needed) < self.accumulated:
             needed += 1
         if self.total_steps // cycles < needed:
             raise wrong(
-                "total_steps",
+                f"{where}: total_steps",
                 f"{cycles * needed} or more, so that each of {cycles} cycle(s) moves "
                 f"the alphas after its warm-up of {self.warmup:.3g}",
                 str(self.total_steps),
@@ -180,6 +179,7 @@ class LRDiversitySchedule:
     :meth:`is_cycle_end` holds and another cycle follows.
 
     Attributes:
+        num_steps: Number of weights steps of the whole run.
         num_cycles: Number of cycles of the run; 1 in modes without restarts.
         archive_distance: Share of layers in which a new genotype has to differ from
             every archived one; 0 in modes without feedback.
@@ -187,6 +187,7 @@ class LRDiversitySchedule:
 
     def __init__(self, config: LRDiversityConfig) -> None:
         self.config = config
+        self.num_steps = config.tune_steps + config.total_steps
         self.num_cycles = config.effective_cycles
         self.has_feedback = config.mode == "diversity"
         self.archive_distance = config.min_distance if self.has_feedback else 0.0
@@ -202,22 +203,27 @@ class LRDiversitySchedule:
 
     def cycle_start(self, cycle: int) -> int:
         """First step of a cycle; cycles differ by one step at most."""
-        return cycle * self.config.total_steps // self.num_cycles
+        config = self.config
+        return config.tune_steps + cycle * config.total_steps // self.num_cycles
 
     def cycle_of(self, step: int) -> int:
         """Index of the cycle that a step belongs to, from 0."""
-        assert 0 <= step < self.config.total_steps, step
-        return ((step + 1) * self.num_cycles - 1) // self.config.total_steps
+        done = max(step - self.config.tune_steps, 0) + 1
+        return (done * self.num_cycles - 1) // self.config.total_steps
 
     def position(self, step: int) -> float:
-        """``u`` in [0, 1), the position of a step in its cycle."""
+        """``u`` in [0, 1), the position of a step in its cycle; 0 before the first."""
         cycle = self.cycle_of(step)
         start = self.cycle_start(cycle)
-        return (step - start) / (self.cycle_start(cycle + 1) - start)
+        return max(step - start, 0) / (self.cycle_start(cycle + 1) - start)
+
+    def is_tuning(self, step: int) -> bool:
+        """Whether this step tunes a donor."""
+        return step < self.config.tune_steps
 
     def is_warmup(self, step: int) -> bool:
         """Whether the alphas rest at this step."""
-        return self.position(step) < self.config.warmup
+        return self.is_tuning(step) or self.position(step) < self.config.warmup
 
     def is_cycle_end(self, step: int) -> bool:
         """Whether this is the last step of its cycle."""
@@ -233,32 +239,42 @@ class LRDiversitySchedule:
         return config.diversity_end + (start - config.diversity_end) * fall
 
     def _start(self, step: int) -> float:
-        uniform = self.cycle_of(step) == 0 and not self.config.has_prior
+        uniform = self.cycle_of(step) == 0 and self.config.tune_steps == 0
         return 1.0 if uniform else self.diversity_start
 
     def weights_lr(self, step: int) -> float:
         """Learning rate of the weights at this step."""
-        peak = self.config.weights_lr
+        if self.is_tuning(step):
+            return self.short_lr(step, self.config.tune_steps)
         if self.config.mode == "constant":
-            return peak
+            return self.config.weights_lr
+        peak = self.config.weights_lr
         floor = peak * self.config.weights_lr_floor
         return floor + (peak - floor) * _cosine(self.position(step))
 
+    def short_lr(self, step: int, num_steps: int) -> float:
+        """Learning rate of the weights in a short training of one network: a linear
+        rise over a tenth of the steps, then a cosine."""
+        rise, floor = max(1, round(0.1 * num_steps)), self.config.weights_lr_floor
+        if step < rise:
+            share = (step + 1) / (rise + 1)
+        else:
+            fall = _cosine((step - rise) / max(1, num_steps - rise))
+            share = floor + (1 - floor) * fall
+        return self.config.weights_lr * share
+
     def alphas_lr(self, step: int) -> float:
         """Learning rate of the alphas at this step; 0 in warm-up."""
-        return 0.0 if self.is_warmup(step) else self.base_alphas_lr(step) * self.gain
-
-    def base_alphas_lr(self, step: int) -> float:
-        """Learning rate of the alphas at gain 1 in the cycle of this step."""
-        config = self.config
-        if config.alphas_lr != AUTO:
-            return float(config.alphas_lr)
-        length = config.total_steps / self.num_cycles
-        updates = length * (1 - config.warmup) / config.accumulated
-        counts = [k for k in config.num_candidates if k > 1] or [2]
-        ends = (self._start(step), config.diversity_end)
-        rates = [travel_lr(updates, k, *ends, config.tau) for k in counts]
-        return sum(rates) / len(rates)
+        if self.is_warmup(step):
+            return 0.0
+        config, rate = self.config, self.config.alphas_lr
+        if rate == AUTO:
+            length = config.total_steps / self.num_cycles
+            updates = length * (1 - config.warmup) / config.accumulated
+            counts = [k for k in config.num_candidates if k > 1] or [2]
+            ends = (self._start(step), config.diversity_end, config.tau)
+            rate = sum(travel_lr(updates, k, *ends) for k in counts) / len(counts)
+        return float(rate) * self.gain
 
     def observe(self, step: int, diversity: float) -> float:
         """Feed back D(p), measured after the alphas moved; gives the gain."""
@@ -270,35 +286,25 @@ class LRDiversitySchedule:
             self.log_gain = min(max(log_gain, low), high)
         return self.gain
 
-    def missed(self, step: int, diversity: float) -> str | None:
-        """One line with what to change if a cycle, which ended at this step with this
-        diversity, missed its plan by more than :data:`MISSED_PLAN`; else None, as in
-        modes without feedback."""
-        planned, cycle = self.planned_diversity(step), self.cycle_of(step) + 1
-        if not self.has_feedback or abs(diversity - planned) <= MISSED_PLAN:
-            return None
-        what = "p is still undecided" if diversity > planned else "p decided too early"
-        expected, got = f"D = {planned:.2f} at the end of cycle {cycle}", diversity
-        return str(
-            wrong("LRDiversityHook", expected, f"{got:.2f}: {what}", self._hint())
-        )
-
-    def _hint(self) -> str:
-        hint = "raise train_cfg.min_steps or max_epochs"
-        own = f"set optim_wrapper.alphas.optimizer.lr={AUTO!r}, or {hint}"
-        return hint if self.config.alphas_lr == AUTO else own
-
-    def missed_cycles(self, ends: Sequence[tuple[float, float]]) -> str | None:
-        """One line about a whole search, from D* and D at each cycle's end; None where
-        all cycles kept their plan, as in modes without feedback."""
-        misses = [abs(reached - planned) > MISSED_PLAN for planned, reached in ends]
-        missed = [str(number) for number, miss in enumerate(misses, start=1) if miss]
+    def missed(self, entries: Sequence[ArchiveEntry]) -> str | None:
+        """One line with what to change if cycles that ended in these genotypes missed
+        their plan by more than :data:`MISSED_PLAN`; else None, as in modes without
+        feedback."""
+        cycles = [(e.cycle + 1, e.diversity, e.planned_diversity) for e in entries]
+        missed = [
+            f"cycle {number} at {reached:.2f}, planned {planned:.2f}"
+            for number, reached, planned in cycles
+            if abs(reached - planned) > MISSED_PLAN
+        ]
         if not self.has_feedback or not missed:
             return None
-        share = f"{len(missed)} of {len(ends)} cycles ({', '.join(missed)})"
+        hint = "raise train_cfg.min_steps or max_epochs"
+        if self.config.alphas_lr != AUTO:
+            hint = f"set optim_wrapper.alphas.optimizer.lr={AUTO!r}, or {hint}"
         return (
-            f"LRDiversityHook: {share} ended more than {MISSED_PLAN} away from the "
-            f"planned D, so p decided little, or too early; {self._hint()}"
+            f"LRDiversityHook: {len(missed)} of {len(entries)} cycle(s) ended far from "
+            f"the planned D ({'; '.join(missed)}), so p decided too little (above the "
+            f"plan) or too early (below it); {hint}"
         )
 
     def restart(self, distance: float | None) -> float:
@@ -321,31 +327,22 @@ class LRDiversitySchedule:
 
     def state_dict(self) -> dict:
         """What a resumed run needs, and what its cycles follow from; fit for JSON."""
-        return {**{name: getattr(self, name) for name in _STATE}, **self._cycles()}
-
-    def _cycles(self) -> dict:
-        """Settings that say where cycles begin and how they run: a run that went on
-        with others would miss the end of a cycle, or end one twice."""
-        names = ("mode", "total_steps", "warmup", "settle")
-        settings = {name: getattr(self.config, name) for name in names}
-        return {**settings, "num_cycles": self.num_cycles}
+        state = {name: getattr(self, name) for name in (*_STATE, "num_cycles")}
+        return state | {name: getattr(self.config, name) for name in _CYCLES}
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from :meth:`state_dict`.
-
-        Raises:
-            ValueError: The state is one of other cycles.
-        """
-        for name, value in self._cycles().items():
-            if state[name] != value:
-                raise wrong(
-                    f"schedule, {name}",
-                    f"{value!r} as in this config",
-                    f"a checkpoint with {state[name]!r}",
-                    "resume with the settings of LRDiversityHook, max_epochs, "
-                    "min_steps, batch_size and number of processes that the search was "
-                    "started with, or start another one in another work_dir",
-                )
+        """Continue from :meth:`state_dict`; ValueError if it is one of other cycles."""
+        hint = (
+            "resume with the settings of LRDiversityHook, max_epochs, min_steps, "
+            "batch_size and number of processes that the search was started with, or "
+            "start another one in another work_dir"
+        )
+        own = self.state_dict()
+        for name in (*_CYCLES, "num_cycles"):
+            if state[name] != own[name]:
+                expected = f"{own[name]!r} as in this config"
+                got = f"a checkpoint with {state[name]!r}"
+                raise wrong(f"schedule, {name}", expected, got, hint)
         for name in _STATE:
             setattr(self, name, state[name])
 

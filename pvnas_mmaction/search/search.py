@@ -20,54 +20,57 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from mmaction.models.heads import BaseHead
-from mmengine.dist import broadcast_object_list, get_rank
+from mmengine.dist import get_rank
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from ..models.inherit import spread
-from ..models.relaxation import check_relaxation
-from ..models.supernet import Choices, find_supernet, inherit_weights, padded
-from ..space.checks import check_count, check_mapping, wrong
+from ..models.relaxation import RELAXATIONS
+from ..models.supernet import Choices, find_supernet, inherit_weights, log_probabilities
+from ..space.checks import check_count, one_of, read, wrong
 from ..space.cost import check_input_shape
 from ..space.cost_table import cost_tables
 from . import diversity
 from .archive import Archive, ArchiveEntry
 from .derive import Indices
 from .diagnostics import NUM_CLIPS, diagnose
-from .distributed import check_ranks_agree, together
-from .donor_warmup import FIELD, DonorWarmup, alphas_from, block_losses, near, price_of
+from .distributed import check_ranks_agree, from_rank_0
+from .donor_warmup import FIELD, DonorWarmup, block_losses, near, priced_alphas
 from .penalty import build_penalty
-from .race import hand_made, rise_and_fall, undone
+from .race import hand_made, undone
 from .randomness import Stream, derived_seed, seed_all
 from .schedule import LRDiversitySchedule
 from .selection import Selection
-from .steps import Steps, judge, reestimated_batch_norm
+from .steps import Steps, judge
 
 DEFAULT_RELAXATIONS = dict(warmup="uniform", weights="gumbel_st", alphas="two_path")
+_GRADIENT = one_of(*(name for name in RELAXATIONS if name != "uniform"))
+_RELAXATIONS = dict.fromkeys(DEFAULT_RELAXATIONS, one_of(*RELAXATIONS))
+_RELAXATIONS |= dict(alphas=_GRADIENT)
+# What a resumed search takes as it is.
+_STATE = ("seed", "num_steps", "num_alpha_steps", "accumulated_from")
+_STATE += ("sensitivities", "diagnostics")
 
 
 class Search:
     """Weights steps and alpha steps in turn, by a schedule, and a genotype per cycle.
 
-    The networks of a cycle are derived exactly, under the budget if there is one, and
-    judged with inherited weights after their batch normalisation has been re-estimated;
-    the best (:class:`Selection`) is the cycle's genotype. At the end of the search all
-    genotypes are judged once more, with the weights that are there then, and in
-    addition the most probable networks, however near to the genotypes they are; the
-    search ends in the best of all.
+    The networks of a cycle are derived exactly under the budget and judged with
+    inherited weights; the best (:class:`Selection`) is the cycle's genotype. At the end
+    all genotypes are judged by the weights that are there then, next to the most
+    probable networks, however near to them; the search ends in the best of all.
 
     Args:
         model: The recognizer around a supernet.
-        optimizers: Optimisers of the ``weights`` and of the ``alphas``, with the
-            interface of MMEngine's ``OptimWrapper``; learning rates are those of the
-            peak.
+        optimizers: MMEngine's wrappers of the optimisers of ``weights`` and ``alphas``.
         schedule: Says which learning rates hold, and when a cycle ends.
         input_shape: (C, T, H, W) of a training view, for which costs are computed.
         seed: All noise of the search comes from it.
@@ -76,28 +79,23 @@ class Search:
         calibration: Gives the batches of training clips from which batch normalisation
             is re-estimated before a network is judged. Needed with ``validate``.
         num_clips: Number of validation clips.
-        cost: ``dict(kind=..., budget=...)``, see :func:`build_penalty`; further keys
-            are those of :class:`CostPenalty`. Default None: no budget.
-        relaxations: Names for ``warmup`` and ``weights`` (weights steps) and
-            ``alphas`` (alpha steps). Default ``uniform``, ``gumbel_st``, ``two_path``.
+        cost: As for :func:`build_penalty`. Default None: no budget.
+        relaxations: Changes to :data:`DEFAULT_RELAXATIONS`; weights steps use
+            ``warmup`` and ``weights``, alpha steps ``alphas``.
         num_ranked: How many of the most probable networks are judged at the end of a
-            cycle. Default 1: only the most probable one.
+            cycle. Default 1.
         largest_every: In the first cycle, every so many weights steps run the most
-            expensive candidate of each layer in place of a sampled path (as in the
-            sandwich rule, Yu and Huang, 2019): what the largest network learns first is
-            then there for the others to share. Later cycles sample alone, so that the
-            largest network is not favoured when networks are ranked. Default 0: never.
-        alpha_weight: What a network's log-probability counts next to its accuracy when
-            networks are judged, see :mod:`pvnas_mmaction.search.selection`. Default 0:
-            accuracy alone decides.
-        donor: Settings of :class:`DonorWarmup`, for a supernet that inherits from a
-            pretrained network. Default None: no such warm-up.
+            expensive candidate of each layer (as in the sandwich rule, Yu and Huang,
+            2019), so that others share what it learns. Later cycles sample alone, so
+            that it is not favoured when networks are ranked. Default 0: never.
+        alpha_weight: What a network's log-probability counts next to its accuracy, see
+            :mod:`pvnas_mmaction.search.selection`. Default 0.
+        donor: As for :meth:`DonorWarmup.read`, for a supernet that inherits from a
+            pretrained network. Default None.
         judging: Gives that many clips of the alpha half in batches, the same ones on
-            every rank. Needed for the ``sensitivities`` of ``donor``, and for
-            ``diagnostics``.
+            every rank. Needed with ``donor``, and for ``diagnostics``.
         race_steps: Steps of each finalist's training in the race that decides at the
-            end, see :mod:`pvnas_mmaction.search.race`. Default 0: no race; inherited
-            weights decide.
+            end, see :mod:`pvnas_mmaction.search.race`. Default 0: no race.
         racing: Gives that many batches of all training clips. Needed for a race.
 
     Attributes:
@@ -106,9 +104,10 @@ class Search:
         scalars: What is worth logging of the last step.
         num_steps: Weights steps made.
         num_alpha_steps: Alpha steps made.
-        diagnostics: Of :func:`diagnose`, on rank 0 after :meth:`finish`; else None.
+        archive: The genotypes found so far.
+        diagnostics: Of :func:`diagnose`, after :meth:`finish`; else None.
         sensitivities: What single blocks are worth, from the end of the donor's tuning
-            on; None before, and where there is none.
+            on; else None.
 
     Raises:
         ValueError: A setting that can't be used; says which and what was expected.
@@ -138,19 +137,19 @@ class Search:
         check_count("train_cfg.largest_every", largest_every, 0)
         check_count("train_cfg.race_steps", race_steps, 0)
         self.model, self.optimizers, self.schedule = model, optimizers, schedule
-        self.seed, self.largest_every = seed, largest_every
+        self.seed, self.largest_every, self.race_steps = seed, largest_every, race_steps
         self.validate, self.calibration = validate, calibration
-        self.relaxations = _read_relaxations(relaxations)
+        self.judging, self.racing = judging, racing
+        where, given = "train_cfg.relaxations", relaxations or {}
+        self.relaxations = DEFAULT_RELAXATIONS | read(given, _RELAXATIONS, (), where)
         self.supernet = find_supernet(model)
         self.space = self.supernet.space
         self.donor = DonorWarmup.read(donor, self.space)
+        self._full = self.supernet.path_of(self.donor.full) if self.donor else None
         if self.donor and type(model.cls_head).loss is not BaseHead.loss:
             got = f"{type(model.cls_head).__name__}, which makes its loss itself"
             expected = f"a head with the loss of BaseHead, as {FIELD} needs its scores"
             raise wrong("model.cls_head.type", expected, got, "set it to I3DHead")
-        self.judging, self.sensitivities = judging, None
-        self.diagnostics: dict[str, float | None] | None = None
-        self.race_steps, self.racing = race_steps, racing
         self.num_classes = model.cls_head.num_classes
         self.input_shape = check_input_shape(self.space.skeleton, input_shape)
         pair = optimizers["weights"], optimizers["alphas"]
@@ -159,52 +158,40 @@ class Search:
         sizes = self.input_shape, self.num_classes
         self.tables = cost_tables(self.space, *sizes, file)
         self.penalty = build_penalty(cost, self.tables)
-        budget = self.penalty and self.penalty.budget
+        self.budget = self.penalty and self.penalty.budget
         judge, numbers = self.judge if validate else None, (num_clips, num_ranked)
         self.selection = Selection(
-            self.space, self.tables, budget, judge, *numbers, alpha_weight
+            self.space, self.tables, self.budget, judge, *numbers, alpha_weight
         )
         # Now, so that a space without one fails before any training.
         self._hand_made = race_steps and hand_made(self.space, self.selection.budgets)
         groups = optimizers["weights"].optimizer.param_groups
         self._shares = [g["lr"] / schedule.config.weights_lr for g in groups]
         self.num_steps = self.num_alpha_steps = 0
-        self._accumulated_from = 0  # alpha steps at the last restart
+        self.accumulated_from = 0  # alpha steps at the last restart
+        self.sensitivities: dict[str, Any] | None = None
+        self.diagnostics: dict[str, float | None] | None = None
         self.scalars: dict[str, float] = {}
         self.alphas = self.supernet.read_alphas()
         self.probabilities = diversity.softmax(self.alphas, self.supernet.tau)
 
     @property
     def archive(self) -> Archive:
-        """The genotypes found so far."""
         return self.selection.archive
 
     @property
     def is_done(self) -> bool:
-        """Whether all steps have been made."""
-        return self.num_cycle_steps == self.schedule.config.total_steps
-
-    @property
-    def num_cycle_steps(self) -> int:
-        """Weights steps made within the cycles, which the schedule counts; below 0
-        while a donor is tuned."""
-        return self.num_steps - (self.donor.tune_steps if self.donor else 0)
-
-    @property
-    def is_tuning(self) -> bool:
-        """Whether the next step tunes the full network of a donor."""
-        return self.num_cycle_steps < 0
+        return self.num_steps == self.schedule.num_steps
 
     @property
     def rests(self) -> bool:
         """Whether the alphas rest in the next step."""
-        return self.is_tuning or self.schedule.is_warmup(self.num_cycle_steps)
+        return self.schedule.is_warmup(self.num_steps)
 
     @property
     def at_cycle_end(self) -> bool:
         """Whether the last step was the last one of its cycle."""
-        done = self.num_cycle_steps
-        return done > 0 and self.schedule.is_cycle_end(done - 1)
+        return self.num_steps > 0 and self.schedule.is_cycle_end(self.num_steps - 1)
 
     # -- steps ----------------------------------------------------------------------
 
@@ -218,34 +205,18 @@ class Search:
         if self.num_steps == 0:
             self._shrink(self.schedule.diversity_start)
         self.probabilities = diversity.softmax(self.alphas, self.supernet.tau)
-        weights, alphas = self.optimizers["weights"], self.optimizers["alphas"]
-        total = self.schedule.config.total_steps + self.num_steps - self.num_cycle_steps
-        weights.initialize_count_status(self.model, self.num_steps, total)
-        waiting = self.num_alpha_steps - self._accumulated_from
-        alphas.initialize_count_status(self.model, waiting, -1)
-
-    def weights_lr(self) -> float:
-        """Learning rate of the weights in the next step."""
-        if self.is_tuning:
-            return self._short_rate(self.num_steps, self.donor.tune_steps)
-        return self.schedule.weights_lr(self.num_cycle_steps)
-
-    def _short_rate(self, step: int, num_steps: int) -> float:
-        config = self.schedule.config
-        share = rise_and_fall(step, num_steps, config.weights_lr_floor)
-        return config.weights_lr * share
-
-    def alphas_lr(self) -> float:
-        """Learning rate of the alphas in the next step."""
-        if self.is_tuning:
-            return 0.0
-        return self.schedule.alphas_lr(self.num_cycle_steps)
+        count = self.optimizers["weights"].initialize_count_status
+        count(self.model, self.num_steps, self.schedule.num_steps)
+        waiting = self.num_alpha_steps - self.accumulated_from
+        self.optimizers["alphas"].initialize_count_status(self.model, waiting, -1)
 
     def set_rates(self) -> None:
         """Set the learning rates of the next step, absolutely."""
-        self._set_weights_lr(self.weights_lr())
+        self.weights_lr = self.schedule.weights_lr(self.num_steps)
+        self.alphas_lr = self.schedule.alphas_lr(self.num_steps)
+        self._set_weights_lr(self.weights_lr)
         for group in self.optimizers["alphas"].optimizer.param_groups:
-            group["lr"] = self.alphas_lr()
+            group["lr"] = self.alphas_lr
 
     def _set_weights_lr(self, rate: float) -> None:
         groups = self.optimizers["weights"].optimizer.param_groups
@@ -264,90 +235,42 @@ class Search:
         Returns:
             The losses, and what else the head computes.
         """
-        step = self.num_steps
         with torch.no_grad():
             paths = [self._weights_path()]
         if alphas_batch is not None:
             paths.append(self._draw(self.relaxations["alphas"], Stream.ALPHA_PATH))
-        check_ranks_agree(step, paths, self.alphas, self.model)
-        self._seed(Stream.WEIGHTS_STEP)
-        distils = self.donor and not self.is_tuning
-        teacher = dict(teacher=self._full_path()) if distils else {}
-        logs = self.steps.weights_step(weights_batch, paths[0], **teacher)
+        check_ranks_agree(self.num_steps, paths, self.alphas, self.model)
+        self._seed(Stream.WEIGHTS_STEP, self.num_steps)
+        # After its tuning, paths are distilled from the full network of a donor.
+        teacher = None if self.schedule.is_tuning(self.num_steps) else self._full
+        logs = self.steps.weights_step(weights_batch, paths[0], teacher)
         if alphas_batch is not None:
-            self._seed(Stream.ALPHA_STEP)
+            self._seed(Stream.ALPHA_STEP, self.num_steps)
             # Alphas that start from a donor have the price of cost in them.
             penalty = None if self.donor else self.penalty
             logs |= self.steps.alpha_step(alphas_batch, paths[1], penalty)
             self.num_alpha_steps += 1
         before = self.alphas
-        values = self._read_all(logs)
-        self._note()
+        values = self._read(logs)
         # Not where gradients accumulate, or a gradient scaler has skipped the step.
         if self.alphas != before:
-            self.schedule.observe(self.num_cycle_steps, self.scalars["diversity"])
+            self.schedule.observe(self.num_steps, self.scalars["diversity"])
             if self.penalty is not None:
                 self.penalty.update(self.scalars["expected_cost"])
         self.num_steps += 1
-        if self.donor and self.num_cycle_steps == 0:
+        if self.donor and self.num_steps == self.donor.tune_steps:
             self._end_tuning()
         return values
 
     def _weights_path(self) -> Choices:
         """What a weights step runs."""
-        if self.is_tuning:
-            return self._full_path()
+        if self.schedule.is_tuning(self.num_steps):
+            return self._full
         every, first_cycle = self.largest_every, not self.archive.entries
         if first_cycle and every and self.num_steps % every == 0:
             return self.supernet.path_of(self.selection.table.most_expensive())
         kind = "warmup" if self.rests and not self.donor else "weights"
         return self._draw(self.relaxations[kind], Stream.WEIGHTS_PATH)
-
-    def _full_path(self) -> Choices:
-        """What a donor's tuning runs, and paths are distilled from after it."""
-        return self.supernet.path_of(self.donor.full)
-
-    def _end_tuning(self) -> None:
-        """Let all candidates inherit from the tuned network, and set the alphas by what
-        single blocks are worth."""
-        donor = self.donor
-        left = spread(self.supernet, donor.full)
-        print_log(
-            f"The full network is tuned; {sum(self.supernet.counts) - len(left)} of "
-            f"{sum(self.supernet.counts)} candidates have its weights, the others in "
-            f"part or not at all: {', '.join(left) or 'none'}",
-            logger="current",
-        )
-        assert self.judging is not None
-        found: list = [None]
-        with together():
-            if get_rank() == 0:
-                batches = self.judging(donor.clips)
-                found = [block_losses(self.model, donor.full, batches)]
-        broadcast_object_list(found)
-        base, rows = found[0]
-        price, table, priced = 0.0, self.selection.table, rows
-        if self.penalty is not None:
-            price = price_of(rows, table, self.penalty.budget.limit)
-            priced = [
-                [value + price * cost for value, cost in zip(*pair, strict=True)]
-                for pair in zip(rows, table.per_layer, strict=True)
-            ]
-        target = self.schedule.diversity_start
-        alphas, temperature = alphas_from(priced, target, self.supernet.tau)
-        self.supernet.write_alphas(alphas)
-        self.alphas = self.supernet.read_alphas()
-        self.probabilities = diversity.softmax(self.alphas, self.supernet.tau)
-        pairs = zip(self.space.candidates, rows, strict=True)
-        self.sensitivities = dict(
-            full=list(self.selection.blocks(donor.full)),
-            loss=base,
-            temperature=temperature,
-            price=price,
-            losses=[dict(zip(*pair, strict=True)) for pair in pairs],
-        )
-        found_diversity = diversity.diversity(self.probabilities)
-        self.selection.start(rows, self.num_steps, found_diversity)
 
     def _draw(self, relaxation: str, stream: Stream) -> Choices:
         seed = derived_seed(self.seed, stream, self.num_steps)
@@ -358,33 +281,28 @@ class Search:
         first = self.space.indices_of_blocks(self.archive.entries[0].blocks)
         return near(path, self.supernet.path_of(first), generator)
 
-    def _seed(self, stream: Stream) -> None:
+    def _seed(self, stream: Stream, step: int) -> None:
         """Dropout and blending of a step follow from its number, whatever ran before
         it."""
-        seed_all(derived_seed(self.seed, stream, self.num_steps, get_rank()))
+        seed_all(derived_seed(self.seed, stream, step, get_rank()))
 
-    def _read_all(self, logs: dict[str, Tensor]) -> dict[str, float]:
-        """Alphas and what a step gives to log, in one copy from the device."""
+    def _read(self, logs: dict[str, Tensor]) -> dict[str, float]:
+        """Copy alphas and what a step gives to log from the device, at once; put down
+        what holds at the step."""
         alphas = self.supernet.alphas.detach()
         values = [value.detach().reshape(1).to(alphas) for value in logs.values()]
         flat = torch.cat([alphas.flatten(), *values]).tolist()
         width = alphas.shape[1]
         rows = [flat[i : i + width] for i in range(0, alphas.numel(), width)]
         self.alphas = self.supernet.rows(rows)
-        self.probabilities = diversity.softmax(self.alphas, self.supernet.tau)
-        return dict(zip(logs, flat[alphas.numel() :], strict=True))
-
-    def _note(self) -> None:
-        """Put down what holds at a step, after it."""
-        p, schedule = self.probabilities, self.schedule
-        step = max(self.num_cycle_steps, 0)
+        p = self.probabilities = diversity.softmax(self.alphas, self.supernet.tau)
         argmax = self.selection.blocks([row.index(max(row)) for row in p])
         self.scalars = dict(
-            weights_lr=self.weights_lr(),
-            alphas_lr=self.alphas_lr(),
-            gain=schedule.gain,
+            weights_lr=self.weights_lr,
+            alphas_lr=self.alphas_lr,
+            gain=self.schedule.gain,
             diversity=diversity.diversity(p),
-            planned_diversity=schedule.planned_diversity(step),
+            planned_diversity=self.schedule.planned_diversity(self.num_steps),
             entropy=diversity.entropy(p),
             argmax_share=diversity.argmax_share(p),
             expected_cost=self.selection.table.expected(p),
@@ -392,18 +310,46 @@ class Search:
         )
         if self.penalty is not None:
             self.scalars["cost_weight"] = self.penalty.weight
+        return dict(zip(logs, flat[alphas.numel() :], strict=True))
+
+    def _end_tuning(self) -> None:
+        """Let all candidates inherit from the tuned network, and set the alphas by what
+        single blocks are worth."""
+        full, clips = self.donor.full, self.donor.clips
+        left, count = spread(self.supernet, full), sum(self.supernet.counts)
+        print_log(
+            f"The full network is tuned; {count - len(left)} of {count} candidates "
+            "have its weights, the others in part or not at all: "
+            f"{', '.join(left) or 'none'}",
+            logger="current",
+        )
+        base, rows = from_rank_0(
+            lambda: block_losses(self.model, full, self.judging(clips))
+        )
+        limit = self.budget.limit if self.budget else math.inf
+        target, tau = self.schedule.diversity_start, self.supernet.tau
+        alphas, facts = priced_alphas(rows, self.selection.table, limit, target, tau)
+        self.supernet.write_alphas(alphas)
+        self.alphas = self.supernet.read_alphas()
+        self.probabilities = diversity.softmax(self.alphas, tau)
+        pairs = zip(self.space.candidates, rows, strict=True)
+        losses = [dict(zip(*pair, strict=True)) for pair in pairs]
+        blocks = list(self.selection.blocks(full))
+        self.sensitivities = dict(full=blocks, loss=base, **facts, losses=losses)
+        found = diversity.diversity(self.probabilities)
+        self.selection.start(rows, self.num_steps, found)
 
     # -- cycles ---------------------------------------------------------------------
 
     def log_probs(self) -> list[list[float]]:
         """log p of each layer."""
-        rows = padded(self.alphas, -torch.inf) / self.supernet.tau
-        return self.supernet.rows(torch.log_softmax(rows, 1).tolist())
+        return log_probabilities(self.alphas, self.supernet.tau)
 
     def end_cycle(self) -> ArchiveEntry:
         """Archive the genotype of the cycle that is over, and restart the next one."""
         schedule, log_probs = self.schedule, self.log_probs()
-        cycle = schedule.cycle_of(self.num_cycle_steps - 1)
+        last_step = self.num_steps - 1
+        cycle = schedule.cycle_of(last_step)
         nearest = self.selection.most_probable_distance(log_probs)
         entry = self.selection.finish_cycle(
             log_probs,
@@ -411,7 +357,7 @@ class Search:
             schedule.archive_distance,
             step=self.num_steps,
             diversity=diversity.diversity(self.probabilities),
-            planned_diversity=schedule.planned_diversity(self.num_cycle_steps - 1),
+            planned_diversity=schedule.planned_diversity(last_step),
         )
         if cycle + 1 < schedule.num_cycles:
             self._shrink(schedule.restart(nearest))
@@ -419,60 +365,8 @@ class Search:
             alphas.optimizer.state.clear()
             alphas.zero_grad()  # those that wait are about the alphas before
             alphas.initialize_count_status(self.model, 0, -1)
-            self._accumulated_from = self.num_alpha_steps
+            self.accumulated_from = self.num_alpha_steps
         return entry
-
-    def finish(self) -> ArchiveEntry | None:
-        """Judge all genotypes by the final weights, and race them where ``race_steps``
-        says so; gives what the search ends in."""
-        distance, log_probs = self.schedule.archive_distance, self.log_probs()
-        self.selection.finish_search(log_probs, distance)
-        if self._hand_made and self.validate:
-            self.selection.race(self._hand_made, self.trained_accuracy, log_probs)
-        best = self.archive.best()
-        with together():
-            if best and self.judging and get_rank() == 0:
-                self.diagnostics = diagnose(
-                    self.model,
-                    self.space.indices_of_blocks(best.blocks),
-                    self.probabilities,
-                    self.judging(NUM_CLIPS),
-                )
-        return best
-
-    def trained_accuracy(self, indices: Indices) -> float:
-        """Validation accuracy of a network that is trained alone for ``race_steps``
-        from its inherited weights; the supernet stays as it is."""
-        assert self.racing is not None
-        path, optimizer = self.supernet.path_of(indices), self.optimizers["weights"]
-        with undone(self.steps.tensors(path), optimizer):
-            optimizer.initialize_count_status(self.model, 0, self.race_steps)
-            for step, batch in enumerate(self.racing(self.race_steps)):
-                check_ranks_agree(step, [path], self.alphas, self.model)
-                seed_all(derived_seed(self.seed, Stream.RACE_STEP, step, get_rank()))
-                self._set_weights_lr(self._short_rate(step, self.race_steps))
-                self.steps.weights_step(batch, path)
-            return self.judge(indices)
-
-    def judge(self, indices: Indices) -> float:
-        """Validation accuracy of a network with inherited weights."""
-        assert self.validate is not None and self.calibration is not None
-        with self.supernet.use_path(self.supernet.path_of(indices)):
-            return judge(self.model, self.calibration, self.validate, self.seed)
-
-    def inherited(self, indices: Indices) -> dict[str, Tensor]:
-        """State dict, on the CPU, of a recognizer around one network, with batch
-        normalisation re-estimated."""
-        assert self.calibration is not None
-        names = (n for n, m in self.model.named_modules() if m is self.supernet)
-        seed = derived_seed(self.seed, Stream.CALIBRATION)
-        with (
-            self.supernet.use_path(self.supernet.path_of(indices)),
-            reestimated_batch_norm(self.model, self.calibration(), seed),
-        ):
-            state = self.model.state_dict()
-            found = inherit_weights(state, indices, f"{next(names)}.")
-            return {k: v.cpu().clone() for k, v in found.items()}
 
     def _shrink(self, target: float) -> None:
         """Shrink all alphas by one factor, so that D(p) is at least ``target``."""
@@ -481,12 +375,60 @@ class Search:
             self.supernet.write_alphas(diversity.shrink(self.alphas, factor))
             self.alphas = self.supernet.read_alphas()
 
+    def finish(self) -> ArchiveEntry | None:
+        """Judge all genotypes by the final weights, and race them where ``race_steps``
+        says so; gives what the search ends in."""
+        log_probs = self.log_probs()
+        self.selection.finish_search(log_probs, self.schedule.archive_distance)
+        if self._hand_made and self.validate:
+            self.selection.race(self._hand_made, self.trained_accuracy, log_probs)
+        best = self.archive.best()
+        if best and self.judging:
+            network, p = self.space.indices_of_blocks(best.blocks), self.probabilities
+            self.diagnostics = from_rank_0(
+                lambda: diagnose(self.model, network, p, self.judging(NUM_CLIPS))
+            )
+        return best
+
+    def trained_accuracy(self, indices: Indices) -> float:
+        """Validation accuracy of a network that is trained alone for ``race_steps``
+        from its inherited weights; the supernet stays as it is."""
+        path, optimizer = self.supernet.path_of(indices), self.optimizers["weights"]
+        with undone(self.steps.tensors(path), optimizer):
+            optimizer.initialize_count_status(self.model, 0, self.race_steps)
+            for step, batch in enumerate(self.racing(self.race_steps)):
+                check_ranks_agree(step, [path], self.alphas, self.model)
+                self._seed(Stream.RACE_STEP, step)
+                self._set_weights_lr(self.schedule.short_lr(step, self.race_steps))
+                self.steps.weights_step(batch, path)
+            return self.judge(indices)
+
+    def judge(
+        self, indices: Indices, validate: Callable[[nn.Module], Any] | None = None
+    ) -> Any:
+        """Validation accuracy of a network with inherited weights, or what another
+        function of the model gives in place of ``validate``."""
+        with self.supernet.use_path(self.supernet.path_of(indices)):
+            validate = validate or self.validate
+            return judge(self.model, self.calibration, validate, self.seed)
+
+    def inherited(self, indices: Indices) -> dict[str, Tensor]:
+        """State dict, on the CPU, of a recognizer around one network, with batch
+        normalisation re-estimated."""
+
+        def copied(model: nn.Module) -> dict[str, Tensor]:
+            found = inherit_weights(model.state_dict(), indices)
+            return {key: value.cpu().clone() for key, value in found.items()}
+
+        return self.judge(indices, copied)
+
     # -- resume ---------------------------------------------------------------------
 
     def setting(self) -> dict[str, Any]:
         """What a search has to share with the one it resumes, by field."""
-        budget, space = self.penalty and self.penalty.budget, self.space
+        budget, space = self.budget, self.space
         tables = [[t.kind, t.fixed, t.per_layer] for t in self.tables.values()]
+        counts = getattr(self.optimizers["alphas"], "_accumulative_counts", 1)
         return {
             "model.backbone.space": f"{space.name} {digest_of(space.to_config())}",
             "model.backbone.tau": self.supernet.tau,
@@ -497,29 +439,21 @@ class Search:
             "train_cfg.relaxations": self.relaxations,
             "train_cfg.donor": self.donor and asdict(self.donor),
             "train_cfg.race_steps": self.race_steps,
-            "optim_wrapper.alphas.accumulative_counts": getattr(
-                self.optimizers["alphas"], "_accumulative_counts", 1
-            ),
+            "optim_wrapper.alphas.accumulative_counts": counts,
         }
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed search needs beyond weights, alphas and optimisers."""
+        parameters = self.model.named_parameters()
         return dict(
+            {name: getattr(self, name) for name in _STATE},
             setting=self.setting(),
             space=self.space.to_config(),
-            seed=self.seed,
-            num_steps=self.num_steps,
-            num_alpha_steps=self.num_alpha_steps,
-            accumulated_from=self._accumulated_from,
             schedule=self.schedule.state_dict(),
             penalty=self.penalty and self.penalty.state_dict(),
             archive=self.archive.to_dict(),
-            sensitivities=self.sensitivities,
-            diagnostics=self.diagnostics,
             pending_gradients={
-                name: parameter.grad.clone()
-                for name, parameter in self.model.named_parameters()
-                if parameter.grad is not None
+                name: p.grad.clone() for name, p in parameters if p.grad is not None
             },
         )
 
@@ -534,12 +468,8 @@ class Search:
         if self.penalty is not None:
             self.penalty.load_state_dict(state["penalty"])
         self.selection.archive = Archive.from_dict(state["archive"])
-        self.sensitivities = state["sensitivities"]
-        self.diagnostics = state["diagnostics"]
-        self.seed = state["seed"]
-        self.num_steps = state["num_steps"]
-        self.num_alpha_steps = state["num_alpha_steps"]
-        self._accumulated_from = state["accumulated_from"]
+        for name in _STATE:
+            setattr(self, name, state[name])
         parameters = dict(self.model.named_parameters())
         for name, gradient in state["pending_gradients"].items():
             parameters[name].grad = gradient.to(parameters[name])
@@ -548,34 +478,18 @@ class Search:
 def check_setting(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Raise ValueError unless a checkpoint's search had the settings, by field, that
     are expected by the config."""
+    hint = (
+        "resume with the config that the search was started with, or start another one "
+        "in another work_dir"
+    )
     for field, value in expected.items():
-        if found.get(field) == value:
-            continue
-        hint = (
-            "resume with the config that the search was started with, or start another "
-            "one in another work_dir"
-        )
-        if field == "train_cfg.cost":
-            hint += "; tools/derive_genotype.py takes other budgets"
-        got = f"a checkpoint of a search with {found.get(field)!r}"
-        raise wrong(field, f"{value!r}, as in the config", got, hint)
+        if found.get(field) != value:
+            more = "; tools/derive_genotype.py takes other budgets"
+            got = f"a checkpoint of a search with {found.get(field)!r}"
+            full_hint = hint + more * (field == "train_cfg.cost")
+            raise wrong(field, f"{value!r}, as in the config", got, full_hint)
 
 
 def digest_of(content: object) -> str:
     """A short hash that tells contents, as JSON, apart."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-def _read_relaxations(relaxations: Mapping[str, str] | None) -> dict[str, str]:
-    field = "train_cfg.relaxations"
-    check_mapping(field, relaxations or {})
-    names = {**DEFAULT_RELAXATIONS, **(relaxations or {})}
-    if names.keys() != DEFAULT_RELAXATIONS.keys():
-        expected = f"some of the keys {sorted(DEFAULT_RELAXATIONS)}"
-        raise wrong(field, expected, str(sorted(relaxations or {})))
-    for key, name in names.items():
-        check_relaxation(f"{field}.{key}", name)
-    if names["alphas"] == "uniform":
-        expected = "another one: uniform gives the alphas no gradient"
-        raise wrong(f"{field}.alphas", expected, "'uniform'")
-    return names

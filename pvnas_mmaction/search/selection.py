@@ -19,15 +19,14 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-from ..space.checks import check_count, check_number
-from ..space.cost_table import CostTable
+from ..space.checks import COUNT, check, in_range
+from ..space.cost_table import CostTable, Rows
 from ..space.search_space import SearchSpace
 from .archive import Archive, ArchiveEntry
 from .derive import Budget, Indices, derive, derive_apart
 
 FIRST_FILE = "genotypes/cycle_00.json"
 FINAL_FILE = "genotypes/final.json"
-Rows = Sequence[Sequence[float]]
 Judge = Callable[[Indices], float]
 
 
@@ -101,8 +100,8 @@ class Selection:
         num_ranked: int = 1,
         alpha_weight: float = 0.0,
     ) -> None:
-        check_count("train_cfg.num_ranked", num_ranked, 1)
-        check_number("train_cfg.alpha_weight", alpha_weight)
+        check("train_cfg.num_ranked", num_ranked, COUNT)
+        check("train_cfg.alpha_weight", alpha_weight, in_range("[0, inf)"))
         self.space, self.tables = space, tables
         self.budgets = [] if budget is None else [budget]
         self.table = tables["flops"] if budget is None else budget.table
@@ -113,14 +112,9 @@ class Selection:
         derive([[0.0] * len(c) for c in space.candidates], self.budgets)
 
     def derive(self, log_probs: Rows, min_distance: float = 0.0) -> list[Indices]:
-        """The ``num_ranked`` most probable networks that keep the budget, as candidate
-        indices, the most probable first; fewer where there are no more.
-
-        Args:
-            log_probs: log p of each layer.
-            min_distance: Share of layers in which they differ from the archive; see
-                :func:`derive_apart`. Default 0.
-        """
+        """The ``num_ranked`` most probable networks that keep the budget, the most
+        probable first; fewer where there are no more. They differ from the archive in a
+        share ``min_distance`` of their layers, see :func:`derive_apart`."""
         found = [self.space.indices_of_blocks(e.blocks) for e in self.archive.entries]
         return derive_apart(
             log_probs, self.budgets, self.num_ranked, found, min_distance
@@ -131,122 +125,96 @@ class Selection:
         differs from the nearest of the archive; None while that is empty."""
         return self.archive.distance(self.blocks(self.derive(log_probs)[0]))
 
-    def choose(
-        self, networks: Sequence[Indices], accuracies: Sequence[float], log_probs: Rows
-    ) -> int:
-        """:func:`choose` among networks by p and costs; an index."""
-        chosen = [zip(log_probs, network, strict=True) for network in networks]
-        sums = [sum(row[index] for row, index in pairs) for pairs in chosen]
-        costs = [self.table.cost(network) for network in networks]
-        return choose(accuracies, sums, costs, self.num_clips, self.alpha_weight)
-
     def start(self, losses: Rows, step: int, found_diversity: float) -> None:
         """Put the network of least loss, as losses of single blocks add up to, in the
         archive; it is judged at the end of the search."""
         (found,) = derive([[-value for value in row] for row in losses], self.budgets)
         facts = dict(diversity=found_diversity, planned_diversity=found_diversity)
-        facts |= self._entry(found.indices, None)
+        facts |= self._facts(found.indices)
         self.archive.add(ArchiveEntry(cycle=-1, step=step, file=FIRST_FILE, **facts))
 
     def finish_cycle(
         self, log_probs: Rows, cycle: int, min_distance: float = 0.0, **facts: float
     ) -> ArchiveEntry:
-        """Derive the cycle's networks, judge them, and put the best in the archive.
-
-        Args:
-            log_probs: log p of each layer.
-            cycle: Number of the cycle that ends, from 0.
-            min_distance: Share of layers in which it differs from the archive, where
-                such networks keep the budget. Default 0.
-            **facts: ``step``, ``diversity`` and ``planned_diversity`` of the entry.
-        """
+        """Derive networks of a cycle, counted from 0, as by :meth:`derive`, judge them,
+        and put the best in the archive; ``facts`` are ``step``, ``diversity`` and
+        ``planned_diversity`` of its entry."""
+        own = dict(cycle=cycle, file=f"genotypes/cycle_{cycle + 1:02d}.json", **facts)
         networks = self.derive(log_probs, min_distance)
-        found, accuracy = networks[0], None
+        entries = [ArchiveEntry(**own, **self._facts(network)) for network in networks]
+        entry = entries[0]
         if self.judge is not None:
-            accuracies = self._judge_all(networks, self.judge)
-            index = self.choose(networks, accuracies, log_probs)
-            found, accuracy = networks[index], accuracies[index]
-        facts |= self._entry(found, accuracy)
-        file = f"genotypes/cycle_{cycle + 1:02d}.json"
-        entry = ArchiveEntry(cycle=cycle, file=file, **facts)
+            entry = self._best(self._judged(entries, self.judge), log_probs)
         self.archive.add(entry)
         return entry
 
     def finish_search(self, log_probs: Rows, min_distance: float = 0.0) -> None:
         """Judge the genotypes of all cycles but the last with the present weights, and
         also, where the archive keeps a distance, the most probable networks without
-        one. The search ends in the best of all (:attr:`Archive.final`).
-
-        Args:
-            log_probs: log p of each layer.
-            min_distance: That of :meth:`finish_cycle`. Default 0.
-        """
+        one. The search ends in the best of all (:attr:`Archive.final`)."""
         if self.judge is None:
             return
-        *earlier, last = self.archive.entries
-        near: list[Indices] = []
+        archive, networks = self.archive, []
+        *earlier, last = archive.entries
         if min_distance > 0:
-            archived = {entry.blocks for entry in self.archive.entries}
-            derived = self.derive(log_probs)
-            near = [n for n in derived if self.blocks(n) not in archived]
-        networks = [self.space.indices_of_blocks(e.blocks) for e in earlier]
-        accuracies = self._judge_all([*networks, *near], self.judge)
-        for entry, accuracy in zip(earlier, accuracies, strict=False):
-            self.archive.judge(entry.cycle, accuracy)
-        entries = list(self.archive.entries)
-        for indices, accuracy in zip(near, accuracies[len(earlier) :], strict=True):
-            found = self._entry(indices, accuracy)
-            entries.append(replace(last, file=FINAL_FILE, **found))
-        networks = [self.space.indices_of_blocks(e.blocks) for e in entries]
-        chosen = self.choose(networks, [e.accuracy for e in entries], log_probs)
-        self.archive.final = entries[chosen]
+            archived = {entry.blocks for entry in archive.entries}
+            networks = self.derive(log_probs)
+            networks = [n for n in networks if self.blocks(n) not in archived]
+        near = [replace(last, file=FINAL_FILE, **self._facts(n)) for n in networks]
+        judged = self._judged([*earlier, *near], self.judge)
+        archive.entries = [*judged[: len(earlier)], last]
+        near = judged[len(earlier) :]
+        archive.final = self._best([*archive.entries, *near], log_probs)
 
     def race(self, other: Indices, judge: Judge, log_probs: Rows) -> None:
         """Let the genotypes of the archive, the one that the search would end in and
-        another network be judged in another way; the best of them is what it ends in.
-
-        Args:
-            other: The other network.
-            judge: Gives the accuracy that decides.
-            log_probs: log p of each layer.
-        """
+        another network be judged in another way; the best of them is what it ends
+        in."""
         final = self.archive.final
         assert final is not None
-        entries = {entry.blocks: entry for entry in [*self.archive.entries, final]}
-        blocks = self.blocks(other)
-        if blocks not in entries:
-            entries[blocks] = replace(final, **self._entry(other, None))
-        networks = [self.space.indices_of_blocks(blocks) for blocks in entries]
-        accuracies = self._judge_all(networks, judge, "Trained and judged")
-        index = self.choose(networks, accuracies, log_probs)
-        winner, facts = [*entries.values()][index], dict(accuracy=accuracies[index])
-        self.archive.final = replace(winner, file=FINAL_FILE, **facts)
+        finalists = {entry.blocks: entry for entry in [*self.archive.entries, final]}
+        hand_made = replace(final, **self._facts(other))
+        finalists.setdefault(hand_made.blocks, hand_made)
+        judged = self._judged([*finalists.values()], judge, "Trained and judged")
+        self.archive.final = replace(self._best(judged, log_probs), file=FINAL_FILE)
 
-    def _judge_all(
-        self, networks: Sequence[Indices], judge: Judge, how: str = "Judged"
-    ) -> list[float]:
-        accuracies = []
-        for number, network in enumerate(networks, start=1):
-            accuracies.append(judge(network))
+    def _judged(
+        self, entries: Sequence[ArchiveEntry], judge: Judge, how: str = "Judged"
+    ) -> list[ArchiveEntry]:
+        """Entries with the accuracy that their networks have now."""
+        judged = []
+        for number, entry in enumerate(entries, start=1):
+            accuracy = judge(self.space.indices_of_blocks(entry.blocks))
+            judged.append(replace(entry, accuracy=accuracy))
             print_log(
-                f"{how} network {number} of {len(networks)}: accuracy "
-                f"{accuracies[-1]:.4f}, {self.table.cost(network):.6g} "
-                f"{self.table.unit}: {' '.join(self.blocks(network))}",
+                f"{how} network {number} of {len(entries)}: accuracy {accuracy:.4f}, "
+                f"{entry.costs[self.table.kind]:.6g} {self.table.unit}: "
+                f"{' '.join(entry.blocks)}",
                 logger="current",
             )
-        return accuracies
+        return judged
 
-    def blocks(self, indices: Indices) -> tuple[str, ...]:
-        """The block specs of a network."""
-        pairs = zip(self.space.candidates, indices, strict=True)
-        return tuple(row[index] for row, index in pairs)
+    def _best(self, entries: Sequence[ArchiveEntry], log_probs: Rows) -> ArchiveEntry:
+        """What :func:`choose` chooses."""
+        networks = [self.space.indices_of_blocks(entry.blocks) for entry in entries]
+        chosen = [zip(log_probs, network, strict=True) for network in networks]
+        sums = [sum(row[index] for row, index in pairs) for pairs in chosen]
+        costs = [entry.costs[self.table.kind] for entry in entries]
+        accuracies = [entry.accuracy for entry in entries]
+        numbers = self.num_clips, self.alpha_weight
+        return entries[choose(accuracies, sums, costs, *numbers)]
 
-    def _entry(self, indices: Indices, accuracy: float | None) -> dict[str, Any]:
+    def _facts(self, indices: Indices) -> dict[str, Any]:
         """What an entry of the archive says of the network itself."""
         blocks = self.blocks(indices)
         return dict(
             blocks=blocks,
             costs={kind: table.cost(indices) for kind, table in self.tables.items()},
-            accuracy=accuracy,
+            accuracy=None,
             distance=self.archive.distance(blocks),
         )
+
+    def blocks(self, indices: Indices) -> tuple[str, ...]:
+        """The block specs of a network."""
+        pairs = zip(self.space.candidates, indices, strict=True)
+        return tuple(row[index] for row, index in pairs)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from .distributed import average_gradients, together
 from .penalty import CostPenalty
 from .randomness import Stream, derived_seed, seeded
 
+T = TypeVar("T")
+
 
 class _Part(NamedTuple):
     """Parameters and batch normalisations of a part of the model."""
@@ -28,14 +30,14 @@ class _Part(NamedTuple):
     weights: list[nn.Parameter]
     norms: list[_BatchNorm]
 
+    @classmethod
+    def of(cls, module: nn.Module) -> _Part:
+        norms = (m for m in module.modules() if isinstance(m, _BatchNorm))
+        return cls([*module.parameters()], [m for m in norms if m.track_running_stats])
 
-def _part(module: nn.Module, but: Iterable[nn.Module] = ()) -> _Part:
-    left_out = {id(p) for inner in but for p in inner.parameters()}
-    weights = [p for p in module.parameters() if id(p) not in left_out]
-    inside = {id(m) for inner in but for m in inner.modules()}
-    modules = (m for m in module.modules() if id(m) not in inside)
-    norms = [m for m in modules if isinstance(m, _BatchNorm) and m.track_running_stats]
-    return _Part(weights, norms)
+    def without(self, *others: _Part) -> _Part:
+        left_out = {id(item) for part in others for items in part for item in items}
+        return _Part(*([i for i in own if id(i) not in left_out] for own in self))
 
 
 class Steps:
@@ -61,24 +63,19 @@ class Steps:
         self.model, self.weights, self.alphas = model, weights, alphas
         self.input_shape = input_shape
         self.supernet = find_supernet(model)
-        self._candidates = [[_part(op) for op in m.ops] for m in self.supernet.layers]
-        shared = _part(model, but=[self.supernet.layers])
-        own = [p for p in shared.weights if p is not self.supernet.alphas]
-        self._shared = shared._replace(weights=own)
+        layers = self.supernet.layers
+        self._candidates = [[_Part.of(op) for op in layer.ops] for layer in layers]
+        alphas_alone = _Part([self.supernet.alphas], [])
+        self._shared = _Part.of(model).without(_Part.of(layers), alphas_alone)
 
     def weights_step(
         self, batch: dict, path: Choices, teacher: Choices | None = None
     ) -> dict[str, Tensor]:
-        """One optimiser step of the weights on a path, without gradient to the alphas.
+        """One optimiser step of the weights on a path drawn under ``torch.no_grad``.
 
-        With a teacher, both learn in the one step: the teacher from the labels, the
-        path from the teacher's probabilities (in-place distillation, Yu and Huang,
-        ICCV 2019).
-
-        Args:
-            batch: A batch of the weights half.
-            path: What each layer runs, drawn under ``torch.no_grad``.
-            teacher: Another path. Default None.
+        With a teacher, another path, both learn in the one step: the teacher from the
+        labels, the path from the teacher's probabilities (in-place distillation, Yu and
+        Huang, ICCV 2019).
 
         Returns:
             The values to log: ``loss`` and what the head adds; with a teacher these are
@@ -108,16 +105,12 @@ class Steps:
     def alpha_step(
         self, batch: dict, path: Choices, penalty: CostPenalty | None = None
     ) -> dict[str, Tensor]:
-        """One optimiser step of the alphas on a path. Weights and running statistics of
+        """One optimiser step of the alphas on a path with weights that lead back to
+        them; with a cost term in the loss, or None. Weights and running statistics of
         batch normalisation stay as they are.
 
         The gradient is the first-order one of DARTS: that of the loss on the alpha half
         at the present weights.
-
-        Args:
-            batch: A batch of the alpha half.
-            path: What each layer runs, with weights that lead back to the alphas.
-            penalty: Cost term of the loss. Default None.
 
         Returns:
             The values to log, their names starting with ``alpha_``.
@@ -212,11 +205,8 @@ def untracked(norms: Iterable[_BatchNorm]) -> Iterator[None]:
 def _update(
     optimizer: OptimWrapper, loss: Tensor, parameters: Iterable[nn.Parameter]
 ) -> None:
-    """``OptimWrapper.update_params`` with the gradients averaged over the processes.
-
-    Gradients that are still accumulated are averaged too, so that those that rank 0
-    saves are those of every rank.
-    """
+    """``OptimWrapper.update_params`` with the gradients averaged over the processes,
+    also those that still accumulate: what rank 0 saves is that of every rank."""
     optimizer.backward(optimizer.scale_loss(loss))
     average_gradients(parameters)
     if optimizer.should_update():
@@ -229,18 +219,12 @@ def reestimated_batch_norm(
     model: nn.Module, batches: Iterable[dict], seed: int
 ) -> Iterator[None]:
     """Within this context, running statistics of batch normalisation are those of the
-    network that runs at present, estimated from nothing on ``batches``; afterwards they
-    are what they were.
+    network that runs at present, the mean over some batches of training clips;
+    afterwards they are what they were.
 
     In a supernet the statistics mix all networks that were sampled, so that no network
-    may be judged by them.
-
-    Args:
-        model: The recognizer, with the path already chosen.
-        batches: Batches of training clips; their mean counts (cumulative average).
-        seed: Of what is drawn on the way, by a blending of the data preprocessor above
-            all: the same statistics on every rank and every time. All generators go
-            on as if nothing had been drawn.
+    may be judged by them. ``seed`` is that of what is drawn on the way, as by a
+    blending of the data preprocessor; generators go on as if nothing had been drawn.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     layers = [m for m in norms if m.running_mean is not None]
@@ -268,12 +252,12 @@ def reestimated_batch_norm(
 def judge(
     model: nn.Module,
     calibration: Callable[[], Iterable[dict]],
-    validate: Callable[[nn.Module], float],
+    validate: Callable[[nn.Module], T],
     seed: int,
-) -> float:
-    """Accuracy, by ``validate``, of the network that a model runs at present, with
-    batch normalisation re-estimated on the batches of ``calibration``; ``seed`` is that
-    of the search."""
+) -> T:
+    """What ``validate`` gives for the network that a model runs at present, with batch
+    normalisation re-estimated on the batches of ``calibration``; ``seed`` is that of
+    the search."""
     seed = derived_seed(seed, Stream.CALIBRATION)
     with reestimated_batch_norm(model, calibration(), seed):
         return validate(model)

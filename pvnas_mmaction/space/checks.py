@@ -51,6 +51,19 @@ def is_list(value: object) -> bool:
     return isinstance(value, list | tuple) and len(value) > 0
 
 
+def in_range(interval: str) -> Rule:
+    """The rule for a number in an interval such as ``"[0, 1)"`` or ``"[1, inf)"``."""
+    low, high = map(float, interval[1:-1].split(","))
+
+    def holds(value: Any) -> bool:
+        above = is_number(value) and (
+            value >= low if interval[0] == "[" else value > low
+        )
+        return above and (value <= high if interval[-1] == "]" else value < high)
+
+    return f"a number in {interval}", holds
+
+
 TEXT: Rule = ("text", lambda v: isinstance(v, str))
 NAME: Rule = ("a name", lambda v: isinstance(v, str) and v != "")
 INTEGER: Rule = ("a whole number", lambda v: type(v) is int)
@@ -91,8 +104,7 @@ def read(
             raise wrong(where, f"the key {key!r} as well", _short(sorted(data)), hint)
     for key, (expected, holds) in rules.items():
         if key in data and not holds(data[key]):
-            name = inside(where, key)
-            raise wrong(name, expected, _short(data[key]), hint)
+            raise wrong(inside(where, key), expected, _short(data[key]), hint)
     return dict(data)
 
 
@@ -101,19 +113,13 @@ def _short(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def check_number(name: str, value: object) -> None:
-    """Raise ValueError unless ``value`` is a finite number of 0 or more."""
-    if not is_number(value) or value < 0:  # type: ignore[operator]
-        raise wrong(name, "a number of 0 or more", repr(value))
+def check(field: str, value: object, rule: Rule) -> None:
+    """Raise ValueError unless a value is what a rule expects."""
+    if not rule[1](value):
+        raise wrong(field, rule[0], _short(value))
 
 
 def check_count(name: str, value: object, least: int) -> None:
     """Raise ValueError unless ``value`` is an integer of at least ``least``."""
     if type(value) is not int or value < least:
         raise wrong(name, f"an integer of {least} or more", repr(value))
-
-
-def check_mapping(name: str, value: object) -> None:
-    """Raise ValueError unless ``value`` is a mapping, such as a config dict."""
-    if not isinstance(value, Mapping):
-        raise wrong(name, "a dict of settings", repr(value))
