@@ -129,7 +129,8 @@ def _stream(container: Any) -> Any:
         if kinds.attached_pic in stream.disposition:
             return 1
         default = kinds.default in stream.disposition
-        return stream.width * stream.height + 5_000_000 * default
+        score = stream.width * stream.height + 5_000_000 * default
+        return score + 100_000_000 * (stream.pix_fmt is not None)  # it holds packets
 
     streams = [stream for stream in container.streams.video if stream.codec_context]
     return max(streams, key=rank, default=None)

@@ -246,7 +246,8 @@ def _rank(stream: VideoStream) -> int:
     if Disposition.attached_pic in stream.disposition:
         return 1
     default = Disposition.default in stream.disposition
-    return stream.width * stream.height + 5_000_000 * default
+    score = stream.width * stream.height + 5_000_000 * default
+    return score + 100_000_000 * (stream.pix_fmt is not None)  # it holds packets
 
 
 def _show(frames: Iterable[av.VideoFrame]) -> Iterator[np.ndarray]:
