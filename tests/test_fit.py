@@ -22,6 +22,7 @@ import pytest
 import torch
 from mmaction.registry import DATASETS
 from mmengine.logging import MessageHub
+from mmengine.registry import init_default_scope
 from searching import run_forked
 from tool_processes import CONFIGS, RETRAIN, SEARCH
 
@@ -170,6 +171,7 @@ def test_windows_and_csv(fitted, videos, tmp_path, capsys) -> None:
     ["s_retrain_1xb8-u8-12e_custom-rgb", "tiny_retrain_1xb8-6x1x1-2e_motion-clips"],
 )
 def test_preprocessing_is_that_of_the_test_pipeline(name, motion_clips) -> None:
+    init_default_scope("mmaction")
     cfg = load_config(f"pvnas_mmaction::pvnas/pvnas-{name}.py")
     dataset = cfg.test_dataloader.dataset
     dataset.update(ann_file=str(motion_clips / "val.txt"), num_classes=8,
