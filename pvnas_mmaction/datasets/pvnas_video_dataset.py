@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 
 from ..space.checks import wrong
 from .load_video import with_cache, with_exact_frames
+from .video_backends import check_backend
 from .video_list import find_faults, read_video_list, resolve
 
 
@@ -77,12 +78,13 @@ class PVNASVideoDataset(VideoDataset):
         backend: str = "auto",
         **kwargs: Any,
     ) -> None:
+        self._field = f"{'val/test' if test_mode else 'train'}_dataloader.dataset"
+        check_backend(f"{self._field}.backend", backend)
         pipeline = with_exact_frames(pipeline, backend)
         if cache is not None:
             pipeline = with_cache(pipeline, cache)
         self._table = _SharedTable(0)
         self._parts: list[np.ndarray] = []
-        self._field = f"{'val/test' if test_mode else 'train'}_dataloader.dataset"
         super().__init__(
             str(ann_file),  # the command line makes a number of a name of digits
             pipeline,
@@ -116,8 +118,8 @@ class PVNASVideoDataset(VideoDataset):
         total, hint = len(set(paths)), "they will be skipped"
         if len(faults) == total:
             hint = (
-                f"set {self._field}.data_prefix=dict(video=FOLDER) to the folder that "
-                f"the list's paths start from; it is {self.data_prefix['video']!r}"
+                f"set {self._field}.data_prefix.video to the folder that the list's "
+                f"paths start from; it is {self.data_prefix['video']!r}"
             )
         elif self.test_mode:
             hint = "supply them, or take their lines out of the list"
