@@ -16,8 +16,6 @@
 An install without a gap never sees what fills it.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys
@@ -48,18 +46,17 @@ NEEDED = {
 def what_is_missing() -> str:
     """One line on what this package needs and does not find, with the command that
     brings it; empty where all is there."""
+
+    def numbers(version: str) -> list[int]:
+        return [int(number) for number in re.findall(r"\d+", version)[:3]]
+
     lacking = []
     for module, (names, least) in NEEDED.items():
-        installed = {d.metadata["Name"]: d.version for n in names
-                     for d in metadata.distributions(name=n)}  # fmt: skip
-        old = [n for n, v in installed.items() if _numbers(v) < _numbers(least)]
+        there = (d for name in names for d in metadata.distributions(name=name))
+        old = [d.name for d in there if numbers(d.version) < numbers(least)]
         if old or find_spec(module) is None:
             lacking.append(f"'{(old or names)[0]}>={least}'")
     return f"not found: pip install {' '.join(lacking)}" if lacking else ""
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 class DRN:
@@ -81,8 +78,7 @@ def supply_missing_modules() -> None:
     for text in ("pkg_resources is deprecated", "Fail to import ``MultiScaleDeform"):
         warnings.filterwarnings("ignore", text, UserWarning)
     # Python 3.12 and newer, when they compile MMAction2 for the first time.
-    escape = "invalid escape sequence", SyntaxWarning, ".*/mmaction/"
-    warnings.filterwarnings("ignore", *escape)
+    warnings.filterwarnings("ignore", "invalid escape", SyntaxWarning, ".*/mmaction/")
     found = find_spec("mmaction")
     if found is not None and found.origin is not None:
         parts = _DRN.split(".")[1:]
@@ -116,15 +112,13 @@ def checkpoint_globals() -> list[object]:
     import numpy as np
     from mmengine.logging import HistoryBuffer
 
-    reconstruct = np.empty(0).__reduce__()[0]
-    scalar = np.float64(0).__reduce__()[0]
-    dtypes = ("float64", "float32", "int64", "int32", "bool")
-    entries: list[object] = [HistoryBuffer, np.ndarray, np.dtype]
-    entries += [type(np.dtype(name)) for name in dtypes]
+    dtypes = (np.dtype(name) for name in ("f8", "f4", "i8", "i4", "bool"))
+    entries: list[object] = [HistoryBuffer, np.ndarray, np.dtype, *map(type, dtypes)]
     entries.append((history_buffer_statistic, "builtins.getattr"))
     for package in ("numpy._core", "numpy.core"):
-        entries.append((reconstruct, f"{package}.multiarray._reconstruct"))
-        entries.append((scalar, f"{package}.multiarray.scalar"))
+        for value in (np.empty(0), np.float64(0)):
+            rebuild = value.__reduce__()[0]
+            entries.append((rebuild, f"{package}.multiarray.{rebuild.__name__}"))
     return entries
 
 

@@ -15,6 +15,7 @@ import shlex
 import statistics
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,7 @@ from tqdm import tqdm
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_checks import check_one_network
 from pvnas_mmaction.apis.config_files import load_config
-from pvnas_mmaction.models.recognizers import (
-    build_recognizer,
-    count_macs,
-    count_params,
-    fold_batch_norm,
-    logits,
-    settle_batch_norm,
-    view_of,
-)
+from pvnas_mmaction.models import recognizers
 from pvnas_mmaction.profiling.clock import check_device, machine_facts
 from pvnas_mmaction.space.checks import check_count, wrong
 
@@ -62,14 +55,14 @@ CONFIGS = {
     **{k: f"pvnas_mmaction::pvnas/{v}_kinetics400-rgb.py" for k, v in OURS.items()},
     **{k: f"mmaction::recognition/{v}kinetics400-rgb.py" for k, v in ZOO.items()},
 }
-# Title, key, format and scale of each column.
-COLUMNS = (
-    ("view", "view", "{}", 1),
-    ("GMACs", "macs", "{:.2f}", 1e-9),
-    ("params (M)", "params", "{:.2f}", 1e-6),
-    ("ms", "inference_ms", "{:.1f}", 1),
-    ("train ms", "training_ms", "{:.1f}", 1),
-)
+# Title, and text of each model's facts.
+COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "view": lambda facts: facts["view"],
+    "GMACs": lambda facts: f"{facts['macs'] / 1e9:.2f}",
+    "params (M)": lambda facts: f"{facts['params'] / 1e6:.2f}",
+    "ms": lambda facts: f"{facts['inference_ms']:.1f}",
+    "train ms": lambda facts: f"{facts['training_ms']:.1f}",
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -112,23 +105,24 @@ def prepare(result: dict[str, Any], args: argparse.Namespace) -> dict[str, Timer
     """Build a model and count its cost; gives what times its inference and training."""
     config = load_config(result["config"])
     check_one_network(config)
-    view, model = view_of(config), build_recognizer(config).eval()
+    view = recognizers.view_of(config)
+    model = recognizers.build_recognizer(config).eval()
     x = view.random_input(1)
-    settle_batch_norm(model, x)
-    result |= dict(view=str(view), params=count_params(model))
-    result["macs"] = count_macs(model, x)
+    recognizers.settle_batch_norm(model, x)
+    result |= dict(view=str(view), params=recognizers.count_params(model))
+    result["macs"] = recognizers.count_macs(model, x)
     x = view.random_input(args.batch_size).to(args.device)
     trained = copy.deepcopy(model).to(args.device)
     trained.train()  # those of TSM give no model back
-    result["folded"] = fold_batch_norm(model)
+    result["folded"] = recognizers.fold_batch_norm(model)
     model.to(args.device)
 
     @torch.inference_mode()
     def infer() -> None:
-        logits(model, x)
+        recognizers.logits(model, x)
 
     def train() -> None:
-        scores = logits(trained, x)
+        scores = recognizers.logits(trained, x)
         F.cross_entropy(scores, scores.argmin(1)).backward()
         trained.zero_grad(set_to_none=True)
 
@@ -175,18 +169,15 @@ def to_markdown(data: dict[str, Any]) -> str:
         f"medians over {setting['rounds']} rounds in which the models take turns; a "
         "training step is forward and backward. Weights are random. Models marked * "
         "run inference with batch normalisation folded into their convolutions.\n",
-        f"| model | {' | '.join(title for title, *_ in COLUMNS)} |",
+        f"| model | {' | '.join(COLUMNS)} |",
         f"| --- |{' ---: |' * len(COLUMNS)}",
     ]
-    for result in data["results"]:
-        cells = [result["name"] + (" *" if result.get("folded") else "")]
-        for _, key, form, scale in COLUMNS:
-            cells.append(form.format(result[key] * scale) if key in result else "")
+    for facts in data["results"]:
+        cells = [facts["name"] + (" *" if facts.get("folded") else "")]
+        cells += ["" if "error" in facts else text(facts) for text in COLUMNS.values()]
         lines.append(f"| {' | '.join(cells)} |")
-    failed = [f"- {r['name']}: {r['error']}" for r in data["results"] if "error" in r]
-    if failed:
-        lines += ["\nNot measured:\n", *failed]
-    return "\n".join(lines) + "\n"
+    failed = [f"- {f['name']}: {f['error']}" for f in data["results"] if "error" in f]
+    return "\n".join([*lines, *(["\nNot measured:\n"] if failed else []), *failed, ""])
 
 
 def main() -> None:

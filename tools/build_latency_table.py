@@ -16,13 +16,8 @@ from pathlib import Path
 
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_files import load_config, read_space
+from pvnas_mmaction.profiling import latency
 from pvnas_mmaction.profiling.calibration import calibrate_and_check
-from pvnas_mmaction.profiling.latency import (
-    BACKENDS,
-    MeasureConfig,
-    Networks,
-    measure_table,
-)
 from pvnas_mmaction.space.checks import check_count, wrong
 from pvnas_mmaction.space.latency_table import LatencyTable
 
@@ -35,7 +30,7 @@ def main() -> None:
     add("config", help="search config, or the config of a space")
     add("--out", required=True, metavar="FILE.json")
     backend = "what runs the networks; default: torch"
-    add("--backend", choices=BACKENDS, default="torch", help=backend)
+    add("--backend", choices=latency.BACKENDS, default="torch", help=backend)
     add("--device", default="cpu", help="cpu or cuda; default: cpu")
     add("--threads", type=int, help="default: as PyTorch has it")
     rounds = "readings of each candidate at each layer, at least; default: 16"
@@ -47,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     cli.check_out_file(args.out)
     check_count("--check-networks", args.check_networks, 3)
-    config = MeasureConfig(args.device, args.threads, args.rounds, args.backend)
+    config = latency.MeasureConfig(args.device, args.threads, args.rounds, args.backend)
     cfg = load_config(args.config)
     space = read_space(cfg, args.config)
     shape = args.input_shape or (cfg.get("train_cfg") or {}).get("input_shape")
@@ -55,8 +50,8 @@ def main() -> None:
         hint = "give --input-shape C T H W, e.g. 3 8 224 224"
         raise wrong("train_cfg.input_shape", f"one in {args.config}", "none", hint)
     head = (cfg.get("model") or {}).get("cls_head") or {}
-    networks = Networks(space, shape, head.get("num_classes", 400), config)
-    table = measure_table(networks, cli.bar("Candidates"))
+    networks = latency.Networks(space, shape, head.get("num_classes", 400), config)
+    table = latency.measure_table(networks, cli.bar("Candidates"))
     number = args.check_networks
     table = calibrate_and_check(table, networks, number, cli.bar("Whole networks"))
     table.save(Path(args.out))

@@ -12,24 +12,10 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from pvnas_mmaction.apis import cli
+from pvnas_mmaction.apis import cli, export
 from pvnas_mmaction.apis.config_checks import check_one_network
 from pvnas_mmaction.apis.config_files import load_config, make_portable, merge_options
-from pvnas_mmaction.apis.export import (
-    Classifier,
-    check_inputs,
-    export_onnx,
-    load_classifier,
-    max_difference,
-    model_facts,
-    write_description,
-)
-from pvnas_mmaction.apis.quantize import (
-    CALIBRATION_CLIPS,
-    labelled_clips,
-    quantize,
-    top1,
-)
+from pvnas_mmaction.apis.quantize import labelled_clips, quantize, top1
 from pvnas_mmaction.models.recognizers import view_of
 from pvnas_mmaction.profiling.onnx_parts import measured_ms
 from pvnas_mmaction.space.checks import wrong
@@ -42,14 +28,13 @@ more than {TOLERANCE}."""
 
 
 def write_int8(
-    config: Config, classifier: Classifier, file: Path, shape: tuple[int, ...]
+    config: Config, classifier: export.Classifier, file: Path, shape: tuple[int, ...]
 ) -> None:
     """Write the 8-bit network, and print what it costs and saves."""
     init_default_scope(config.get("default_scope", "mmaction"))
     preprocessor = classifier.recognizer.data_preprocessor
     small = file.with_suffix(".int8.onnx")
-    clips = labelled_clips(config, "train", preprocessor, CALIBRATION_CLIPS)
-    quantize(file, small, clips)
+    quantize(file, small, labelled_clips(config, "train", preprocessor, 64))
     for path in (file, small):
         accuracy, number = top1(path, labelled_clips(config, "test", preprocessor))
         print(
@@ -82,19 +67,19 @@ def main() -> None:
     if checkpoint is None:
         print("warning: no checkpoint, the weights are random", file=sys.stderr)
     shape = view_of(config).shape
-    classifier = load_classifier(config, checkpoint, shape)
-    export_onnx(classifier, out, shape, model_facts(config, shape))
-    difference = max_difference(classifier, out, check_inputs(shape))
+    classifier = export.load_classifier(config, checkpoint, shape)
+    export.export_onnx(classifier, out, shape, export.model_facts(config, shape))
+    difference = export.max_difference(classifier, out, export.check_inputs(shape))
     print(f"max abs difference to PyTorch: {difference:.2e}")
     try:
-        write_description(config, out.parent)
+        export.write_description(config, out.parent)
     except ValueError as error:
         print(f"warning: pvnas predict --onnx can't run it: {error}", file=sys.stderr)
     if args.int8:
         write_int8(config, classifier, out, shape)
     sizes = ", ".join(map(str, shape))
-    num_classes = config.model.cls_head.num_classes
-    print(f"Wrote {args.out}: clips (N, {sizes}) -> logits (N, {num_classes})")
+    number = config.model.cls_head.num_classes
+    print(f"Wrote {args.out}: clips (N, {sizes}) -> logits (N, {number})")
     if difference > TOLERANCE:
         sys.exit(f"error: a logit is off by more than {TOLERANCE}")
 

@@ -23,8 +23,6 @@ split, i and the options of the picture only. A render that was stopped goes on 
 is started again.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

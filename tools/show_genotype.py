@@ -11,22 +11,16 @@ from pathlib import Path
 from rich.table import Table
 
 from pvnas_mmaction.apis import cli
+from pvnas_mmaction.report import layers
 from pvnas_mmaction.report.drawing import network_plot
-from pvnas_mmaction.report.layers import (
-    LayerRow,
-    format_count,
-    format_shape,
-    layer_rows,
-    temporal_reach,
-    total,
-)
+from pvnas_mmaction.report.layers import format_count, format_shape
 from pvnas_mmaction.report.plot import save_figure
 from pvnas_mmaction.space.genotype import load_genotype
 
 
-def layer_table(rows: list[LayerRow]) -> Table:
+def layer_table(rows: list[layers.LayerRow]) -> Table:
     """The network as a table, with totals in its last line."""
-    whole = total(rows)
+    whole = layers.total(rows)
     table = Table(show_footer=True, header_style="bold")
     table.add_column("layer", footer="total", no_wrap=True)
     for name in ("stage", "block", "input CxTxHxW", "output"):
@@ -58,19 +52,20 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, metavar="FILE", help=picture)
     args = parser.parse_args()
     genotype = load_genotype(args.genotype)
-    rows = layer_rows(genotype, args.input_shape)
+    rows = layers.layer_rows(genotype, args.input_shape)
     blocks = genotype.blocks
     lines = [
         args.genotype,
         f"space: {genotype.space}, {len(blocks)} layers, {blocks.count('skip')} "
-        f"skipped\ntemporal reach: {temporal_reach(genotype)} frames",
+        f"skipped\ntemporal reach: {layers.temporal_reach(genotype)} frames",
         *(f"{key}: {value}" for key, value in genotype.provenance.items()),
     ]
     console = cli.wide_console()
     console.print("\n".join(lines), markup=False)
     console.print(layer_table(rows))
     if args.picture is not None:
-        title = f"{Path(args.genotype).name}: {format_count(total(rows).macs)} MACs"
+        macs = format_count(layers.total(rows).macs)
+        title = f"{Path(args.genotype).name}: {macs} MACs"
         save_figure(network_plot(rows, title), args.picture)
         console.print(f"drawn: {args.picture}", markup=False)
 

@@ -12,8 +12,6 @@ They take the options of MMAction2's own tools, and differ in this:
 - a user's mistake ends in one line on stderr and exit status 2 (:func:`.errors.run`).
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -37,17 +35,11 @@ from ..engine.search_files import start_facts
 from ..models.supernet import PVNASSupernet
 from ..search.distributed import together
 from ..space.checks import wrong
+from . import run_checks
 from .config_checks import check_num_classes
 from .config_files import KeyValueAction, make_portable, merge_options
 from .errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, run
 from .launchers import LAUNCHERS, start_distributed
-from .run_checks import (
-    RunCheckHook,
-    backbone_of,
-    check_batches,
-    check_head,
-    check_work_dir,
-)
 from .termination import TerminationHook
 
 __all__ = ["EXIT_INTERRUPTED", "EXIT_USER_ERROR", "KeyValueAction", "run"]
@@ -63,25 +55,16 @@ def tool_parser(doc: str | None, **settings: str) -> argparse.ArgumentParser:
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``."""
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=KeyValueAction,
-        metavar="KEY=VALUE",
-        help="override settings of the config, e.g. train_cfg.max_epochs=5; lists as "
-        "key=a,b or key='[a,b]', nested ones as key='[(a,b),(c,d)]', without spaces",
-    )
+    text = "override settings of the config, e.g. train_cfg.max_epochs=5; lists as "
+    text += "key=a,b or key='[a,b]', nested ones as key='[(a,b),(c,d)]', without spaces"
+    action = dict(action=KeyValueAction, metavar="KEY=VALUE")
+    parser.add_argument("--cfg-options", nargs="+", help=text, **action)
 
 
 def add_input_shape(parser: argparse.ArgumentParser, default: str) -> None:
     """Add ``--input-shape C T H W``; ``default`` says what holds without it."""
-    parser.add_argument(
-        "--input-shape",
-        nargs=4,
-        type=int,
-        metavar=("C", "T", "H", "W"),
-        help=f"shape of one view; default: {default}",
-    )
+    text, names = f"shape of one view; default: {default}", ("C", "T", "H", "W")
+    parser.add_argument("--input-shape", nargs=4, type=int, metavar=names, help=text)
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,14 +114,10 @@ def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
         cfg.resume, cfg.load_from = True, args.resume
     if cfg.get("load_from") and not cfg.get("resume"):
         check_checkpoint(cfg.load_from, "load_from")
-    check_work_dir(cfg, resumed=found is not None)
-    randomness = dict(cfg.get("randomness") or {"seed": None})
-    if args.seed is not None:
-        randomness["seed"] = args.seed
-    for name in ("diff_rank_seed", "deterministic"):
-        if getattr(args, name):
-            randomness[name] = True
-    cfg.randomness = randomness
+    run_checks.check_work_dir(cfg, resumed=found is not None)
+    names = ("seed", "diff_rank_seed", "deterministic")
+    given = {k: v for k in names if (v := getattr(args, k)) not in (None, False)}
+    cfg.randomness = {"seed": None, **(cfg.get("randomness") or {}), **given}
     return cfg
 
 
@@ -237,12 +216,12 @@ def build_runner(cfg: Config, tested: bool = False) -> Runner:
     if not tested and filename:  # dumped before the first step
         object.__setattr__(runner.cfg, "_filename", filename)
         Path(runner.work_dir, f"{runner.timestamp}.py").unlink(missing_ok=True)
-    check_head(runner.model)
-    hook = RunCheckHook(resumed=bool(cfg.get("resume")), tested=tested)
+    run_checks.check_head(runner.model)
+    hook = run_checks.RunCheckHook(resumed=bool(cfg.get("resume")), tested=tested)
     hook.lock = lock
     runner.register_hook(hook)
-    if isinstance(backbone_of(runner.model), PVNASSupernet):
+    if isinstance(run_checks.backbone_of(runner.model), PVNASSupernet):
         runner.register_hook(TerminationHook())
     if not tested:
-        check_batches(runner)
+        run_checks.check_batches(runner)
     return runner

@@ -6,8 +6,6 @@ checkout has it next to the package. A verb loads that file and calls its ``main
 this process.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import sys

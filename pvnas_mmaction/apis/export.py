@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A recognizer as an ONNX model, and the check that it is still the same function."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os
@@ -17,15 +15,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from ..engine.checkpoints import check_checkpoint
+from ..models import recognizers
 from ..models.pvnas_net import PVNASNet
-from ..models.recognizers import (
-    build_recognizer,
-    fold_batch_norm,
-    logits,
-    pair,
-    pipeline_of,
-    settle_batch_norm,
-)
 from ..profiling.onnx_parts import onnx_program, start
 from ..report.predictions import class_names
 from ..space.checks import wrong
@@ -50,7 +41,7 @@ class Classifier(nn.Module):
         self.recognizer = recognizer
 
     def forward(self, clips: Tensor) -> Tensor:
-        return logits(self.recognizer, clips.unsqueeze(1))
+        return recognizers.logits(self.recognizer, clips.unsqueeze(1))
 
 
 def load_classifier(
@@ -59,14 +50,14 @@ def load_classifier(
     """The classifier of a config, in evaluation mode, for clips (C, T, H, W); with
     random weights where ``checkpoint`` is None. FileNotFoundError or ValueError where
     checkpoint, head or clips do not fit the network."""
-    recognizer = build_recognizer(config)
+    recognizer = recognizers.build_recognizer(config)
     check_head(recognizer)
     if isinstance(recognizer.backbone, PVNASNet):
         check_input_shape(recognizer.backbone.skeleton, input_shape)
     if checkpoint is None:
         generator = torch.Generator().manual_seed(0)
         clips = torch.randn((2, *input_shape), generator=generator)
-        settle_batch_norm(recognizer, clips.unsqueeze(1))
+        recognizers.settle_batch_norm(recognizer, clips.unsqueeze(1))
     else:
         check_checkpoint(checkpoint, "checkpoint")
         found = CheckpointLoader.load_checkpoint(checkpoint, "cpu", logger="silent")
@@ -87,7 +78,7 @@ def preprocessing_of(cfg: Config) -> dict[str, Any]:
     where it does what the data can't say."""
     steps: list[Sequence[Any]] = []
     frames, sampling = 0, None
-    for transform in pipeline_of(cfg):
+    for transform in recognizers.pipeline_of(cfg):
         settings = dict(transform)
         kind = str(settings.pop("type")).removeprefix("mmaction.")
         samples = kind in ("UniformSample", "SampleFrames")
@@ -100,7 +91,8 @@ def preprocessing_of(cfg: Config) -> dict[str, Any]:
             keep_ratio = settings.pop("keep_ratio", True)
             steps.append(["resize", list(settings.pop("scale")), keep_ratio])
         elif kind == "CenterCrop":
-            steps.append(["center_crop", list(pair(settings.pop("crop_size")))])
+            size = recognizers.pair(settings.pop("crop_size"))
+            steps.append(["center_crop", list(size)])
         elif _OTHER.fullmatch(kind):
             settings = {}
         else:
@@ -149,7 +141,7 @@ def export_onnx(
     ``facts``, see :func:`model_facts`, are the file's metadata.
     """
     deployed = copy.deepcopy(classifier).eval()
-    fold_batch_norm(deployed.recognizer)
+    recognizers.fold_batch_norm(deployed.recognizer)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     program = onnx_program(
         deployed,

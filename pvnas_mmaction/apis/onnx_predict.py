@@ -12,8 +12,6 @@ FOLDER holds ``model.onnx``, ``preprocessing.json`` and ``labels.txt``, as ``pvn
 writes them. VIDEO is a file, or a folder of files.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

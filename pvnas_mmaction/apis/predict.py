@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A trained network, and how a clip is made for it, for :mod:`.onnx_predict`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """An exported network in 8-bit integers, and the accuracy that this costs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +15,6 @@ from ..profiling.onnx_parts import quiet, start
 from ..space.checks import wrong
 from .export import INPUT
 
-CALIBRATION_CLIPS = 64
 # A normalised clip (1, C, T, H, W), float32, and its class id.
 Clips = Iterable[tuple[np.ndarray, int]]
 

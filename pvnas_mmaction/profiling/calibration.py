@@ -7,8 +7,6 @@ alone has an overhead, and a search prefers the candidates whose readings came o
 that preference, and adds a margin, so that a budget holds for most networks.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import statistics

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A clock for the CPU and the GPU, and the machine that its times hold for."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re
@@ -24,7 +22,7 @@ class Clock:
     On a GPU they are on its own time line. On one thread of a CPU they are the time
     that this thread had the processor, so that a busy machine gives the times of an
     idle one but for what programs take from each other's caches. With several threads
-    they are wall time.
+    they are wall time. ``kind`` says which.
     """
 
     def __init__(self, device: torch.device | str) -> None:
@@ -33,7 +31,6 @@ class Clock:
 
     @property
     def kind(self) -> str:
-        """``"gpu events"``, ``"thread time"`` or ``"wall time"``."""
         if self.device.type == "cuda":
             return "gpu events"
         return "thread time" if torch.get_num_threads() == 1 else "wall time"
@@ -44,15 +41,13 @@ class Clock:
             event = torch.cuda.Event(enable_timing=True)
             event.record(torch.cuda.current_stream(self.device))
             self.marks.append(event)
-        elif self.kind == "thread time":
-            self.marks.append(time.thread_time())
         else:
-            self.marks.append(time.perf_counter())
+            one = self.kind == "thread time"
+            self.marks.append(time.thread_time() if one else time.perf_counter())
 
     def intervals(self) -> list[float]:
         """Milliseconds from each mark to the next; the marks are cleared."""
-        marks, self.marks = self.marks, []
-        pairs = pairwise(marks)
+        pairs, self.marks = pairwise(self.marks), []
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             return [first.elapsed_time(second) for first, second in pairs]
@@ -72,20 +67,20 @@ def thread_count(number: int | None) -> Iterator[None]:
 
 def check_device(name: str) -> torch.device:
     """The device of a name; ValueError where there is none."""
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise wrong("device", "cpu, cuda, or cuda:1 for the second GPU", repr(name))
-    kind, _, index = name.partition(":")
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind == "cuda" and int(index or 0) >= found:
-        hint = f"PyTorch finds {found} GPU(s) on this machine"
-        raise wrong("device", "one that is there", repr(name), hint)
+    number = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = ["cpu", *["cuda"][:number], *(f"cuda:{index}" for index in range(number))]
+    if name not in there:
+        raise wrong("device", f"one that is there: {', '.join(there)}", repr(name))
     return torch.device(name)
 
 
 def machine_facts(device: torch.device | str = "cpu") -> dict[str, Any]:
     """What a time depends on: processor, number of its cores, versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
+    named = re.search(r"model name\s*: (.*)", text)
     facts: dict[str, Any] = dict(
-        processor=_processor_name(),
+        processor=named[1] if named else platform.processor() or platform.machine(),
         cores=os.cpu_count(),
         system=platform.system(),
         python=platform.python_version(),
@@ -95,12 +90,3 @@ def machine_facts(device: torch.device | str = "cpu") -> dict[str, Any]:
         facts["gpu"] = torch.cuda.get_device_name(device)
         facts["cuda"] = torch.version.cuda
     return facts
-
-
-def _processor_name() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for line in lines:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

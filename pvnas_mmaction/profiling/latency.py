@@ -9,8 +9,6 @@ other programs changed from one to the next is divided out. Layers of the same w
 strides and input size share their readings.
 """
 
-from __future__ import annotations
-
 import random
 import statistics
 from collections import defaultdict

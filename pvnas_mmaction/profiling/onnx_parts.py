@@ -2,10 +2,9 @@
 """The networks of a space in onnxruntime: stem, candidates and head are exported once,
 and a network is their graphs, one behind the other."""
 
-from __future__ import annotations
-
 import logging
-import statistics
+import time
+import timeit
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +17,10 @@ from torch import Tensor, nn
 
 from ..models.blocks import ConvNormAct
 from ..models.supernet import PVNASSupernet
-from .clock import Clock, thread_count
 
 OPSET = 18
-NUM_MEDIANS = 5
-NUM_TIMED = 30
+NUM_MEANS = 10
+NUM_TIMED = 15
 Run = Callable[[np.ndarray], np.ndarray]
 
 
@@ -112,19 +110,15 @@ def start(graph: Any, threads: int | None = None) -> Run:
 
 def measured_ms(path: Path, shape: Sequence[int], threads: int) -> float:
     """Milliseconds that an exported network takes on this machine's CPU for a view of
-    (C, T, H, W): the lowest of some medians, as other programs only add to it."""
-    run, clock = start(path, threads), Clock("cpu")
-    generator = np.random.default_rng(0)
-    view = generator.standard_normal((1, *shape), np.float32)
-    medians = []
-    with thread_count(threads):
-        for _ in range(NUM_MEDIANS):
-            for _ in range(NUM_TIMED):
-                clock.mark()
-                run(view)
-                clock.mark()
-            medians.append(statistics.median(clock.intervals()[::2]))
-    return min(medians)
+    (C, T, H, W): the lowest mean of some, as other programs only add to it."""
+    run = start(path, threads)
+    view = np.random.default_rng(0).standard_normal((1, *shape), np.float32)
+    # Of one thread, the time that it had the processor.
+    timer = time.thread_time if threads == 1 else time.perf_counter
+    seconds = timeit.repeat(
+        lambda: run(view), timer=timer, repeat=NUM_MEANS, number=NUM_TIMED
+    )
+    return 1e3 * min(seconds) / NUM_TIMED
 
 
 class _Together(nn.Module):

@@ -6,8 +6,6 @@ Of a search its files in ``search/`` are read, of a training what MMEngine leave
 ``missing``, for the page to say. Only a path that is no work directory is an error.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Sequence

@@ -14,8 +14,6 @@ A temporal shift is three bars, staggered; a dot above a block marks
 squeeze-and-excitation; a skipped layer is an empty dashed frame.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

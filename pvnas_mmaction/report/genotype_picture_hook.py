@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A picture of every network that a search finds, where its scalars are logged."""
 
-from __future__ import annotations
-
 import mmcv
 from mmaction.registry import HOOKS
 from mmengine.dist import is_main_process

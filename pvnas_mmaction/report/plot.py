@@ -7,8 +7,6 @@ apart; maps use cividis (Nunez, Anderton and Renslow, 2018), which reads the sam
 and without color vision.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Predictions that ``tools/test.py --dump`` saved: confusion and accuracy by class."""
 
-from __future__ import annotations
-
 import io
 import pickle
 from collections import OrderedDict
