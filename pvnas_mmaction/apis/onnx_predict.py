@@ -2,9 +2,9 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Classes of videos, by an exported network.
 
-This file runs alone: it needs Python, numpy, OpenCV and onnxruntime. Frames are read
-by PyAV where that is installed, as in training; OpenCV's differ by a level here and
-there.
+This file runs without the package: it needs Python, numpy, OpenCV and onnxruntime.
+Frames are read by PyAV where that is installed, as in training; OpenCV's differ by a
+level here and there.
 
     python onnx_predict.py FOLDER VIDEO... [--window 2] [--out FILE.csv]
 
@@ -14,15 +14,12 @@ writes them. VIDEO is a file, or a folder of files.
 
 import argparse
 import csv
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import partial
 from itertools import islice
-from math import atan2, degrees
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +28,14 @@ import numpy as np
 
 try:
     import av
-    import av.filter
-    import av.sidedata.sidedata
-    import av.stream
-except ImportError:
-    av = None
+
+    # The file that training reads by, without the package, which imports PyTorch.
+    _FILE = Path(__file__).resolve().parent.parent / "datasets" / "presented_frames.py"
+    _SPEC = importlib.util.spec_from_file_location("presented_frames", _FILE)
+    presented = importlib.util.module_from_spec(_SPEC)
+    _SPEC.loader.exec_module(presented)
+except (ImportError, OSError):
+    presented = None
 
 SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv",
             ".flv", ".3gp", ".ts", ".mts", ".ogv", ".gif"}  # fmt: skip
@@ -88,94 +88,33 @@ def read_description(folder: Path) -> tuple[list[str], dict[str, Any]]:
 # -- frames --------------------------------------------------------------------------
 
 
-def decode(path: str) -> Iterator[Callable[[], np.ndarray]]:
-    """The frames of a video in the order of presentation, each as a function that gives
-    its upright picture (H, W, 3), uint8, red first."""
-    if av is not None:
-        with av.open(path, metadata_errors="replace") as container:
-            show = _Screen()
-            for number, frame in enumerate(_decode_by_pyav(container)):
-                if number == 0:
-                    show(frame)  # it says how large all are
-                yield partial(show, frame)
-        return
-    capture = cv2.VideoCapture(path)
-    while capture.grab():
-        yield lambda: cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
-
-
-def _decode_by_pyav(container: Any) -> Iterator[Any]:
-    """Frames; passes over faults of the file, as a player does."""
-    stream = _stream(container)
-
-    def packets() -> Iterator[Any]:
-        try:
-            yield from container.demux(stream) if stream else ()
-        except av.FFmpegError:
-            yield None  # what the decoder still holds
-
-    for packet in packets():
-        with suppress(av.FFmpegError):
-            yield from stream.decode(packet)
-
-
-def _stream(container: Any) -> Any:
-    """The stream that ``ffmpeg`` takes; None where there is no video."""
-    kinds = av.stream.Disposition
-
-    def rank(stream: Any) -> int:
-        if kinds.attached_pic in stream.disposition:
-            return 1
-        default = kinds.default in stream.disposition
-        score = stream.width * stream.height + 5_000_000 * default
-        return score + 100_000_000 * (stream.pix_fmt is not None)  # it holds packets
-
-    streams = [stream for stream in container.streams.video if stream.codec_context]
-    return max(streams, key=rank, default=None)
-
-
-class _Screen:
-    """Gives upright RGB pictures of frames, of the size of the first one, by the
-    filters of ``ffmpeg``."""
-
-    size: tuple[int, ...] = ()
-    graph = kind = None
-
-    def __call__(self, frame: Any) -> np.ndarray:
-        matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
-        turns = [] if matrix is None else _turns(np.frombuffer(matrix, np.int32))
-        kind = frame.width, frame.height, frame.format.name, turns
-        if kind != self.kind:
-            self.graph, self.kind = av.filter.Graph(), kind
-            source = self.graph.add_buffer(template=frame, time_base=Fraction(1))
-            filters = [*turns, ("scale", ":".join(map(str, self.size)))]
-            filters += [("format", "rgb24"), ("buffersink",)]
-            nodes = [self.graph.add(*filter) for filter in filters]
-            self.graph.link_nodes(source, *nodes).configure()
-        self.graph.push(frame)
-        image = self.graph.pull().to_ndarray()
-        self.size = image.shape[1::-1]
-        return image
-
-
-def _turns(matrix: np.ndarray) -> list[tuple[str, ...]]:
-    """The filters that turn and mirror a frame, of its 3 x 3 display matrix."""
-    # Where the picture's axes, right and down, point on the display.
-    a, b, c, d = matrix[[0, 1, 3, 4]].tolist()
-    if (angle := round(degrees(atan2(b, a)))) % 90:
-        return [("rotate", f"{angle}*PI/180")]
-    filters = []
-    if abs(b) > abs(a):
-        filters, a, d = [("transpose", "cclock_flip")], c, b
-    return filters + [("hflip",)] * (a < 0) + [("vflip",)] * (d < 0)
-
-
-def frame_rate(path: str) -> float:
-    """Mean frames per second by the container; 0 where it names none."""
-    if av is None:
-        return cv2.VideoCapture(path).get(cv2.CAP_PROP_FPS)
+def count_frames(path: str) -> tuple[int, float]:
+    """Number of frames, and how many there are in a second; 0 where that is unknown."""
+    if presented is None:
+        capture = cv2.VideoCapture(path)
+        return sum(iter(capture.grab, False)), capture.get(cv2.CAP_PROP_FPS)
     with av.open(path, metadata_errors="replace") as container:
-        return float(_stream(container).average_rate or 0)
+        stream = presented.best_stream(container)
+        number = sum(1 for _ in presented.decode(container, stream, []))
+        return number, float(stream.average_rate or 0)
+
+
+def read_frames(path: str, numbers: set[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Number and upright picture (H, W, 3), uint8, red first, of some frames, in the
+    order of presentation; the first frame, which says how large all are, is one."""
+    wanted = {0, *numbers}
+    if presented is None:
+        capture = cv2.VideoCapture(path)
+        for number in range(max(wanted) + 1):
+            capture.grab()
+            if number in wanted:
+                yield number, cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
+        return
+    with av.open(path, metadata_errors="replace") as container:
+        stream = presented.best_stream(container)
+        frames = enumerate(presented.decode(container, stream, []))
+        chosen = (frame for number, frame in frames if number in wanted)
+        yield from zip(sorted(wanted), presented.show(chosen), strict=True)
 
 
 # -- clips ---------------------------------------------------------------------------
@@ -221,26 +160,25 @@ def clips_of(
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: expected a video, got no file")
     try:
-        total, fps = sum(1 for _ in decode(path)), frame_rate(path) or 25.0
-    except (OSError, ValueError, AttributeError) as error:
+        total, fps = count_frames(path)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: expected a video, got {error}") from error
     if total == 0:
         raise ValueError(f"{path}: expected a video, got no frames")
+    fps = fps or 25.0
     length = min(max(round(window * fps), 1), total) if window else total
     step = max(round(stride * fps), 1) if stride else length
     starts = list(range(0, total - length + 1, step))
     if starts[-1] + length < total:  # the end of the video, too
         starts.append(total - length)
     mean, std = (np.float32(preprocessing[key]) for key in ("mean", "std"))
-    pictures, last, frames = enumerate(decode(path)), -1, {}
     numbers = [sample(length, start, preprocessing) for start in starts]
-    wanted = {number for row in numbers for number in row}
+    found, frames = read_frames(path, {i for row in numbers for i in row}), {}
     for start, row in zip(starts, numbers, strict=True):
         frames = {i: frame for i, frame in frames.items() if i >= start}
-        while last < max(row):
-            last, picture = next(pictures)
-            if last in wanted:
-                frames[last] = resize_and_crop(picture(), preprocessing["steps"])
+        while max(row) not in frames:
+            number, picture = next(found)
+            frames[number] = resize_and_crop(picture, preprocessing["steps"])
         clip = (np.stack([frames[i] for i in row]).astype(np.float32) - mean) / std
         times = start / fps, (start + length) / fps
         yield np.ascontiguousarray(clip.transpose(3, 0, 1, 2)), times

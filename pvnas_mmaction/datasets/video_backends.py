@@ -14,21 +14,18 @@ import importlib
 import logging
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from fractions import Fraction
 from functools import cached_property
-from math import atan2, degrees
 from typing import Any, BinaryIO
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.filter import Graph
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import Disposition
 from av.video.stream import VideoStream
 from mmengine.logging import print_log
 
 from ..space.checks import wrong
+from .presented_frames import best_stream, decode, show
 
 # Frames of the counting pass are kept up to this size: most clips are decoded once.
 KEEP_BYTES = 2**28
@@ -75,7 +72,7 @@ class PyAV(Backend):
     def __iter__(self) -> Iterator[np.ndarray]:
         """All frames, in order."""
         with self._open() as (container, stream):
-            yield from _show(_decode(container, stream))
+            yield from show(_decode(container, stream))
 
     def count(self) -> int:
         """Number of frames, by decoding them all."""
@@ -95,7 +92,7 @@ class PyAV(Backend):
         wanted = sorted({0, *numbers})  # the first frame says how large all are
         with self._open() as opened:
             found: Any = self._kept or _chosen(wanted, _decode(*opened))
-            return dict(zip(wanted, _show(found[i] for i in wanted), strict=True))
+            return dict(zip(wanted, show(found[i] for i in wanted), strict=True))
 
     def check_plain(self, length: int) -> None:
         """ValueError unless each of ``length`` packets is one frame, of common colours,
@@ -121,10 +118,7 @@ class PyAV(Backend):
             self.file.seek(0)
         try:
             with av.open(self.file, metadata_errors="replace") as container:
-                streams = [s for s in container.streams.video if s.codec_context]
-                if not streams:
-                    raise ValueError("no video that FFmpeg can decode")
-                stream = max(streams, key=_rank)
+                stream = best_stream(container)
                 stream.codec_context.thread_count = self.num_threads
                 yield container, stream
         except av.FFmpegError as error:
@@ -207,76 +201,18 @@ def _chosen(numbers: Collection[int], frames: Iterable[Any]) -> dict[int, Any]:
 def _decode(
     container: InputContainer, stream: VideoStream, log: bool = False
 ) -> Iterator[av.VideoFrame]:
-    """Frames in the order of presentation; passes over faults, as ``ffmpeg`` does, but
-    ValueError where there is no frame at all."""
+    """Frames in the order of presentation; ValueError where there is none."""
     faults: list[av.FFmpegError] = []
-    num_frames = 0
-    for packet in _demux(container, stream, faults):
-        try:
-            frames = stream.decode(packet)
-        except av.FFmpegError as error:
-            faults.append(error)
-            continue
-        num_frames += len(frames)
-        yield from frames
-    if num_frames == 0:
+    number = 0
+    for frame in decode(container, stream, faults):
+        number += 1
+        yield frame
+    if number == 0:
         raise ValueError(faults[0].strerror if faults else "no frames")
     if faults and log:
         print_log(
-            f"{container.name}: expected a whole video, got {num_frames} frames and a "
+            f"{container.name}: expected a whole video, got {number} frames and a "
             f"fault ({faults[0].strerror}); these frames are used",
             "current",
             logging.WARNING,
         )
-
-
-def _demux(
-    container: InputContainer, stream: VideoStream, faults: list[av.FFmpegError]
-) -> Iterator[av.Packet | None]:
-    """Packets to the end or to a fault of the file; None empties the decoder."""
-    try:
-        yield from container.demux(stream)
-    except av.FFmpegError as error:
-        faults.append(error)
-        yield None
-
-
-def _rank(stream: VideoStream) -> int:
-    """The stream with the highest rank is the one that ``ffmpeg`` takes."""
-    if Disposition.attached_pic in stream.disposition:
-        return 1
-    default = Disposition.default in stream.disposition
-    score = stream.width * stream.height + 5_000_000 * default
-    return score + 100_000_000 * (stream.pix_fmt is not None)  # it holds packets
-
-
-def _show(frames: Iterable[av.VideoFrame]) -> Iterator[np.ndarray]:
-    """Upright RGB pictures of the size of the first one, as ``ffmpeg`` filters them."""
-    size, last = (), None
-    for frame in frames:
-        matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
-        turns = [] if matrix is None else _turns(np.frombuffer(matrix, np.int32))
-        shape = frame.width, frame.height, frame.format.name, turns
-        if shape != last:
-            graph, last = Graph(), shape
-            graph.threads = 1  # a pool that is freed in a forked worker waits for ever
-            source = graph.add_buffer(template=frame, time_base=Fraction(1))
-            filters = [*turns, ("scale", ":".join(map(str, size))), ("format", "rgb24")]
-            nodes = [graph.add(*filter) for filter in [*filters, ("buffersink",)]]
-            graph.link_nodes(source, *nodes).configure()
-        graph.push(frame)
-        image = graph.pull().to_ndarray()
-        size = image.shape[1::-1]
-        yield image
-
-
-def _turns(matrix: np.ndarray) -> list[tuple[str, ...]]:
-    """The filters that ``ffmpeg`` turns and mirrors by, of a 3 x 3 display matrix."""
-    # Where the picture's axes, right and down, point on the display.
-    a, b, c, d = matrix[[0, 1, 3, 4]].tolist()
-    if (angle := round(degrees(atan2(b, a)))) % 90:
-        return [("rotate", f"{angle}*PI/180")]
-    filters = []
-    if abs(b) > abs(a):
-        filters, a, d = [("transpose", "cclock_flip")], c, b
-    return filters + [("hflip",)] * (a < 0) + [("vflip",)] * (d < 0)
