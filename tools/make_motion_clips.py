@@ -5,22 +5,21 @@
     %(prog)s --out data/motion_clips
     %(prog)s --out data/motion_clips --num-train 64 --num-val 16 --size 32
 
-A clip shows a few textured shapes on a still, textured background. All shapes
-of a clip do the same thing, and that is the class: move left, right, up or
-down, rotate clockwise or counter-clockwise, grow, or shrink.
+A clip shows a few textured shapes on a still, textured background. All of them do the
+same thing, and that is the class: move left, right, up or down, rotate clockwise or
+counter-clockwise, grow, or shrink.
 
-No frame tells the class, by construction. Position lives on a torus (a shape
-that leaves on one side enters on the other), orientation on a circle, and size
-on a circle too: a shape that grows past the largest size fades out and comes
-back as a small one, fading in. The starting point on each of the three circles
-is uniform, so the frame at any time has one and the same distribution for every
-class, and a class played backwards is its opposite. Every video frame is
-intra-coded at a constant quantizer, so that compression adds no temporal cue.
+No frame tells the class. Position lives on a torus (a shape that leaves on one side
+enters on the other), orientation on a circle, and size on a circle too: a shape that
+grows past the largest size fades out and comes back as a small one. Where it starts on
+each circle is uniform, so that a frame at any time has the same distribution for every
+class, and a class played backwards is its opposite. Every frame is intra-coded at a
+constant quantizer: compression adds no temporal cue.
 
 OUT gets MMAction2's lists train.txt and val.txt, classes.txt, the clips in train/ and
 val/, and manifest.json with the parameters. Clip i of a split depends on the seed, the
-split, i and the options of the picture only. A render that was stopped goes on when it
-is started again.
+split, i and the options of the picture only. The same command goes on where a render
+was stopped.
 """
 
 import json
@@ -113,52 +112,48 @@ def random_texture(
     return color
 
 
-class Shape:
-    """A textured outline on the three circles; ``size_phase`` in [0, 1) is its size."""
-
-    def __init__(
-        self, rng: np.random.Generator, picture: Picture, size_phase: float
-    ) -> None:
-        self.radius_range = picture.radius_range
-        self.center = rng.uniform(0, 1, 2)
-        self.angle = rng.uniform(0, 2 * np.pi)
-        self.size_phase = size_phase
-        self.corners = int(rng.integers(3, 7))
-        self.roundness = rng.uniform(0, 1)
-        self.stretch = np.exp(rng.uniform(-0.3, 0.3))
-        contrast = rng.uniform(picture.min_contrast, 1)
-        self.texture = random_texture(rng, 0.35, 0.9, contrast)
+def random_shape(
+    rng: np.random.Generator, picture: Picture, size_start: float
+) -> Callable[[np.ndarray, np.ndarray, float, float], np.ndarray]:
+    """A function that paints a textured outline over an image (H, W, 3), moved on its
+    three circles by a shift, a turn and a scaling; ``size_start`` in [0, 1) is where it
+    starts on that of sizes."""
+    smallest, largest = picture.radius_range
+    start, start_angle = rng.uniform(0, 1, 2), rng.uniform(0, 2 * np.pi)
+    sector = 2 * np.pi / int(rng.integers(3, 7))  # of a corner
+    roundness = rng.uniform(0, 1)
+    stretch = np.exp(rng.uniform(-0.3, 0.3))
+    color = random_texture(rng, 0.35, 0.9, rng.uniform(picture.min_contrast, 1))
 
     def paint(
-        self, image: np.ndarray, shift: np.ndarray, turn: float, scaling: float
+        image: np.ndarray, shift: np.ndarray, turn: float, scaling: float
     ) -> np.ndarray:
-        """Paint the shape, moved on its circles, over an image (H, W, 3)."""
         side = image.shape[0]
-        size_phase = (self.size_phase + scaling) % 1
-        smallest, largest = self.radius_range
+        size_phase = (size_start + scaling) % 1
         radius = smallest * (largest / smallest) ** size_phase
         opacity = np.clip(min(size_phase, 1 - size_phase) / FADE, 0, 1)
         pixels = (np.arange(side) + 0.5) / side
-        center = self.center + shift
+        center = start + shift
         dx = (pixels - center[0] + 0.5) % 1 - 0.5
         dy = (pixels - center[1] + 0.5) % 1 - 0.5
-        reach = radius * max(self.stretch, 1 / self.stretch) + 1.5 / side
+        reach = radius * max(stretch, 1 / stretch) + 1.5 / side
         rows, columns = np.nonzero(dx**2 + dy[:, None] ** 2 < reach**2)
         dx, dy = dx[columns] / radius, dy[rows] / radius
-        cos, sin = np.cos(self.angle + turn), np.sin(self.angle + turn)
-        x = (cos * dx + sin * dy) * self.stretch
-        y = (cos * dy - sin * dx) / self.stretch
+        cos, sin = np.cos(start_angle + turn), np.sin(start_angle + turn)
+        x = (cos * dx + sin * dy) * stretch
+        y = (cos * dy - sin * dx) / stretch
         # Outline in polar form: between a regular polygon and a circle.
-        sector = 2 * np.pi / self.corners
         theta = np.arctan2(y, x) % sector - sector / 2
         polygon = np.cos(sector / 2) / np.cos(theta)
-        outline = polygon + self.roundness * (1 - polygon)
+        outline = polygon + roundness * (1 - polygon)
         inside = (outline - np.hypot(x, y)) * radius * side
         mask = opacity * np.clip(inside / 1.5 + 0.5, 0, 1)[:, None]
         image = image.copy()
         below = image[rows, columns]
-        image[rows, columns] = below + mask * (self.texture(x, y) - below)
+        image[rows, columns] = below + mask * (color(x, y) - below)
         return image
+
+    return paint
 
 
 def render_clip(seed: int, split: str, index: int, picture: Picture) -> np.ndarray:
@@ -171,7 +166,7 @@ def render_clip(seed: int, split: str, index: int, picture: Picture) -> np.ndarr
     scene = random_texture(rng, 0.7, 4.0, contrast)(*np.meshgrid(pixels, pixels))
     # Evenly spaced on the circle of sizes: some shape is always fully visible.
     first, count = rng.uniform(), picture.objects
-    shapes = [Shape(rng, picture, first + k / count) for k in range(count)]
+    shapes = [random_shape(rng, picture, first + k / count) for k in range(count)]
     # At a turn_speed of 1 all classes move the outline of a shape of medium radius by
     # about as many pixels.
     speed = rng.uniform(*picture.speed_range)
@@ -182,8 +177,8 @@ def render_clip(seed: int, split: str, index: int, picture: Picture) -> np.ndarr
     clip = np.empty((picture.frames, side, side, 3), np.uint8)
     for t in range(picture.frames):
         image = scene
-        for shape in shapes:
-            image = shape.paint(
+        for paint in shapes:
+            image = paint(
                 image,
                 np.array([right, down]) * speed * t,
                 turning * speed / radius * t,
