@@ -58,7 +58,7 @@ def test_a_search_has_all_its_parts(tmp_path):
     }  # fmt: skip
     shown = text_of(page)
     for words in (
-        "Search report: mine", "finished", "chosen, validation 50.0 %", "2 h 03 min",
+        "Search report: mine", "finished", "chosen, validation 50.0 %", "2:03:04",
         "cycle 2, inherited weights", "Cycle 1", "Cycle 2 chosen",
         "skipped layers 2 of 4", "temporal reach 7 frames", "Seed 7", "Config toy.py",
         "python tools/train.py toy.py --seed 7", "2.9.0+cpu", "budget 1 M MACs",

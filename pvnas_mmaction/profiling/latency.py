@@ -45,9 +45,6 @@ class MeasureConfig:
         threads: Threads of one operation on the CPU. Default None: as PyTorch has it.
         rounds: Readings of every candidate at every layer, at least. Default 16.
         backend: ``"torch"`` or, on a CPU, ``"onnxruntime"``. Default ``"torch"``.
-
-    Raises:
-        ValueError: A field out of range; names it.
     """
 
     device: str = "cpu"
@@ -146,13 +143,10 @@ def covering_networks(
 ) -> Iterator[tuple[int, ...]]:
     """As few random networks as have every candidate of every layer, of which
     ``counts`` says the numbers, once or more."""
-    total = max(counts)
     columns = []
     for count in counts:
-        rest = [generator.randrange(count) for _ in range(total - count)]
-        column = [*range(count), *rest]
-        generator.shuffle(column)
-        columns.append(column)
+        rest = generator.choices(range(count), k=max(counts) - count)
+        columns.append(generator.sample([*range(count), *rest], max(counts)))
     return zip(*columns, strict=True)
 
 
@@ -166,23 +160,20 @@ def measure_table(networks: Networks, track: Track = iter) -> LatencyTable:
     rounds = [covering_networks(counts, generator) for _ in range(config.rounds + 1)]
     chosen = [network for drawn in rounds for network in drawn]
     shapes = layer_shapes(space.skeleton, networks.shape)
-    keys = [
-        [
-            (block, layer.in_channels, layer.out_channels, layer.stride, shapes[i])
-            for block in space.candidates[i]
-        ]
-        for i, layer in enumerate(space.layers)
+    kinds = [
+        (layer.in_channels, layer.out_channels, layer.stride, shapes[layer.index])
+        for layer in space.layers
     ]
+    alike = zip(space.candidates, kinds, strict=True)
+    keys = [[(block, kind) for block in blocks] for blocks, kind in alike]
 
     def picked(rows: Sequence[Sequence[Any]], indices: Sequence[int]) -> list[Any]:
         return [row[index] for row, index in zip(rows, indices, strict=True)]
 
-    runs = [
-        [networks.stem, *picked(networks.layers, indices), networks.head]
-        for indices in chosen
-    ]
-    times = [*networks.time(runs, track)]
+    stem, head, layers = networks.stem, networks.head, networks.layers
+    runs = [[stem, *picked(layers, indices), head] for indices in chosen]
     places = [["stem", *picked(keys, indices), "head"] for indices in chosen]
+    times = networks.time(runs, track)
     pairs = [[*zip(*pair, strict=True)] for pair in zip(places, times, strict=True)]
     medians = steady_medians(pairs[max(counts) :])
     return LatencyTable(

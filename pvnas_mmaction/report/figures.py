@@ -39,9 +39,9 @@ def column(rows: Rows, key: str, mean_of: int = 1) -> list[float | None]:
     return means
 
 
-def number_format(values: Sequence[float | None]) -> str:
-    """With prefixes (k, M, G) for large numbers."""
-    return ".3~s" if any(value and value >= 1000 for value in values) else "~g"
+def number_format(kind: str) -> str:
+    """Of a kind of cost: milliseconds as they are, others with a prefix (k, M, G)."""
+    return "~g" if kind == "latency" else ".3~s"
 
 
 def cycle_starts(history: Rows) -> list[dict[str, float]]:
@@ -100,11 +100,8 @@ def search_plots(run: SearchRun) -> dict[str, Plot]:
     kind, limits = "flops", []
     if run.budget:
         kind, limits = run.budget["kind"], [dict(limit=run.budget["budget"])]
-    pattern = number_format(column(history, "expected_cost"))
-    more = dict(
-        accuracy=dict(points=found),
-        cost=dict(y_title=KINDS[kind][0], limits=limits, pattern=pattern),
-    )
+    cost = dict(y_title=KINDS[kind][0], limits=limits, pattern=number_format(kind))
+    more = dict(accuracy=dict(points=found), cost=cost)
     spans = dict(rests=resting_spans(history), starts=cycle_starts(history))
     return _course("search", history, more, **spans)
 
@@ -175,7 +172,7 @@ def archive_plots(runs: Sequence[SearchRun]) -> dict[str, Plot]:
             plots[f"archive-{kind}"] = make_plot(
                 "archive", f"Accuracy against {unit} (dashed: Pareto front)",
                 points=points, front=[points[i] for i in front], unit=unit,
-                pattern=number_format([p["cost"] for p in points]),
+                pattern=number_format(kind),
                 names=[run.name for run in runs],
             )  # fmt: skip
     return plots
@@ -224,7 +221,7 @@ def training_plots(run: TrainRun) -> dict[str, Plot]:
 
 def class_plots(predictions: Predictions) -> dict[str, Plot]:
     """Confusion matrix and accuracy by class."""
-    names, counts = predictions.names, predictions.counts
+    names, counts = predictions.names, predictions.counts.tolist()
     few = len(names) <= NAMED_CLASSES
     size = dict(height=max(220, min(560, 26 * len(names))), named=few)
     cells = [

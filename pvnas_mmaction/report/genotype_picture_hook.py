@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 from ..search.archive import ArchiveEntry
 from .drawing import network_plot
-from .layers import format_count, layer_rows
+from .layers import format_count, layer_rows, percent
 from .plot import figure_bytes
 
 
@@ -39,18 +39,16 @@ class GenotypePictureHook(Hook):
         if len(archive) == self._shown:
             return
         self._shown = len(archive)
-        if not is_main_process():
-            return
-        entry, final = archive.entries[-1], archive.final
-        self._show(runner, entry, "genotype", f"Cycle {entry.cycle + 1}")
-        if final and all(final.blocks != e.blocks for e in archive.entries):
-            self._show(runner, final, "genotype_final", "Found at the end")
+        if is_main_process():
+            entry, final = archive.entries[-1], archive.final
+            self._show(runner, entry, "genotype", f"Cycle {entry.cycle + 1}")
+            if final and all(final.blocks != e.blocks for e in archive.entries):
+                self._show(runner, final, "genotype_final", "Found at the end")
 
     def _show(self, runner: Runner, entry: ArchiveEntry, name: str, found: str) -> None:
-        accuracy = "n/a" if entry.accuracy is None else f"{100 * entry.accuracy:.1f} %"
         title = (
-            f"{found}: {format_count(entry.macs)} MACs, "
-            f"{format_count(entry.params)} parameters, accuracy {accuracy}"
+            f"{found}: {format_count(entry.macs)} MACs, {format_count(entry.params)} "
+            f"parameters, accuracy {percent(entry.accuracy)}"
         )
         rows = layer_rows(runner.train_loop.files.genotype(entry))
         picture = figure_bytes(network_plot(rows, title), ".png")

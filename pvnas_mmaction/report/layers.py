@@ -116,3 +116,8 @@ def format_count(value: float) -> str:
 def format_shape(shape: Sequence[int]) -> str:
     """``24x8x16x16``."""
     return "x".join(map(str, shape))
+
+
+def percent(share: float | None) -> str:
+    """A share in percent; n/a for None."""
+    return "n/a" if share is None else f"{100 * share:.1f} %"

@@ -3,8 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from urllib.parse import quote
+from datetime import datetime, timedelta
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -35,45 +34,22 @@ class Card:
     badges: list[str] = field(default_factory=list)
     key: str = ""
 
-    @property
-    def latency(self) -> float | None:
-        """Milliseconds, where the search or what derived the genotype knew them."""
-        known = self.networks[0].entry.costs if self.networks else {}
-        return known.get("latency", self.genotype.provenance.get("latency_ms"))
-
-    @property
-    def href(self) -> str:
-        """The genotype file as a link that needs no server."""
-        return "data:application/json;charset=utf-8," + quote(self.genotype.to_json())
-
 
 @dataclass
 class Section:
     """A run, its networks, and the keys of its plots; ``columns`` are step and cycle of
-    each column of the plots of p."""
+    each column of the plots of p, ``missed`` the networks of cycles that ended with a D
+    far from its plan."""
 
     run: Run
     anchor: str
     predictions: Predictions | None = None
     cards: list[Card] = field(default_factory=list)
+    missed: list[Network] = field(default_factory=list)
     columns: list[tuple[int, int]] = field(default_factory=list)
     course: list[str] = field(default_factory=list)
     archive: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
-
-    @property
-    def missed_plans(self) -> list[Network]:
-        """Networks of cycles that ended with a D far from its plan."""
-        if not isinstance(self.run, SearchRun):
-            return []
-        if lookup(self.run.record, "schedule.mode") not in (None, "diversity"):
-            return []  # other modes have no feedback to follow the plan with
-        return [
-            network
-            for network in self.run.networks
-            if abs(network.entry.diversity - network.entry.planned_diversity)
-            > MISSED_PLAN
-        ]
 
 
 class Report:
@@ -109,8 +85,8 @@ class Report:
             shape=layers.format_shape,
             total=layers.total,
             reach=layers.temporal_reach,
-            percent=percent,
-            duration=duration,
+            percent=layers.percent,
+            duration=lambda seconds: timedelta(seconds=round(seconds)),
             mean_distance=mean_pairwise_hamming,
         )
         library, specs = scripts(self.plots) if self.plots else ("", "")
@@ -136,6 +112,12 @@ class Report:
 
     def _add_search(self, section: Section, run: SearchRun) -> None:
         self._add_cards(section, _cards(run))
+        # Other modes have no feedback to follow the plan with.
+        if lookup(run.record, "schedule.mode") in (None, "diversity"):
+            for network in run.networks:
+                entry = network.entry
+                if abs(entry.diversity - entry.planned_diversity) > MISSED_PLAN:
+                    section.missed.append(network)
         if run.history and run.space:
             plots, section.columns = figures.probability_plots(run)
             self._add(section.anchor, plots)
@@ -191,17 +173,3 @@ def _cards(run: SearchRun) -> list[Card]:
             card.badges.append("Pareto front")
         cards.append(card)
     return cards
-
-
-def percent(share: float | None) -> str:
-    """A share in percent; n/a for None."""
-    return "n/a" if share is None else f"{100 * share:.1f} %"
-
-
-def duration(seconds: float) -> str:
-    """Days, hours and minutes; seconds below an hour."""
-    minutes, left = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 24:
-        return f"{hours // 24} d {hours % 24} h"
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {left:02d} s"

@@ -61,7 +61,7 @@ def figure_bytes(plot: Plot, kind: str) -> bytes:
 
 
 def save_figure(plot: Plot, path: Path) -> None:
-    """Write a plot; the file's ending, one of :data:`FORMATS`, says in which format."""
+    """Write a plot in the format that the file's ending says."""
     kind = path.suffix.lower()
     if kind not in FORMATS:
         raise wrong(str(path), f"one of the endings {', '.join(FORMATS)}", repr(kind))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch._utils import _rebuild_tensor_v2
 
@@ -39,17 +40,17 @@ class _Unpickler(pickle.Unpickler):
 class Predictions:
     """Number of clips by true class (row) and predicted class (column)."""
 
-    counts: list[list[int]]
+    counts: np.ndarray
     names: list[str]
 
     @property
     def num_clips(self) -> int:
-        return sum(map(sum, self.counts))
+        return int(self.counts.sum())
 
     @property
     def accuracy(self) -> float:
         """Share of clips whose class was found."""
-        return sum(row[i] for i, row in enumerate(self.counts)) / self.num_clips
+        return float(self.counts.trace() / self.counts.sum())
 
 
 def load_scores(path: Path) -> list[tuple[int, torch.Tensor]]:
@@ -72,11 +73,11 @@ def load_predictions(path: Path, names: Sequence[str] = ()) -> Predictions:
     """Read a dump as :func:`load_scores` does; numbers stand for classes without a
     name."""
     pairs = load_scores(path)
-    num_classes = max(len(names), *(max(t + 1, len(s)) for t, s in pairs))
-    counts = [[0] * num_classes for _ in range(num_classes)]
+    number = max(len(names), *(max(truth + 1, len(scores)) for truth, scores in pairs))
+    counts = np.zeros((number, number), int)
     for truth, scores in pairs:
-        counts[truth][int(scores.argmax())] += 1
-    return Predictions(counts, [*names, *map(str, range(len(names), num_classes))])
+        counts[truth, int(scores.argmax())] += 1
+    return Predictions(counts, [*names, *map(str, range(len(names), number))])
 
 
 def class_names(config: dict[str, Any]) -> list[str]:
