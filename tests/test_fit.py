@@ -29,9 +29,8 @@ from tool_processes import CONFIGS, RETRAIN, SEARCH
 from pvnas_mmaction.apis import clip_split, onnx_predict, verb_steps
 from pvnas_mmaction.apis.comparison import bootstrap_interval
 from pvnas_mmaction.apis.config_files import load_config
-from pvnas_mmaction.apis.export import preprocessing_of
+from pvnas_mmaction.apis.export import load_trained, preprocessing_of
 from pvnas_mmaction.apis.fit import fit
-from pvnas_mmaction.apis.predict import load_trained
 from pvnas_mmaction.apis.run_checks import RunCheckHook
 from pvnas_mmaction.apis.termination import Terminated, TerminationHook, _State
 from pvnas_mmaction.apis.video_folder import Clip

@@ -293,8 +293,9 @@ def test_cfg_options_keep_the_spaces_of_a_text(parse) -> None:
 def test_options_reach_the_config(parse, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     options = ["--diff-rank-seed", "--deterministic", "--cfg-options", "work_dir=7"]
-    args = parse("train", "config.py", "--amp", *options)
-    cfg = cli.merge_train_args(Config(FLAT), args)
+    args = parse("train", "config.py", "--amp", "--seed", "0", *options)
+    cfg = cli.merge_train_args(Config(dict(FLAT, randomness=dict(seed=3))), args)
+    assert cfg.randomness.seed == 0
     assert cfg.randomness.diff_rank_seed and cfg.randomness.deterministic
     assert cfg.optim_wrapper.type == "BFloat16OptimWrapper" and cfg.work_dir == "7"
     torch.save({}, tmp_path / "c.pth")

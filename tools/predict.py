@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from pvnas_mmaction.apis import cli, commands
+from pvnas_mmaction.apis.export import load_trained
 from pvnas_mmaction.apis.onnx_predict import add_options, predict_all
-from pvnas_mmaction.apis.predict import load_trained
 from pvnas_mmaction.space.checks import wrong
 
 

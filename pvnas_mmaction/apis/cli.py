@@ -115,9 +115,11 @@ def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
     if cfg.get("load_from") and not cfg.get("resume"):
         check_checkpoint(cfg.load_from, "load_from")
     run_checks.check_work_dir(cfg, resumed=found is not None)
-    names = ("seed", "diff_rank_seed", "deterministic")
-    given = {k: v for k in names if (v := getattr(args, k)) not in (None, False)}
-    cfg.randomness = {"seed": None, **(cfg.get("randomness") or {}), **given}
+    randomness = dict(cfg.get("randomness") or {"seed": None})
+    if args.seed is not None:
+        randomness["seed"] = args.seed
+    flags = ("diff_rank_seed", "deterministic")
+    cfg.randomness = randomness | {flag: True for flag in flags if getattr(args, flag)}
     return cfg
 
 

@@ -1,5 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""A recognizer as an ONNX model, and the check that it is still the same function."""
+"""A recognizer as a function of clips, in PyTorch or as an ONNX file, with what one has
+to know to use it."""
 
 import copy
 import json
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -17,12 +19,15 @@ from torch import Tensor, nn
 from ..engine.checkpoints import check_checkpoint
 from ..models import recognizers
 from ..models.pvnas_net import PVNASNet
+from ..profiling.clock import check_device
 from ..profiling.onnx_parts import onnx_program, start
 from ..report.predictions import class_names
 from ..space.checks import wrong
 from ..space.cost import check_input_shape
 from ..space.genotype import write_atomically
-from .config_checks import check_num_classes
+from .config_checks import check_num_classes, check_one_network
+from .config_files import load_config, make_portable
+from .onnx_predict import Deployed, read_description
 from .run_checks import check_head, check_record, load_weights
 
 INPUT, OUTPUT = "clips", "logits"
@@ -106,6 +111,34 @@ def preprocessing_of(cfg: Config) -> dict[str, Any]:
         mean=list(preprocessor.get("mean", [0.0] * 3)),
         std=list(preprocessor.get("std", [1.0] * 3)),
     )  # fmt: skip
+
+
+def load_trained(source: str, checkpoint: str | None, device: str) -> Deployed:
+    """A network that PyTorch runs, for :mod:`.onnx_predict`.
+
+    Args:
+        source: A config, or a folder that ``pvnas fit`` wrote.
+        checkpoint: Checkpoint file; None for a folder.
+        device: ``"cpu"`` or ``"cuda"``.
+    """
+    where = check_device(device)
+    folder = Path(source)
+    if checkpoint is None and not (folder / "checkpoint.pth").is_file():
+        expected = "a folder that pvnas fit wrote, or CONFIG CHECKPOINT"
+        raise wrong("FOLDER", expected, f"{folder}, without a checkpoint.pth")
+    cfg = load_config(source if checkpoint else str(folder / "config.py"))
+    check_one_network(cfg)
+    make_portable(cfg)
+    preprocessing = preprocessing_of(cfg)
+    weights = checkpoint or str(folder / "checkpoint.pth")
+    classifier = load_classifier(cfg, weights, recognizers.view_of(cfg).shape).to(where)
+    labels = labels_of(cfg) if checkpoint else read_description(folder)[0]
+
+    @torch.inference_mode()
+    def network(clips: np.ndarray) -> np.ndarray:
+        return classifier(torch.from_numpy(clips).to(where)).float().cpu().numpy()
+
+    return Deployed(network, labels, preprocessing)
 
 
 def write_description(cfg: Config, folder: Path) -> None:
