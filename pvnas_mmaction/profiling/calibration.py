@@ -32,16 +32,23 @@ def calibrate_and_check(
 ) -> LatencyTable:
     """Fit a table to a ``number`` of networks, and compare it with as many others.
 
-    All of them are measured in turn, so that a load that comes and goes falls on those
-    of the fit and those of the check alike. Gives the table of :func:`calibrate`, whose
-    ``setting["check"]`` holds :func:`prediction_errors` and the rows that they are of.
+    All of them are measured in turn, so that a load that comes and goes falls on both
+    alike. ``setting["check"]`` of the table of :func:`calibrate` holds the rows of the
+    others, and over them median and 90th percentile of abs(predicted - measured) /
+    measured and ``num_within``, those that take no longer than predicted.
     """
     generator = random.Random(1)
     drawn = draw_networks(table, 2 * number, generator)
     measured = measure_networks(networks, drawn, generator, track)
     table = calibrate(table, compare(table, drawn[::2], measured[::2]))
     rows = compare(table, drawn[1::2], measured[1::2])
-    check = dict(prediction_errors(rows), networks=rows)
+    errors = np.array([row["predicted_ms"] / row["measured_ms"] - 1 for row in rows])
+    check = dict(
+        median_error=float(np.median(abs(errors))),
+        p90_error=float(np.percentile(abs(errors), 90, method="inverted_cdf")),
+        num_within=int((errors >= 0).sum()),
+        networks=rows,
+    )
     return replace(table, setting=dict(table.setting, check=check))
 
 
@@ -52,8 +59,7 @@ def draw_networks(
     probability exp(-price * ms), as where a search weighs them against a budget."""
     unit = statistics.mean(map(statistics.pstdev, table.layer_ms))
     drawn = []
-    for step in range(number):
-        price = MAX_PRICE * step / (number - 1) / unit
+    for price in np.linspace(0, MAX_PRICE / unit, number).tolist():
         weights = [[math.exp(-price * ms) for ms in row] for row in table.layer_ms]
         rows = (generator.choices(range(len(row)), row)[0] for row in weights)
         drawn.append(tuple(rows))
@@ -82,39 +88,19 @@ def calibrate(table: LatencyTable, rows: Sequence[dict[str, Any]]) -> LatencyTab
     most = statistics.mean(map(min, table.layer_ms))
     fits = []
     for overhead in np.linspace(0, most, NUM_OVERHEADS).tolist():
-        lessened = _lessened(table, overhead)
+        lessened = _changed(table, overhead, 1.0)
         ratios = [lessened.predict(row["indices"]) for row in rows] / measured
         scale = float(ratios.sum() / (ratios**2).sum())
-        error = float(((scale * ratios - 1) ** 2).sum())
-        fits.append((error, overhead, scale, lessened))
-    error, overhead, scale, lessened = min(fits, key=lambda fit: fit[0])
+        fits.append((float(((scale * ratios - 1) ** 2).sum()), overhead, scale))
+    error, overhead, scale = min(fits)
     margin = MARGIN * math.sqrt(error / (len(rows) - 2))
-    total = scale * (1 + margin)
     facts = dict(overhead_ms=overhead, scale=scale, margin=margin, networks=[*rows])
-    return replace(
-        table,
-        fixed_ms=total * lessened.fixed_ms,
-        layer_ms=[[total * ms for ms in row] for row in lessened.layer_ms],
-        setting=dict(table.setting, calibration=facts),
-    )
+    fitted = _changed(table, overhead, scale * (1 + margin))
+    return replace(fitted, setting=dict(table.setting, calibration=facts))
 
 
-def _lessened(table: LatencyTable, overhead: float) -> LatencyTable:
-    """A table without an overhead of each layer, of the stem and of the head."""
-    return replace(
-        table,
-        fixed_ms=max(table.fixed_ms - 2 * overhead, 0.0),
-        layer_ms=[[max(ms - overhead, 0.0) for ms in row] for row in table.layer_ms],
-    )
-
-
-def prediction_errors(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Median and 90th percentile of abs(predicted - measured) / measured over networks,
-    and the number of those that take no longer than predicted."""
-    errors = np.array([row["predicted_ms"] / row["measured_ms"] - 1 for row in rows])
-    p90 = np.percentile(abs(errors), 90, method="inverted_cdf")
-    return dict(
-        median_error=float(np.median(abs(errors))),
-        p90_error=float(p90),
-        num_within=int((errors >= 0).sum()),
-    )
+def _changed(table: LatencyTable, overhead: float, scale: float) -> LatencyTable:
+    """A table without an overhead of each layer, stem and head, scaled."""
+    rows = [[scale * max(ms - overhead, 0.0) for ms in row] for row in table.layer_ms]
+    fixed = scale * max(table.fixed_ms - 2 * overhead, 0.0)
+    return replace(table, fixed_ms=fixed, layer_ms=rows)
