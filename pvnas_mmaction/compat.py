@@ -17,7 +17,6 @@ An install without a gap never sees what fills it.
 """
 
 import os
-import re
 import sys
 import warnings
 from importlib import metadata
@@ -26,6 +25,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any, NoReturn
+
+from packaging.version import Version
 
 _PACKAGE = __name__.partition(".")[0]
 _DRN = "mmaction.models.localizers.drn.drn"
@@ -46,14 +47,10 @@ NEEDED = {
 def what_is_missing() -> str:
     """One line on what this package needs and does not find, with the command that
     brings it; empty where all is there."""
-
-    def numbers(version: str) -> list[int]:
-        return [int(number) for number in re.findall(r"\d+", version)[:3]]
-
     lacking = []
     for module, (names, least) in NEEDED.items():
         there = (d for name in names for d in metadata.distributions(name=name))
-        old = [d.name for d in there if numbers(d.version) < numbers(least)]
+        old = [d.name for d in there if Version(d.version) < Version(least)]
         if old or find_spec(module) is None:
             lacking.append(f"'{(old or names)[0]}>={least}'")
     return f"not found: pip install {' '.join(lacking)}" if lacking else ""

@@ -121,16 +121,15 @@ def load_trained(source: str, checkpoint: str | None, device: str) -> Deployed:
         checkpoint: Checkpoint file; None for a folder.
         device: ``"cpu"`` or ``"cuda"``.
     """
-    where = check_device(device)
-    folder = Path(source)
-    if checkpoint is None and not (folder / "checkpoint.pth").is_file():
+    where, folder = check_device(device), Path(source)
+    weights = checkpoint or str(folder / "checkpoint.pth")
+    if not checkpoint and not Path(weights).is_file():
         expected = "a folder that pvnas fit wrote, or CONFIG CHECKPOINT"
         raise wrong("FOLDER", expected, f"{folder}, without a checkpoint.pth")
     cfg = load_config(source if checkpoint else str(folder / "config.py"))
     check_one_network(cfg)
     make_portable(cfg)
     preprocessing = preprocessing_of(cfg)
-    weights = checkpoint or str(folder / "checkpoint.pth")
     classifier = load_classifier(cfg, weights, recognizers.view_of(cfg).shape).to(where)
     labels = labels_of(cfg) if checkpoint else read_description(folder)[0]
 

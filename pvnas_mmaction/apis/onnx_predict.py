@@ -220,10 +220,8 @@ def find_videos(paths: Sequence[str]) -> list[str]:
     """The files among some paths, and the videos in and below the folders."""
     found = []
     for path in map(Path, paths):
-        if not path.is_dir():
-            found.append(str(path))
-            continue
-        if not (inside := videos_in(path)):
+        inside = videos_in(path) if path.is_dir() else [path]
+        if not inside:
             raise ValueError(f"{path}: expected videos in the folder, got none")
         found += map(str, inside)
     return found
