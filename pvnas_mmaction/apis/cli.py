@@ -155,9 +155,7 @@ def merge_test_args(cfg: Config, args: argparse.Namespace) -> Config:
         if not args.dump.endswith((".pkl", ".pickle")):
             raise wrong("--dump", "FILE.pkl", repr(args.dump))
         check_out_file(args.dump, "--dump")
-        evaluators = cfg.get("test_evaluator")
-        if evaluators is None:
-            raise wrong("--dump", "a test_evaluator in the config", "none")
+        evaluators = cfg.get("test_evaluator") or []
         if not isinstance(evaluators, (list, tuple)):
             evaluators = [evaluators]
         dump = dict(type="DumpResults", out_file_path=args.dump)
