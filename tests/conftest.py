@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """One thread per test process, and the video files that several tests read."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import subprocess

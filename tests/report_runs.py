@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Made-up work directories, written without the code that reads or writes real ones."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Which folder may import which, and what every registered class is called."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

@@ -2,8 +2,6 @@
 """The benchmark next to the zoo: costs against formulas and the zoo's own figures, and
 the tool as a whole."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

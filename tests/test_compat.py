@@ -5,8 +5,6 @@ Most tests run a fresh process, since an import or a registered type cannot be u
 There the fixes come from compat.py alone, without the rest of the package.
 """
 
-from __future__ import annotations
-
 import sys
 from importlib.util import find_spec
 from pathlib import Path

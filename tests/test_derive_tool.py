@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """tools/derive_genotype.py, on the checkpoint of a search that really ran."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Networks outside of eager PyTorch: ONNX, torch.export and torch.compile."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

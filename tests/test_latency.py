@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Latency tables: the file, how they are measured, and the tool that does it."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """tools/dist_*.sh and tools/slurm_*.sh: what they pass on, and what is made of it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The motion clips: what moves, what does not tell the class, and the files."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

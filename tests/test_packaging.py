@@ -2,8 +2,6 @@
 """What pyproject.toml asks for is what the package and its tools import, and
 scripts/bootstrap takes the Pythons that it names."""
 
-from __future__ import annotations
-
 import ast
 import os
 import re

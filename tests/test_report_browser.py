@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The page in Chromium, opened from disk. Skipped where there is no Chromium."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

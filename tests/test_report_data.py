@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Reading work directories, whole and broken ones."""
 
-from __future__ import annotations
-
 import json
 import os
 from datetime import datetime

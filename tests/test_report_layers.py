@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A network layer by layer, and its drawing, against the network itself."""
 
-from __future__ import annotations
-
 import json
 
 import cv2

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The page as text, and the tool that writes it and the figures."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Dumps of predictions: what they hold, and what must not be let in."""
 
-from __future__ import annotations
-
 import io
 import os
 import pickle

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The page of results: links that lead somewhere, tables as the files have them."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """tools/show_space.py and tools/show_genotype.py, run in this process."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import subprocess

@@ -2,8 +2,6 @@
 """Options of the tools; what a user gets wrong: one line that names the field, exit
 status 2; and what happens to all other errors, and to Ctrl-C."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import signal

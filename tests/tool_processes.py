@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The tools under test: where they are, and how to load, call and start one."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import socket

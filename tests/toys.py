@@ -4,8 +4,6 @@
 A family that joins ``layout.FAMILIES`` is in every list here without a change.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from pathlib import Path
