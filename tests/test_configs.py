@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from mmaction.models.heads import I3DHead
 from mmaction.registry import DATASETS, HOOKS, MODELS
 from mmaction.structures import ActionDataSample
 from mmengine.config import Config
@@ -154,7 +155,8 @@ def test_search_budget_binds_and_can_be_kept(name):
     budget = build_penalty(cfg.train_cfg.cost, tables).budget
     limit *= shape[1] / frames * shape[2] * shape[3] / 224**2
     assert budget.limit == pytest.approx(limit)
-    assert DonorWarmup.read(cfg.train_cfg.donor, space)
+    head = I3DHead(num_classes=2, in_channels=8)
+    assert DonorWarmup.read(cfg.train_cfg.donor, space, head)
     # Padding makes the smallest maps of small frames larger in proportion.
     full = (3, shape[1], 224, 224)
     ratio = 224**2 / shape[2] / shape[3]

@@ -349,8 +349,8 @@ def test_mistakes_in_the_settings():
         (dict(distil=1), "donor, unknown key: expected one of tune_steps, clips, got"),
     ):
         with pytest.raises(ValueError, match=message):
-            DonorWarmup.read(dict(DONOR, **change), space)
-    assert DonorWarmup.read(None, space) is None
+            DonorWarmup.read(dict(DONOR, **change), space, nn.Identity())
+    assert DonorWarmup.read(None, space, nn.Identity()) is None
     assert full_network(space) == FULL
     stage = dict(STAGE, candidates=["mb_t3_k3_e4", "skip"])
     space = SearchSpace.from_config(dict(DONOR_SPACE, stages=[stage]))

@@ -26,7 +26,7 @@ FORMAT_VERSION = 2
 
 
 def check_checkpoint(path: str | os.PathLike[str], option: str) -> None:
-    """Check that a checkpoint is whole, unless it is a URL or a name with a prefix."""
+    """Check that a checkpoint is whole, unless it is a URL or the like."""
     if re.match(r"\w{2,}:", str(path)):
         return
     if not Path(path).is_file():
@@ -56,9 +56,9 @@ def latest_checkpoint(
     none was ever saved.
 
     It is the one that the file ``last_checkpoint`` names, in this folder if it was
-    copied or moved. Where a kill has left that file or the checkpoint incomplete, it is
-    the newest ``epoch_N.pth`` or ``iter_N.pth`` that is whole. FileNotFoundError or
-    ValueError, by the name of ``option``, where none of these is whole.
+    moved. Where a kill has left one of the two incomplete, it is the newest of
+    ``epoch_N.pth`` and ``iter_N.pth`` that is whole; an error about ``option`` where
+    none is.
     """
     pointer, named = Path(work_dir, "last_checkpoint"), []
     if pointer.is_file() and (name := pointer.read_text(encoding="utf-8").strip()):
@@ -74,8 +74,7 @@ def latest_checkpoint(
 
 
 def search_state(checkpoint: Mapping[str, Any], path: object) -> dict[str, Any]:
-    """The state of a search in a checkpoint; ValueError where it has none, or one of
-    another version."""
+    """The state of a search in a checkpoint; a ValueError if that is none."""
     state = checkpoint.get(CHECKPOINT_KEY)
     if not isinstance(state, Mapping):
         expected = "the state of a search, as tools/train.py writes it"
@@ -105,8 +104,8 @@ class SearchCheckpoint:
     archive: Archive
 
     def log_probs(self) -> list[list[float]]:
-        """log softmax(alpha) of every layer: at temperature 1. Another temperature
-        multiplies all differences alike and leaves the order of networks as it is."""
+        """log p of every layer at temperature 1; another one would leave the order of
+        networks as it is."""
         return log_probabilities(self.alphas)
 
     def inherited(self, indices: Sequence[int]) -> dict[str, Tensor]:
@@ -115,9 +114,8 @@ class SearchCheckpoint:
 
 
 def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
-    """Read the checkpoint of a search, from its path or from its work directory, whose
-    last one counts. Nothing in it is executed. FileNotFoundError or ValueError where
-    there is none, or none of a search."""
+    """Read the checkpoint of a search, or the last one of its work directory; nothing
+    in it is executed. FileNotFoundError or ValueError where there is none."""
     path = Path(path)
     if path.is_dir():
         path = Path(latest_checkpoint(path, "work directory") or path)
@@ -130,8 +128,8 @@ def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
         averaged = checkpoint["ema_state_dict"].items()
         own = {k.removeprefix("module."): v for k, v in averaged if "module." in k}
         state = {**state, **own}
-    (key,) = (k for k in state if k.split(".")[-1] == "alphas")
-    rows = zip(state[key].double().tolist(), space.candidates, strict=True)
+    (alphas,) = (v for k, v in state.items() if k.split(".")[-1] == "alphas")
+    rows = zip(alphas.double().tolist(), space.candidates, strict=True)
     return SearchCheckpoint(
         path=path,
         space=space,

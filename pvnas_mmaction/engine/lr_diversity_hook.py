@@ -42,16 +42,14 @@ def _check_config(runner: Runner) -> None:
 
 @HOOKS.register_module()
 class LRDiversityHook(Hook):
-    """Sets the learning rates of a search, and ends and restarts its cycles.
+    """Sets the learning rates of a search, of which it is the only owner, absolutely at
+    every step; ends and restarts its cycles.
 
-    It is the only owner of these learning rates and sets them absolutely at every step;
-    a config that gives ``param_scheduler`` as well is refused. Peak rates are those of
-    the optimisers; ``auto_scale_lr`` holds for the weights alone.
-
-    In ``after_train_iter``, before anything is logged (LoggerHook, BELOW_NORMAL) or
-    saved (CheckpointHook, VERY_LOW), a cycle that is over is ended, so that a
-    checkpoint never stands between a cycle's end and its restart, and the rates of the
-    next step are set, so that RuntimeInfoHook logs the right ones.
+    Peak rates are those of the optimisers; ``auto_scale_lr`` holds for the weights
+    alone. A cycle is ended in ``after_train_iter``, before anything is logged
+    (LoggerHook, BELOW_NORMAL) or saved (CheckpointHook, VERY_LOW): no checkpoint stands
+    between a cycle's end and its restart. There the rates of the next step are set, so
+    that RuntimeInfoHook logs the right ones.
 
     Args:
         mode: ``constant``, ``cosine``, ``cyclic`` or ``diversity``. Default the last.
@@ -142,7 +140,7 @@ class LRDiversityHook(Hook):
                 hint += "with a lower optim_wrapper.weights.optimizer.lr"
                 field = f"step {runner.iter}, {name}"
                 raise wrong(field, "finite weights", "some that are not", hint)
-        state = runner.train_loop.state_dict()
+        state = runner.train_loop.search.state_dict()
         checkpoint[CHECKPOINT_KEY] = dict(state, format_version=FORMAT_VERSION)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

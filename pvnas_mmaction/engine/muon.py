@@ -25,11 +25,8 @@ STEPS = 5
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """A matrix with the same singular vectors and singular values of about 1 (0.7 to
-    1.2; those near 0 stay below), in bfloat16.
-
-    Shape: (M, N) -> (M, N).
-    """
+    """A matrix (M, N) with the same singular vectors and singular values of about 1
+    (0.7 to 1.2; those near 0 stay below), in bfloat16."""
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalised(matrix.T).T
     a, b, c = COEFFICIENTS
@@ -39,11 +36,6 @@ def orthogonalised(matrix: Tensor) -> Tensor:
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
-
-
-def mixes_channels(parameter: Tensor) -> bool:
-    """Whether a parameter is the weight of a convolution over more than one channel."""
-    return parameter.ndim > 2 and parameter.shape[1] > 1
 
 
 @OPTIMIZERS.register_module()
@@ -79,8 +71,8 @@ class MuonAdamW(torch.optim.AdamW):
         groups: list[dict[str, Any]] = []
         for group in given:
             parts: dict[bool, list] = {False: [], True: []}
-            for parameter in group["params"]:
-                parts[mixes_channels(parameter)].append(parameter)
+            for parameter in group["params"]:  # convolutions of more than one channel
+                parts[parameter.ndim > 2 and parameter.shape[1] > 1].append(parameter)
             rate = group.get("lr", lr)
             for muon, own in ((False, rate), (True, muon_lr * (rate / lr))):
                 settings = dict(params=parts[muon], muon=muon, lr=own)

@@ -26,8 +26,8 @@ class BFloat16OptimWrapper(OptimWrapper):
     """Mixed precision in bfloat16, on any device; ``loss_scale`` and ``dtype`` as
     ``--amp`` sets them, others are refused.
 
-    MMEngine's ``AmpOptimWrapper`` is for accelerators only, and hands the scores to
-    heads that give them to NumPy, which has no bfloat16.
+    MMEngine's ``AmpOptimWrapper`` is for accelerators only, and its scores go to heads
+    that give them to NumPy, which has no bfloat16.
     """
 
     def __init__(self, loss_scale="dynamic", dtype="bfloat16", **kwargs) -> None:
@@ -121,7 +121,7 @@ class SearchOptimWrapperConstructor:
         paramwise = {"bypass_duplicate": False, **(self.paramwise_cfg or {})}
         weights = _WeightsConstructor(self.configs["weights"], paramwise)(model)
         alphas = self.configs["alphas"]
-        optimizer = build_alphas_optimizer(alphas.pop("optimizer"), found)
+        optimizer = _build_alphas_optimizer(alphas.pop("optimizer"), found)
         alphas = OPTIM_WRAPPERS.build(alphas, default_args=dict(optimizer=optimizer))
         groups = weights.optimizer.param_groups
         held = [id(parameter) for group in groups for parameter in group["params"]]
@@ -130,20 +130,17 @@ class SearchOptimWrapperConstructor:
         return OptimWrapperDict(weights=weights, alphas=alphas)
 
 
-def build_alphas_optimizer(config: dict, alphas: nn.Parameter) -> torch.optim.Optimizer:
-    """The optimiser of the alphas; its ``lr`` may be ``"auto"``, the default, with
-    Adam.
-
-    Then ``defaults["lr"]`` is that word, for the schedule to read, while the parameter
-    group has a rate of 1 until the schedule sets one.
-    """
+def _build_alphas_optimizer(
+    config: dict, alphas: nn.Parameter
+) -> torch.optim.Optimizer:
+    """With ``lr="auto"``, the default, ``defaults["lr"]`` is that word, for a schedule
+    to read, while the parameter group has a rate of 1 until the schedule sets one."""
     config = {"lr": AUTO, **config, "params": [alphas]}
-    if config["lr"] != AUTO:
-        return OPTIMIZERS.build(config)
-    optimizer = OPTIMIZERS.build({**config, "lr": 1.0})
-    if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+    rate = config["lr"]
+    optimizer = OPTIMIZERS.build({**config, "lr": 1.0} if rate == AUTO else config)
+    if rate == AUTO and not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
         expected = f"a number with {config['type']}"
         hint = f"{AUTO!r} counts on the steps of Adam"
         raise wrong("optim_wrapper.alphas.optimizer.lr", expected, repr(AUTO), hint)
-    optimizer.defaults["lr"] = AUTO
+    optimizer.defaults["lr"] = rate
     return optimizer

@@ -2,10 +2,9 @@
 """The two halves of the training list, and loaders whose every batch is a function of
 (seed, step).
 
-A sampler here yields keys (index, seed) in place of bare indices. The data set's random
-augmentations are seeded from the key, so that a search that was killed continues, in
-the middle of an epoch and with any number of workers, with the batches that it would
-have seen.
+A sampler here yields keys (index, seed) in place of bare indices, and the data set's
+augmentations are seeded from the key: a search that was killed goes on, in the middle
+of an epoch and with any number of workers, with the batches that it would have seen.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from numbers import Integral
 from typing import Any
 
@@ -27,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..datasets.video_list import resolve
 from ..search.randomness import Stream, derived_seed, seeded
 from ..search.search import digest_of
-from ..space.checks import is_number, wrong
+from ..space.checks import check, in_range, wrong
 
 Key = tuple[int, int]
 LIST = "train_dataloader.dataset"
@@ -51,9 +49,7 @@ def split_by_class(
     own) come to one half. Gives the indices of both halves, ascending; ValueError where
     one would be empty.
     """
-    if not is_number(alpha_share) or not 0 < alpha_share < 1:
-        expected = "a number above 0 and below 1"
-        raise wrong("train_cfg.alpha_share", expected, repr(alpha_share))
+    check("train_cfg.alpha_share", alpha_share, in_range("(0, 1)"))
     generator = np.random.default_rng(seed)
     labels = np.asarray(labels)
     _, firsts, numbers = np.unique(
@@ -85,7 +81,7 @@ class StepSampler(Sampler[Key]):
 
     Epoch e is a permutation seeded by (seed, e), shared between the ranks in strides,
     its last incomplete batch left out. Iteration starts at batch ``start`` and goes on
-    for ``num_batches``, across epochs. ``batch_size`` is that of a rank.
+    for ``num_batches``. ``batch_size`` is that of a rank.
     """
 
     def __init__(
@@ -104,22 +100,18 @@ class StepSampler(Sampler[Key]):
             expected = f"{len(self.indices)} or less in all, the clips of this half"
             hint = "take a smaller one"
             raise wrong("train_dataloader.batch_size", expected, got, hint)
-        self.start = 0
-        self.num_batches = self.batches_per_epoch
-
-    @lru_cache(8)  # noqa: B019
-    def order(self, epoch: int) -> np.ndarray:
-        """The half's clips in the order of an epoch."""
-        return np.random.default_rng((self.seed, epoch)).permutation(self.indices)
+        self.start, self.num_batches = 0, self.batches_per_epoch
+        self._epoch, self._order = -1, np.empty(0, int)
 
     def batch(self, number: int) -> list[Key]:
         """Keys of one batch, counted from the start of the run."""
         epoch, position = divmod(number, self.batches_per_epoch)
+        if epoch != self._epoch:
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.indices)
+            self._epoch, self._order = epoch, order
         first = position * self.batch_size * self.world_size + self.rank
-        chosen = self.order(epoch)[first :: self.world_size][: self.batch_size]
-        return [
-            (int(index), derived_seed(self.seed, epoch, int(index))) for index in chosen
-        ]
+        chosen = self._order[first :: self.world_size][: self.batch_size].tolist()
+        return [(index, derived_seed(self.seed, epoch, index)) for index in chosen]
 
     def __iter__(self) -> Iterator[Key]:
         for number in range(self.start, self.start + self.num_batches):
@@ -170,10 +162,12 @@ class SearchData:
             hint = "a search makes the batches of its two halves itself"
             raise wrong("train_dataloader.batch_sampler", "none", "one", hint)
         dataset = DATASETS.build(config.pop("dataset"))
-        _parts(dataset)  # for its error
+        self.dataset, self._parts = dataset, _parts(dataset)
         self.ann_file = str(getattr(dataset, "ann_file", ""))
         self.alpha_share = alpha_share
-        self.dataset, self._labels = dataset, _labels(dataset)
+        infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+        self._labels = [_label(*item) for item in enumerate(infos)]
+        self._paths = [_path(*item) for item in enumerate(infos)]
         if len(set(self._labels)) == 1:
             got = f"class id {self._labels[0]} for every clip"
             raise wrong(LIST, "two classes or more", got)
@@ -187,12 +181,21 @@ class SearchData:
             self._labels,
             self.alpha_share,
             derived_seed(seed, Stream.SPLIT),
-            resolve(_paths(self.dataset)),
+            resolve(self._paths),
         )
         # A video that can't be read is replaced within its own half.
-        _keep_apart(self.dataset, [self.weights_half, self.alpha_half])
-        self.weights_loader = self._loader(self.weights_half, Stream.WEIGHTS_DATA)
-        self.alpha_loader = self._loader(self.alpha_half, Stream.ALPHA_DATA)
+        start, halves = 0, (self.weights_half, self.alpha_half)
+        for part in self._parts:
+            end = start + len(part)
+            if hasattr(part, "keep_apart"):
+                own = ([i - start for i in h if start <= i < end] for h in halves)
+                part.keep_apart(list(own))
+            start = end
+        place = get_rank(), get_world_size()
+        streams = Stream.WEIGHTS_DATA, Stream.ALPHA_DATA
+        self.weights_loader, self.alpha_loader = (
+            self._loader(*pair, place) for pair in zip(halves, streams, strict=True)
+        )
 
     def calibration(self, num_batches: int) -> Iterator[dict]:
         """Batches of the weights half, the same ones on every rank and every time; kept
@@ -214,13 +217,14 @@ class SearchData:
     def racing(self, num_batches: int) -> Iterator[dict]:
         """Batches of all training clips, each process its own: the same ones for every
         network."""
-        loader = self._loader(range(len(self.dataset)), Stream.RACE_DATA)
-        loader.sampler.num_batches = num_batches
-        with seeded(self.seed):
-            yield from loader
+        place = get_rank(), get_world_size()
+        clips = range(len(self.dataset))
+        return self._read(clips, Stream.RACE_DATA, num_batches, place)
 
-    def _read(self, half: Sequence[int], stream: Stream, number: int) -> Iterator[dict]:
-        loader = self._loader(half, stream, (0, 1))
+    def _read(
+        self, indices: Sequence[int], stream: Stream, number: int, place=(0, 1)
+    ) -> Iterator[dict]:
+        loader = self._loader(indices, stream, place)
         loader.sampler.num_batches = number
         with seeded(self.seed):  # a loader that starts draws a number
             yield from loader
@@ -228,18 +232,14 @@ class SearchData:
     @property
     def digest(self) -> str:
         """What tells this list and its halves from others, in whatever folder."""
-        names = [os.path.basename(path) for path in _paths(self.dataset)]
-        return digest_of([names, self._labels, self.weights_half])
+        names = [os.path.basename(path) for path in self._paths]
+        return digest_of([names, self._labels, self.alpha_share])
 
     def _loader(
-        self,
-        indices: Sequence[int],
-        stream: Stream,
-        place: tuple[int, int] | None = None,
+        self, indices: Sequence[int], stream: Stream, place: tuple[int, int]
     ) -> DataLoader:
-        """Loader of this process, or of one at ``place``, (rank, world size)."""
+        """Loader of a process, ``place`` being its rank and the world size."""
         seed = derived_seed(self.seed, stream)
-        place = place or (get_rank(), get_world_size())
         sampler = StepSampler(indices, self._config["batch_size"], seed, *place)
         config = dict(self._config, sampler=sampler)
         return self._runner.build_dataloader(config, seed=seed)
@@ -258,33 +258,16 @@ def _parts(dataset: Any) -> list[Any]:
     return [dataset]
 
 
-def _keep_apart(dataset: Any, halves: Sequence[Sequence[int]]) -> None:
-    """``keep_apart`` of a data set, or of each one in a concatenation."""
-    start = 0
-    for part in _parts(dataset):
-        end = start + len(part)
-        if hasattr(part, "keep_apart"):
-            part.keep_apart([[i - start for i in half if start <= i < end]
-                             for half in halves])  # fmt: skip
-        start = end
+def _path(index: int, info: Mapping[str, Any]) -> str:
+    """What a clip is read from; its place where that isn't known."""
+    found = (info.get(key) for key in ("filename", "frame_dir", "video_id"))
+    return str(next(filter(None, found), index))
 
 
-def _paths(dataset: Any) -> list[str]:
-    """What each clip of a data set is read from; its place where that isn't known."""
-    paths = []
-    for index in range(len(dataset)):
-        info = dataset.get_data_info(index)
-        found = (info.get(key) for key in ("filename", "frame_dir", "video_id"))
-        paths.append(str(next(filter(None, found), index)))
-    return paths
-
-
-def _labels(dataset: Any) -> list[int]:
-    """Class id of every clip of a data set."""
-    labels = [dataset.get_data_info(i).get("label") for i in range(len(dataset))]
-    for index, label in enumerate(labels):
-        if not isinstance(label, Integral):
-            hint = "a search splits its clips by class"
-            field = f"{LIST}, clip {index}"
-            raise wrong(field, "one class id per clip", repr(label), hint)
-    return [int(label) for label in labels]
+def _label(index: int, info: Mapping[str, Any]) -> int:
+    """Class id of a clip."""
+    label = info.get("label")
+    if not isinstance(label, Integral):
+        hint = "a search splits its clips by class"
+        raise wrong(f"{LIST}, clip {index}", "one class id per clip", repr(label), hint)
+    return int(label)

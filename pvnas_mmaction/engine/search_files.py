@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..search.archive import ArchiveEntry
-from ..search.distributed import together
+from ..search.distributed import from_rank_0
 from ..search.search import Search
 from ..space.genotype import Genotype, save_genotype, write_atomically
 from .search_data import SearchData
@@ -46,8 +46,8 @@ def start_facts() -> dict[str, str]:
 
 @contextmanager
 def recorded_run(runner: Runner, **facts: Any) -> Iterator[None]:
-    """Write ``work_dir/search/run.json`` where a block of code starts and where it
-    ends, however it ends; rank 0 alone::
+    """Write ``work_dir/search/run.json`` at the start and the end, however that comes,
+    of what runs within this context; rank 0 alone::
 
         {"state": "finished", "error": null,
          "config": "configs/mine.py", FACTS,
@@ -113,7 +113,7 @@ def _write(path: Path, data: object, indent: int | None = 2) -> None:
 
 
 def save_weights(state: dict[str, Tensor], blocks: Sequence[str], path: Path) -> None:
-    """Write a network's weights for ``load_from``: whole or not at all."""
+    """Write a network's weights for ``load_from``, whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     torch.save(dict(meta=dict(blocks=list(blocks)), state_dict=state), temporary)
     temporary.replace(path)
@@ -135,9 +135,7 @@ class SearchFiles:
         What a search that saved no checkpoint has found in this folder is moved to
         ``search_before_TIMESTAMP`` first.
         """
-        with together():
-            if is_main_process():
-                self._write_setting()
+        from_rank_0(self._write_setting)
 
     def _write_setting(self) -> None:
         search, data, logger = self.search, self.data, self.runner.logger
@@ -157,7 +155,7 @@ class SearchFiles:
             weights=data.weights_half,
             alphas=data.alpha_half,
         )
-        budget = search.penalty and search.penalty.budget
+        budget = search.budget
         setting = dict(
             space=search.space.to_config(),
             input_shape=list(search.input_shape),
@@ -175,46 +173,40 @@ class SearchFiles:
             self._write_archive()
 
     def write_archive(self) -> None:
-        """Write the archive and every genotype of it; before the first cycle what
-        single blocks of the donor are worth, and the network of that."""
-        with together():
-            if is_main_process():
-                if found := self.search.sensitivities:
-                    _write(self.directory / "sensitivities.json", found, None)
-                self._write_archive()
+        """Write the archive and every genotype of it; with a donor, also what its
+        single blocks are worth."""
+        from_rank_0(self._write_archive)
 
     def _write_archive(self) -> None:
         archive = self.search.archive
+        if found := self.search.sensitivities:
+            _write(self.directory / "sensitivities.json", found, None)
         for entry in [*archive.entries, *([archive.final] if archive.final else [])]:
-            self._save(entry, entry.file)
+            save_genotype(self.genotype(entry), self.directory / entry.file)
         archive.save(self.directory / "archive.json")
 
     def write_result(self) -> None:
         """Write the genotype that the search chose, and ``diagnostics.json``; where it
         has a donor, also the weights to fine-tune it from."""
-        best, search, weights = self.search.archive.best(), self.search, None
-        if best is None:
-            return
+        search, weights = self.search, None
+        best, path = search.archive.best(), self.directory / "genotype.json"
+        assert best is not None
         if search.donor:  # by all ranks
             weights = search.inherited(search.space.indices_of_blocks(best.blocks))
-        with together():
-            if not is_main_process():
-                return
-            path = self._save(best, "genotype.json")
+
+        def write() -> None:
+            save_genotype(self.genotype(best), path)
             if search.diagnostics:
                 _write(self.directory / "diagnostics.json", search.diagnostics)
             if weights is not None:
                 save_weights(weights, best.blocks, path.with_suffix(".pth"))
-            self.runner.logger.info(
-                f"Search done: {len(search.archive)} genotype(s), the "
-                f"{'last' if best.accuracy is None else 'best'} is {path}: "
-                f"{' '.join(best.blocks)}"
-            )
 
-    def _save(self, entry: ArchiveEntry, file: str) -> Path:
-        path = self.directory / file
-        save_genotype(self.genotype(entry), path)
-        return path
+        from_rank_0(write)
+        self.runner.logger.info(
+            f"Search done: {len(search.archive)} genotype(s), the "
+            f"{'last' if best.accuracy is None else 'best'} is {path}: "
+            f"{' '.join(best.blocks)}"
+        )
 
     def genotype(self, entry: ArchiveEntry) -> Genotype:
         """The genotype of an entry, with its provenance."""

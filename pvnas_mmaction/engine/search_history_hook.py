@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmaction.registry import HOOKS
-from mmengine.dist import is_main_process
+from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -44,21 +44,21 @@ class SearchHistoryHook(Hook):
         check_count("interval", interval, 1)
         self.interval = interval
 
+    @master_only
     def before_train(self, runner: Runner) -> None:
         self.path = Path(runner.work_dir) / "search" / "history.jsonl"
-        if not is_main_process():
-            return
         records = []
         if runner.iter > 0 and self.path.is_file():
             records, _ = read_json_lines(self.path)
         kept = (json.dumps(r) + "\n" for r in records if r["step"] < runner.iter)
         write_atomically(self.path, "".join(kept))
 
+    @master_only
     def after_train_iter(
         self, runner: Runner, batch_idx, data_batch=None, outputs=None
     ) -> None:
         step, last = runner.iter, runner.iter + 1 == runner.max_iters
-        if not is_main_process() or (step % self.interval and not last):
+        if step % self.interval and not last:
             return
         search = runner.train_loop.search
         p = [[round(value, 5) for value in row] for row in search.probabilities]

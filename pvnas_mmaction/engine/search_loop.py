@@ -22,7 +22,7 @@ from ..search.distributed import (
 from ..search.donor_warmup import DonorWarmup
 from ..search.randomness import seeded
 from ..search.schedule import LRDiversitySchedule, num_epochs
-from ..search.search import Search, check_setting
+from ..search.search import Search
 from ..space.checks import check_count, wrong
 from .search_data import ALPHA_SHARE, CALIBRATION_BATCHES, METRIC, SearchData
 from .search_files import SearchFiles, recorded_run
@@ -31,10 +31,9 @@ from .validation import Validation
 
 @LOOPS.register_module()
 class SearchLoop(EpochBasedTrainLoop):
-    """Search a supernet.
+    """Search a supernet: one iteration is a weights step on a batch of the weights half
+    of the training list and, unless the alphas rest, an alpha step on one of the other.
 
-    One iteration is a weights step on a batch of the weights half of the training list
-    and, unless the alphas rest, an alpha step on a batch of the other half.
     :class:`Search` is the algorithm; :class:`LRDiversityHook` builds its schedule and
     ends its cycles; :class:`SearchFiles` writes what it finds.
 
@@ -91,7 +90,8 @@ class SearchLoop(EpochBasedTrainLoop):
         if is_model_wrapper(self.model):
             self.model = self.model.module
         self.supernet = find_supernet(self.model)
-        donor = DonorWarmup.read(settings.get("donor"), self.supernet.space)
+        head = getattr(self.model, "cls_head", None)
+        donor = DonorWarmup.read(settings.get("donor"), self.supernet.space, head)
         # Steps that tune the full network of a donor, before the cycles begin.
         self.num_tune_steps = donor.tune_steps if donor else 0
 
@@ -100,7 +100,7 @@ class SearchLoop(EpochBasedTrainLoop):
         loop = self.runner.val_loop
         if loop is not None:
             self.validation = Validation(loop.dataloader, loop.evaluator, self.metric)
-        self.search = Search(
+        search = self.search = Search(
             self.model,
             self.runner.optim_wrapper,
             schedule,
@@ -110,26 +110,25 @@ class SearchLoop(EpochBasedTrainLoop):
             judging=self.data.judging,
             racing=self.data.racing,
             num_clips=self.validation.num_clips if self.validation else 0,
+            extra_setting={
+                "train_cfg.metric": self.metric,
+                "train_dataloader.dataset (clips, class ids, halves)": self.data.digest,
+            },
             **self.settings,
         )
-        self._check_counted()
-        self.files = SearchFiles(self.runner, self.search, self.data)
-        return self.search
-
-    def _check_counted(self) -> None:
-        """Refuse, or name, what a model has beyond what costs count."""
-        search = self.search
+        # What a model has beyond what costs count.
         backbone = sum(p.numel() for p in self.supernet.parameters())
         found = sum(p.numel() for p in self.model.parameters()) - backbone
         counted = (search.space.skeleton.out_channels + 1) * search.num_classes
-        if found == counted:
-            return
-        expected = f"{counted} parameters outside its backbone, one linear layer"
-        hint = "costs and budgets are without the rest of model.cls_head and model.neck"
-        error = wrong("model", expected, str(found), hint)
-        if search.penalty is not None:
-            raise error
-        self.runner.logger.warning(str(error))
+        if found != counted:
+            expected = f"{counted} parameters outside its backbone, one linear layer"
+            hint = "costs are without the rest of model.cls_head and model.neck"
+            error = wrong("model", expected, str(found), hint)
+            if search.penalty is not None:
+                raise error
+            self.runner.logger.warning(str(error))
+        self.files = SearchFiles(self.runner, self.search, self.data)
+        return self.search
 
     def run(self) -> torch.nn.Module:
         """Launch the search; a resumed one goes on within its epoch."""
@@ -210,23 +209,10 @@ class SearchLoop(EpochBasedTrainLoop):
             self.files.write_archive()
         return entry
 
-    def _setting(self) -> dict[str, Any]:
-        """What a search has to share with the one it resumes, beyond its own."""
-        return {
-            "train_cfg.metric": self.metric,
-            "train_dataloader.dataset (clips, class ids, halves)": self.data.digest,
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed search needs beyond weights, alphas and optimisers."""
-        state = self.search.state_dict()
-        return {**state, "setting": {**state["setting"], **self._setting()}}
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from :meth:`state_dict`; ValueError for that of another search."""
+        """Continue from ``Search.state_dict``; ValueError for that of another one."""
         if state["seed"] != self.data.seed:
             # Resumed without a seed in the config: the checkpoint's holds.
             self.data.set_up(self.runner, state["seed"])
             self.dataloader = self.data.weights_loader
         self.search.load_state_dict(state)
-        check_setting(state["setting"], self._setting())

@@ -6,16 +6,15 @@ Given the log-probabilities of the candidates of each layer, derivation solves
     maximise    sum_l log p_l[o_l]
     subject to  fixed + sum_l c_l[o_l] <= limit        for every budget
 
-which is a multiple-choice knapsack, as an integer program with one binary
-variable per layer and candidate (``scipy.optimize.milp``, HiGHS, with no gap
-allowed). For several networks the program is solved again, each time with one
-cut per network found, so that every network is the best of those that differ from
-all earlier ones in at least ``min_distance`` layers.
+a multiple-choice knapsack, as an integer program with one binary variable per layer
+and candidate (``scipy.optimize.milp``, HiGHS, with no gap allowed). For several
+networks it is solved again with one cut per network found, so that every network is the
+best of those that differ from all earlier ones in at least ``min_distance`` layers.
 
-HiGHS accepts constraints that are violated by its feasibility tolerance. Every
-solution is therefore added up again in exact rational arithmetic; one that
-exceeds a budget is cut off and the program solved again. No network returned
-exceeds a budget, not by one multiply-accumulate.
+HiGHS accepts constraints that are violated by its feasibility tolerance. So every
+solution is added up again in exact rational arithmetic; one that exceeds a budget is
+cut off and the program solved again. No network returned exceeds a budget, not by one
+multiply-accumulate.
 """
 
 from __future__ import annotations
@@ -49,15 +48,8 @@ class InfeasibleBudgetError(ValueError):
 
 @dataclass(frozen=True)
 class Budget:
-    """An upper limit on one cost of the network.
-
-    Args:
-        table: The cost.
-        limit: Highest cost allowed, in the unit of the table.
-
-    Raises:
-        ValueError: The limit is no finite number above 0.
-    """
+    """An upper limit on one cost of the network, in the unit of its table; a ValueError
+    if it is no finite number above 0."""
 
     table: CostTable
     limit: float
@@ -70,14 +62,9 @@ class Budget:
 
 @dataclass(frozen=True)
 class Derived:
-    """A derived network.
-
-    Args:
-        indices: Chosen candidate of each layer.
-        log_prob: Sum of the chosen log-probabilities, each raised to
-            :data:`LOG_PROB_FLOOR`.
-        costs: Cost by kind of budget.
-    """
+    """A derived network: the chosen candidate of each layer, the sum of their
+    log-probabilities, each raised to :data:`LOG_PROB_FLOOR`, and its cost by kind of
+    budget."""
 
     indices: Indices
     log_prob: float
@@ -106,25 +93,25 @@ def derive(
             those at least. Default 1: it is none of them.
 
     Returns:
-        The networks, best first: each is the best among those that differ from
-        all before it in ``min_distance`` layers. Fewer than wanted where no
-        more exist; none only where ``earlier`` leaves none.
+        The networks, best first; fewer than wanted where no more exist, none only where
+        ``earlier`` leaves none.
 
     Raises:
         InfeasibleBudgetError: No network keeps the budgets; the message names the
             lowest possible cost.
     """
     scores = [[max(float(v), LOG_PROB_FLOOR) for v in layer] for layer in log_probs]
-    assert scores and all(scores), "each layer needs a candidate"
     assert all(math.isfinite(value) for layer in scores for value in layer), log_probs
-    assert num_candidates >= 1
-    for layers in (min_distance, earlier_distance):
-        assert 1 <= layers <= len(scores), layers
-    _check_budgets(scores, budgets)
-
+    for table, limit in ((budget.table, budget.limit) for budget in budgets):
+        assert list(map(len, table.per_layer)) == list(map(len, scores))
+        if table.cheapest() > limit:
+            raise InfeasibleBudgetError(
+                f"no network keeps the {table.kind} budget of {limit} {table.unit}: "
+                f"the cheapest possible costs {plain(table.cheapest())} {table.unit} "
+                f"({plain(Fraction(table.fixed))} of them fixed)"
+            )
     program = _Program(scores, budgets)
     for indices in earlier:
-        assert len(indices) == len(scores), indices
         program.forbid([[i] for i in indices], at_most=len(scores) - earlier_distance)
     found: list[Derived] = []
     while len(found) < num_candidates:
@@ -147,17 +134,9 @@ def derive_apart(
     found: Sequence[Sequence[int]],
     share: float,
 ) -> list[Indices]:
-    """The most probable networks, as candidate indices, apart from those found so far.
-
-    Args:
-        log_probs: As for :func:`derive`, as are the next two.
-        budgets: Limits.
-        num_candidates: Number of networks wanted.
-        found: Candidate indices of those found so far.
-        share: Share of layers in which a network differs from each of them, rounded up
-            to whole layers. Where no such network keeps the budgets, as for 0, they
-            may be any.
-    """
+    """The most probable networks, as candidate indices, that differ from those found so
+    far in a share of their layers, rounded up to whole layers. Where none of these
+    keeps the budgets, as for 0, they may be any."""
     # 0.2 of 15 layers are 3, whatever floats make of it.
     layers = math.ceil(share * len(log_probs) - 1e-9)
     networks: list[Derived] = []
@@ -240,11 +219,9 @@ class _Program:
         )
 
     def _forbid_cover(self, budget: Budget, indices: Indices) -> None:
-        """Cut off a network over the budget, with all that cost at least as much.
-
-        The layers that are not needed to exceed the limit are freed first, which
-        makes the cut as strong as a cover inequality can be.
-        """
+        """Cut off a network over the budget, with all that cost at least as much: a
+        cover inequality, as strong as it can be, over the layers that are needed to
+        exceed the limit."""
         rows = [list(map(Fraction, row)) for row in budget.table.per_layer]
         chosen = [row[i] for row, i in zip(rows, indices, strict=True)]
         extra = [cost - min(row) for cost, row in zip(chosen, rows, strict=True)]
@@ -282,17 +259,3 @@ def _joint_message(budgets: Sequence[Budget]) -> str:
         "no network keeps all budgets at once, though each can be kept alone; raise "
         f"one: {details}"
     )
-
-
-def _check_budgets(scores: list[list[float]], budgets: Sequence[Budget]) -> None:
-    kinds = [budget.table.kind for budget in budgets]
-    assert len(set(kinds)) == len(kinds), kinds
-    for budget in budgets:
-        table = budget.table
-        assert list(map(len, table.per_layer)) == list(map(len, scores))
-        if table.cheapest() > budget.limit:
-            raise InfeasibleBudgetError(
-                f"no network keeps the {table.kind} budget of {budget.limit} "
-                f"{table.unit}: the cheapest possible costs {plain(table.cheapest())} "
-                f"{table.unit} ({plain(Fraction(table.fixed))} of them fixed)"
-            )

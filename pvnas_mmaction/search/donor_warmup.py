@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmaction.models.heads import BaseHead
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -60,13 +61,19 @@ class DonorWarmup:
 
     @classmethod
     def read(
-        cls, config: Mapping[str, Any] | None, space: SearchSpace
+        cls, config: Mapping[str, Any] | None, space: SearchSpace, head: nn.Module
     ) -> DonorWarmup | None:
-        """From ``dict(tune_steps=..., clips=64)``, or a ValueError; None gives None."""
+        """From ``dict(tune_steps=..., clips=64)``, or a ValueError, as for a head whose
+        scores can't be had; None gives None."""
         if config is None:
             return None
         rules = dict(tune_steps=COUNT, clips=COUNT)
-        return cls(full_network(space), **read(config, rules, ["tune_steps"], FIELD))
+        settings = read(config, rules, ["tune_steps"], FIELD)
+        if type(head).loss is not BaseHead.loss:
+            expected = f"a head with the loss of BaseHead, as {FIELD} needs its scores"
+            got = f"{type(head).__name__}, which makes its loss itself"
+            raise wrong("model.cls_head.type", expected, got, "set it to I3DHead")
+        return cls(full_network(space), **settings)
 
 
 def near(path: Choices, network: Choices, generator: torch.Generator) -> Choices:

@@ -26,7 +26,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from mmaction.models.heads import BaseHead
 from mmengine.dist import get_rank
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
@@ -43,7 +42,7 @@ from .archive import Archive, ArchiveEntry
 from .derive import Indices
 from .diagnostics import NUM_CLIPS, diagnose
 from .distributed import check_ranks_agree, from_rank_0
-from .donor_warmup import FIELD, DonorWarmup, block_losses, near, priced_alphas
+from .donor_warmup import DonorWarmup, block_losses, near, priced_alphas
 from .penalty import build_penalty
 from .race import hand_made, undone
 from .randomness import Stream, derived_seed, seed_all
@@ -79,35 +78,20 @@ class Search:
         calibration: Gives the batches of training clips from which batch normalisation
             is re-estimated before a network is judged. Needed with ``validate``.
         num_clips: Number of validation clips.
-        cost: As for :func:`build_penalty`. Default None: no budget.
-        relaxations: Changes to :data:`DEFAULT_RELAXATIONS`; weights steps use
-            ``warmup`` and ``weights``, alpha steps ``alphas``.
-        num_ranked: How many of the most probable networks are judged at the end of a
-            cycle. Default 1.
-        largest_every: In the first cycle, every so many weights steps run the most
-            expensive candidate of each layer (as in the sandwich rule, Yu and Huang,
-            2019), so that others share what it learns. Later cycles sample alone, so
-            that it is not favoured when networks are ranked. Default 0: never.
-        alpha_weight: What a network's log-probability counts next to its accuracy, see
-            :mod:`pvnas_mmaction.search.selection`. Default 0.
-        donor: As for :meth:`DonorWarmup.read`, for a supernet that inherits from a
-            pretrained network. Default None.
         judging: Gives that many clips of the alpha half in batches, the same ones on
             every rank. Needed with ``donor``, and for ``diagnostics``.
-        race_steps: Steps of each finalist's training in the race that decides at the
-            end, see :mod:`pvnas_mmaction.search.race`. Default 0: no race.
         racing: Gives that many batches of all training clips. Needed for a race.
+        extra_setting: What else a resumed search has to share, by field.
+        cost, relaxations, num_ranked, largest_every, alpha_weight, donor, race_steps:
+            Settings of ``train_cfg``, see docs/reference/configs.md.
 
     Attributes:
         alphas: Alphas of each layer, read from the device once per step.
         probabilities: p of each layer after the last step, before any restart.
         scalars: What is worth logging of the last step.
-        num_steps: Weights steps made.
-        num_alpha_steps: Alpha steps made.
-        archive: The genotypes found so far.
+        num_steps, num_alpha_steps: Steps made of weights and of alphas.
+        sensitivities: What single blocks are worth, once a donor was tuned; else None.
         diagnostics: Of :func:`diagnose`, after :meth:`finish`; else None.
-        sensitivities: What single blocks are worth, from the end of the donor's tuning
-            on; else None.
 
     Raises:
         ValueError: A setting that can't be used; says which and what was expected.
@@ -124,15 +108,16 @@ class Search:
         validate: Callable[[nn.Module], float] | None = None,
         calibration: Callable[[], Iterable[dict]] | None = None,
         num_clips: int = 0,
+        judging: Callable[[int], Iterable[dict]] | None = None,
+        racing: Callable[[int], Iterable[dict]] | None = None,
+        extra_setting: Mapping[str, Any] | None = None,
         cost: Mapping[str, Any] | None = None,
         relaxations: Mapping[str, str] | None = None,
         num_ranked: int = 1,
         largest_every: int = 0,
         alpha_weight: float = 0.0,
         donor: Mapping[str, Any] | None = None,
-        judging: Callable[[int], Iterable[dict]] | None = None,
         race_steps: int = 0,
-        racing: Callable[[int], Iterable[dict]] | None = None,
     ) -> None:
         check_count("train_cfg.largest_every", largest_every, 0)
         check_count("train_cfg.race_steps", race_steps, 0)
@@ -140,16 +125,13 @@ class Search:
         self.seed, self.largest_every, self.race_steps = seed, largest_every, race_steps
         self.validate, self.calibration = validate, calibration
         self.judging, self.racing = judging, racing
+        self.extra_setting = extra_setting or {}
         where, given = "train_cfg.relaxations", relaxations or {}
         self.relaxations = DEFAULT_RELAXATIONS | read(given, _RELAXATIONS, (), where)
         self.supernet = find_supernet(model)
         self.space = self.supernet.space
-        self.donor = DonorWarmup.read(donor, self.space)
+        self.donor = DonorWarmup.read(donor, self.space, model.cls_head)
         self._full = self.supernet.path_of(self.donor.full) if self.donor else None
-        if self.donor and type(model.cls_head).loss is not BaseHead.loss:
-            got = f"{type(model.cls_head).__name__}, which makes its loss itself"
-            expected = f"a head with the loss of BaseHead, as {FIELD} needs its scores"
-            raise wrong("model.cls_head.type", expected, got, "set it to I3DHead")
         self.num_classes = model.cls_head.num_classes
         self.input_shape = check_input_shape(self.space.skeleton, input_shape)
         pair = optimizers["weights"], optimizers["alphas"]
@@ -263,7 +245,13 @@ class Search:
         return values
 
     def _weights_path(self) -> Choices:
-        """What a weights step runs."""
+        """What a weights step runs.
+
+        In the first cycle, every ``largest_every`` steps this is the most expensive
+        network (as in the sandwich rule, Yu and Huang, 2019), for others to share what
+        it learns. Later cycles sample alone, so that it is not favoured when networks
+        are ranked.
+        """
         if self.schedule.is_tuning(self.num_steps):
             return self._full
         every, first_cycle = self.largest_every, not self.archive.entries
@@ -440,6 +428,7 @@ class Search:
             "train_cfg.donor": self.donor and asdict(self.donor),
             "train_cfg.race_steps": self.race_steps,
             "optim_wrapper.alphas.accumulative_counts": counts,
+            **self.extra_setting,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -458,12 +447,16 @@ class Search:
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from :meth:`state_dict`, with weights and alphas loaded already.
-
-        Raises:
-            ValueError: It is the state of another search.
-        """
-        check_setting(state["setting"], self.setting())
+        """Continue from :meth:`state_dict`, with weights and alphas loaded already; a
+        ValueError if it is the state of another search."""
+        for field, value in self.setting().items():
+            if (found := state["setting"].get(field)) != value:
+                hint = "resume with the config that the search was started with, or "
+                hint += "start another one in another work_dir"
+                if field == "train_cfg.cost":
+                    hint += "; tools/derive_genotype.py takes other budgets"
+                got = f"a checkpoint of a search with {found!r}"
+                raise wrong(field, f"{value!r}, as in the config", got, hint)
         self.schedule.load_state_dict(state["schedule"])
         if self.penalty is not None:
             self.penalty.load_state_dict(state["penalty"])
@@ -473,21 +466,6 @@ class Search:
         parameters = dict(self.model.named_parameters())
         for name, gradient in state["pending_gradients"].items():
             parameters[name].grad = gradient.to(parameters[name])
-
-
-def check_setting(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a checkpoint's search had the settings, by field, that
-    are expected by the config."""
-    hint = (
-        "resume with the config that the search was started with, or start another one "
-        "in another work_dir"
-    )
-    for field, value in expected.items():
-        if found.get(field) != value:
-            more = "; tools/derive_genotype.py takes other budgets"
-            got = f"a checkpoint of a search with {found.get(field)!r}"
-            full_hint = hint + more * (field == "train_cfg.cost")
-            raise wrong(field, f"{value!r}, as in the config", got, full_hint)
 
 
 def digest_of(content: object) -> str:
