@@ -16,11 +16,10 @@ from toys import LAYERS, build_recognizer, layer_id, make_layer, specs_of
 from pvnas_mmaction.apis.export import Classifier, export_onnx, max_difference
 from pvnas_mmaction.models import PVNASNet, blocks
 from pvnas_mmaction.models.blocks import (
+    Block,
     ConvNormAct,
     SqueezeExcitation,
     build_block,
-    build_head,
-    build_stem,
 )
 from pvnas_mmaction.report.drawing import family_colors, network_plot
 from pvnas_mmaction.report.layers import layer_rows
@@ -174,16 +173,19 @@ def test_stem_and_head() -> None:
     pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
     pooled = [*conv(3, 8, (1, 7, 7), (1, 2, 2), eps=0.1), RELU, pool]
     for built, reference in (
-        (build_stem(skeleton()), parts),
-        (build_head(skeleton()), [*conv(8, 16), RELU]),
-        (build_stem(skeleton(stem=Stem(8, kernel=7, pool=3), bn_eps=0.1)), pooled),
+        (Block(skeleton().stem_layout), parts),
+        (Block(skeleton().head_layout), [*conv(8, 16), RELU]),
+        (
+            Block(skeleton(stem=Stem(8, kernel=7, pool=3), bn_eps=0.1).stem_layout),
+            pooled,
+        ),
     ):
         expected = nn.Sequential(*reference)
         copy_weights(randomize(built), expected)
         x = clip(8 if "project" in dict(built.named_children()) else 3)
         torch.testing.assert_close(built(x), expected(x), rtol=1e-4, atol=1e-4)
     x = clip(8)
-    assert build_head(skeleton(head_channels=None))(x) is x
+    assert Block(skeleton(head_channels=None).head_layout)(x) is x
 
 
 ACTIVATIONS = dict(
@@ -199,7 +201,7 @@ def test_every_activation() -> None:
     assert names == set(ACTIVATIONS) == set(blocks.ACTIVATIONS)
     x = 9 * clip(8)
     for name, function in ACTIVATIONS.items():
-        head = randomize(build_head(skeleton(activation=name)))
+        head = randomize(Block(skeleton(activation=name).head_layout))
         before = F.conv3d(x, head.project.conv.weight)
         expected = function(copy.deepcopy(head.project.bn)(before))
         torch.testing.assert_close(head(x), expected, rtol=1e-4, atol=1e-4)

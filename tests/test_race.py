@@ -141,6 +141,7 @@ def trained(world: int) -> dict:
     for module in search.model.modules():  # one rank normalises by its own clips
         if isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d):
             module.eval()
+    search.begin()
     search.validate = lambda m: seen.append(copy.deepcopy(dict(m.named_parameters())))
     search.trained_accuracy(NETWORK)
     return {name: value.detach() for name, value in seen[0].items()}

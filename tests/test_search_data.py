@@ -49,8 +49,8 @@ def test_split_keeps_clips_of_one_file_together():
 
 def test_split_errors():
     for labels, share, message in (
-        ([0, 0], "half", "alpha_share: expected a number above 0 .*, got 'half'"),
-        ([0, 0], 0.0, "above 0 and below 1, got 0.0"),
+        ([0, 0], "half", r"alpha_share: expected a number in \(0, 1\), got 'half'"),
+        ([0, 0], 0.0, r"a number in \(0, 1\), got 0.0"),
         ([0, 1, 2], 0.5, "expected two clips or more of one class, got 3 clips"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -147,7 +147,7 @@ def test_a_metric_that_is_no_share_shows_before_the_first_step(tmp_path, value):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(input_shape=(1, 4, 8, 8)), "input_shape: expected C = 3"),
+        (dict(input_shape=(1, 4, 8, 8)), r"input_shape: expected \(C = 3, T, H, W\)"),
         (dict(input_shape=(3, 4, 8, 16)), r"expected \(3, 4, 8, 8\), .*train_data"),
         (dict(relaxations=dict(alpha="softmax")), "relaxations, unknown .*got 'alpha'"),
         (dict(relaxations=dict(weights="darts")), "relaxations: weights: .*'darts'"),

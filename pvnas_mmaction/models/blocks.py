@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..space import layout as data
-from ..space.genotype import Skeleton
 from .lowering import LoweredConv3d, fold_time, is_exporting, unfold_time
 
 ACTIVATIONS: dict[str, type[nn.Module]] = dict(
@@ -139,16 +138,6 @@ class Block(nn.Module):
 def build_block(spec: data.BlockSpec | str, layer: data.Layer) -> Block:
     """The module of a block spec at a layer; a ValueError if it is no block spec."""
     return Block(data.layout(spec, layer))
-
-
-def build_stem(skeleton: Skeleton) -> Block:
-    """What comes before the first layer."""
-    return Block(skeleton.stem_layout)
-
-
-def build_head(skeleton: Skeleton) -> Block:
-    """The convolution that gives the network its output width, or the identity."""
-    return Block(skeleton.head_layout)
 
 
 def init_weights(module: nn.Module) -> None:

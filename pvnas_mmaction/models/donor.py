@@ -21,7 +21,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.utils import get_installed_path
 from torch import Tensor
 
-from ..space.checks import wrong
+from ..space.checks import check, one_of, wrong
 
 Block = dict[str, Tensor]
 
@@ -32,13 +32,11 @@ _FIRST, _SECOND, _THIRD = ((f"{i}.conv", f"{i}.bn") for i in range(3))
 
 
 class Naming(NamedTuple):
-    """How a project names the modules of a network.
+    """How a project names the modules of a network: first convolution, blocks, last
+    one.
 
-    Args:
-        stem: The first convolution.
-        blocks: Regular expression for what the names of a block start with, with groups
-            for the numbers that say its order -> its roles. The first match counts.
-        head: The last convolution, if there is one.
+    A block's names start with a regular expression, the first that matches, whose
+    groups are the numbers that say its order.
     """
 
     stem: Names
@@ -126,14 +124,8 @@ _PARAMETERS = {
 
 @dataclass(frozen=True)
 class Donor:
-    """A pretrained network, its convolutions (O, I, K, K).
-
-    Args:
-        naming: The naming it was read by.
-        stem: Its first convolution.
-        layers: Its blocks, in order.
-        head: Its last convolution; empty if there is none.
-    """
+    """A pretrained network as read by a naming: first convolution, blocks in order, and
+    last convolution, empty if there is none; convolutions are (O, I, K, K)."""
 
     naming: str
     stem: Block
@@ -156,24 +148,20 @@ def channels(block: Block) -> tuple[int, int]:
 
 
 def read_donor(state: Mapping[str, Tensor], naming: str = "auto") -> Donor:
-    """A donor from a state dict.
+    """A donor from the state dict of an image network, or of a recognizer around one.
 
     Args:
-        state: State dict of an image network, or of a recognizer around one (keys that
-            start with ``backbone.``). Its classifier is left out.
+        state: Keys may start with ``backbone.``. The classifier is left out.
         naming: A name out of :data:`NAMINGS`, or ``"auto"``: the one that fits.
 
     Raises:
-        ValueError: There is no such naming; or keys of the checkpoint are unknown or
-            missing in each of them (or in the given one): says which.
+        ValueError: There is no such naming, or keys of the checkpoint are unknown or
+            missing by it: says which.
     """
+    check("naming", naming, one_of("auto", *NAMINGS))
     names = list(NAMINGS) if naming == "auto" else [naming]
-    if names[0] not in NAMINGS:
-        raise wrong("naming", f"'auto' or one of {', '.join(NAMINGS)}", repr(naming))
     prefix = "backbone."
-    inner = {
-        k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
-    }
+    inner = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
     tried = [_read(inner or state, name) for name in names]
     donor, unknown, missing = min(tried, key=lambda read: len(read[1]) + len(read[2]))
     if unknown or missing:
@@ -194,7 +182,7 @@ def read_donor(state: Mapping[str, Tensor], naming: str = "auto") -> Donor:
 def _read(
     state: Mapping[str, Tensor], naming: str
 ) -> tuple[Donor, list[str], list[str]]:
-    """The donor by one naming, the keys it does not know and those it misses."""
+    """The donor by one naming, the keys that it does not know and those it misses."""
     # MMAction2's TemporalShift stands around the module `net`.
     left = {key.replace(".net.", "."): value for key, value in state.items()}
     missing: list[str] = []
@@ -239,16 +227,10 @@ def _read(
 
 
 def load_state(checkpoint: str) -> Mapping[str, Tensor]:
-    """State dict of a checkpoint.
-
-    Args:
-        checkpoint: A path, a URL, ``timm://NAME``, ``torchvision://NAME``, the name of
-            a model in MMAction2's model index, or ``package://NAME`` for a Python
-            package that holds one ``.pth`` file.
-
-    Raises:
-        FileNotFoundError: It is none of these, or a package is not installed.
-    """
+    """State dict of a checkpoint: a path, a URL, ``timm://NAME``,
+    ``torchvision://NAME``, the name of a model in MMAction2's model index, or
+    ``package://NAME`` for a Python package that holds one ``.pth`` file.
+    FileNotFoundError where it is none of these, or a package is not installed."""
     if "://" not in checkpoint and not Path(checkpoint).is_file():
         checkpoint = _url_of_model(checkpoint)
     try:

@@ -52,12 +52,8 @@ T = TypeVar("T")
 
 
 def shape_kernel(weight: Tensor, shape: Sequence[int]) -> Tensor:
-    """A convolution's weights in another shape.
-
-    Args:
-        weight: (O, I, K, K).
-        shape: (o, i, Kt, k, k), with o and i of at most O and I: the first channels.
-    """
+    """A convolution's weights (O, I, K, K) in another shape (o, i, Kt, k, k): the first
+    channels."""
     out, width, frames, size, _ = shape
     margin = (size - weight.shape[-1]) // 2
     result = weight.new_zeros(tuple(shape))
@@ -89,17 +85,10 @@ def _sort(block: Block, makers: Sequence[str], consumer: str) -> None:
 
 
 def shape_block(block: Block, shapes: Mapping[str, Sequence[int]]) -> Block:
-    """Weights of a candidate; those that can't be inherited are not there.
-
-    Args:
-        block: A donor's block with its channels ranked, or its stem or head.
-        shapes: Name of each parameter of the candidate (``expand.conv.weight``) ->
-            shape.
-
-    Returns:
-        Nothing for a candidate with other convolutions than the donor (of another
-        family) or with more channels; all but squeeze-and-excitation otherwise.
-    """
+    """Weights of a candidate with parameters of these names and shapes, out of a
+    donor's block with its channels ranked, or its stem or head: all but
+    squeeze-and-excitation, or none for one with more channels or of a family with other
+    convolutions."""
     result = {}
     if ("expand.conv.weight" in block) != ("expand.conv.weight" in shapes):
         return {}
@@ -122,21 +111,9 @@ def _source(block: Block, name: str) -> Tensor | None:
     return block.get(re.sub("^(temporal|joint)", "spatial", name))
 
 
-def _status(name: str, shape: Sequence[int], block: Block, result: Block) -> str:
-    """How a convolution was inherited."""
-    if name not in result:
-        return "random"
-    same = (*shape[:2], *shape[3:]) == tuple(_source(block, name).shape)
-    return "exact" if same else "reshaped"
-
-
 def by_stage(items: Sequence[T], widths: Sequence[tuple[int, int]]) -> list[list[T]]:
-    """Blocks or layers by stage: runs of one output width.
-
-    Args:
-        items: In order.
-        widths: Input and output width of each.
-    """
+    """Blocks or layers by stage, runs of one output width, from the input and output
+    width of each."""
     stages: list[list[T]] = []
     for item, (c_in, c_out) in zip(items, widths, strict=True):
         if not stages or c_in != c_out:
@@ -146,11 +123,8 @@ def by_stage(items: Sequence[T], widths: Sequence[tuple[int, int]]) -> list[list
 
 
 def match_layers(donor: Donor, skeleton: Skeleton) -> list[tuple[Block, bool]]:
-    """For each layer the donor's block, and whether it is one more than the donor has.
-
-    Raises:
-        ValueError: The widths of stem, stages or head differ.
-    """
+    """For each layer the donor's block, and whether it is one more than the donor has;
+    ValueError where the widths of stem, stages or head differ."""
     layers = skeleton.layers
     stages = by_stage(layers, [(x.in_channels, x.out_channels) for x in layers])
     found = by_stage(donor.layers, [*map(channels, donor.layers)])
@@ -177,19 +151,12 @@ def match_layers(donor: Donor, skeleton: Skeleton) -> list[tuple[Block, bool]]:
 def inherit(
     shapes: Mapping[str, Sequence[int]], skeleton: Skeleton, donor: Donor
 ) -> tuple[Block, dict[str, Counter[str]]]:
-    """Weights of a supernet, or of a network, out of a donor.
-
-    Args:
-        shapes: Name of each entry of its state dict -> shape.
-        skeleton: Its skeleton.
-        donor: What it inherits from.
+    """Weights of a supernet or network, whose state dict has these names and shapes,
+    out of a donor; ValueError where the donor's widths are others.
 
     Returns:
         The entries that are inherited; and for stem, each layer and head the number of
         convolutions that are ``exact``, ``reshaped`` and left ``random``.
-
-    Raises:
-        ValueError: The donor's widths are others.
     """
     sources = {"stem": (donor.stem, False), "head": (donor.head, False)}
     for i, (block, extra) in enumerate(match_layers(donor, skeleton)):
@@ -209,9 +176,10 @@ def inherit(
             for name in (f"{last}.bn.weight", f"{last}.bn.bias"):
                 result[name] = torch.zeros(wanted[name])
         for name, shape in wanted.items():
-            if len(shape) == 5:
-                table[place][_status(name, shape, block, result)] += 1
-            elif name == "se.reduce.weight":
+            if len(shape) == 5 and name in result:
+                same = (*shape[:2], *shape[3:]) == tuple(_source(block, name).shape)
+                table[place]["exact" if same else "reshaped"] += 1
+            elif len(shape) == 5 or name == "se.reduce.weight":
                 table[place]["random"] += 1
         inherited.update({keys[name]: value for name, value in result.items()})
     return inherited, dict(table)
@@ -219,16 +187,9 @@ def inherit(
 
 @torch.no_grad()
 def spread(supernet: nn.Module, indices: Sequence[int]) -> list[str]:
-    """Give every candidate of a supernet the weights of one network in it.
-
-    Args:
-        supernet: A supernet.
-        indices: Candidate index of each layer; blocks without temporal convolutions.
-            They stay as they are.
-
-    Returns:
-        Candidates that keep some of their own weights, as ``"layers.3 mb_t1_k3_e8"``.
-    """
+    """Give every candidate of a supernet the weights of one network in it, of blocks
+    without temporal convolutions; gives those that keep some of their own weights, as
+    ``"layers.3 mb_t1_k3_e8"``."""
     left = []
     for i, (mixed, index) in enumerate(zip(supernet.layers, indices, strict=True)):
         source = _floats(mixed.ops[index])
@@ -255,8 +216,7 @@ class InheritFrom:
     """Initialise a supernet or a network from a donor; for its ``init_cfg``.
 
     Args:
-        checkpoint: A path, a URL, ``timm://NAME``, ``torchvision://NAME``, a model of
-            MMAction2's model index, or ``package://NAME``; see :func:`load_state`.
+        checkpoint: As for :func:`load_state`.
         naming: A name out of ``donor.NAMINGS``. Default ``"auto"``: the one that fits.
 
     Raises:

@@ -31,12 +31,6 @@ def unfold_time(x: Tensor, batch: int) -> Tensor:
     return x.reshape(batch, nt // batch, c, h, w).transpose(1, 2)
 
 
-def conv_plain(x: Tensor, conv: nn.Conv3d) -> Tensor:
-    """PyTorch's own 3D convolution."""
-    settings = conv.stride, conv.padding
-    return F.conv3d(x, conv.weight, conv.bias, *settings, groups=conv.groups)
-
-
 def conv_folded(x: Tensor, conv: nn.Conv3d) -> Tensor:
     """A kernel of 1 over time: a 2D convolution over N*T images."""
     if conv.stride[0] > 1:
@@ -90,7 +84,7 @@ def conv_sum_of_folded(x: Tensor, conv: nn.Conv3d) -> Tensor:
 
 
 LOWERINGS = {
-    "plain": conv_plain,
+    "plain": lambda x, conv: conv._conv_forward(x, conv.weight, conv.bias),
     "folded": conv_folded,
     "over_time": conv_over_time,
     "sum_of_folded": conv_sum_of_folded,
@@ -125,15 +119,12 @@ def choose_lowering(conv: nn.Conv3d, x: Tensor) -> str:
 class LoweredConv3d(nn.Conv3d):
     """``nn.Conv3d`` with odd kernel, "same" padding, and a chosen lowering.
 
-    Args:
-        tf_same: Pad height and width as TensorFlow does: where a stride leaves less
-            than kernel - 1 pixels to pad, the smaller half comes first. It costs a copy
-            of the input. Default False.
-        in_channels, out_channels, kernel_size, stride, groups, bias: As those of
-            ``nn.Conv3d``, the kernel odd.
+    With ``tf_same``, height and width are padded as TensorFlow does: where a stride
+    leaves less than kernel - 1 pixels to pad, the smaller half comes first. That costs
+    a copy of the input.
 
     Shape: (N, in_channels, T, H, W) -> (N, out_channels, ceil(T/St), ceil(H/Sh),
-    ceil(W/Sw)). Parameters are those of ``nn.Conv3d``.
+    ceil(W/Sw)).
     """
 
     def __init__(
@@ -155,16 +146,11 @@ class LoweredConv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.tf_same:
-            x = self._pad(x)
+            pad: list[int] = []
+            for axis in (2, 1):  # width first, as F.pad has it
+                kernel, stride = self.kernel_size[axis], self.stride[axis]
+                size = x.shape[axis + 2]
+                total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+                pad += [total // 2, total - total // 2]
+            x = F.pad(x, pad)
         return LOWERINGS[choose_lowering(self, x)](x, self)
-
-    def _pad(self, x: Tensor) -> Tensor:
-        """Zeros around height and width, as many as outputs of ceil(size / stride)
-        need."""
-        pad: list[int] = []
-        for axis in (2, 1):  # width first, as F.pad has it
-            kernel, stride = self.kernel_size[axis], self.stride[axis]
-            size = x.shape[axis + 2]
-            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            pad += [total // 2, total - total // 2]
-        return F.pad(x, pad)

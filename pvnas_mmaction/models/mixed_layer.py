@@ -13,12 +13,7 @@ from .relaxation import Choice
 
 
 class MixedLayer(nn.Module):
-    """Candidates of one layer.
-
-    Args:
-        candidates: Block specs.
-        layer: Widths and strides of the place.
-    """
+    """Candidates of one layer, from their block specs and the place."""
 
     def __init__(self, candidates: Sequence[str], layer: Layer) -> None:
         super().__init__()

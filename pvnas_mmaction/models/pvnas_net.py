@@ -9,48 +9,35 @@ from typing import Any
 
 import torch
 from mmaction.registry import MODELS
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..space.checks import wrong
 from ..space.genotype import Genotype, load_genotype, parse_genotype
-from .blocks import ConvNormAct, build_block, build_head, build_stem, init_weights
-from .checkpoint_check import check_state
+from .backbone import Backbone
+from .blocks import Block, ConvNormAct, build_block
 
 
 def resolve_genotype(genotype: str | Mapping[str, Any] | Genotype) -> Genotype:
-    """A genotype from what a config gives.
-
-    Args:
-        genotype: Path of a genotype file; ``"package::path"`` for one among the
-            configs of an installed package, e.g.
-            ``"pvnas_mmaction::pvnas/genotypes/pvnas-s.json"``; or the file's content
-            as a dict.
-
-    Raises:
-        FileNotFoundError: There is no such file or package.
-        ValueError: It is no genotype.
-    """
+    """A genotype from what a config gives: the path of a file, also one among a
+    package's configs (``"pvnas_mmaction::pvnas/genotypes/pvnas-s.json"``), or its
+    content as a dict. FileNotFoundError or ValueError where there is none."""
     if isinstance(genotype, Genotype):
         return genotype
     if isinstance(genotype, Mapping):
-        return parse_genotype(genotype, where="genotype")
-    if not isinstance(genotype, (str, os.PathLike)):
-        raise ValueError(
-            f"genotype: found {genotype!r}, expected the path of a genotype file, or "
-            "its content as a dict"
-        )
+        return parse_genotype(genotype)
+    if not isinstance(genotype, str | os.PathLike):
+        expected = "the path of a genotype file, or its content as a dict"
+        raise wrong("genotype", expected, repr(genotype))
     return load_genotype(genotype)
 
 
 @MODELS.register_module()
-class PVNASNet(BaseModule):
+class PVNASNet(Backbone):
     """Backbone built from a genotype.
 
     Args:
-        genotype: Path of a genotype file, ``"package::path"``, or the file's content as
-            a dict; see :func:`resolve_genotype`.
+        genotype: As for :func:`resolve_genotype`.
         out_indices: Which outputs to give: 0 to S - 1 for the S stages, S for the last
             convolution, which ``I3DHead`` takes. One index gives a tensor, several a
             tuple. Default None: the last convolution alone.
@@ -73,6 +60,9 @@ class PVNASNet(BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.genotype = resolve_genotype(genotype)
+        space, blocks = self.genotype.space, " ".join(self.genotype.blocks)
+        self.whose = f"the genotype of space {space!r} with blocks {blocks}"
+        self.hint = "use the genotype that the checkpoint was trained with"
         self.norm_eval = norm_eval
         self.skeleton = skeleton = self.genotype.skeleton
         num_stages = len(skeleton.stages)
@@ -81,32 +71,13 @@ class PVNASNet(BaseModule):
             expected = f"indices from 0 to {num_stages}, the output behind all stages"
             raise wrong("out_indices", expected, repr(out_indices))
         self.out_indices = indices
-        self.stem = build_stem(skeleton)
+        self.stem = Block(skeleton.stem_layout)
         self.layers = nn.ModuleList(
             build_block(spec, layer)
             for spec, layer in zip(self.genotype.specs, skeleton.layers, strict=True)
         )
-        self.head = build_head(skeleton)
+        self.head = Block(skeleton.head_layout)
         self._stages = [layer.stage for layer in skeleton.layers]
-
-    def init_weights(self) -> None:
-        """Initialise the weights, then follow ``init_cfg``; once, as in MMEngine."""
-        if not self.is_init:
-            init_weights(self)
-        super().init_weights()
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
-    ) -> None:
-        space, blocks = self.genotype.space, " ".join(self.genotype.blocks)
-        check_state(
-            self,
-            state_dict,
-            prefix,
-            network=f"the genotype of space {space!r} with blocks {blocks}",
-            hint="use the genotype that the checkpoint was trained with",
-        )
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """(N, C, T, H, W) -> (N, head_channels, T', H', W'), or a tuple of outputs."""

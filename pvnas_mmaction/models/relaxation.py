@@ -18,9 +18,9 @@ G is Gumbel(0, 1) noise (Gumbel-softmax: Jang et al. and Maddison et al., 2017).
 comes from a generator on the CPU only, so that every rank of a distributed run and
 every resumed run draws the same candidates from the same seed, whatever the device.
 
-All layers are drawn at once, from logits log p or alpha / tau of shape (L, K), which
-are -inf where a layer has fewer than K candidates. What is drawn depends on a copy of
-them on the CPU alone: a draw never waits for an accelerator.
+All layers are drawn at once, from logits of shape (L, K), which are -inf where a layer
+has fewer than K candidates. What is drawn depends on a copy of them on the CPU alone: a
+draw never waits for an accelerator.
 
 **To add a relaxation**, write a function of a :class:`Draw` and add it to
 :data:`RELAXATIONS`.
@@ -35,18 +35,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..space.checks import wrong
-
 
 @dataclass(frozen=True)
 class Choice:
-    """What one layer runs.
-
-    Args:
-        indices: Candidates that run.
-        weights: (len(indices),), a weight for each, with the gradient's way back to
-            alpha; None for one candidate at a weight of exactly 1.
-    """
+    """What one layer runs: candidates, and ``weights`` (len(indices),) with the way
+    back to alpha; None for one candidate at a weight of exactly 1."""
 
     indices: tuple[int, ...]
     weights: Tensor | None = None
@@ -135,12 +128,6 @@ RELAXATIONS: dict[str, Relaxation] = dict(
     softmax=softmax, gumbel=gumbel, gumbel_st=gumbel_st, two_path=two_path,
     uniform=uniform,
 )  # fmt: skip
-
-
-def check_relaxation(field: str, name: object) -> None:
-    """Raise ValueError unless there is a relaxation of this name."""
-    if not isinstance(name, str) or name not in RELAXATIONS:
-        raise wrong(field, f"one of {', '.join(RELAXATIONS)}", repr(name))
 
 
 def sample(relaxation: str, draw: Draw) -> tuple[Choice, ...]:

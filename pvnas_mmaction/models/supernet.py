@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 from mmaction.registry import MODELS
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..space.checks import wrong
 from ..space.genotype import Genotype
 from ..space.search_space import SearchSpace
-from .blocks import build_head, build_stem, init_weights
-from .checkpoint_check import check_state
+from .backbone import Backbone
+from .blocks import Block
 from .mixed_layer import MixedLayer
 from .relaxation import Choice, Draw, sample
 
@@ -27,12 +26,12 @@ Choices = tuple[Choice, ...]
 
 
 @MODELS.register_module()
-class PVNASSupernet(BaseModule):
+class PVNASSupernet(Backbone):
     """Supernet of a search space, the backbone of a ``Recognizer3D``.
 
-    The path, what each layer runs, comes from outside: as an argument of
-    :meth:`forward`, or by :meth:`use_path` where a recognizer stands between. Without
-    one, each layer runs its most probable candidate.
+    The path, what each layer runs, is an argument of :meth:`forward`, or comes by
+    :meth:`use_path` where a recognizer stands between. Without one, each layer runs its
+    most probable candidate.
 
     Args:
         space: The search space, as config data (``SearchSpace.from_config``).
@@ -59,32 +58,19 @@ class PVNASSupernet(BaseModule):
         if not tau > 0:
             raise wrong("model.backbone.tau", "a number above 0", repr(tau))
         self.space = SearchSpace.from_config(space)
+        self.whose = f"the supernet of space {self.space.name!r}"
+        self.hint = "use the space that the checkpoint was trained with"
         self.tau = float(tau)
         self.skeleton = skeleton = self.space.skeleton
-        self.stem = build_stem(skeleton)
+        self.stem = Block(skeleton.stem_layout)
         pairs = zip(self.space.candidates, self.space.layers, strict=True)
         self.layers = nn.ModuleList(MixedLayer(*pair) for pair in pairs)
-        self.head = build_head(skeleton)
+        self.head = Block(skeleton.head_layout)
         self.counts = [len(candidates) for candidates in self.space.candidates]
         self.alphas = nn.Parameter(torch.zeros(len(self.counts), max(self.counts)))
         self._padding: Tensor | None = None
         self._choices: Choices | None = None
         self._first = 0
-
-    def init_weights(self) -> None:
-        """Initialise the weights, then follow ``init_cfg``; once, as in MMEngine.
-        Alphas keep their value."""
-        if not self.is_init:
-            init_weights(self)
-        super().init_weights()
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
-    ) -> None:
-        network = f"the supernet of space {self.space.name!r}"
-        hint = "use the space that the checkpoint was trained with"
-        check_state(self, state_dict, prefix, network, hint)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def logits(self) -> Tensor:
         """alpha / tau, (L, K), with gradient; -inf where there is no candidate."""
@@ -117,13 +103,8 @@ class PVNASSupernet(BaseModule):
         generator: torch.Generator | None = None,
         alphas: Sequence[Sequence[float]] | None = None,
     ) -> Choices:
-        """Draw a path.
-
-        Args:
-            relaxation: Name of a relaxation.
-            generator: Source of the noise, on the CPU.
-            alphas: What :meth:`read_alphas` gives. Default None: they are read now.
-        """
+        """Draw a path by the name of a relaxation, with noise from a generator on the
+        CPU. ``alphas`` is what :meth:`read_alphas` gives; None: they are read now."""
         host = padded(self.read_alphas() if alphas is None else alphas, -torch.inf)
         draw = Draw(self.logits(), host / self.tau, self.counts, self.tau, generator)
         return sample(relaxation, draw)
@@ -141,9 +122,8 @@ class PVNASSupernet(BaseModule):
 
     @contextmanager
     def use_path(self, path: Choices, first: int = 0) -> Iterator[None]:
-        """Run ``path`` in every forward within this context. With ``first`` above 0
-        the input is what the layer of this number takes: what stands in front of it
-        is not run."""
+        """Run ``path`` in every forward within this context. With ``first`` above 0 the
+        input is that of the layer of this number; what stands before is not run."""
         previous = self._choices, self._first
         self._choices, self._first = path, first
         try:
@@ -164,11 +144,7 @@ class PVNASSupernet(BaseModule):
 
 
 def find_supernet(model: nn.Module) -> PVNASSupernet:
-    """The one supernet within a model.
-
-    Raises:
-        ValueError: There is none, or more than one.
-    """
+    """The one supernet within a model; ValueError where there is none, or more."""
     found = [m for m in model.modules() if isinstance(m, PVNASSupernet)]
     if len(found) != 1:
         hint = "set model.backbone.type='PVNASSupernet' to search"

@@ -24,11 +24,8 @@ class TimeReversalBlending:
     blending=...)``.
 
     Args:
-        opposites: The class of each class's reversal, one for every class; a class that
-            looks the same backwards is its own.
-
-    Raises:
-        ValueError: Some class is not the reversal of its own reversal.
+        opposites: The class of each class's reversal; a class that looks the same
+            backwards is its own. ValueError if one is not that of its own reversal.
     """
 
     def __init__(self, opposites: Sequence[int]) -> None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from operator import mul
 
 from scipy.stats import kendalltau
 from torch import nn
 
 from ..models.supernet import find_supernet
+from ..space.cost_table import Rows
 from .derive import Indices
 from .donor_warmup import block_losses
-from .selection import Rows
 
 NUM_CLIPS = 32
 MEANINGS = dict(
@@ -34,17 +35,8 @@ MEANINGS = dict(
 def diagnose(
     model: nn.Module, network: Indices, probabilities: Rows, batches: Iterable[dict]
 ) -> dict[str, float | None]:
-    """Figures about the network that a search ends in.
-
-    Args:
-        model: The recognizer around the supernet.
-        network: Candidate index of each layer.
-        probabilities: p of each layer.
-        batches: Clips of the alpha half.
-
-    Returns:
-        Values for the keys of :data:`MEANINGS`; None for one that can't be told.
-    """
+    """Figures about the network that a search ends in, for the keys of
+    :data:`MEANINGS`; None for one that can't be told."""
     batches = list(batches)
     parts = [part for part in (batches[::2], batches[1::2]) if part]
     found = [block_losses(model, network, part) for part in parts]
@@ -56,10 +48,8 @@ def diagnose(
         for layer in layers
     ]
     own = sum(loss for loss, _ in found) / len(parts)
-    drawn = [
-        -sum(p * value for p, value in zip(*pair, strict=True))
-        for pair in zip(probabilities, worth, strict=True)
-    ]
+    pairs = zip(probabilities, worth, strict=True)
+    drawn = [-sum(map(mul, p, values)) for p, values in pairs]
     blocks = find_supernet(model).space.genotype(network).blocks
     return dict(
         skips=blocks.count("skip") / len(blocks),

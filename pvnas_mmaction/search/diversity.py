@@ -1,17 +1,14 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Diversity of architecture distributions and of genotypes, in plain floats.
 
-A search holds, for every layer, a distribution ``p`` over its candidates. Two networks
-drawn independently from ``p`` differ, on average, in this share of their layers, scaled
-so that uniform layers give 1 and one-hot layers give 0::
+Two networks drawn independently from a distribution p over the candidates of each layer
+differ, on average, in this share of their layers, scaled so that uniform layers give 1
+and one-hot layers give 0::
 
     D(p) = mean_l (1 - sum_o p_l[o]^2) / (1 - 1 / K_l)
 
-A layer with one candidate can not differ and is left out of every mean. When no layer
-offers a choice, the network is fixed: diversity and entropy are 0.
-
-Probabilities and alphas are given as one list of floats per layer; layers may differ in
-length. Nothing here needs torch.
+A layer with one candidate is left out of every mean; where none has more, diversity and
+entropy are 0. Probabilities and alphas are one list of floats per layer.
 """
 
 from __future__ import annotations
@@ -21,17 +18,12 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 
 from ..space.checks import wrong
+from ..space.cost_table import Rows
 
-Layers = Sequence[Sequence[float]]
 
-
-def softmax(alphas: Layers, tau: float = 1.0) -> list[list[float]]:
-    """Turn alphas, ``K_l`` per layer, into as many probabilities at a temperature
-    ``tau`` above 0, by default 1.
-
-    Raises:
-        ValueError: An alpha is not finite: the search has diverged.
-    """
+def softmax(alphas: Rows, tau: float = 1.0) -> list[list[float]]:
+    """Probabilities of the alphas at a temperature; a ValueError if one is not finite:
+    the search has diverged."""
     probs = []
     for index, layer in enumerate(alphas):
         if not all(map(math.isfinite, layer)):
@@ -44,16 +36,16 @@ def softmax(alphas: Layers, tau: float = 1.0) -> list[list[float]]:
     return probs
 
 
-def diversity(probs: Layers) -> float:
-    """Return D(p): 1 when every layer is uniform, 0 when every one is one-hot."""
+def diversity(probs: Rows) -> float:
+    """D(p): 1 when every layer is uniform, 0 when every one is one-hot."""
     share = _mean(
         probs, lambda p: (1 - math.fsum(x * x for x in p)) / (1 - 1 / len(p)), 0.0
     )
     return min(max(share, 0.0), 1.0)  # float32 sums are not exactly 1
 
 
-def entropy(probs: Layers) -> float:
-    """Return the mean over layers of ``H(p_l) / log K_l``, in [0, 1]."""
+def entropy(probs: Rows) -> float:
+    """The mean over layers of ``H(p_l) / log K_l``, in [0, 1]."""
     return _mean(
         probs,
         lambda p: -math.fsum(x * math.log(x) for x in p if x > 0) / math.log(len(p)),
@@ -61,13 +53,13 @@ def entropy(probs: Layers) -> float:
     )
 
 
-def argmax_share(probs: Layers) -> float:
-    """Return the mean over layers of the largest probability; 1 without a choice."""
+def argmax_share(probs: Rows) -> float:
+    """The mean over layers of the largest probability; 1 without a choice."""
     return _mean(probs, max, 1.0)
 
 
 def _mean(
-    probs: Layers, measure: Callable[[Sequence[float]], float], fixed: float
+    probs: Rows, measure: Callable[[Sequence[float]], float], fixed: float
 ) -> float:
     """Mean over the layers with a choice; ``fixed`` where there is none."""
     shares = [measure(layer) for layer in probs if len(layer) > 1]
@@ -75,33 +67,24 @@ def _mean(
 
 
 def hamming(a: Sequence, b: Sequence) -> float:
-    """Return the share of layers in which two networks of a space differ, in [0, 1],
+    """The share of layers in which two networks of a space differ, in [0, 1],
     by their block specs or candidate indices."""
     return sum(bool(x != y) for x, y in zip(a, b, strict=True)) / len(a)
 
 
 def mean_pairwise_hamming(networks: Sequence[Sequence]) -> float:
-    """Return the mean of :func:`hamming` over all pairs; 0 below two networks."""
+    """The mean of :func:`hamming` over all pairs; 0 below two networks."""
     distances = [hamming(a, b) for a, b in combinations(networks, 2)]
     return math.fsum(distances) / len(distances) if distances else 0.0
 
 
-def shrink_to_diversity(alphas: Layers, target: float, tau: float = 1.0) -> float:
-    """Find the factor that brings the alphas back to a wanted diversity.
+def shrink_to_diversity(alphas: Rows, target: float, tau: float = 1.0) -> float:
+    """The factor ``f`` that brings the alphas back to a wanted diversity, to 1e-9.
 
     Alphas shrink toward the mean of their layer, ``a' = mean + f * (a - mean)``. The
     diversity of ``softmax(a' / tau)`` falls monotonically in ``f``, from 1 at ``f =
     0``, so bisection finds the factor. Alphas are never sharpened: where they are at
     least as diverse as the target already, the factor is 1.
-
-    Args:
-        alphas: ``K_l`` floats per layer.
-        target: Wanted diversity, in [0, 1].
-        tau: Temperature of the softmax, above 0. Defaults to 1.
-
-    Returns:
-        The factor ``f`` in [0, 1]. With ``f < 1``, the diversity equals the target to
-        1e-9 or better.
     """
     has_choice = any(len(layer) > 1 for layer in alphas)
     if diversity(softmax(alphas, tau)) >= target or not has_choice:
@@ -115,7 +98,7 @@ def shrink_to_diversity(alphas: Layers, target: float, tau: float = 1.0) -> floa
     return low
 
 
-def shrink(alphas: Layers, factor: float) -> list[list[float]]:
+def shrink(alphas: Rows, factor: float) -> list[list[float]]:
     """Move every alpha toward the mean of its layer, ``mean + factor * (a - mean)``."""
     shrunk = []
     for layer in alphas:

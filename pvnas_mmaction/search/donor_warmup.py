@@ -28,11 +28,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..models.supernet import Choices, find_supernet
 from ..space.checks import COUNT, read, wrong
-from ..space.cost_table import CostTable
+from ..space.cost_table import CostTable, Rows
 from ..space.search_space import SearchSpace
 from . import diversity
 from .derive import Indices
-from .selection import Rows
 from .steps import losses, untracked
 
 FIELD = "train_cfg.donor"

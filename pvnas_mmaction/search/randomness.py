@@ -18,11 +18,8 @@ import torch
 
 
 class Stream(IntEnum):
-    """Streams of random numbers, so that none depends on how much another has drawn.
-
-    ``WEIGHTS_STEP`` and ``ALPHA_STEP`` are for what a step draws itself, by dropout and
-    blending.
-    """
+    """Streams of random numbers, so that none depends on how much another has drawn;
+    ``..._STEP`` is what a step draws itself, by dropout and blending."""
 
     SPLIT = 0
     WEIGHTS_DATA = 1
@@ -43,11 +40,8 @@ def derived_seed(*numbers: int) -> int:
 
 
 def seed_all(seed: int) -> None:
-    """Seed Python's generator, NumPy's, and torch's on every device.
-
-    Args:
-        seed: From 0 to 2 ** 32 - 1.
-    """
+    """Seed Python's generator, NumPy's, and torch's on every device, from 0 to
+    2 ** 32 - 1."""
     random.seed(seed)
     np.random.seed(seed)
     if torch.accelerator.is_available():
@@ -58,14 +52,9 @@ def seed_all(seed: int) -> None:
 
 @contextmanager
 def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
-    """Within this context all generators draw from ``seed``; afterwards they go on as
-    if nothing had been drawn.
-
-    Args:
-        seed: From 0 to 2 ** 32 - 1.
-        device: Its generator is seeded in addition to the CPU's. Default ``"cpu"``: no
-            accelerator is touched, as it must be in a worker of a data loader.
-    """
+    """Within this context all generators, of an accelerator if that is the device, draw
+    from ``seed``; afterwards they go on as if nothing had been drawn. On the CPU no
+    accelerator is touched, as it must be in a worker of a data loader."""
     device = torch.device(device)
     states = random.getstate(), np.random.get_state()
     try:

@@ -154,8 +154,6 @@ class Search:
         self.sensitivities: dict[str, Any] | None = None
         self.diagnostics: dict[str, float | None] | None = None
         self.scalars: dict[str, float] = {}
-        self.alphas = self.supernet.read_alphas()
-        self.probabilities = diversity.softmax(self.alphas, self.supernet.tau)
 
     @property
     def archive(self) -> Archive:

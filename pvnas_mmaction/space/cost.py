@@ -79,11 +79,8 @@ def check_input_shape(
     """``input_shape`` as a tuple (C, T, H, W); a ValueError unless it is four whole
     numbers from 1 up, the first of them the skeleton's ``in_channels``."""
     shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
-    if len(shape) != 4 or not all(COUNT[1](size) for size in shape):
-        expected = "(C, T, H, W), four whole numbers from 1 up"
-        raise wrong("input_shape", expected, repr(input_shape))
-    if shape[0] != skeleton.in_channels:
-        expected = f"C = {skeleton.in_channels}, the skeleton's in_channels"
+    expected = f"(C = {skeleton.in_channels}, T, H, W), whole numbers from 1 up"
+    if shape[:1] != (skeleton.in_channels,) or list(map(COUNT[1], shape)) != [True] * 4:
         raise wrong("input_shape", expected, repr(input_shape))
     return shape
 

@@ -103,15 +103,8 @@ def cost_tables(
     num_classes: int,
     latency_table: str | os.PathLike[str] | None = None,
 ) -> dict[str, CostTable]:
-    """The tables of all kinds that are known.
-
-    Args:
-        space: The search space.
-        input_shape: (C, T, H, W) of one view.
-        num_classes: Outputs of the head.
-        latency_table: File that ``tools/build_latency_table.py`` wrote. Default None:
-            latency is not known.
-    """
+    """The tables of all kinds that are known, for a view of (C, T, H, W); latency only
+    with a file that ``tools/build_latency_table.py`` wrote."""
     tables = {}
     for kind, (unit, read) in KINDS.items():
         found = read(space, input_shape, num_classes, latency_table)

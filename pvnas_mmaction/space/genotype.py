@@ -104,16 +104,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """All of a network but its blocks.
-
-    Args:
-        stem: What comes before the first layer.
-        head_channels: Width of a 1x1x1 convolution after the last layer; None for no
-            such convolution.
-        stages: The layers.
-        activation, bn_eps, padding: As in ``layout.Style``, with its defaults.
-        in_channels: Of the clips. Default 3.
-    """
+    """All of a network but its blocks: what comes before the first layer, the width of
+    a 1x1x1 convolution after the last one (None: there is none), the layers, and what
+    all convolutions have in common (``layout.Style``)."""
 
     stem: Stem
     head_channels: int | None
@@ -189,16 +182,8 @@ class Genotype:
 def parse_genotype(
     data: str | bytes | Mapping[str, Any], where: str = "genotype"
 ) -> Genotype:
-    """Read a genotype from JSON text or from the mapping that text stands for.
-
-    Args:
-        data: JSON text, or a mapping with the same keys.
-        where: Name of the source, for error messages. Default ``"genotype"``.
-
-    Raises:
-        ValueError: Says the source, the place in it, what was expected and what was
-            found.
-    """
+    """Read a genotype from JSON text, or from the mapping that text stands for; a
+    ValueError says the source, ``where``, and the place in it."""
     try:
         content = json.loads(data) if isinstance(data, str | bytes) else data
     except ValueError as error:
@@ -240,8 +225,8 @@ def parse_skeleton(data: object, where: str = "skeleton") -> Skeleton:
 
 
 def load_genotype(path: str | os.PathLike[str]) -> Genotype:
-    """Read a genotype file, or ``package::path``; a FileNotFoundError if there is none,
-    a ValueError if it is no genotype."""
+    """Read a genotype file, or ``package::path``; FileNotFoundError or ValueError where
+    there is none."""
     path = package_file(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such genotype file")

@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .checks import MAPPING, Rule, is_number, one_of, read, wrong
+from .checks import MAPPING, Rule, in_range, is_list, one_of, read, wrong
 from .genotype import write_atomically
 from .search_space import SearchSpace
 
 FORMAT_VERSION = 2
+TIME = in_range("[0, inf)")
 REBUILD = "build the table again with tools/build_latency_table.py"
 
 
@@ -55,12 +56,8 @@ class LatencyTable:
 def load_latency_table(
     path: str | os.PathLike[str], space: SearchSpace, input_shape: Sequence[int]
 ) -> LatencyTable:
-    """Read a table and check that it is about a space and an input shape.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no latency table, or one for something else.
-    """
+    """Read a table about a space and an input shape; FileNotFoundError or ValueError
+    where there is none, or one for something else."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
@@ -80,26 +77,18 @@ def load_latency_table(
         format_version=one_of(FORMAT_VERSION),
         space=(same, lambda v: v == space.to_config()),
         input_shape=(str(list(input_shape)), lambda v: v == list(input_shape)),
-        fixed_ms=("milliseconds of 0 or more", _is_time),
+        fixed_ms=TIME,
         layer_ms=(
             f"rows of {counts} milliseconds of 0 or more",
-            lambda v: _is_table(v, counts),
+            lambda rows: (
+                is_list(rows)
+                and all(map(is_list, rows))
+                and [len(row) for row in rows] == counts
+                and all(TIME[1](ms) for row in rows for ms in row)
+            ),
         ),
         setting=MAPPING,
     )
     data = read(data, rules, tuple(rules), str(path), REBUILD)
     del data["format_version"]
     return LatencyTable(**data)
-
-
-def _is_time(value: object) -> bool:
-    return is_number(value) and value >= 0  # type: ignore[operator]
-
-
-def _is_table(rows: object, counts: list[int]) -> bool:
-    return (
-        isinstance(rows, list)
-        and all(isinstance(row, list) for row in rows)
-        and [len(row) for row in rows] == counts
-        and all(_is_time(ms) for row in rows for ms in row)
-    )

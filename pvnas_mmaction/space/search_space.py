@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .checks import NAME, is_list, wrong
+from .checks import MAPPING, NAME, check, is_list, wrong
 from .genotype import Genotype, Skeleton, parse_skeleton
 from .layout import BlockSpec, Layer
 
@@ -51,28 +51,21 @@ class SearchSpace:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> SearchSpace:
-        """Read a space from config data.
-
-        Raises:
-            ValueError: Says the place, what was expected and what was found: a wrong
-                skeleton, a stage without candidates, a block spec that does not parse
-                or stands twice, or a layer left without any candidate.
-        """
-        if not isinstance(config, Mapping):
-            raise wrong("space", "a dict", repr(config))
+        """Read a space from config data; a ValueError for a wrong skeleton, a stage
+        without candidates, a block spec that does not parse or stands twice, or a layer
+        left without any candidate."""
+        check("space", config, MAPPING)
         data = dict(config)
         name = data.pop("name", None)
-        if not NAME[1](name):
-            raise wrong("space: name", NAME[0], repr(name))
+        check("space: name", name, NAME)
         where = f"space {name!r}"
         stages, offered = [], []
         for i, stage in enumerate(data.get("stages") or ()):
-            read_stage = dict(stage) if isinstance(stage, Mapping) else {}
-            if "candidates" not in read_stage:
+            if not isinstance(stage, Mapping) or "candidates" not in stage:
                 place = f"{where}: stages[{i}]"
                 raise wrong(place, "a stage with the key 'candidates'", repr(stage))
-            offered.append(read_stage.pop("candidates"))
-            stages.append(read_stage)
+            offered.append(stage["candidates"])
+            stages.append({k: v for k, v in stage.items() if k != "candidates"})
         skeleton = parse_skeleton(dict(data, stages=stages), where)
         candidates: list[tuple[str, ...]] = []
         for i, texts in enumerate(offered):

@@ -1,0 +1,88 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""What supernet and network share: a checkpoint of another network is an error.
+
+MMEngine loads checkpoints without strictness: what does not fit is a warning, and the
+network keeps its random weights. For networks that differ by their genotype only, that
+hides a wrong genotype behind a bad accuracy. So a backbone looks at its part of a state
+dict before anything is copied.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from ..space.checks import wrong
+from .blocks import init_weights
+
+# Counts of batches: MMEngine and old versions of PyTorch do without them.
+_OPTIONAL = "num_batches_tracked"
+_SUPERNET_KEY = re.compile(r"layers\.\d+\.ops\.|alphas$")
+
+
+class Backbone(BaseModule):
+    """A module with this project's initialisation that loads its own weights alone.
+
+    Attributes:
+        whose: What the module is, for an error about a checkpoint.
+        hint: What to do about another one.
+    """
+
+    whose: str
+    hint: str
+
+    def init_weights(self) -> None:
+        """Initialise the weights, then follow ``init_cfg``; once, as in MMEngine."""
+        if not self.is_init:
+            init_weights(self)
+        super().init_weights()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
+    ) -> None:
+        self._check_state(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _check_state(self, state: Mapping[str, Tensor], prefix: str) -> None:
+        """Compare names and shapes of a state dict, as far as its keys start with
+        ``prefix``, with those of the module."""
+
+        def shapes(weights: Mapping[str, Tensor], start: str) -> dict[str, tuple]:
+            kept = {k: v for k, v in weights.items() if not k.endswith(_OPTIONAL)}
+            return {k[len(start) :]: (*v.shape,) for k, v in kept.items()
+                    if k.startswith(start)}  # fmt: skip
+
+        found, expected = shapes(state, prefix), shapes(self.state_dict(), "")
+        differing = [
+            k for k in {**expected, **found} if expected.get(k) != found.get(k)
+        ]
+        if not differing:
+            return
+        searched, searches = (
+            any(map(_SUPERNET_KEY.match, names)) for names in (found, expected)
+        )
+        hint = self.hint
+        if searched and not searches:
+            hint = (
+                "this is the checkpoint of a search: derive a network from it with "
+                "tools/derive_genotype.py, which writes its genotype and inherited "
+                "weights"
+            )
+        elif searches and not searched:
+            hint = "this is no checkpoint of a search: give one that a search wrote"
+        elif any(name.startswith("backbone.") for name in found):
+            hint = (
+                "this is the checkpoint of a whole recognizer: say prefix='backbone.' "
+                "next to the checkpoint in init_cfg"
+            )
+        first = differing[0]
+        got = (
+            f"another network: {len(differing)} parameters differ, first of them "
+            f"{prefix}{first}: expected {expected.get(first, 'none')}, got "
+            f"{found.get(first, 'none')}"
+        )
+        raise wrong("checkpoint", self.whose, got, hint)
