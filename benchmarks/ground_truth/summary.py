@@ -127,7 +127,7 @@ def _verdict(met: bool) -> str:
 
 def num_temporal(network: Network) -> int:
     """How many layers of a network mix frames."""
-    return sum(BlockSpec.parse(block).is_temporal for block in network.blocks)
+    return sum(BlockSpec.parse(b).temporal_kernel > 1 for b in network.blocks)
 
 
 def draw(table: GroundTruth, path: str | Path) -> None:

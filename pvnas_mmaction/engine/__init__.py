@@ -1,14 +1,7 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Search in a runner: loop, hooks, optimisers; importing it registers them."""
 
+# ruff: noqa: F401
+
 from ..search import distributed
 from . import lr_diversity_hook, muon, optim, search_history_hook, warmup_cosine_lr
-
-__all__ = [
-    "distributed",
-    "lr_diversity_hook",
-    "muon",
-    "optim",
-    "search_history_hook",
-    "warmup_cosine_lr",
-]

@@ -40,13 +40,8 @@ class SearchLoop(EpochBasedTrainLoop):
     Args:
         runner: The runner.
         dataloader: Config of the training loader; its sampler is not used.
-        max_epochs: Passes over the weights half; more if ``min_steps`` needs them.
-        alpha_share: Share of the training list that trains the alphas. Default 0.5.
-        calibration_batches: Batches of training clips from which batch normalisation
-            is re-estimated before a network is judged, kept in memory. Default 8.
-        metric: Validation metric that ranks genotypes. Default ``"acc/top1"``.
-        min_steps: Fewest weights steps of the search: where ``max_epochs`` are less,
-            as with few clips, there are more epochs. Default 0.
+        max_epochs, alpha_share, calibration_batches, metric, min_steps: Fields of
+            ``train_cfg``, see docs/reference/configs.md.
         **settings: ``input_shape``, ``cost``, ``relaxations``, ``num_ranked``,
             ``largest_every``, ``alpha_weight``, ``race_steps`` and ``donor`` of
             :class:`Search`.
@@ -153,7 +148,13 @@ class SearchLoop(EpochBasedTrainLoop):
             schedule=asdict(search.schedule.config),
         ):
             try:
-                self._try_validation()
+                if self.validation is not None:
+                    # What is wrong with the validation data or the metric shows now,
+                    # not after a cycle. A loader that starts draws from torch's
+                    # generator.
+                    path = self.supernet.path_of([0] * len(self.supernet.counts))
+                    with seeded(search.seed), self.supernet.use_path(path):
+                        self.validation(self.model, num_batches=1)
                 search.begin()
                 model = super().run()
                 self.files.write_result()
@@ -161,14 +162,6 @@ class SearchLoop(EpochBasedTrainLoop):
                 announce_failure(error)
                 raise
         return model
-
-    def _try_validation(self) -> None:
-        """Validate a batch of some network; what is random goes on as if it had not."""
-        if self.validation is not None:
-            path = self.supernet.path_of([0] * len(self.supernet.counts))
-            # A loader that starts draws from torch's generator.
-            with seeded(self.search.seed), self.supernet.use_path(path):
-                self.validation.try_batch(self.model)
 
     def run_epoch(self) -> None:
         """Run what is left of one epoch."""

@@ -4,9 +4,7 @@ the middle of a search, where hooks would take that for the end of an epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import islice
-from typing import Any
 
 import torch
 from mmengine.evaluator import Evaluator
@@ -22,28 +20,18 @@ class Validation:
     evaluator."""
 
     def __init__(
-        self,
-        dataloader: DataLoader,
-        evaluator: Evaluator,
-        metric: str,
+        self, dataloader: DataLoader, evaluator: Evaluator, metric: str
     ) -> None:
         self.dataloader, self.evaluator = dataloader, evaluator
         self.metric, self.num_clips = metric, len(dataloader.dataset)
 
-    def __call__(self, model: nn.Module) -> float:
-        return self._run(model, self.dataloader)
-
-    def try_batch(self, model: nn.Module) -> None:
-        """Validate one batch, so that what is wrong with the validation data or the
-        metric shows before the first cycle, not after it."""
-        self._run(model, islice(self.dataloader, 1))
-
     @torch.no_grad()
-    def _run(self, model: nn.Module, batches: Iterable[Any]) -> float:
+    def __call__(self, model: nn.Module, num_batches: int | None = None) -> float:
+        """On all batches, or the first so many."""
         training = model.training
         model.eval()
         with together():
-            for batch in batches:
+            for batch in islice(self.dataloader, num_batches):
                 samples = model.val_step(batch)
                 self.evaluator.process(data_samples=samples, data_batch=batch)
         model.train(training)

@@ -93,14 +93,12 @@ def travel_lr(
 
 @dataclass(frozen=True)
 class LRDiversityConfig:
-    """Settings of the schedule; see docs/schedule.md for what the defaults come from.
+    """Settings of the schedule. Those of ``LRDiversityHook`` are explained in
+    docs/reference/configs.md, their defaults in docs/schedule.md.
 
     Args:
         total_steps: Number of weights steps of all cycles.
-        mode: One of :data:`MODES`.
-        num_cycles: Cycles of the modes with restarts; the others run as one.
         weights_lr: Peak learning rate of the weights.
-        weights_lr_floor: Lowest one, as a share of the peak. Not in ``constant``.
         alphas_lr: Learning rate of the alphas at gain 1, or ``"auto"``: the mean over
             the layers of :func:`travel_lr` from a cycle's start to its end.
         num_candidates: Candidates of each layer; for ``"auto"``, as the next two.
@@ -108,17 +106,6 @@ class LRDiversityConfig:
         accumulated: Alpha steps per update of the alphas.
         tune_steps: Weights steps before the cycles, which tune a donor; after them the
             first cycle starts at ``diversity_start``, not uniform.
-        warmup: Share of a cycle in which the alphas rest, in [0, 1).
-        settle: Share of a cycle's alpha steps, at its end, for which the plan stays at
-            ``diversity_end``, in [0, 1).
-        diversity_start, diversity_end: Planned diversity at a cycle's start and end.
-        kappa, damping: Strength of the feedback on the error and on its change, per
-            update of the alphas.
-        gain_min, gain_max: Bounds of the gain, in (0, 1] and at least 1.
-        min_distance: Share of layers in which a new genotype should differ from every
-            earlier one. 0 turns the reaction off.
-        restart_diversity_step: Share of the way from ``diversity_start`` to 1 that the
-            next cycle's start moves where it does not, in [0, 1].
 
     Raises:
         ValueError: A value out of range, or a run too short for its cycles.

@@ -41,16 +41,11 @@ class _Part(NamedTuple):
 
 
 class Steps:
-    """Optimiser steps of a model around a supernet.
+    """Optimiser steps of the weights and of the alphas of a model around a supernet, on
+    clips of (C, T, H, W) as ``input_shape`` says (None: any).
 
     What each candidate consists of is listed once: a step touches the parts that its
     path runs and walks over no others.
-
-    Args:
-        model: The recognizer.
-        weights: Optimiser of the weights.
-        alphas: Optimiser of the alphas.
-        input_shape: (C, T, H, W) that clips have to have. Default None: any.
     """
 
     def __init__(

@@ -13,14 +13,8 @@ Rule = tuple[str, Callable[[Any], bool]]
 
 
 def wrong(field: str, expected: str, got: str, hint: str = "") -> ValueError:
-    """An error about what a user gave: ``FIELD: expected ..., got ...; what to do``.
-
-    Args:
-        field: Option, config field or file that the value stands in.
-        expected: What it should be.
-        got: What it is.
-        hint: What to do about it. Default: nothing that is not obvious.
-    """
+    """An error about what a user gave: ``FIELD: expected ..., got ...; what to do``,
+    the field being an option, config field or file."""
     text = f"{field}: expected {expected}, got {got}"
     return ValueError(f"{text}; {hint}" if hint else text)
 
@@ -81,18 +75,9 @@ def read(
     where: str,
     hint: str = "",
 ) -> dict[str, Any]:
-    """A mapping whose keys and values are checked, as a new dict.
-
-    Args:
-        data: What a config or file holds.
-        rules: What each known key has to be.
-        required: Keys that have to be there.
-        where: Name of the mapping, for messages.
-        hint: What to do about a wrong one. Default: nothing that is not obvious.
-
-    Raises:
-        ValueError: It is no mapping, a key is unknown or missing, or a value is wrong.
-    """
+    """A mapping, as a config or file holds it, with checked keys and values, as a new
+    dict; a ValueError about ``where`` if it is no mapping, a key is unknown, a required
+    one is missing, or a value is wrong."""
     keys = ", ".join(rules)
     if not isinstance(data, Mapping):
         raise wrong(where, f"a mapping with the keys {keys}", _short(data), hint)

@@ -61,11 +61,6 @@ class BlockSpec:
     def is_skip(self) -> bool:
         return self.family == "skip"
 
-    @property
-    def is_temporal(self) -> bool:
-        """Whether the block mixes frames (a temporal kernel over 1, or a shift)."""
-        return self.temporal_kernel > 1
-
     def __str__(self) -> str:
         if self.is_skip:
             return "skip"
@@ -106,14 +101,10 @@ class BlockSpec:
 
 @dataclass(frozen=True)
 class Style:
-    """What all convolutions of a network have in common.
-
-    Args:
-        activation: A name out of :data:`ACTIVATIONS`. Default ``"relu"``.
-        bn_eps: Epsilon of batch normalisation. Default 1e-5.
-        padding: ``"symmetric"`` (default), or ``"tf_same"``: as TensorFlow pads, which
-            is one pixel less at the top and left with stride 2 and an even size.
-    """
+    """What all convolutions of a network have in common: a name out of
+    :data:`ACTIVATIONS`, the epsilon of batch normalisation, and the padding. As
+    TensorFlow pads (``"tf_same"``), there is one pixel less at the top and left with
+    stride 2 and an even size."""
 
     activation: str = "relu"
     bn_eps: float = 1e-5
