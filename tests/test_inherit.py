@@ -251,7 +251,7 @@ def test_a_checkpoint_that_does_not_fit_is_an_error(tmp_path):
     state = {k: v for k, v in whole.items() if "layer4.2." not in k}
     with pytest.raises(ValueError, match=r"1 missing: block \(4, 2\)"):
         read_donor(state)
-    with pytest.raises(ValueError, match=r"naming: expected 'auto' or one of .*timm"):
+    with pytest.raises(ValueError, match=r"naming: expected one of auto, .*timm"):
         read_donor({}, "timm")
     with pytest.raises(ValueError, match="named by torchvision_resnet, got 312"):
         read_donor(whole, "torchvision_resnet")

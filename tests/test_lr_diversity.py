@@ -187,7 +187,7 @@ def test_feedback_halves_the_deviation_from_the_plan(process, alphas_lr):
 
 def test_settings_out_of_range_are_named():
     for changes, message in (
-        ({"mode": "sgdr"}, "mode: expected constant or .*, got 'sgdr'"),
+        ({"mode": "sgdr"}, "mode: expected one of constant, .*, got 'sgdr'"),
         ({"num_cycles": True}, "num_cycles: expected a whole number .*, got True"),
         ({"weights_lr": "0.1"}, "weights_lr: expected a number above 0, got '0.1'"),
         ({"alphas_lr": "fast"}, "alphas_lr: expected .*, got 'fast'"),

@@ -95,7 +95,7 @@ def test_errors_through_the_registry(tmp_path: Path) -> None:
         (str(bad), ValueError, rf"{bad}: blocks\[0\]: expected t odd"),
         (str(tmp_path / "none.json"), FileNotFoundError, "none.json: no such genotype"),
         (dict(CONTENT, space=""), ValueError, "genotype: space: expected a name"),
-        (7, ValueError, "genotype: found 7, expected the path of a genotype file"),
+        (7, ValueError, "genotype: expected the path of a genotype file, or .*, got 7"),
         ("nopkg.sub::x.json", FileNotFoundError, "got 'nopkg.sub'; install it or"),
     ):
         with pytest.raises(error, match=message):

@@ -102,7 +102,7 @@ def test_indices_of_a_genotype_are_its_own(data: st.DataObject, path: Path) -> N
 LISTS = "expected a list of block specs, got "
 # fmt: off
 BAD_CONFIGS: list[tuple[Any, str]] = [
-    (["toy"], "space: expected a dict, got ['toy']"),
+    (["toy"], "space: expected a mapping, got ['toy']"),
     (dict(toy(), depth=3), "space 'toy', unknown key: expected one of stem, head_chan"),
     ({k: v for k, v in toy().items() if k != "stem"},
      "space 'toy': expected the key 'stem' as well"),

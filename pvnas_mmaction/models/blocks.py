@@ -14,6 +14,7 @@ from collections import OrderedDict
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..space import layout as data
 from .lowering import LoweredConv3d, fold_time, is_exporting, unfold_time
@@ -39,17 +40,13 @@ class ConvNormAct(nn.Sequential):
 
     @torch.no_grad()
     def switch_to_deploy(self) -> None:
-        """Fold the batch normalisation into the convolution, for inference.
-
-        With g = gamma / sqrt(var + eps): weight *= g and bias = beta - mean * g.
-        """
-        bn = getattr(self, "bn", None)
-        if bn is None:
-            return
-        scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
-        self.conv.weight.mul_(scale.view(-1, 1, 1, 1, 1))
-        self.conv.bias = nn.Parameter(bn.bias - bn.running_mean * scale)
-        del self.bn
+        """Fold the batch normalisation into the convolution, for inference."""
+        if bn := getattr(self, "bn", None):
+            statistics = bn.running_mean, bn.running_var, bn.eps
+            self.conv.weight, self.conv.bias = fuse_conv_bn_weights(
+                self.conv.weight, None, *statistics, bn.weight, bn.bias
+            )
+            del self.bn
 
 
 class SqueezeExcitation(nn.Module):

@@ -47,15 +47,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Draw:
-    """What a relaxation draws from.
-
-    Args:
-        logits: (L, K), alpha / tau with gradient, -inf where there is no candidate.
-        host: The same in float64 on the CPU, without gradient.
-        counts: Number of candidates of each layer.
-        tau: Temperature.
-        generator: Source of the noise, on the CPU.
-    """
+    """What a relaxation draws from: alpha / tau (L, K), -inf where there is no
+    candidate, with gradient, and in float64 on the CPU without; the number of
+    candidates of each layer; the temperature; and the source of the noise, on the
+    CPU."""
 
     logits: Tensor
     host: Tensor

@@ -13,7 +13,7 @@ import torch
 from mmaction.registry import MODELS
 from torch import Tensor, nn
 
-from ..space.checks import wrong
+from ..space.checks import POSITIVE, check, wrong
 from ..space.genotype import Genotype
 from ..space.search_space import SearchSpace
 from .backbone import Backbone
@@ -42,10 +42,6 @@ class PVNASSupernet(Backbone):
         alphas: One parameter (L, K) in float32, for L layers of at most K candidates.
             Entries without a candidate have no effect and get no gradient.
         counts: Number of candidates of each layer.
-
-    Raises:
-        ValueError: The space is malformed, or tau is not above 0. Later: a checkpoint
-            of another space is loaded.
     """
 
     def __init__(
@@ -55,8 +51,7 @@ class PVNASSupernet(Backbone):
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if not tau > 0:
-            raise wrong("model.backbone.tau", "a number above 0", repr(tau))
+        check("model.backbone.tau", tau, POSITIVE)
         self.space = SearchSpace.from_config(space)
         self.whose = f"the supernet of space {self.space.name!r}"
         self.hint = "use the space that the checkpoint was trained with"

@@ -25,20 +25,15 @@ class ArchiveEntry:
     """One genotype of the archive.
 
     Args:
-        cycle: Cycle that ended in this genotype, from 0; -1 for what the losses of
-            single blocks gave before the first.
+        cycle: Cycle that ended in it, from 0; -1 for what the losses of single blocks
+            gave before the first.
         step: Weights steps taken when it was derived.
         blocks: One block spec per layer.
-        costs: Cost by kind, see :mod:`pvnas_mmaction.space.cost_table`, for the input
-            shape of the search.
-        accuracy: Validation accuracy with inherited weights, in [0, 1], or None
-            where it was not measured: with those of the cycle's end and, once the
-            search is done, with those of its end. After a race, that of the final
-            network is with weights trained there.
-        distance: Share of layers that differ from the nearest earlier entry, or
-            None for the first.
-        diversity: D(p) when the genotype was derived.
-        planned_diversity: What the schedule had planned there.
+        costs: Cost by kind for the input shape of the search.
+        accuracy: Validation accuracy, a share, or None: with the weights of the cycle's
+            end, or of the search's; after a race with weights trained there.
+        distance: Share of layers that differ from the nearest earlier entry, or None.
+        diversity, planned_diversity: D(p) and D* when it was derived.
         file: Genotype file, relative to the folder of the archive.
     """
 

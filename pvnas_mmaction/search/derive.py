@@ -26,7 +26,6 @@ from fractions import Fraction
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
 from ..space.checks import wrong
 from ..space.cost_table import CostTable, plain
@@ -195,16 +194,14 @@ class _Program:
         self.limits.append(float(slack * scale))
 
     def _solve_once(self) -> Indices | None:
-        count = len(self.losses)
-        entries = np.ones(count), np.arange(count), self.starts
-        one_each = csr_array(entries, shape=(len(self.sizes), count))
+        one_each = np.repeat(np.eye(len(self.sizes)), self.sizes, axis=1)
         constraints = [LinearConstraint(one_each, 1, 1)]
         if self.rows:
-            rows = csr_array(np.stack(self.rows))
+            rows = np.stack(self.rows)
             constraints.append(LinearConstraint(rows, -np.inf, self.limits))
         result = milp(
             self.losses,
-            integrality=np.ones(count),
+            integrality=np.ones(len(self.losses)),
             bounds=Bounds(0, self.upper),
             constraints=constraints,
             options={"mip_rel_gap": 0.0},

@@ -14,7 +14,7 @@ same kind of message (:func:`together`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -69,20 +69,6 @@ class SearchDataParallel(nn.Module):
 
     def test_step(self, data):
         return self.module.test_step(data)
-
-
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Average the gradients that are there over all processes, in one message. Every
-    rank must have made the same ones, all of one dtype."""
-    if not is_distributed():
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    parts = flat.split([g.numel() for g in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
 
 
 def check_ranks_agree(

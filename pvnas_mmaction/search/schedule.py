@@ -295,16 +295,10 @@ class LRDiversitySchedule:
         )
 
     def restart(self, distance: float | None) -> float:
-        """Prepare the next cycle; call it at the end of each but the last.
-
-        Args:
-            distance: Share of layers in which the network that was most probable at the
-                end of the cycle differs from the nearest archived one, or None while
-                the archive is empty.
-
-        Returns:
-            The diversity to which the alphas have to be shrunk.
-        """
+        """Prepare the next cycle; gives the diversity to which the alphas have to be
+        shrunk. ``distance`` is the share of layers in which the network that was most
+        probable at the end of the cycle differs from the nearest archived one, or None
+        while the archive is empty."""
         self.log_gain = self.last_error = 0.0
         config = self.config
         if distance is not None and distance < config.min_distance:

@@ -48,16 +48,9 @@ def choose(
     num_clips: int,
     alpha_weight: float = 0.0,
 ) -> int:
-    """Index of the network of highest score; where several tie, the cheapest, and of
-    these the first.
-
-    Args:
-        accuracies: Validation accuracies, shares, one or more.
-        log_probs: Log-probability of each network.
-        costs: Cost of each, in any one unit.
-        num_clips: How many clips were validated.
-        alpha_weight: What p counts. Default 0: accuracy alone decides.
-    """
+    """Index of the network of highest score, by validation accuracies on so many clips
+    and, where ``alpha_weight`` is not 0, log-probabilities; where several tie, the
+    cheapest, and of these the first."""
     highest = max(accuracies)
     error = standard_error(highest, num_clips)
     scores = [-(((highest - accuracy) / error) ** 2) / 2 for accuracy in accuracies]
@@ -73,21 +66,17 @@ class Selection:
     Args:
         space: The search space.
         tables: Costs by kind.
-        budget: Limit that every network keeps. Default None: none.
+        budget: Limit that every network keeps, or an InfeasibleBudgetError. Default
+            None: none.
         judge: Gives the validation accuracy, a share, of a network with inherited
-            weights, from its candidate indices. Default None: nothing is judged.
+            weights. Default None: nothing is judged.
         num_clips: Number of validation clips.
         num_ranked: How many of the most probable networks are judged. Default 1.
-        alpha_weight: What a network's log-probability counts next to its accuracy.
-            Default 0.
+        alpha_weight: As for :func:`choose`. Default 0.
 
     Attributes:
         archive: What was found so far.
         table: Costs of the budget's kind; multiply-accumulates without a budget.
-
-    Raises:
-        ValueError: A setting that can't be used; says which and what was expected.
-        InfeasibleBudgetError: No network of the space keeps the budget.
     """
 
     def __init__(

@@ -11,13 +11,14 @@ from typing import NamedTuple, TypeVar
 import torch
 import torch.nn.functional as F
 from mmaction.models.heads import BaseHead
+from mmengine.dist import all_reduce_params
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..models.supernet import Choices, find_supernet
 from ..space.checks import wrong
-from .distributed import average_gradients, together
+from .distributed import together
 from .penalty import CostPenalty
 from .randomness import Stream, derived_seed, seeded
 
@@ -203,7 +204,8 @@ def _update(
     """``OptimWrapper.update_params`` with the gradients averaged over the processes,
     also those that still accumulate: what rank 0 saves is that of every rank."""
     optimizer.backward(optimizer.scale_loss(loss))
-    average_gradients(parameters)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    all_reduce_params(gradients, op="mean")
     if optimizer.should_update():
         optimizer.step()
         optimizer.zero_grad()

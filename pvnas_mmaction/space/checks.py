@@ -27,7 +27,8 @@ def inside(where: str, key: str) -> str:
 def one_of(*values: object) -> Rule:
     """The rule for a value that is one of a few."""
     known = [(type(value), value) for value in values]
-    return " or ".join(map(str, values)), lambda v: (type(v), v) in known
+    expected = "one of " * (len(values) > 1) + ", ".join(map(str, values))
+    return expected, lambda v: (type(v), v) in known
 
 
 def or_none(rule: Rule) -> Rule:
