@@ -11,7 +11,7 @@ from tool_processes import ROOT, TOOLS
 ECHO = '#!/bin/sh\nfor a in "$@"; do echo "[$a]"; done\necho "PYTHONPATH=$PYTHONPATH"\n'
 OPTIONS = ["--cfg-options", "model.name=two words", "a=[1, 2]"]
 DIST = dict(NNODES="2", NODE_RANK="1", PORT="12345", MASTER_ADDR="10.0.0.1")
-TORCHRUN = """-m torch.distributed.run --nnodes=2 --node_rank=1
+TORCHRUN = """--nnodes=2 --node_rank=1
     --master_addr=10.0.0.1 --master_port=12345 --nproc_per_node=3"""
 SLURM = dict(GPUS="4", GPUS_PER_NODE="2", SRUN_ARGS="--exclusive --mem=1G")
 SRUN = """--gres=gpu:2 --ntasks=4 --ntasks-per-node=2 --cpus-per-task=5
@@ -45,7 +45,7 @@ def test_script_passes_every_argument_whole(launcher, tool, tmp_path) -> None:
     script = str(TOOLS / f"{tool}.py")
     if launcher == "dist":
         args = echoed(f"dist_{tool}.sh", [*files, "3", *OPTIONS], tmp_path, **DIST)
-        started = [*TORCHRUN.split(), script, *files]
+        started = [str(TOOLS / "dist_run.py"), *TORCHRUN.split(), script, *files]
         assert args == [*started, "--launcher", "pytorch", *OPTIONS]
     else:
         argv = ["part", "my job", *files, *OPTIONS]

@@ -3,6 +3,7 @@
 status 2; and what happens to all other errors, and to Ctrl-C."""
 
 import argparse
+import os
 import re
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from tool_processes import (
     TOOLS,
     UPSTREAM_TOOLS,
     data_options,
+    free_port,
     load_tool,
 )
 
@@ -180,15 +182,25 @@ def test_the_log_file_has_the_traceback(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [RETRAIN, SEARCH])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ended_by_a_signal(config, number, motion_clips, tmp_path) -> None:
-    """One line that says how to go on, and the exit status that shells expect; after
-    SIGTERM, as of Slurm, a search has a checkpoint of that step."""
+@pytest.mark.parametrize(
+    ("config", "number", "ranks"),
+    [
+        (RETRAIN, signal.SIGINT, 1), (SEARCH, signal.SIGINT, 1),
+        (RETRAIN, signal.SIGTERM, 1), (SEARCH, signal.SIGTERM, 1),
+        (SEARCH, signal.SIGTERM, 2),
+    ],
+)  # fmt: skip
+def test_ended_by_a_signal(config, number, ranks, motion_clips, tmp_path) -> None:
+    """To all processes, as of a terminal or Slurm: one line that says how to go on, and
+    the exit status that shells expect; after SIGTERM a search has a checkpoint of that
+    step."""
     command = [sys.executable, TOOLS / "train.py", CONFIGS / config]
+    if ranks > 1:
+        command = [TOOLS / "dist_train.sh", CONFIGS / config, ranks]
     command += ["--work-dir", tmp_path / "work", "--cfg-options"]
     command += [*data_options(motion_clips), "train_cfg.max_epochs=1000"]
-    command += ["default_hooks.logger.interval=1"]
+    command += ["default_hooks.logger.interval=1", "train_dataloader.num_workers=2"]
+    command += [f"train_dataloader.persistent_workers={config == SEARCH}"]
     with (
         (tmp_path / "err").open("w") as err,
         subprocess.Popen(
@@ -197,6 +209,8 @@ def test_ended_by_a_signal(config, number, motion_clips, tmp_path) -> None:
             stderr=err,
             text=True,
             cwd=ROOT,
+            env={**os.environ, "PYTHON": sys.executable, "PORT": free_port()},
+            start_new_session=True,
             # a job in the background, as of some CI, would ignore it
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as process,
@@ -205,7 +219,9 @@ def test_ended_by_a_signal(config, number, motion_clips, tmp_path) -> None:
             for line in process.stdout:
                 if "Epoch(train)" in line:
                     break
-            process.send_signal(number)
+            os.killpg(process.pid, number)
+            if number == signal.SIGTERM:  # `timeout` sends it twice
+                os.killpg(process.pid, number)
             process.communicate(timeout=120)
         finally:
             process.kill()

@@ -10,7 +10,7 @@ fi
 TOOLS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 
 PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}" exec "${PYTHON:-python}" \
-    -m torch.distributed.run \
+    "$TOOLS/dist_run.py" \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \

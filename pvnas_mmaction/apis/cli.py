@@ -40,7 +40,7 @@ from .config_checks import check_num_classes
 from .config_files import KeyValueAction, make_portable, merge_options
 from .errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, run
 from .launchers import LAUNCHERS, start_distributed
-from .termination import TerminationHook
+from .termination import TerminableRunner, TerminationHook
 
 __all__ = ["EXIT_INTERRUPTED", "EXIT_USER_ERROR", "KeyValueAction", "run"]
 
@@ -212,7 +212,7 @@ def build_runner(cfg: Config, tested: bool = False) -> Runner:
             if not tested:  # before the runner writes its config there
                 file = Path(cfg.work_dir) / ".training.lock"
                 lock.enter_context(folder_lock(file, "the training"))
-    runner = Runner.from_cfg(cfg)
+    runner = TerminableRunner.from_cfg(cfg)
     if not tested and filename:  # dumped before the first step
         object.__setattr__(runner.cfg, "_filename", filename)
         Path(runner.work_dir, f"{runner.timestamp}.py").unlink(missing_ok=True)

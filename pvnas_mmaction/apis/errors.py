@@ -16,7 +16,7 @@ from contextlib import suppress
 from mmengine.logging import MMLogger
 
 from .launchers import end_distributed
-from .termination import EXIT_TERMINATED, Terminated, on_sigterm
+from .termination import EXIT_TERMINATED, asked_to_end, on_sigterm
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -83,12 +83,13 @@ def run(main: Callable[[], None], interrupted: str = "") -> None:
         with on_sigterm():
             main()
     except (Exception, KeyboardInterrupt) as error:
-        if (cause := _interrupt(error)) is not None:
-            ended = isinstance(cause, Terminated)
+        if not (interrupt := _is_interrupt(error)):
+            _log_traceback()
+        if interrupt or asked_to_end():
+            ended = asked_to_end()
             text = "terminated" if ended else "interrupted"
             print(f"\n{text}" + (interrupted and f": {interrupted}"), file=sys.stderr)
             sys.exit(EXIT_TERMINATED if ended else EXIT_INTERRUPTED)
-        _log_traceback()
         if os.environ.get("PVNAS_DEBUG", "0") != "0" or not is_user_error(error):
             raise
         print(f"error: {error_line(error)}", file=sys.stderr)
@@ -98,9 +99,9 @@ def run(main: Callable[[], None], interrupted: str = "") -> None:
         end_distributed()
 
 
-def _interrupt(error: BaseException | None) -> BaseException | None:
-    """The Ctrl-C, or SIGTERM, where an exception comes from. MMEngine turns it into a
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether an exception comes from Ctrl-C, or SIGTERM. MMEngine turns it into a
     SyntaxError while it formats the config for a checkpoint."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
-    return error
+    return error is not None

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
 from datetime import timedelta
 
 import torch
@@ -14,9 +16,11 @@ LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
 
 def start_distributed(cfg: Config) -> None:
-    """Start the processes' group where mmengine cannot: of torchrun without a GPU."""
+    """Start the processes' group where mmengine cannot: without a GPU."""
     if cfg.get("launcher", "none") == "none" or torch.cuda.is_available():
         return
+    if cfg.launcher == "slurm":
+        _take_place_of_task()
     dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
     timeout = timedelta(seconds=dist_cfg.get("timeout", 1800))
     torch_dist.init_process_group("gloo", timeout=timeout)
@@ -29,6 +33,17 @@ def start_distributed(cfg: Config) -> None:
     kind = str(cfg.model_wrapper_cfg.get("type", "MMDistributedDataParallel"))
     if kind.endswith("DistributedDataParallel"):
         cfg.model_wrapper_cfg.setdefault("device_ids", None)
+
+
+def _take_place_of_task() -> None:
+    """Put this task of srun where torch looks for it, as mmengine does with a GPU."""
+    task = os.environ
+    names = dict(RANK="PROCID", WORLD_SIZE="NTASKS", LOCAL_RANK="LOCALID")
+    task.update({name: task[f"SLURM_{theirs}"] for name, theirs in names.items()})
+    command = ["scontrol", "show", "hostnames", task["SLURM_NODELIST"]]
+    hosts = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    task.setdefault("MASTER_ADDR", hosts.split()[0])
+    task.setdefault("MASTER_PORT", "29500")
 
 
 def end_distributed() -> None:

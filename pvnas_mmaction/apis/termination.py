@@ -1,20 +1,28 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """SIGTERM, by which a scheduler such as Slurm preempts a job: a search ends at the next
-step, with a checkpoint; anything else ends at once."""
+step, with a checkpoint; anything else ends at once.
+
+A scheduler sends it to all processes of a job. A loader's worker leaves it to the
+process that reads from it, which needs whole batches up to the end of its step.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing import parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 EXIT_TERMINATED = 143  # 128 + SIGTERM, as shells count
 
@@ -24,27 +32,38 @@ class Terminated(KeyboardInterrupt):
 
 
 class _State:
-    """Whether SIGTERM came, and the process that ends at its next step if so."""
+    """Whether SIGTERM came, and whether this process ends at its next step if so."""
 
     asked = False
-    waiting: int | None = None
+    waits = False
+
+
+def asked_to_end() -> bool:
+    """Whether SIGTERM has come."""
+    return _State.asked
 
 
 @contextmanager
 def on_sigterm() -> Iterator[None]:
     """Within this context SIGTERM raises :class:`Terminated`, now or, in a search, at
-    the end of its step."""
+    the end of its step. A process that is on its way out ignores another one."""
+    process = os.getpid()
 
-    def handle(*_: Any) -> None:
+    def handle(number: int, _: Any) -> None:
+        if os.getpid() != process:  # a fork of it, as those that render clips
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         _State.asked = True
-        if _State.waiting != os.getpid():  # a loader's worker has the handler, too
+        if not _State.waits:
             raise Terminated
 
     _State.asked, before = False, signal.signal(signal.SIGTERM, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        after = signal.SIG_IGN if _State.asked else before
+        signal.signal(signal.SIGTERM, after)
 
 
 class TerminationHook(Hook):
@@ -53,10 +72,10 @@ class TerminationHook(Hook):
     priority = "LOWEST"  # behind what saves and what ends a cycle
 
     def before_train(self, runner: Runner) -> None:
-        _State.waiting = os.getpid()
+        _State.waits = True
 
     def after_train(self, runner: Runner) -> None:
-        _State.waiting = None
+        _State.waits = False
         if _State.asked:  # since the last step, while networks were judged
             raise Terminated
 
@@ -72,5 +91,34 @@ class TerminationHook(Hook):
         if is_main_process():
             last = Path(runner.work_dir, "last_checkpoint")
             last.write_text(str(Path(runner.work_dir, name)), encoding="utf-8")
-        _State.waiting = None
+        barrier()  # a launcher kills all when the first one is gone
+        _State.waits = False
         raise Terminated
+
+
+class TerminableRunner(Runner):
+    """A runner with loaders whose workers leave SIGTERM to it."""
+
+    @staticmethod
+    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
+        loader = Runner.build_dataloader(*args, **kwargs)
+        loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
+        return loader
+
+
+def _start_worker(init: Callable[[int], None] | None, worker: int) -> None:
+    if init is not None:
+        init(worker)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that reads from it sends SIGTERM, as it does
+    when it exits. A worker whose parent was killed notices that by itself."""
+    parent = parent_process()
+    assert parent is not None
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent.pid:
+        pass
+    os._exit(0)
