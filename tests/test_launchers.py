@@ -6,7 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tool_processes import ROOT, TOOLS
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_dist_info
+from tool_processes import ROOT, TOOLS, free_port
+
+from pvnas_mmaction.apis.launchers import end_distributed, start_distributed
 
 ECHO = '#!/bin/sh\nfor a in "$@"; do echo "[$a]"; done\necho "PYTHONPATH=$PYTHONPATH"\n'
 OPTIONS = ["--cfg-options", "model.name=two words", "a=[1, 2]"]
@@ -53,3 +58,20 @@ def test_script_passes_every_argument_whole(launcher, tool, tmp_path) -> None:
         started = [str(tmp_path / "echo_python"), "-u", script, *files]
         asked = ["-p", "part", "--job-name=my job", *SRUN.split()]
         assert args == [*asked, *started, "--launcher", "slurm", *OPTIONS]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="MMEngine does it with a GPU")
+def test_a_task_of_srun_without_a_gpu(tmp_path, monkeypatch) -> None:
+    (tmp_path / "scontrol").write_text('#!/bin/sh\necho localhost; echo "$3"\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    task = dict(SLURM_PROCID="0", SLURM_NTASKS="1", SLURM_LOCALID="3")
+    task |= dict(SLURM_NODELIST="node[1-2]", MASTER_PORT=free_port(), LOCAL_RANK="0")
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    monkeypatch.setattr(os, "environ", {**os.environ, **task, "PATH": path})
+    start_distributed(Config(dict(launcher="slurm")))
+    try:
+        assert get_dist_info() == (0, 1)
+    finally:
+        end_distributed()
+    assert os.environ["MASTER_ADDR"] == "localhost"
+    assert os.environ["LOCAL_RANK"] == "3"
