@@ -117,9 +117,7 @@ def _start_worker(init: Callable[[int], None] | None, worker: int) -> None:
 def _end_with_parent() -> None:
     """End this worker when the process that reads from it sends SIGTERM, as it does
     when it exits, or when anyone does once that process is gone."""
-    parent = parent_process()
-    assert parent is not None
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent.pid:
-        if not parent.is_alive():
-            break
+    parent = parent_process().pid
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent == os.getppid():
+        pass
     os._exit(0)
