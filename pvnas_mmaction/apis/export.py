@@ -180,7 +180,8 @@ def export_onnx(
         torch.zeros((2, *input_shape)),
         input_names=[INPUT],
         output_names=[OUTPUT],
-        dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
+        # Without a largest size, torch 2.6 finds its own guard violated.
+        dynamic_shapes={INPUT: {0: torch.export.Dim("batch", max=2**31)}},
     )
     program.model.metadata_props.update(facts or {})
     program.save(str(path), external_data=False)
