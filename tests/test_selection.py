@@ -174,7 +174,8 @@ def full_archive() -> Archive:
     archive = Archive()
     found = [(A, 0.5), (B, 0.75), (A, None), (C, 0.75)]
     for cycle, (blocks, accuracy) in enumerate(found):
-        archive.add(entry(blocks, cycle, accuracy, archive.distance(blocks)))
+        distance = archive.distance(blocks)
+        archive.entries.append(entry(blocks, cycle, accuracy, distance))
     return archive
 
 

@@ -58,7 +58,8 @@ def test_alpha_gradient_is_that_of_the_mixture_written_out(
     if with_penalty:
         rows = [[1.0 + i for i in range(count)] for count in supernet.counts]
         table = CostTable("flops", "MACs", 2.0, rows)
-        penalty = CostPenalty(Budget(table, 5.0), weight=0.7)
+        penalty = CostPenalty(Budget(table, 5.0))
+        penalty.weight = 0.7
     path = supernet.sample(relaxation, torch.Generator().manual_seed(3))
 
     twin = copy.deepcopy(model)

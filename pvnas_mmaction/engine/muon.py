@@ -87,18 +87,14 @@ class MuonAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step of all parameters that have a gradient."""
-        everything = self.param_groups
-        for group in everything:
+        """One step of all parameters that have a gradient; Muon's lose theirs, so that
+        AdamW passes over them."""
+        for group in self.param_groups:
             if group["muon"]:
                 self._muon_step(group)
-        # What is left is AdamW's. Its bare step: once an AdamW was built anywhere, its
-        # class's step runs the hooks of a step too, as this one has already.
-        self.param_groups = [group for group in everything if not group["muon"]]
-        try:
-            inspect.unwrap(torch.optim.AdamW.step)(self)
-        finally:
-            self.param_groups = everything
+        # AdamW's bare step: once an AdamW was built anywhere, its class's step runs the
+        # hooks of a step too, as this one has already.
+        inspect.unwrap(torch.optim.AdamW.step)(self)
 
     def _muon_step(self, group: dict[str, Any]) -> None:
         momentum = self.defaults["muon_momentum"]
@@ -119,3 +115,4 @@ class MuonAdamW(torch.optim.AdamW):
             rate = group["lr"] * math.sqrt(max(1, rows / columns))
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.sub_(update.view_as(parameter), alpha=rate)
+            parameter.grad = None

@@ -188,9 +188,9 @@ def inherit(
 @torch.no_grad()
 def spread(supernet: nn.Module, indices: Sequence[int]) -> list[str]:
     """Give every candidate of a supernet the weights of one network in it, of blocks
-    without temporal convolutions; gives those that keep some of their own weights, as
+    without temporal convolutions; names those that keep some of their own weights, as
     ``"layers.3 mb_t1_k3_e8"``."""
-    left = []
+    left, count = [], sum(supernet.counts)
     for i, (mixed, index) in enumerate(zip(supernet.layers, indices, strict=True)):
         source = _floats(mixed.ops[index])
         block = {k: v[:, :, 0] if v.dim() == 5 else v for k, v in source.items()}
@@ -203,6 +203,9 @@ def spread(supernet: nn.Module, indices: Sequence[int]) -> list[str]:
                 own[key].copy_(value)
             if j != index and len(weights) < len(shapes):
                 left.append(f"layers.{i} {supernet.space.candidates[i][j]}")
+    text = f"{count - len(left)} of {count} candidates have the tuned network's weights"
+    rest = ", ".join(left) or "none"
+    print_log(f"{text}, in part or not at all: {rest}", logger="current")
     return left
 
 

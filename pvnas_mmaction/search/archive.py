@@ -74,10 +74,6 @@ class Archive:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def add(self, entry: ArchiveEntry) -> None:
-        """Append an entry. A genotype that was found before is kept again."""
-        self.entries.append(entry)
-
     def distance(self, blocks: Sequence[str]) -> float | None:
         """Share of layers in which a network differs from the nearest entry; None while
         the archive is empty."""

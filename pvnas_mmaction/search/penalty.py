@@ -8,18 +8,13 @@ is CE + lambda * |log(E / budget)| (FBNet, Wu et al., 2019; ProxylessNAS, Cai et
 A fixed lambda is too weak or too strong, depending on the data, so lambda follows the
 error e = |log(E / budget)| (one-sided: without the absolute value). After an alpha step
 
-- e within the tolerance: lambda shrinks, by half of ``rate``;
-- e above it, and not falling by a share of 1 / HORIZON per step: lambda grows by
-  ``rate``;
+- e within the tolerance: lambda shrinks, by half of RATE;
+- e above it, and not falling by a share of 1 / HORIZON per step: lambda grows by RATE;
 - e above it and falling: lambda stays. The alphas are on their way and take as many
   steps as their learning rate lets them; a lambda that grew meanwhile would drown CE.
 
 It moves in proportion, since the gradient of CE that it has to stand up to may be of
-any size.
-
-A restart, which shrinks the alphas at once, may make e jump. That counts as any rise
-does: lambda grows, to a few times what it was at a ``rate`` of 0.1, until e falls fast
-enough in the smoothed change too.
+any size. A restart may make e jump; that counts as any rise does.
 """
 
 from __future__ import annotations
@@ -32,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ..models.supernet import padded
-from ..space.checks import POSITIVE, TEXT, in_range, one_of, or_none, read, wrong
+from ..space.checks import POSITIVE, TEXT, one_of, or_none, read, wrong
 from ..space.cost_table import KINDS, CostTable
 from .derive import Budget
 
@@ -40,8 +35,12 @@ HORIZON = 30
 """Steps in which an error should fall to 1/e."""
 SMOOTHING = 0.8
 """Share of the past in the error's smoothed change per step."""
-LOWEST, HIGHEST = 1e-3, 100.0
-"""Bounds of lambda, so that it finds back in time."""
+FIRST, LOWEST, HIGHEST = 0.1, 1e-3, 100.0
+"""First lambda and its bounds, so that it finds back in time."""
+RATE = 0.1
+"""Largest relative change of lambda per alpha step."""
+TOLERANCE = 0.02
+"""|log(E / budget)| that is tolerated: two percent."""
 _STATE = ("weight", "error", "trend")
 
 
@@ -53,8 +52,8 @@ def build_penalty(
     Args:
         cost: ``kind`` (a name out of :data:`KINDS`) and ``budget``, a limit in the unit
             of the kind; for latency also ``table``, the file that
-            ``tools/build_latency_table.py`` wrote. Further keys are those of
-            :class:`CostPenalty`. None: no budget.
+            ``tools/build_latency_table.py`` wrote. ``one_sided=True``: a cost under the
+            budget is not penalised. None: no budget.
         tables: Costs by kind.
     """
     if cost is None:
@@ -63,9 +62,6 @@ def build_penalty(
         kind=one_of(*KINDS),
         budget=POSITIVE,
         table=or_none(TEXT),
-        weight=in_range(f"[{LOWEST:g}, {HIGHEST:g}]"),
-        rate=in_range("[0, inf)"),
-        tolerance=in_range("[0, inf)"),
         one_sided=one_of(True, False),
     )
     settings = read(cost, rules, ("kind", "budget"), "train_cfg.cost")
@@ -79,29 +75,12 @@ def build_penalty(
 
 
 class CostPenalty:
-    """lambda * |log(E / budget)| with a lambda that follows the error.
+    """lambda * |log(E / budget)| with a lambda, ``weight``, that follows the error."""
 
-    Args:
-        budget: The budget, with the costs it is about.
-        weight: First lambda, from 0.001 to 100. Default 0.1.
-        rate: Largest relative change of lambda per alpha step; 0 leaves lambda as it
-            is. Default 0.1.
-        tolerance: |log(E / budget)| that is tolerated. Default 0.02, two percent.
-        one_sided: Whether a cost under the budget is not penalised. Default False.
-    """
-
-    def __init__(
-        self,
-        budget: Budget,
-        weight: float = 0.1,
-        rate: float = 0.1,
-        tolerance: float = 0.02,
-        one_sided: bool = False,
-    ) -> None:
-        self.budget, self.weight, self.rate = budget, weight, rate
-        self.tolerance, self.one_sided = tolerance, one_sided
+    def __init__(self, budget: Budget, one_sided: bool = False) -> None:
+        self.budget, self.one_sided = budget, one_sided
+        self.weight, self.trend = FIRST, 0.0
         self.error: float | None = None
-        self.trend = 0.0
         self._costs = padded(budget.table.per_layer)
 
     def expected(self, probabilities: Tensor) -> Tensor:
@@ -124,12 +103,10 @@ class CostPenalty:
             change = error - self.error
             self.trend = SMOOTHING * self.trend + (1 - SMOOTHING) * change
         self.error = error
-        if self.rate == 0:
-            return self.weight
-        if error <= self.tolerance:
-            self.weight *= math.exp(-self.rate / 2)
+        if error <= TOLERANCE:
+            self.weight *= math.exp(-RATE / 2)
         elif self.trend > -error / HORIZON:
-            self.weight *= math.exp(self.rate)
+            self.weight *= math.exp(RATE)
         self.weight = min(max(self.weight, LOWEST), HIGHEST)
         return self.weight
 

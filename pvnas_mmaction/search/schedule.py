@@ -2,23 +2,18 @@
 """The learning-rate diversity schedule, as arithmetic.
 
 Time and diversity go in, learning rates come out; nothing here knows a runner, an
-optimizer or a tensor. A run of ``total_steps`` steps is split into cycles, and ``u`` in
-[0, 1) is the position of a step within its cycle.
+optimizer or a tensor. Steps are split into cycles, and ``u`` in [0, 1) is the position
+of a step within its cycle.
 
-==============  ============================================================
-weights         cosine from peak to floor over u, in each cycle
-alphas          0 while ``u < warmup``, then ``alphas_lr * gain``
-planned D*      ``start`` while ``u < warmup``, then a cosine that ends in
-                ``diversity_end`` and stays there for the share ``settle`` of
-                the alpha steps; ``start`` is 1 in a first cycle whose alphas
-                are uniform, and ``diversity_start`` in all others
-feedback        ``e = D* - D``; ``log g <- clip(log g - kappa * e - damping *
-                (change of e))`` at every alpha step: a p that collapses too
-                early lowers the gain, one that lags behind the plan raises it
-restart         the gain returns to 1; when the most probable network lies
-                closer than ``min_distance`` to the archive, the next cycle
-                starts more diverse
-==============  ============================================================
+==========  ================================================================
+weights     cosine from peak to floor over u
+alphas      0 while ``u < warmup``, then ``alphas_lr * gain``
+planned D*  1 at first, or ``diversity_start``, while ``u < warmup``; then a
+            cosine that ends in ``diversity_end`` and stays there for a while
+feedback    a p that collapses too early lowers the gain, one that lags behind
+            the plan raises it, at every alpha step
+restart     more diverse when the most probable network is near the archive
+==========  ================================================================
 
 Mode ``diversity`` does all of this; ``cyclic`` has no feedback; ``cosine`` and
 ``constant`` have neither feedback nor restarts, so one cycle, and the latter a constant

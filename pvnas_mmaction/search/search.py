@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 from mmengine.dist import get_rank
-from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
@@ -126,8 +125,8 @@ class Search:
         self.validate, self.calibration = validate, calibration
         self.judging, self.racing = judging, racing
         self.extra_setting = extra_setting or {}
-        where, given = "train_cfg.relaxations", relaxations or {}
-        self.relaxations = DEFAULT_RELAXATIONS | read(given, _RELAXATIONS, (), where)
+        changes = read(relaxations or {}, _RELAXATIONS, (), "train_cfg.relaxations")
+        self.relaxations = DEFAULT_RELAXATIONS | changes
         self.supernet = find_supernet(model)
         self.space = self.supernet.space
         self.donor = DonorWarmup.read(donor, self.space, model.cls_head)
@@ -302,13 +301,7 @@ class Search:
         """Let all candidates inherit from the tuned network, and set the alphas by what
         single blocks are worth."""
         full, clips = self.donor.full, self.donor.clips
-        left, count = spread(self.supernet, full), sum(self.supernet.counts)
-        print_log(
-            f"The full network is tuned; {count - len(left)} of {count} candidates "
-            "have its weights, the others in part or not at all: "
-            f"{', '.join(left) or 'none'}",
-            logger="current",
-        )
+        spread(self.supernet, full)
         base, rows = from_rank_0(
             lambda: block_losses(self.model, full, self.judging(clips))
         )

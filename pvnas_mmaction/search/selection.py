@@ -120,7 +120,9 @@ class Selection:
         (found,) = derive([[-value for value in row] for row in losses], self.budgets)
         facts = dict(diversity=found_diversity, planned_diversity=found_diversity)
         facts |= self._facts(found.indices)
-        self.archive.add(ArchiveEntry(cycle=-1, step=step, file=FIRST_FILE, **facts))
+        self.archive.entries.append(
+            ArchiveEntry(cycle=-1, step=step, file=FIRST_FILE, **facts)
+        )
 
     def finish_cycle(
         self, log_probs: Rows, cycle: int, min_distance: float = 0.0, **facts: float
@@ -134,7 +136,7 @@ class Selection:
         entry = entries[0]
         if self.judge is not None:
             entry = self._best(self._judged(entries, self.judge), log_probs)
-        self.archive.add(entry)
+        self.archive.entries.append(entry)
         return entry
 
     def finish_search(self, log_probs: Rows, min_distance: float = 0.0) -> None:

@@ -23,14 +23,8 @@ Rows = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class CostTable:
-    """One kind of cost of every network of a space.
-
-    Args:
-        kind: A name out of :data:`KINDS`.
-        unit: Of the costs.
-        fixed: Cost of what all networks share, such as stem and head.
-        per_layer: Cost of each candidate, ``per_layer[layer][candidate]``.
-    """
+    """One kind of cost, a name out of :data:`KINDS`, of every network of a space: of
+    what all share, such as stem and head, and ``per_layer[layer][candidate]``."""
 
     kind: str
     unit: str

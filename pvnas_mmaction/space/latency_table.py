@@ -26,15 +26,9 @@ REBUILD = "build the table again with tools/build_latency_table.py"
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds of a view.
-
-    Args:
-        space: Config data of the space.
-        input_shape: [C, T, H, W].
-        fixed_ms: What every network takes outside its layers.
-        layer_ms: Milliseconds of each candidate of each layer.
-        setting: How it was measured: device, threads, rounds, versions.
-    """
+    """Milliseconds of a view [C, T, H, W]: what every network of a space, as config
+    data, takes outside its layers, and each candidate of each layer; with how they were
+    measured (device, threads, rounds, versions)."""
 
     space: dict[str, Any]
     input_shape: list[int]
