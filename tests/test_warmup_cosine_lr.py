@@ -86,7 +86,7 @@ def test_rates_are_those_of_the_length_also_of_a_resumed_one(tmp_path, first, ep
     assert train(tmp_path, first, [OURS]) == pytest.approx(expected_rates(4 * first))
     rates = train(tmp_path, epochs, [OURS], resume=True)
     assert rates == pytest.approx(expected_rates(4 * epochs)[4 * first :])
-    with pytest.raises(ValueError, match=r"warmup: expected a share in .*, got 5"):
+    with pytest.raises(ValueError, match=r"warmup: expected a number in .*, got 5"):
         train(tmp_path / "other", 1, dict(OURS, warmup=5))
 
 

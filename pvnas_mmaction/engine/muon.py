@@ -47,11 +47,10 @@ class MuonAdamW(torch.optim.AdamW):
 
     Args:
         params: Parameters, or groups of them.
-        lr: Learning rate of AdamW.
+        lr, betas: Of AdamW; the latter by default (0.9, 0.99).
         muon_lr: That of Muon, as a step of a matrix of spectral norm 1 (more for those
             with more rows than columns: sqrt(rows / columns)). Default 0.06.
         muon_momentum: Of Muon, Nesterov's. Default 0.9.
-        betas: Of AdamW. Default (0.9, 0.99).
         weight_decay: Decoupled, of both. Default 0.01.
     """
 

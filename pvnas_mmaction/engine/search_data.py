@@ -147,12 +147,9 @@ class SearchData:
     """The training list in two halves, with a loader for each.
 
     Args:
-        dataloader: Config of the training loader; its sampler is not used.
+        dataloader: Config of the training loader; its sampler is not used. A ValueError
+            if it wants other batches, or its clips have no single class id.
         alpha_share: Share of each class that trains the alphas.
-
-    Raises:
-        ValueError: The loader wants batches made otherwise, or its data set has no
-            single class id per clip.
     """
 
     def __init__(self, dataloader: Mapping[str, Any], alpha_share: float) -> None:

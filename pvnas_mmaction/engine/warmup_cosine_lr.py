@@ -11,7 +11,7 @@ from mmengine.optim import _ParamScheduler
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.runner import Runner
 
-from ..space.checks import wrong
+from ..space.checks import check, in_range, wrong
 
 # What of a scheduler's state is how far it is, not how it is set.
 _PROGRESS = ("last_step", "_global_step", "_last_value", "base_values", "verbose")
@@ -28,17 +28,15 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
     a training, also of one that is resumed.
 
     Args:
-        optimizer: Wrapped optimiser.
         warmup: Share of the steps for the warm-up, in [0, 1). Default 0.05.
         start_factor: Factor at the first step of the warm-up. Default 0.01.
-        *args: As for MMEngine's schedulers, as are other keywords.
+        optimizer, *args: As for MMEngine's schedulers, as are other keywords.
     """
 
     def __init__(
         self, optimizer, *args, warmup: float = 0.05, start_factor=0.01, **kwargs
     ) -> None:
-        if not 0 <= warmup < 1:
-            raise wrong("param_scheduler.warmup", "a share in [0, 1)", repr(warmup))
+        check("param_scheduler.warmup", warmup, in_range("[0, 1)"))
         self.warmup, self.start_factor = warmup, start_factor
         super().__init__(optimizer, *args, **kwargs)
 

@@ -25,15 +25,10 @@ _SUPERNET_KEY = re.compile(r"layers\.\d+\.ops\.|alphas$")
 
 
 class Backbone(BaseModule):
-    """A module with this project's initialisation that loads its own weights alone.
+    """A module with this project's initialisation that loads its own weights alone."""
 
-    Attributes:
-        whose: What the module is, for an error about a checkpoint.
-        hint: What to do about another one.
-    """
-
-    whose: str
-    hint: str
+    whose: str  # what it is, for an error about a checkpoint
+    hint: str  # what to do about another one
 
     def init_weights(self) -> None:
         """Initialise the weights, then follow ``init_cfg``; once, as in MMEngine."""

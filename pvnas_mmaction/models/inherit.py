@@ -219,12 +219,9 @@ class InheritFrom:
     """Initialise a supernet or a network from a donor; for its ``init_cfg``.
 
     Args:
-        checkpoint: As for :func:`load_state`.
+        checkpoint: As for :func:`load_state`; an error, when called, if there is none,
+            or it is of no network that the space could inherit from.
         naming: A name out of ``donor.NAMINGS``. Default ``"auto"``: the one that fits.
-
-    Raises:
-        FileNotFoundError, ValueError: When called: there is no such checkpoint, or it
-            is of no network that the space could inherit from.
     """
 
     def __init__(self, checkpoint: str, naming: str = "auto") -> None:

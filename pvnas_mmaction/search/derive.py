@@ -82,22 +82,19 @@ def derive(
 
     Args:
         log_probs: Log-probability of every candidate, one list per layer.
-            ``-inf`` is allowed, see :data:`LOG_PROB_FLOOR`.
         budgets: Limits, at most one of each kind. Default: none.
         num_candidates: Number of networks wanted. Default 1.
-        min_distance: Number of layers in which any two of them differ at least.
-            Default 1.
+        min_distance: Least number of layers in which any two differ. Default 1.
         earlier: Candidate indices of networks to stay away from. Default: none.
-        earlier_distance: Number of layers in which a network differs from each of
-            those at least. Default 1: it is none of them.
+        earlier_distance: Least number of layers in which a network differs from each
+            of those. Default 1.
 
     Returns:
         The networks, best first; fewer than wanted where no more exist, none only where
         ``earlier`` leaves none.
 
     Raises:
-        InfeasibleBudgetError: No network keeps the budgets; the message names the
-            lowest possible cost.
+        InfeasibleBudgetError: No network keeps the budgets; names the lowest cost.
     """
     scores = [[max(float(v), LOG_PROB_FLOOR) for v in layer] for layer in log_probs]
     assert all(math.isfinite(value) for layer in scores for value in layer), log_probs

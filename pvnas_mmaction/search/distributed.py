@@ -1,14 +1,13 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Many processes: the search reduces its gradients itself.
 
-A sampled path leaves most of the supernet without gradient, and the alpha step wants
-gradients of the alphas only, so the search averages exactly the gradients that a step
-has made. All ranks draw the same path, so they agree on which those are.
+A sampled path leaves most of the supernet without gradient, so a step averages exactly
+the gradients that it has made; all ranks draw the same path and agree on which those
+are.
 
 A process that fails alone would leave the others waiting for it. So every step starts
 with a message (:func:`check_ranks_agree`) that may also say that a process has failed
-(:func:`announce_failure`), and what each process does alone in between ends with the
-same kind of message (:func:`together`).
+(:func:`announce_failure`), as does what ends :func:`together`.
 """
 
 from __future__ import annotations
@@ -48,11 +47,7 @@ def is_distributed() -> bool:
 @MODEL_WRAPPERS.register_module()
 class SearchDataParallel(nn.Module):
     """Wrapper of a model in a distributed search: copies rank 0's state to all ranks
-    when it is built; after that the search keeps the ranks equal.
-
-    Args:
-        module: The model.
-    """
+    when it is built; after that the search keeps the ranks equal."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

@@ -85,12 +85,8 @@ def near(path: Choices, network: Choices, generator: torch.Generator) -> Choices
 
 def full_network(space: SearchSpace) -> Indices:
     """In each layer the first candidate with a shift, or else the first one, the
-    donor's own block.
-
-    Raises:
-        ValueError: That has a temporal convolution, from which others could not
-            inherit.
-    """
+    donor's own block; a ValueError if that has a temporal convolution, from which
+    others could not inherit."""
     full = []
     for row in space.candidates:
         shifts = (i for i, s in enumerate(row) if s.startswith(("ts_", "rs_")))

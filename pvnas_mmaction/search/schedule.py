@@ -158,13 +158,8 @@ class LRDiversitySchedule:
 
     Per weights step, counted from 0, the caller asks for the learning rates, runs the
     steps, calls :meth:`observe` if the alphas moved, and calls :meth:`restart` when
-    :meth:`is_cycle_end` holds and another cycle follows.
-
-    Attributes:
-        num_steps: Number of weights steps of the whole run.
-        num_cycles: Number of cycles of the run; 1 in modes without restarts.
-        archive_distance: Share of layers in which a new genotype has to differ from
-            every archived one; 0 in modes without feedback.
+    :meth:`is_cycle_end` holds and another cycle follows. ``archive_distance`` is the
+    share of layers in which a new genotype has to differ from every archived one.
     """
 
     def __init__(self, config: LRDiversityConfig) -> None:
