@@ -47,13 +47,8 @@ def asked_to_end() -> bool:
 def on_sigterm() -> Iterator[None]:
     """Within this context SIGTERM raises :class:`Terminated`, now or, in a search, at
     the end of its step. A process that is on its way out ignores another one."""
-    process = os.getpid()
 
-    def handle(number: int, _: Any) -> None:
-        if os.getpid() != process:  # a fork of it, as those that render clips
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
+    def handle(*_: Any) -> None:
         _State.asked = True
         if not _State.waits:
             raise Terminated
