@@ -45,6 +45,10 @@ def test_killed_while_the_name_or_a_checkpoint_was_written(work_dir):
     (work_dir / "last_checkpoint").write_text(str(work_dir / "epoch_11.pth"))
     cut(work_dir / "epoch_11.pth")
     assert found(work_dir) == "epoch_10.pth"
+    damaged = bytearray((work_dir / "epoch_10.pth").read_bytes())
+    damaged[-(len(damaged) // 2)] ^= 255
+    (work_dir / "epoch_10.pth").write_bytes(damaged)
+    assert found(work_dir) == "epoch_9.pth"
     for number in (9, 10):
         cut(work_dir / f"epoch_{number}.pth")
     with pytest.raises(ValueError, match=r"--resume: expected a whole .*epoch_11"):
@@ -58,5 +62,9 @@ def test_a_folder_that_was_copied(work_dir):
         torch.save({}, copied / f"epoch_{number}.pth")
     shutil.copy(work_dir / "last_checkpoint", copied)
     assert latest_checkpoint(copied) == str(copied / "epoch_11.pth")
-    (copied / "epoch_11.pth").unlink()  # checkpoints may be kept elsewhere
-    assert latest_checkpoint(copied) == str(work_dir / "epoch_11.pth")
+    for number, expected in (
+        (11, copied / "epoch_10.pth"),
+        (10, work_dir / "epoch_11.pth"),
+    ):
+        (copied / f"epoch_{number}.pth").unlink()  # all may be kept elsewhere
+        assert latest_checkpoint(copied) == str(expected)

@@ -99,6 +99,7 @@ DATA = [f"{split}_dataloader.dataset" for split in ("train", "val", "test")]
          "train_dataloader.dataset.ann_file"),
         (("train_dataloader.dataset.pipeline.1.clip_len=4",),
          "train_dataloader.dataset.pipeline[1].clip_len"),
+        (("train_dataloader.drop_last=True",), "train_dataloader.drop_last"),
         (("train_cfg.max_epochs=1",), "train_cfg.max_epochs"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
@@ -122,6 +123,35 @@ def test_resume_of_the_same_run_fits(work_dir, lists, train):
     assert not train(work_dir, *options, "--resume", "--no-validate")
     log = max(work_dir.glob("*/*.log"), key=lambda path: path.parent.name).read_text()
     assert "Nothing left to do: 2 of 2 epochs are done" in log
+
+
+def test_resume_in_another_folder(
+    work_dir, motion_clips, genotypes, tmp_path, call_tool
+):
+    """Without a seed the checkpoint's holds; what is best there stays there."""
+    first, best = work_dir / "epoch_1.pth", [*work_dir.glob("best_*.pth")]
+    _, *rest = arguments(motion_clips, genotypes, tmp_path / "other")
+    del rest[rest.index("--seed") :][:2]
+    assert not call_tool("train", CONFIG, "--resume", first, *rest)
+    paths = [folder / "epoch_2.pth" for folder in (work_dir, tmp_path / "other")]
+    states = [torch.load(path, weights_only=False)["state_dict"] for path in paths]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert best and all(path.is_file() for path in best)
+
+
+def test_resume_from_weights_alone(work_dir, tmp_path, train):
+    found = torch.load(work_dir / "epoch_1.pth", weights_only=False)
+    for keys in (["state_dict"], ["state_dict", "meta"], {*found} - {"optimizer"}):
+        torch.save({key: found[key] for key in keys}, tmp_path / "part.pth")
+        line = train(tmp_path / "other", "--resume", tmp_path / "part.pth")
+        assert "part.pth: expected a checkpoint of a training" in line
+
+
+def test_a_training_that_diverges_ends(tmp_path, train):
+    options = ["optim_wrapper.optimizer.lr=1e30", "optim_wrapper.clip_grad=None"]
+    line = train(tmp_path / "work", *options)
+    assert "expected weights that are finite" in line
+    assert not [*(tmp_path / "work").glob("*.pth")]
 
 
 def test_a_new_training_overwrites_no_other(work_dir, finished, train):

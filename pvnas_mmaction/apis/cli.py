@@ -78,9 +78,6 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _merge_shared(cfg: Config, args: argparse.Namespace) -> None:
     merge_options(cfg, args.cfg_options)
-    for key in ("work_dir", "load_from"):  # a name of digits became a number
-        if isinstance(cfg.get(key), int | float):
-            cfg[key] = str(cfg[key])
     cfg.launcher = args.launcher
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     if args.work_dir is not None:
@@ -118,6 +115,9 @@ def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
     randomness = dict(cfg.get("randomness") or {"seed": None})
     if args.seed is not None:
         randomness["seed"] = args.seed
+    elif cfg.get("resume") and randomness.get("seed") is None and cfg.load_from:
+        # MMEngine would take it when the loaders have drawn another one.
+        randomness["seed"] = run_checks.seed_of(cfg.load_from)
     flags = ("diff_rank_seed", "deterministic")
     cfg.randomness = randomness | {flag: True for flag in flags if getattr(args, flag)}
     return cfg

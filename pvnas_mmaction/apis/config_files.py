@@ -16,6 +16,8 @@ from ..space.checks import wrong
 from ..space.search_space import SearchSpace
 from .errors import error_line
 
+_PATHS = ("work_dir", "load_from", "ann_file", "data_root", "video")
+
 
 class KeyValueAction(DictAction):
     """``DictAction`` that complains in one line and leaves the spaces of a text."""
@@ -41,6 +43,11 @@ class KeyValueAction(DictAction):
             super().__call__(parser, namespace, values, option_string)
         except AssertionError as error:  # of brackets
             parser.error(f"{option_string}: {error}")
+        options = getattr(namespace, self.dest)
+        for key, _, text in (value.partition("=") for value in values or ()):
+            number = isinstance(options[key], int | float)
+            if number and key.split(".")[-1] in _PATHS:  # a name of digits
+                options[key] = text
 
 
 def load_config(name: str) -> Config:

@@ -20,7 +20,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 
 from ..engine.checkpoints import saved_checkpoints
@@ -41,6 +41,7 @@ _NO_NETWORK |= {"provenance", "_scope_", "tau"}
 # Where the data lie and the precision may change within a run.
 _NO_TRAINING = {"init_cfg", "pretrained", "provenance", "_scope_", "ann_file"}
 _NO_TRAINING |= {"data_prefix", "data_root", "loss_scale", "dtype"}
+_LOADER = ("batch_size", "dataset", "sampler", "drop_last")
 
 
 def check_work_dir(cfg: Config, resumed: bool) -> None:
@@ -72,7 +73,7 @@ def run_record(cfg: Config, seed: int | None) -> dict[str, Any]:
         training=dict(
             model=model,
             optim_wrapper=wrapper,
-            train_dataloader={k: loader.get(k) for k in ("batch_size", "dataset")},
+            train_dataloader={k: loader.get(k) for k in _LOADER},
         ),
         lists={
             field: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -155,6 +156,9 @@ class RunCheckHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         path = str(runner.cfg.get("load_from") or "checkpoint")
+        if self.resumed:
+            check_resumable(checkpoint, path)
+            _keep_best_here(runner, checkpoint)
         check_record(checkpoint, runner.cfg, path, self.resumed)
         self.clip = json.loads(checkpoint.get(RECORD_KEY, "{}")).get("clip")
         if self.resumed or self.tested:
@@ -171,6 +175,13 @@ class RunCheckHook(Hook):
             check_same_clips("val", clip, self.clip, "train_dataloader gives them")
         runner.dump_config()
 
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Before a checkpoint is saved."""
+        if not all(p.isfinite().all() for p in runner.model.parameters()):
+            got = f"others after epoch {runner.epoch + 1}"
+            hint = "lower the learning rate, or resume from an earlier checkpoint"
+            raise wrong("training", "weights that are finite numbers", got, hint)
+
     def before_train_epoch(self, runner: Runner) -> None:
         """An epoch after a resume draws what it would have drawn; so does a search, by
         itself."""
@@ -186,6 +197,30 @@ class RunCheckHook(Hook):
             )
             clip["size"] = None
         check_same_clips("test", clip, self.clip, f"in the training of {path}")
+
+
+def check_resumable(checkpoint: Mapping, path: str) -> None:
+    """Check that a checkpoint holds what a training goes on from."""
+    facts = checkpoint.get("meta", {})
+    if {"message_hub", "optimizer"} - {*checkpoint} or {"epoch", "iter"} - {*facts}:
+        expected = "a checkpoint of a training, with its optimizer and progress"
+        hint = "load_from=CHECKPOINT starts a new training from weights"
+        raise wrong(path, expected, "weights alone", hint)
+
+
+def seed_of(path: str) -> int | None:
+    """The seed of the run that wrote a checkpoint, where it says so."""
+    found = CheckpointLoader.load_checkpoint(path, "cpu", logger="silent")
+    return found.get("meta", {}).get("seed") if isinstance(found, Mapping) else None
+
+
+def _keep_best_here(runner: Runner, checkpoint: dict) -> None:
+    """MMEngine removes the best checkpoint of before, by its path, for a better one:
+    that of another folder stays."""
+    facts = checkpoint["message_hub"]["runtime_info"]
+    best = facts.get("best_ckpt")
+    if best and Path(best).resolve().parent != Path(runner.work_dir).resolve():
+        del facts["best_ckpt"]
 
 
 def backbone_of(model: nn.Module) -> nn.Module | None:

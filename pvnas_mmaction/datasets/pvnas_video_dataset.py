@@ -149,7 +149,7 @@ class PVNASVideoDataset(VideoDataset):
 
     def _check_classes(self, found: set[int]) -> None:
         lacking = set(range(self.num_classes or 0)) - found
-        if lacking and not self.test_mode:
+        if lacking:
             _warn(
                 f"{self._field}.num_classes: expected clips of all {self.num_classes} "
                 f"classes in {self.ann_file}, got none of {len(lacking)} of them, such "

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from itertools import combinations
 
@@ -37,7 +38,10 @@ class SkippedClipsHook(Hook):
         for part in ("train", "val", "test"):
             loader = getattr(runner, f"_{part}_dataloader", None)
             datasets = _find(_child(loader, "dataset"))
-            lists = [(str(d.ann_file), d.data_prefix.get("video")) for d in datasets]
+            lists = [
+                [os.path.realpath(p) for p in (d.ann_file, d.data_prefix["video"])]
+                for d in datasets
+            ]
             if part != "test" or lists != found["val"][0]:
                 paths = [c["filename"] for d in datasets for c in d.read_clips()]
                 found[part] = lists, set(resolve(paths))

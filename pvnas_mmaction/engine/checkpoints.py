@@ -37,9 +37,14 @@ def check_checkpoint(path: str | os.PathLike[str], option: str) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a zip archive, whose directory comes last, or an old plain pickle."""
+    """Whether an undamaged zip archive, or an old plain pickle."""
     with path.open("rb") as file:
-        return file.read(1) == pickle.PROTO or zipfile.is_zipfile(path)
+        if file.read(1) == pickle.PROTO:
+            return True
+    try:
+        return zipfile.ZipFile(path).testzip() is None
+    except Exception:  # the byte may stand anywhere
+        return False
 
 
 def saved_checkpoints(work_dir: str | os.PathLike[str]) -> list[Path]:
@@ -57,13 +62,14 @@ def latest_checkpoint(
 
     It is the one that the file ``last_checkpoint`` names, in this folder if it was
     moved. Where a kill has left one of the two incomplete, it is the newest of
-    ``epoch_N.pth`` and ``iter_N.pth`` that is whole; an error about ``option`` where
-    none is.
+    ``epoch_N.pth`` and ``iter_N.pth`` that is whole; where there are none, as they are
+    kept elsewhere, the named one. An error about ``option`` where none is whole.
     """
-    pointer, named = Path(work_dir, "last_checkpoint"), []
+    pointer, found = Path(work_dir, "last_checkpoint"), saved_checkpoints(work_dir)
+    named = []
     if pointer.is_file() and (name := pointer.read_text(encoding="utf-8").strip()):
-        named = [Path(work_dir, Path(name).name), Path(name)]
-    found = list(filter(Path.is_file, [*named, *saved_checkpoints(work_dir)]))
+        named = [Path(work_dir, Path(name).name), *([] if found else [Path(name)])]
+    found = list(filter(Path.is_file, [*named, *found]))
     for path in found:
         if _is_whole(path):
             return str(path)
@@ -78,7 +84,7 @@ def search_state(checkpoint: Mapping[str, Any], path: object) -> dict[str, Any]:
     state = checkpoint.get(CHECKPOINT_KEY)
     if not isinstance(state, Mapping):
         expected = "the state of a search, as tools/train.py writes it"
-        hint = "load_from starts a search from the weights of another checkpoint"
+        hint = "name the work directory, or a checkpoint, of a search"
         raise wrong(str(path), expected, "none", hint)
     version = state.get("format_version")
     if version != FORMAT_VERSION:

@@ -68,6 +68,8 @@ class LRDiversityHook(Hook):
         if isinstance(runner.optim_wrapper, dict):
             return  # still a config: the runner validates or tests
         _check_config(runner)
+        if (number := sum(isinstance(h, LRDiversityHook) for h in runner.hooks)) > 1:
+            raise wrong("custom_hooks", "one LRDiversityHook", str(number))
         weights = runner.optim_wrapper["weights"].optimizer
         alphas = runner.optim_wrapper["alphas"].optimizer
         for name, optimizer in (("weights", weights), ("alphas", alphas)):

@@ -107,6 +107,8 @@ class SearchLoop(EpochBasedTrainLoop):
             num_clips=self.validation.num_clips if self.validation else 0,
             extra_setting={
                 "train_cfg.metric": self.metric,
+                "train_cfg.calibration_batches": self.calibration_batches,
+                "val_dataloader": "one" if loop is not None else None,
                 "train_dataloader.dataset (clips, class ids, halves)": self.data.digest,
             },
             **self.settings,

@@ -70,8 +70,11 @@ def check_resumed_schedulers(runner: Runner, checkpoint: dict, path: str) -> Non
     MMEngine takes a scheduler's settings, such as its end, from the checkpoint.
     """
     saved, built = checkpoint.get("param_schedulers"), runner.param_schedulers
-    if not (isinstance(saved, list) and isinstance(built, list)):
+    if not isinstance(built, list):
         return
+    if not isinstance(saved, list):
+        hint = "save checkpoints with default_hooks.checkpoint.save_param_scheduler"
+        raise wrong(path, "the state of param_scheduler", "none", hint)
     found, expected = (
         [{k: v for k, v in state.items() if k not in _PROGRESS} for state in states]
         for states in ([scheduler.state_dict() for scheduler in built], saved)

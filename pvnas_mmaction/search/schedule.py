@@ -23,7 +23,7 @@ defaults come from.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ..space.checks import COUNT, POSITIVE, Rule, in_range, one_of, read, wrong
 from .archive import ArchiveEntry
@@ -51,9 +51,6 @@ _RULES: dict[str, Rule] = {
     "gain_max": in_range("[1, inf)"),
 }
 _STATE = ("log_gain", "last_error", "diversity_start")
-# Where cycles begin and how they run: a run that went on with others would miss the end
-# of a cycle, or end one twice.
-_CYCLES = ("mode", "total_steps", "warmup", "settle")
 
 
 def num_epochs(max_epochs: int, min_steps: int, steps_per_epoch: int) -> int:
@@ -297,22 +294,21 @@ class LRDiversitySchedule:
         return self.diversity_start
 
     def state_dict(self) -> dict:
-        """What a resumed run needs, and what its cycles follow from; fit for JSON."""
-        state = {name: getattr(self, name) for name in (*_STATE, "num_cycles")}
-        return state | {name: getattr(self.config, name) for name in _CYCLES}
+        """What a resumed run needs, and its settings."""
+        state = {name: getattr(self, name) for name in _STATE}
+        return state | {"settings": asdict(self.config)}
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from :meth:`state_dict`; ValueError if it is one of other cycles."""
+        """Continue from :meth:`state_dict`; ValueError for one of other settings."""
         hint = (
             "resume with the settings of LRDiversityHook, max_epochs, min_steps, "
             "batch_size and number of processes that the search was started with, or "
             "start another one in another work_dir"
         )
-        own = self.state_dict()
-        for name in (*_CYCLES, "num_cycles"):
-            if state[name] != own[name]:
-                expected = f"{own[name]!r} as in this config"
-                got = f"a checkpoint with {state[name]!r}"
+        for name, own in asdict(self.config).items():
+            if (theirs := state["settings"].get(name)) != own:
+                expected = f"{own!r} as in this config"
+                got = f"a checkpoint with {theirs!r}"
                 raise wrong(f"schedule, {name}", expected, got, hint)
         for name in _STATE:
             setattr(self, name, state[name])

@@ -418,6 +418,8 @@ class Search:
             "train_cfg.relaxations": self.relaxations,
             "train_cfg.donor": self.donor and asdict(self.donor),
             "train_cfg.race_steps": self.race_steps,
+            "train_cfg.largest_every": self.largest_every,
+            "train_cfg.alpha_weight": self.selection.alpha_weight,
             "optim_wrapper.alphas.accumulative_counts": counts,
             **self.extra_setting,
         }
