@@ -113,10 +113,7 @@ class PVNASVideoDecode(DecordDecode):
 
 
 def with_exact_frames(pipeline: list, backend: str) -> list:
-    """The pipeline with our reader in place of MMAction2's video readers, unless it
-    asks for inexact frames (``mode="efficient"``)."""
-    if any(isinstance(t, Mapping) and t.get("mode") == "efficient" for t in pipeline):
-        return pipeline
+    """The pipeline with our reader in place of MMAction2's video readers."""
     return [_exchange(t, backend) if isinstance(t, Mapping) else t for t in pipeline]
 
 

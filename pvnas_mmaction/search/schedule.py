@@ -266,7 +266,8 @@ class LRDiversitySchedule:
         feedback."""
         cycles = [(e.cycle + 1, e.diversity, e.planned_diversity) for e in entries]
         missed = [
-            f"cycle {number} at {reached:.2f}, planned {planned:.2f}"
+            f"cycle {number} at {reached:.2f}, planned {planned:.2f}: p decided too "
+            + ("little" if reached > planned else "early")
             for number, reached, planned in cycles
             if abs(reached - planned) > MISSED_PLAN
         ]
@@ -277,8 +278,7 @@ class LRDiversitySchedule:
             hint = f"set optim_wrapper.alphas.optimizer.lr={AUTO!r}, or {hint}"
         return (
             f"LRDiversityHook: {len(missed)} of {len(entries)} cycle(s) ended far from "
-            f"the planned D ({'; '.join(missed)}), so p decided too little (above the "
-            f"plan) or too early (below it); {hint}"
+            f"the planned D ({'; '.join(missed)}); {hint}"
         )
 
     def restart(self, distance: float | None) -> float:
