@@ -7,8 +7,6 @@ as one training would, and counts ``table.views_per_training`` clips forward and
 backward.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from dataclasses import dataclass, field

@@ -7,8 +7,6 @@
 Eight frames are read of each clip, as a training does once it knows how many there are.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

@@ -5,8 +5,6 @@ Each finished job is one line of JSON at the end of a file. A command that is st
 again with the same settings skips what is there.
 """
 
-from __future__ import annotations
-
 import datetime
 import json
 import multiprocessing

@@ -10,8 +10,6 @@ table's calibration are measured in the same rounds: how much slower or quicker 
 machine is than it was for the table is divided out.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

@@ -9,8 +9,6 @@ marks what ``choose_lowering`` takes. Lowerings run in turn; medians over the ro
     python benchmarks/lowering.py --threads 1
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

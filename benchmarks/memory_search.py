@@ -2,8 +2,6 @@
 """The project's search on clips in memory, without a runner: many short searches are to
 be compared, and their clips fit in memory. Settings come from a search config."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

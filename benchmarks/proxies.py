@@ -21,8 +21,6 @@ AZ-NAS        sum of the log-ranks of expressivity, progressivity, trainability 
 ============  ======================================================================
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

@@ -6,8 +6,6 @@ python benchmarks/real_table.py FILE.json --against NAME [NAME ...]
 python benchmarks/real_table.py SET_A.json SET_B.json --against "random at 0.333"
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

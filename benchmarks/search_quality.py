@@ -9,8 +9,6 @@ is started again. Compute is counted in clips seen forward and backward: those o
 weights steps, of alpha steps and of stand-alone trainings alike.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -9,8 +9,6 @@ A decision's regret is the merit of the best candidate of a layer minus that of 
 probable one, at the ends of cycles, in units of a merit's mean size. 0 is perfect.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from pathlib import Path

@@ -14,8 +14,6 @@ several paths; times of a ratio are taken in turn.
     python benchmarks/supernet_step.py --threads 1
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

@@ -1,7 +1,5 @@
 """Sphinx settings. `make docs` builds the site into docs/_build/html, offline."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

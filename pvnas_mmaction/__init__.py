@@ -10,8 +10,6 @@ torch or MMAction2 nothing is registered, so that genotypes, search spaces and c
 can still be read there.
 """
 
-from __future__ import annotations
-
 import warnings
 from importlib.util import find_spec
 from typing import Any

@@ -8,8 +8,6 @@ module to find that scope, and looks in the parents for what the child does not 
 It fills only the registry it asks, not the parents: that happens here.
 """
 
-from __future__ import annotations
-
 from mmaction import registry as _mmaction_registry
 from mmaction.utils import register_all_modules
 from mmengine.registry import Registry

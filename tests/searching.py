@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A search so small that it takes about a second, for tests of the engine."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

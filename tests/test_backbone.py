@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A checkpoint of another network is an error; one of the same network loads."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from pathlib import Path

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Blocks against plain modules and numbers by hand, at odd sizes, and folded."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

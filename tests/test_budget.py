@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The cost term: expected cost, penalty, and a weight that keeps the budget."""
 
-from __future__ import annotations
-
 import math
 from itertools import product
 from types import SimpleNamespace

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Which checkpoint a run goes on from after a kill at the worst moment."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Every config of configs/pvnas: found by itself, built, and run on small inputs."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect

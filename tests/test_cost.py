@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Costs by formula against a counted forward, counted parameters and hand counts."""
 
-from __future__ import annotations
-
 import functools
 import random
 import warnings

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Lists with faults, videos that cannot be read, and how both are reported."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

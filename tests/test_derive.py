@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Derivation against brute force, and on problems that strain the solver."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Whether the choice of a search can be trusted, in figures that are known here."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from searching import build_toy_model, make_batch

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Several processes: one path, the same alphas, gradients of the whole batch."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Diversity, entropy and distances, against enumeration and hand counts."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A search from a donor: what each phase runs, against what it says it computes."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

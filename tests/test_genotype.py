@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Block specs and genotype files: round trips, and what each wrong input is told."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

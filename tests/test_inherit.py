@@ -1,7 +1,5 @@
 """Weights out of a donor: names, shapes, and the same numbers at step 0."""
 
-from __future__ import annotations
-
 import random
 import re
 import sys

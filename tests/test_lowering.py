@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Every lowering against PyTorch's own 3D convolution, forward and backward."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The schedule: whole curves by hand, feedback on simulated alphas, resume."""
 
-from __future__ import annotations
-
 import doctest
 import math
 import re

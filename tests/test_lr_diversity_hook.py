@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The schedule in a real runner: rates as full lists, restarts, logs, refusals."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The two optimisers of a search; Muon and AdamW in one, against PyTorch's own two."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Zero-cost proxies: scores against answers by hand, and one run over some networks."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

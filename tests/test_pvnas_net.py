@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The backbone of a genotype, alone and inside MMAction2's recognizer."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The race of a search's finalists."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

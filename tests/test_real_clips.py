@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The study on real clips: folds, networks, a whole run, and the table."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Relaxations: values by hand, frequencies of what is drawn, gradients, seeds."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import Counter

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A search that was killed and resumed ends bit for bit as one that was not."""
 
-from __future__ import annotations
-
 import copy
 import signal
 from pathlib import Path

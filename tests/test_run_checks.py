@@ -2,8 +2,6 @@
 """Every pair of what a folder or checkpoint holds and what a command asks for: it fits,
 or it is refused before anything runs."""
 
-from __future__ import annotations
-
 import multiprocessing
 import shutil
 from collections.abc import Callable

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A search without a runner: what it runs, what it reads, what it feeds back."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 from searching import build_toy_model, make_batch, toy_optimizers, toy_search

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Derivation, ranking and a short search, judged by the committed table."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

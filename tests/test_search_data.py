@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The halves of the training list, and batches that follow from (seed, number)."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from itertools import islice

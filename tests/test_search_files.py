@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What a search writes: run.json, its history, pictures of its networks."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import replace

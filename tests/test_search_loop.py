@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A whole search: what it reads, what it runs, what it judges and what it leaves."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

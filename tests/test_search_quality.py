@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The judgement of searches by a table: baselines, arithmetic, and a search itself."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

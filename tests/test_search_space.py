@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Search spaces: size and indices against enumeration, and what wrong ones are told."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from pathlib import Path

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Which networks are derived, judged and chosen; the archive and its file."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

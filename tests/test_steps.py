@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Weights step and alpha step: each moves its own parameters by the right gradient."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The supernet against the networks derived from it; where gradients arrive."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

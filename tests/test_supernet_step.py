@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What a step of a search saves for its backward pass, reads and costs the host."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Frame i is the i-th frame that a player shows, whatever the file."""
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 import struct

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Learning rates of a training follow its length, also when it is resumed."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from pathlib import Path

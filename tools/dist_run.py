@@ -3,8 +3,6 @@
 """torchrun, for dist_train.sh and dist_test.sh. After SIGTERM it waits for the
 checkpoint of a search, and ends with exit status 143."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

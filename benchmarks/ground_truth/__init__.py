@@ -7,8 +7,6 @@ table = load()
 table.best().blocks
 """
 
-from __future__ import annotations
-
 import json
 import lzma
 from pathlib import Path

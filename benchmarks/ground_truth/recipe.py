@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """How one network of the table is trained."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Sequence

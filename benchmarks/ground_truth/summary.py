@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What a ground truth table says, in a few lines and a plot."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import statistics

@@ -14,8 +14,6 @@ space where it is not complete. `summary` says how informative a table is;
 with `--plot` it draws accuracy against cost.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import lzma

@@ -6,8 +6,6 @@ come from the names, by a regular expression, or from the pictures: clips with f
 whose perceptual hashes differ in few bits are of one source.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections import Counter, defaultdict

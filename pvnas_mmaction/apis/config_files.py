@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Config files as the tools read them, and as runs write them."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

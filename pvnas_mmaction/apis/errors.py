@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """How a tool ends: which errors are the user's, and what is said and written then."""
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """How long a search and a training take on this machine, from a few of their steps."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

@@ -7,8 +7,6 @@ leaves a file in ``work/done``, a training that has not goes on from its last
 checkpoint: the same call goes on wherever it was killed, and ends in the same result.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The group of the processes that a launcher started, also without a GPU."""
 
-from __future__ import annotations
-
 import gc
 import os
 import subprocess

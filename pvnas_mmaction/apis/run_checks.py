@@ -7,8 +7,6 @@ keep the random weights of what does not fit, and let the checkpoint's optimizer
 schedule and seed win over the config's without a word.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Mapping

@@ -6,8 +6,6 @@ A scheduler sends it to all processes of a job. A loader's worker leaves it to t
 process that reads from it, which needs whole batches up to the end of its step.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable, Iterator

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Verbs that are called once each in a folder, with a line about how far they are."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import io

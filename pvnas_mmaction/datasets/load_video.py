@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The transforms that open a video and decode its sampled frames."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Report clips that stand in two lists, and the videos that could not be read."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from itertools import combinations

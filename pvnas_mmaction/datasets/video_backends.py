@@ -8,8 +8,6 @@ first frame on, and the stream and the filters are those that ``ffmpeg`` takes. 
 others read plain files only, see :meth:`PyAV.check_plain`; elsewhere, PyAV does.
 """
 
-from __future__ import annotations
-
 import importlib
 import logging
 from collections.abc import Collection, Iterable, Iterator

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Checkpoint files: which one a run goes on from, and what that of a search holds."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import re

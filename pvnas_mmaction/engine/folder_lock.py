@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """One process at a time writes to a folder."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import socket

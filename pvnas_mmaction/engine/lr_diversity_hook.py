@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The schedule at work in a runner."""
 
-from __future__ import annotations
-
 import time
 
 import torch

@@ -8,8 +8,6 @@ network knows the axis of a motion and not yet its sign, the sign is such a dire
 row.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Iterable

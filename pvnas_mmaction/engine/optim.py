@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Optimisers of a search: one for the weights, one for the alphas."""
 
-from __future__ import annotations
-
 import copy
 from contextlib import contextmanager
 

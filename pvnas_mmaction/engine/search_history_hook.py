@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The course of a search as a file, for reports: p of every layer over time."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from pathlib import Path

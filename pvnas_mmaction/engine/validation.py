@@ -2,8 +2,6 @@
 """The accuracy of a model, without a validation loop's hooks: networks are judged in
 the middle of a search, where hooks would take that for the end of an epoch."""
 
-from __future__ import annotations
-
 from itertools import islice
 
 import torch

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A learning rate that follows from the length of a training, also a resumed one."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

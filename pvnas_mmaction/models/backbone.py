@@ -7,8 +7,6 @@ hides a wrong genotype behind a bad accuracy. So a backbone looks at its part of
 dict before anything is copied.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -6,8 +6,6 @@ ceil(W/S)). Families of blocks are data (:mod:`pvnas_mmaction.space.layout`): to
 needs nothing here.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import OrderedDict
 

@@ -6,8 +6,6 @@ A donor is its stem, its blocks in order and its head, each a dict from
 project's layouts. :data:`NAMINGS` says how other projects name them.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import re

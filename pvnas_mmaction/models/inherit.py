@@ -28,8 +28,6 @@ order of their norm, so that a narrower one has the first channels of a wider on
 .. [5] Cai et al., ICLR 2020.  .. [6] Lin, Gan and Han, ICCV 2019.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence

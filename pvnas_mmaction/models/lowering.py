@@ -12,8 +12,6 @@ Exported graphs (ONNX, torch.export) keep the plain 3D convolution, which other
 runtimes know how to handle.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -26,8 +26,6 @@ draw never waits for an accelerator.
 :data:`RELAXATIONS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property

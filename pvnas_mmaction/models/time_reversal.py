@@ -5,8 +5,6 @@ Where some classes are others played backwards (opening and closing), a network 
 learn the sign of a motion. A clip and its reversal differ in nothing but that sign.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -17,8 +17,6 @@ cut off and the program solved again. No network returned exceeds a budget, not 
 multiply-accumulate.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ with batch normalisation by the batch. To see what a block is worth, it is excha
 each other candidate of its layer (perturbation, after Wang et al., ICLR 2021).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from operator import mul

@@ -10,8 +10,6 @@ with a message (:func:`check_ranks_agree`) that may also say that a process has 
 (:func:`announce_failure`), as does what ends :func:`together`.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -11,8 +11,6 @@ A layer with one candidate is left out of every mean; where none has more, diver
 entropy are 0. Probabilities and alphas are one list of floats per layer.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from itertools import combinations

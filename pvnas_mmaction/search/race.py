@@ -8,8 +8,6 @@ Talwalkar, AISTATS 2016). The finalists are the networks of the archive, the one
 the search would end in, and a hand-made one.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import defaultdict

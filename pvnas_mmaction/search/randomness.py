@@ -6,8 +6,6 @@ Blendings and augmentations draw from Python's generator, NumPy's or torch's, as
 authors liked; all three are seeded together.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager

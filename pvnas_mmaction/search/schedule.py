@@ -34,8 +34,8 @@ AUTO = "auto"
 MISSED_PLAN = 0.1
 """How far D may be from D* at a cycle's end before a warning says so."""
 
-_SHARES = ("weights_lr_floor", "min_distance", "restart_diversity_step")
-_SHARES += ("diversity_start", "diversity_end")
+_SHARES = ["weights_lr_floor", "min_distance", "restart_diversity_step"]
+_SHARES += ["diversity_start", "diversity_end"]
 _RULES: dict[str, Rule] = {
     "mode": one_of(*MODES),
     "alphas_lr": (

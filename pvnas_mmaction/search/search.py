@@ -16,8 +16,6 @@
 Who drives it feeds batches, writes files and logs; see ``engine/search_loop.py``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -10,8 +10,6 @@ with accuracy a and probability p = prod_l p_l[o_l] is::
     alpha_weight * log p - ((a_max - a) / standard_error(a_max)) ** 2 / 2
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

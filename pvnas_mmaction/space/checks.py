@@ -2,8 +2,6 @@
 """Settings are what they should be, or one line says what is wrong. Everywhere in the
 package a function named ``check_...`` raises what :func:`wrong` makes, or OSError."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

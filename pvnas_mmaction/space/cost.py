@@ -75,7 +75,7 @@ def block_cost(spec: BlockSpec | str, layer: Layer, shape: Triple) -> Cost:
 
 def check_input_shape(
     skeleton: Skeleton, input_shape: Sequence[int]
-) -> tuple[int, int, int, int]:
+) -> tuple[int, ...]:
     """``input_shape`` as a tuple (C, T, H, W); a ValueError unless it is four whole
     numbers from 1 up, the first of them the skeleton's ``in_channels``."""
     shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()

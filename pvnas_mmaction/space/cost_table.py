@@ -5,8 +5,6 @@
 the archive and the tools take it from there.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Sequence

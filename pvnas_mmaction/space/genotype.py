@@ -20,8 +20,6 @@ Everything here is inert data: no module is built and only the standard library 
 imported, so that a genotype can be read where torch is not installed.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -5,8 +5,6 @@ A table belongs to one space, one input shape, one device and one number of thre
 ``tools/build_latency_table.py`` writes it; searches and derivation read it.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
