@@ -23,6 +23,7 @@ from pvnas_mmaction.datasets import (
     PVNASVideoDataset,
     SkippedClipsHook,
     skipped_clips_hook,
+    video_list,
 )
 from pvnas_mmaction.datasets.video_backends import PyAV
 
@@ -182,6 +183,17 @@ def test_lists_that_share_clips(folder: Path, log: list[str]) -> None:
         )
     assert warnings_of(train, dict(dataset=build(folder, "val.txt"))) == []
     assert warnings_of(train, None) == []
+    twice = dict(type="ConcatDataset", datasets=[train, wrapped])
+    [message] = warnings_of(twice, None)
+    assert message.endswith("other clips in each data set, got 32 that are in two")
+
+
+def test_a_list_to_validate_is_opened_whole(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(video_list, "MAX_OPENED", 1)
+    (folder / "val" / "00001.mp4").write_bytes(b"")
+    build(folder, "val.txt")
+    with pytest.raises(ValueError, match="1 of 16 that cannot be read"):
+        build(folder, "val.txt", test_mode=True)
 
 
 # -- videos that cannot be read --------------------------------------------------------

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from mmengine.logging import MMLogger
 
+from ..engine.search_files import is_interrupt
 from .launchers import end_distributed
 from .termination import EXIT_TERMINATED, asked_to_end, on_sigterm
 
@@ -81,7 +82,7 @@ def run(main: Callable[[], None], interrupted: str = "") -> None:
         with on_sigterm():
             main()
     except (Exception, KeyboardInterrupt) as error:
-        if not (interrupt := _is_interrupt(error)):
+        if not (interrupt := is_interrupt(error)):
             _log_traceback()
         if interrupt or asked_to_end():
             ended = asked_to_end()
@@ -95,11 +96,3 @@ def run(main: Callable[[], None], interrupted: str = "") -> None:
         sys.exit(EXIT_USER_ERROR)
     finally:
         end_distributed()
-
-
-def _is_interrupt(error: BaseException | None) -> bool:
-    """Whether an exception comes from Ctrl-C, or SIGTERM. MMEngine turns it into a
-    SyntaxError while it formats the config for a checkpoint."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None

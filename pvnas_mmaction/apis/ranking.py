@@ -18,7 +18,7 @@ from ..engine.validation import Validation
 from ..search.randomness import seeded
 from ..search.steps import judge
 from ..space.checks import wrong
-from .run_checks import load_weights
+from .run_checks import check_record, load_weights
 
 # Indices of a network -> validation accuracy, and its weights on the CPU.
 Evaluate = Callable[[Sequence[int]], tuple[float, dict[str, Tensor]]]
@@ -39,6 +39,7 @@ def inherited_networks(
     for key in ("model", "train_dataloader", "val_dataloader", "val_evaluator"):
         if cfg.get(key) is None:
             raise wrong(key, "one, to validate derived networks", "none")
+    check_record(checkpoint.content, cfg, str(checkpoint.path))
     train_cfg, seed = cfg.get("train_cfg") or {}, checkpoint.seed
     num_batches = train_cfg.get("calibration_batches", CALIBRATION_BATCHES)
     data = SearchData(

@@ -37,8 +37,8 @@ class PVNASVideoDataset(VideoDataset):
 
     It differs from :class:`mmaction.datasets.VideoDataset` where something is wrong.
     The list is checked when it is loaded: all videos have to be there, and the first
-    frame of each is read (in a list of over 4000, of an even sample). In training, a
-    video that fails before the pipeline has ``imgs`` is logged once, counted in
+    frame of each is read (in a training list of over 4000, of an even sample). In
+    training, a video that fails before there are ``imgs`` is logged once, counted in
     :attr:`failures` (which all workers of a loader share; :class:`SkippedClipsHook`
     reports it) and replaced by another one, chosen by (index, attempt) alone. In
     validation and testing it is an error: an accuracy over fewer clips is another
@@ -112,7 +112,7 @@ class PVNASVideoDataset(VideoDataset):
         return data_list
 
     def _check_videos(self, paths: list[str]) -> None:
-        faults = find_faults(paths)
+        faults = find_faults(paths, whole=self.test_mode)
         if not faults:
             return
         total, hint = len(set(paths)), "they will be skipped"

@@ -41,8 +41,16 @@ class SkippedClipsHook(Hook):
                 for d in datasets
             ]
             if part != "test" or lists != found["val"][0]:
-                paths = [c["filename"] for d in datasets for c in d.read_clips()]
-                found[part] = lists, set(resolve(paths))
+                files = [
+                    {*resolve(clip["filename"] for clip in d.read_clips())}
+                    for d in datasets
+                ]
+                found[part] = lists, set().union(*files)
+                if number := sum(map(len, files)) - len(found[part][1]):
+                    runner.logger.warning(
+                        f"{part}_dataloader: expected other clips in each data set, "
+                        f"got {number} that are in two"
+                    )
         for (one, (_, files)), (other, (_, others)) in combinations(found.items(), 2):
             if shared := sorted(files & others):
                 runner.logger.warning(

@@ -84,13 +84,14 @@ def resolve(paths: Iterable[str]) -> list[str]:
     return [name_of(video_file(path)) for path in paths]
 
 
-def find_faults(paths: Sequence[str]) -> dict[str, str]:
-    """What is wrong with each video that is missing or holds no frame; of a long list,
-    an even sample is opened."""
+def find_faults(paths: Sequence[str], whole: bool = True) -> dict[str, str]:
+    """What is wrong with each video that is missing or holds no frame; unless the
+    ``whole`` list is asked for, an even sample of a long one is opened."""
     files = list(dict.fromkeys(map(video_file, paths)))
     faults = _apply(_why_missing, files)
     present = [path for path in files if path not in faults and os.path.exists(path)]
-    places = np.linspace(0, len(present) - 1, min(len(present), MAX_OPENED))
+    most = len(present) if whole else min(len(present), MAX_OPENED)
+    places = np.linspace(0, len(present) - 1, most)
     sample = [present[i] for i in places.astype(int)]
     return faults | _apply(_why_unreadable, sample)
 

@@ -95,7 +95,7 @@ def search_state(checkpoint: Mapping[str, Any], path: object) -> dict[str, Any]:
 @dataclass(frozen=True)
 class SearchCheckpoint:
     """A search as a checkpoint has it: its space, the alphas of every layer, the state
-    dict of the recognizer, and the setting and results of the search."""
+    dict of the recognizer, the setting and results of the search, and all else."""
 
     path: Path
     space: SearchSpace
@@ -106,6 +106,7 @@ class SearchCheckpoint:
     input_shape: tuple[int, ...]
     num_classes: int
     archive: Archive
+    content: dict[str, Any]
 
     def log_probs(self) -> list[list[float]]:
         """log p of every layer at temperature 1; another one would leave the order of
@@ -144,4 +145,5 @@ def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
         input_shape=tuple(found["setting"]["train_cfg.input_shape"]),
         num_classes=int(found["setting"]["model.cls_head.num_classes"]),
         archive=Archive.from_dict(found["archive"]),
+        content=checkpoint,
     )

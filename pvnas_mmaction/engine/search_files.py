@@ -81,15 +81,23 @@ def recorded_run(runner: Runner, **facts: Any) -> Iterator[None]:
     try:
         yield
         record["state"] = "finished"
-    except KeyboardInterrupt:
-        record["state"] = "interrupted"
-        raise
-    except Exception as error:
-        record["state"], record["error"] = "failed", f"{type(error).__name__}: {error}"
+    except BaseException as error:
+        if is_interrupt(error):
+            record["state"] = "interrupted"
+        else:
+            record.update(state="failed", error=f"{type(error).__name__}: {error}")
         raise
     finally:
         start["ended"] = _now()
         _write(path, record)
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether an exception comes from Ctrl-C, or SIGTERM. MMEngine turns it into a
+    SyntaxError while it formats the config for a checkpoint."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def read_starts(path: Path) -> list[dict[str, Any]]:
