@@ -92,7 +92,7 @@ REGISTERED = {
     "DATASETS": {"PVNASVideoDataset"},
     "HOOKS": {
         "LRDiversityHook", "SearchHistoryHook", "GenotypePictureHook",
-        "SkippedClipsHook",
+        "SkippedClipsHook", "SyncStatisticsHook",
     },
     "LOOPS": {"SearchLoop"},
     "TRANSFORMS": {"PVNASVideoInit", "PVNASVideoDecode"},

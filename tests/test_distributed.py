@@ -7,6 +7,7 @@ import math
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from searching import (
 from tool_processes import TOOLS, free_port, run_process
 from torch import nn
 
-from pvnas_mmaction.engine import search_files
+from pvnas_mmaction.engine import search_files, sync_statistics_hook
 from pvnas_mmaction.models.relaxation import Choice
 from pvnas_mmaction.search.distributed import (
     WEIGHTS_EVERY,
@@ -36,6 +37,17 @@ from pvnas_mmaction.search.steps import Steps
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="MMEngine would put both processes on one GPU"
 )
+
+
+def test_only_buffers_that_checkpoints_hold_are_averaged(monkeypatch) -> None:
+    found: list = []
+    reduce = lambda params, op: found.extend(params)  # noqa: E731
+    monkeypatch.setattr(sync_statistics_hook, "all_reduce_params", reduce)
+    model, hook = nn.BatchNorm1d(2), sync_statistics_hook.SyncStatisticsHook()
+    model.register_buffer("mean", torch.zeros(2), persistent=False)
+    hook.distributed = True
+    hook.after_train_epoch(SimpleNamespace(model=model))
+    assert list(map(id, found)) == [*map(id, nn.BatchNorm1d.buffers(model))][:3]
 
 
 # the command

@@ -4,4 +4,11 @@
 # ruff: noqa: F401
 
 from ..search import distributed
-from . import lr_diversity_hook, muon, optim, search_history_hook, warmup_cosine_lr
+from . import (
+    lr_diversity_hook,
+    muon,
+    optim,
+    search_history_hook,
+    sync_statistics_hook,
+    warmup_cosine_lr,
+)

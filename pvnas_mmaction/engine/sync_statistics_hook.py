@@ -1,0 +1,31 @@
+# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
+"""Running statistics averaged over the processes."""
+
+from mmaction.registry import HOOKS
+from mmengine.dist import all_reduce_params
+from mmengine.hooks import SyncBuffersHook
+from mmengine.runner import Runner
+
+
+@HOOKS.register_module()
+class SyncStatisticsHook(SyncBuffersHook):
+    """``SyncBuffersHook`` for the buffers that checkpoints hold.
+
+    The mean of eight equal numbers need not be that number in floating point: mean and
+    std of a data preprocessor, which no checkpoint holds, would drift from epoch to
+    epoch, and a resumed run would see other clips.
+    """
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        if not self.called_in_train:
+            self._average(runner)
+        self.called_in_train = False
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        self._average(runner)
+        self.called_in_train = True
+
+    def _average(self, runner: Runner) -> None:
+        if self.distributed:
+            kept, buffers = runner.model.state_dict(), runner.model.named_buffers()
+            all_reduce_params([b for name, b in buffers if name in kept], op="mean")
