@@ -143,6 +143,9 @@ def test_resume_from_weights_alone(work_dir, tmp_path, train):
         torch.save({key: found[key] for key in keys}, tmp_path / "part.pth")
         line = train(tmp_path / "other", "--resume", tmp_path / "part.pth")
         assert "part.pth: expected a checkpoint of a training" in line
+    torch.save({**found, "ema_state_dict": {}}, tmp_path / "part.pth")
+    line = train(tmp_path / "other", "--resume", tmp_path / "part.pth")
+    assert "custom_hooks: expected an EMAHook" in line
 
 
 def test_a_training_that_diverges_ends(tmp_path, train):

@@ -145,6 +145,9 @@ def main() -> None:
     checkpoint = load_search_checkpoint(args.checkpoint)
     found = find(args, checkpoint)
     cli.make_out_folder(args.out)
+    if others := sorted(Path(args.out).glob("genotype_*.json")):
+        expected = "a folder without genotypes of another call"
+        raise wrong("--out", expected, str(others[0]), "name another one")
     if args.rank_on is not None:
         found = rank(args, checkpoint, found)
     write(args, checkpoint, found)

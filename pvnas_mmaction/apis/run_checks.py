@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmengine.dist import get_rank
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 
@@ -134,6 +134,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> No
         got = " ".join(str(error).split()[6:])[:300]
         hint = "take the config that it was written with"
         raise wrong(path, "the weights of the config's model", got, hint) from error
+    if not all(value.isfinite().all() for value in model.parameters()):
+        raise wrong(path, "weights that are finite numbers", "others")
 
 
 class RunCheckHook(Hook):
@@ -163,6 +165,10 @@ class RunCheckHook(Hook):
             state = checkpoint.get("state_dict", checkpoint)
             load_weights(unwrap(runner.model), state, path)
         if self.resumed:
+            averaged = any(isinstance(hook, EMAHook) for hook in runner.hooks)
+            if "ema_state_dict" in checkpoint and not averaged:
+                expected = f"an EMAHook, as in the run of {path}"
+                raise wrong("custom_hooks", expected, "none")
             check_length(runner, checkpoint["meta"].get("epoch", 0))
             check_resumed_schedulers(runner, checkpoint, path)
 
