@@ -6,11 +6,10 @@
     python benchmarks/real_table.py FILE.json --against "narrowed at 0.333"
 
 DATA_FOLDER holds ``classes.txt``, the clips, and ``foldN_train.txt`` and
-``foldN_val.txt`` for each fold N from 1 up (``path class_id`` per line).
-
-Searches and trainings are those of the shipped configs for videos of one's own. A
-search sees the training part of its fold alone and validates on the clips that the next
-fold tests on. A budget is a share of the donor's multiply-accumulates. At each one:
+``foldN_val.txt`` for each fold N from 1 up (``path class_id`` per line). Searches and
+trainings are those of the shipped configs ``custom-rgb``. A search sees the training
+part of its fold alone and validates on the clips that the next fold tests on. A budget
+is a share of the donor's multiply-accumulates. At each one:
 
 - ``sensitivities``: a search's first network, from the losses of single blocks;
   ``refined``: the best one that its alpha steps found; ``searched``: the better one of
@@ -19,7 +18,7 @@ fold tests on. A budget is a share of the donor's multiply-accumulates. At each 
 - ``random K``: drawn for each fold and seed, from 0.85 of the budget to the budget.
 
 Trainings start from the donor's weights, those of the searched ones from ``--starts``.
-Started again, the command goes on from what is in WORK_DIR.
+Run again, the command continues from what is in WORK_DIR.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from mmengine.runner import Runner
 from benchmarks.jobs import JobLog, missing, provenance, run_jobs
 from benchmarks.real_table import markdown
 from pvnas_mmaction.apis.cli import run
-from pvnas_mmaction.apis.config_files import load_config, read_space
+from pvnas_mmaction.apis.config_files import load_config
 from pvnas_mmaction.engine.search_files import save_weights
 from pvnas_mmaction.search.search import Search
 from pvnas_mmaction.space.cost import network_cost
@@ -55,8 +54,7 @@ from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "pvnas"
-SEARCH = "pvnas-s_search_1xb8-u8-12e_custom-rgb.py"
-TRAIN = "pvnas-s_retrain_1xb8-u8-12e_custom-rgb.py"
+CONFIG = "pvnas-{}_{}_1xb8-u8-12e_custom-rgb.py"  # network, search or retrain
 STARTS = ("donor", "supernet", "random")
 KINDS = ("sensitivities", "refined", "searched")
 DRAWS = 100_000
@@ -72,6 +70,7 @@ class Study:
     size: int = 112
     device: str = "cpu"
     options: Mapping[str, dict] = field(default_factory=dict)
+    network: str = "s"
 
     def __call__(self) -> Study:
         return self
@@ -91,7 +90,8 @@ class Study:
 
     def config(self, kind: str) -> Config:
         """A config at the size. Mirroring may turn a class into another: left out."""
-        cfg = load_config(str(CONFIGS / dict(search=SEARCH, train=TRAIN)[kind]))
+        name = CONFIG.format(self.network, kind.replace("train", "retrain"))
+        cfg = load_config(str(CONFIGS / name))
         cfg.merge_from_dict(self.options.get(kind, {}))
         cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
         cfg.model.cls_head.num_classes = self.num_classes
@@ -174,7 +174,7 @@ class Study:
 
     @cached_property
     def space(self) -> SearchSpace:
-        return read_space(load_config(str(CONFIGS / SEARCH)), SEARCH)
+        return SearchSpace.from_config(self.config("search").model.backbone.space)
 
     def cost(self, blocks: Sequence[str]) -> dict[str, int]:
         """Multiply-accumulates of a view, and parameters."""
@@ -184,7 +184,7 @@ class Study:
 
     def donor(self, shifts: bool = True) -> list[str]:
         """The donor, with a temporal shift in each residual block or without any."""
-        blocks = load_genotype(CONFIGS / "genotypes" / "lite0-tsm.json").blocks
+        blocks = load_genotype(CONFIGS / f"genotypes/{self.space.name}-tsm.json").blocks
         return [b if shifts else b.replace("ts_t3", "mb_t1") for b in blocks]
 
     @cached_property
@@ -221,16 +221,14 @@ def work(study: Study, job: dict[str, Any]) -> dict[str, Any]:
     return job | do(**{key: value for key, value in job.items() if key != "name"})
 
 
-def identity(record: Mapping[str, Any]) -> str:
-    """What tells a job, or the record of one, from others."""
-    names = ("blocks", "start", "budget", "fold", "seed")
-    return json.dumps([record.get(name) for name in names])
+def identity(job: Mapping[str, Any]) -> str:  # of a job or its record
+    return json.dumps([*map(job.get, ("blocks", "start", "budget", "fold", "seed"))])
 
 
 def run_study(study: Study, args: argparse.Namespace) -> None:
     """Searches and trainings, cell by cell: a cell is a seed, a fold and a budget."""
-    settings = dict(data=study.folder.name, size=study.size, **study.options)
-    log = JobLog(args.work_dir, "real_clips", settings)
+    facts = dict(data=study.folder.name, network=study.network, size=study.size)
+    log = JobLog(args.work_dir, "real_clips", facts | study.options)
     result = dict(provenance("benchmarks/real_clips.py", args.device))
     result |= dict(settings=log.settings, searches=[], trainings=[], rows=[])
 
@@ -281,6 +279,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--folds", type=int, nargs="+", default=[1, 2, 3, 4], help="default: 1 2 3 4")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     add("--size", type=int, default=112, help="height and width; default: 112")
+    add("--network", choices="sl", default="s", help="configs: pvnas-s or pvnas-l")
     for kind in ("search", "train"):
         add(f"--{kind}-options", nargs="+", action=DictAction, default={})
     add("--workers", type=int, default=1, help="processes of one thread each")
@@ -293,7 +292,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     options = dict(search=args.search_options, train=args.train_options)
-    run_study(Study(args.data, args.work_dir, args.size, args.device, options), args)
+    study = args.data, args.work_dir, args.size, args.device, options, args.network
+    run_study(Study(*study), args)
 
 
 if __name__ == "__main__":
