@@ -161,11 +161,13 @@ def toy_model(space: dict = SPACE, **head: Any) -> dict:
     )
 
 
-def build_toy_model(**head: Any) -> nn.Module:
+def build_toy_model(space: dict = SPACE, share: bool = False, **head: Any) -> nn.Module:
     """The recognizer with random weights and alphas."""
     init_default_scope("mmaction")
     torch.manual_seed(0)
-    model = MODELS.build(toy_model(**head))
+    config = toy_model(space, **head)
+    config["backbone"]["share"] = share
+    model = MODELS.build(config)
     nn.init.normal_(model.backbone.alphas)
     return model.train()
 

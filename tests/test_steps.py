@@ -2,11 +2,12 @@
 """Weights step and alpha step: each moves its own parameters by the right gradient."""
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
-from searching import build_toy_model, make_batch, toy_optimizers
+from searching import SPACE, STAGE, build_toy_model, make_batch, toy_optimizers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -103,6 +104,34 @@ def test_weights_gradient_is_that_of_the_sampled_network(model):
         if gradient is None:
             gradient = torch.zeros_like(difference)
         torch.testing.assert_close(difference, -gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_shared_weights_learn_from_all_that_have_them():
+    specs = ["mb_t1_k3_e4", "ts_t3_k3_e2", "mb_t3_k3_e2", "mb3d_t3_k3_e2", "skip"]
+    space = {**SPACE, "stages": [{**STAGE, "candidates": specs}]}
+    models = [build_toy_model(space, share, dropout_ratio=0) for share in (True, False)]
+    shared, apart = map(make_steps, models)
+    owners = shared.owners = shared.supernet.share_weights()
+    models[1].load_state_dict(models[0].state_dict())
+    paths = [shared.supernet.path_of(path) for path in ([1, 2, 3], [0, 0, 4])]
+    moves = []
+    for steps in (shared, apart):
+        moved = move(steps.weights, steps.weights_step, make_batch(), *paths)
+        names = [n for n, _ in steps.model.named_parameters() if "alphas" not in n]
+        moves.append(dict(zip(names, moved, strict=True)))
+    parameters = dict(models[0].named_parameters())
+    for name, moved in moves[1].items():
+        owner = owners.get(parameters[name], parameters[name])
+        if owner is not parameters[name]:
+            o, i = moved.shape[:2]
+            (whole,) = (n for n, p in parameters.items() if p is owner)
+            moves[1][whole][:o, :i] += moved
+            assert torch.equal(parameters[name], owner[:o, :i])
+    for name in (name for name in moves[1] if parameters[name] not in owners):
+        torch.testing.assert_close(moves[0][name], moves[1][name], msg=name)
+    # All but skip and the joint kernel; that has the others' expansion and projection.
+    kinds = Counter(n.split(".")[-3] for n, p in parameters.items() if p in owners)
+    assert kinds == dict(expand=9, project=9, spatial=6)
 
 
 def test_each_step_leaves_the_rest_bitwise_alone(model):

@@ -121,7 +121,8 @@ def _write(path: Path, data: object, indent: int | None = 2) -> None:
 def save_weights(state: dict[str, Tensor], blocks: Sequence[str], path: Path) -> None:
     """Write a network's weights for ``load_from``, whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(dict(meta=dict(blocks=list(blocks)), state_dict=state), temporary)
+    own = {name: value.clone() for name, value in state.items()}  # shared ones, too
+    torch.save(dict(meta=dict(blocks=list(blocks)), state_dict=own), temporary)
     temporary.replace(path)
 
 

@@ -192,7 +192,8 @@ def spread(supernet: nn.Module, indices: Sequence[int]) -> list[str]:
     for i, (mixed, index) in enumerate(zip(supernet.layers, indices, strict=True)):
         source = _floats(mixed.ops[index])
         block = {k: v[:, :, 0] if v.dim() == 5 else v for k, v in source.items()}
-        block = rank_channels(block)
+        if not supernet.share:  # those have the order that the donor gave them
+            block = rank_channels(block)
         for j, op in enumerate(mixed.ops):
             own = _floats(op)
             shapes = {key: value.shape for key, value in own.items()}

@@ -34,6 +34,8 @@ class PVNASSupernet(Backbone):
     Args:
         space: The search space, as config data (``SearchSpace.from_config``).
         tau: Temperature of p = softmax(alpha / tau). Default 1.
+        share: Whether the candidates of a layer share convolutions of the same role and
+            kernel (:meth:`share_weights`). Default False.
         init_cfg: As in MMEngine's ``BaseModule``. Default None.
 
     Attributes:
@@ -46,6 +48,7 @@ class PVNASSupernet(Backbone):
         self,
         space: Mapping[str, Any],
         tau: float = 1.0,
+        share: bool = False,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -53,7 +56,7 @@ class PVNASSupernet(Backbone):
         self.space = SearchSpace.from_config(space)
         self.whose = f"the supernet of space {self.space.name!r}"
         self.hint = "use the space that the checkpoint was trained with"
-        self.tau = float(tau)
+        self.tau, self.share = float(tau), share
         self.skeleton = skeleton = self.space.skeleton
         self.stem = Block(skeleton.stem_layout)
         pairs = zip(self.space.candidates, self.space.layers, strict=True)
@@ -101,6 +104,30 @@ class PVNASSupernet(Backbone):
         host = padded(self.read_alphas() if alphas is None else alphas, -torch.inf)
         draw = Draw(self.logits(), host / self.tau, self.counts, self.tau, generator)
         return sample(relaxation, draw)
+
+    def share_weights(self) -> dict[nn.Parameter, nn.Parameter]:
+        """Let the candidates of a layer share the memory of their convolutions: of one
+        role and kernel, narrower ones have the first channels of the widest, as in OFA
+        (Cai et al., ICLR 2020). Batch normalisations stay apart.
+
+        Call it once the model is on its device. Gives the widest convolution's weight
+        for that of each other one: the one to train.
+        """
+        owners: dict[nn.Parameter, nn.Parameter] = {}
+        for layer in self.layers if self.share else ():
+            groups: dict[tuple, list[nn.Parameter]] = {}
+            for op in layer.ops:
+                for part in op.layout.convolutions:
+                    key = op.layout.convolutions[0].role, part.role, part.kernel
+                    weight = op.get_submodule(part.role).conv.weight
+                    groups.setdefault(key, []).append(weight)
+            for group in groups.values():
+                owner = max(group, key=Tensor.numel)
+                for weight in (w for w in group if w is not owner):
+                    channels = tuple(map(slice, weight.shape[:2]))
+                    weight.data = owner.data[channels]
+                    owners[weight] = owner
+        return owners
 
     def path_of(self, genotype: Genotype | Sequence[int]) -> Choices:
         """The path that runs one network, a genotype of this space or the candidate

@@ -178,6 +178,7 @@ class Search:
         A search starts diverse: alphas of another one, loaded as weights, come without
         its decision.
         """
+        self.steps.owners = self.supernet.share_weights()
         self.alphas = self.supernet.read_alphas()
         if self.num_steps == 0:
             self._shrink(self.schedule.diversity_start)
@@ -409,6 +410,7 @@ class Search:
         return {
             "model.backbone.space": f"{space.name} {digest_of(space.to_config())}",
             "model.backbone.tau": self.supernet.tau,
+            "model.backbone.share": self.supernet.share,
             "model.cls_head.num_classes": self.num_classes,
             "train_cfg.input_shape": list(self.input_shape),
             "train_cfg.cost": budget and [budget.table.kind, budget.limit],

@@ -47,6 +47,9 @@ class Steps:
 
     What each candidate consists of is listed once: a step touches the parts that its
     path runs and walks over no others.
+
+    Attributes:
+        owners: What ``PVNASSupernet.share_weights`` gives.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Steps:
     ) -> None:
         self.model, self.weights, self.alphas = model, weights, alphas
         self.input_shape = input_shape
+        self.owners: dict[nn.Parameter, nn.Parameter] = {}
         self.supernet = find_supernet(model)
         layers = self.supernet.layers
         self._candidates = [[_Part.of(op) for op in layer.ops] for layer in layers]
@@ -90,13 +94,14 @@ class Steps:
                 distance = F.kl_div(found, target, reduction="batchmean")
                 loss = loss + distance
                 logs["path_loss"] = distance.detach()
-        _update(self.weights, loss, self._running(*paths).weights)
+        self._update(self.weights, loss, self._running(*paths).weights)
         return logs
 
     def tensors(self, path: Choices) -> list[Tensor]:
         """What training a path changes: parameters, and running statistics."""
         running = self._running(path)
-        return [*running.weights, *(b for m in running.norms for b in m.buffers())]
+        weights = {self.owners.get(weight, weight): None for weight in running.weights}
+        return [*weights, *(b for m in running.norms for b in m.buffers())]
 
     def alpha_step(
         self, batch: dict, path: Choices, penalty: CostPenalty | None = None
@@ -117,8 +122,27 @@ class Steps:
                 loss, logs, _ = self._loss(self._data(batch))
             if penalty is not None:
                 loss = loss + penalty.loss(self.supernet.probabilities())
-            _update(self.alphas, loss, [self.supernet.alphas])
+            self._update(self.alphas, loss, [self.supernet.alphas])
         return {f"alpha_{name}": value for name, value in logs.items()}
+
+    def _update(
+        self, optimizer: OptimWrapper, loss: Tensor, parameters: Sequence[nn.Parameter]
+    ) -> None:
+        """``OptimWrapper.update_params`` with the gradients averaged over the
+        processes, also those that still accumulate: what rank 0 saves is that of every
+        rank. Those of shared weights go to their owner, which alone is trained."""
+        optimizer.backward(optimizer.scale_loss(loss))
+        found = [parameter for parameter in parameters if parameter.grad is not None]
+        all_reduce_params([parameter.grad for parameter in found], op="mean")
+        for weight in (w for w in found if w in self.owners):
+            owner, channels = self.owners[weight], tuple(map(slice, weight.shape[:2]))
+            if owner.grad is None:
+                owner.grad = torch.zeros_like(owner)
+            owner.grad[channels] += weight.grad
+            weight.grad = None
+        if optimizer.should_update():
+            optimizer.step()
+            optimizer.zero_grad()
 
     def _data(self, batch: dict) -> dict:
         data = self.model.data_preprocessor(batch, training=True)
@@ -178,37 +202,25 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """No gradients for ``parameters`` within this context."""
     trainable = [p for p in parameters if p.requires_grad]
     for parameter in trainable:
-        parameter.requires_grad_(False)
+        parameter.requires_grad = False
     try:
         yield
     finally:
         for parameter in trainable:
-            parameter.requires_grad_(True)
+            parameter.requires_grad = True
 
 
 @contextmanager
 def untracked(norms: Iterable[_BatchNorm]) -> Iterator[None]:
     """Batch normalisation by the batch, its running statistics left alone."""
-    for module in norms:
-        module.track_running_stats = False
+    attributes = [*map(vars, norms)]  # nn.Module is slow to set them
+    for own in attributes:
+        own["track_running_stats"] = False
     try:
         yield
     finally:
-        for module in norms:
-            module.track_running_stats = True
-
-
-def _update(
-    optimizer: OptimWrapper, loss: Tensor, parameters: Iterable[nn.Parameter]
-) -> None:
-    """``OptimWrapper.update_params`` with the gradients averaged over the processes,
-    also those that still accumulate: what rank 0 saves is that of every rank."""
-    optimizer.backward(optimizer.scale_loss(loss))
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    all_reduce_params(gradients, op="mean")
-    if optimizer.should_update():
-        optimizer.step()
-        optimizer.zero_grad()
+        for own in attributes:
+            own["track_running_stats"] = True
 
 
 @contextmanager
