@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tool_processes import load_tool
 
+from benchmarks.ground_truth import load
 from pvnas_mmaction.datasets import VideoFrames
 
 tool = load_tool("make_motion_clips")
@@ -56,7 +57,9 @@ def test_files_and_lists(tmp_path: Path) -> None:
         assert len(rows) == count
         assert counts.max() - counts.min() <= 1
         assert all((out / path).is_file() for path, _ in rows)
-    assert json.loads((out / "manifest.json").read_text())["num_train"] == 19
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["num_train"] == 19
+    assert manifest.keys() == load().settings["clips"].keys()  # the table's can be made
     lists = ["train.txt", "val.txt", "classes.txt", "manifest.json"]
     assert {p.name for p in out.iterdir()} == {"train", "val", *lists}
 
