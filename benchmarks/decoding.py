@@ -23,7 +23,7 @@ from pvnas_mmaction.apis.cli import run
 from pvnas_mmaction.apis.onnx_predict import videos_in
 from pvnas_mmaction.datasets import VideoFrames
 from pvnas_mmaction.datasets.load_video import CachedFrames
-from pvnas_mmaction.datasets.video_backends import BACKENDS, check_backend
+from pvnas_mmaction.datasets.video_frames import BACKENDS, check_backend
 
 ROUNDS = 3
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = [str(path) for path in videos_in(args.videos)][: args.clips]
     lengths = {file: len(VideoFrames(file)) for file in files}
     readers: dict[str, Callable[[str], VideoFrames]] = {}
-    for name in BACKENDS:
+    for name in ("pyav", *BACKENDS):
         try:
             check_backend("backend", name)
         except ImportError as error:

@@ -171,7 +171,6 @@ def read_schedule(
             weights_lr=optimizers["weights"].optimizer.defaults["lr"],
             alphas_lr=optimizers["alphas"].optimizer.defaults["lr"],
             num_candidates=tuple(supernet.counts),
-            tau=supernet.tau,
             accumulated=optimizers["alphas"]._accumulative_counts,
             **hook,
         )

@@ -1,13 +1,8 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""PV-NAS as an MMAction2 plugin: importing it is all that a config needs.
-
-``custom_imports = dict(imports=['pvnas_mmaction'], allow_failed_imports=False)``
-supplies what the installed MMAction2 lacks (:mod:`pvnas_mmaction.compat`), then
-registers the models, loops, hooks and data sets in ``mmaction.registry``.
-
-Import it before ``mmaction.models``, which fails without those. On a machine without
-torch or MMAction2 nothing is registered, so that genotypes, search spaces and costs
-can still be read there.
+"""PV-NAS as an MMAction2 plugin. Importing it, before ``mmaction.models``, supplies
+what the installed MMAction2 lacks (:mod:`.compat`) and registers models, loops, hooks
+and data sets in ``mmaction.registry``. Without torch or MMAction2 nothing is
+registered, so that genotypes, search spaces and costs can still be read.
 """
 
 import warnings

@@ -7,13 +7,10 @@
   ones warn of: ``_standins/`` stands last in ``sys.path``, with the names that mmengine
   uses; that warning, and mmcv-lite's of a layer that it lacks, are not shown.
 - ``torch.load`` reads weights only, and mmengine's checkpoints hold more: those types
-  become safe globals; ``weights_only`` stays as it is.
+  become safe globals.
 - mmengine resolves ``package::path`` for the packages that it lists: this one is added.
-- OpenMP threads that wait for each other spin: where other work keeps one of the cores
-  busy, a step on a CPU takes many times as long. They sleep, unless told otherwise
-  (``OMP_WAIT_POLICY``), where torch was not imported before.
-
-An install without a gap never sees what fills it.
+- OpenMP threads that wait for each other spin: where other work keeps a core busy, a
+  step takes many times as long. They sleep, unless ``OMP_WAIT_POLICY`` says otherwise.
 """
 
 import os
@@ -57,8 +54,7 @@ def what_is_missing() -> str:
 
 
 class DRN:
-    """Stands in for MMAction2's localizer, which ``mmaction.models`` imports whether it
-    is used or not."""
+    """Stands in for MMAction2's localizer, which ``mmaction.models`` imports."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise ImportError(
@@ -85,9 +81,8 @@ def supply_missing_modules() -> None:
 
 
 def history_buffer_statistic(owner: type, name: str) -> object:
-    """Stands in for ``getattr`` while a checkpoint is read: a pickled ``HistoryBuffer``
-    lists its statistics as ``getattr(HistoryBuffer, "mean")``. The real ``getattr``
-    would reach anything."""
+    """Stands in for ``getattr``, which would reach anything: a pickled
+    ``HistoryBuffer`` lists its statistics as ``getattr(HistoryBuffer, "mean")``."""
     from mmengine.logging import HistoryBuffer
 
     if owner is not HistoryBuffer or name not in ("min", "max", "current", "mean"):
@@ -99,13 +94,9 @@ def history_buffer_statistic(owner: type, name: str) -> object:
 
 
 def checkpoint_globals() -> list[object]:
-    """What a checkpoint of mmengine's ``Runner`` names in addition to tensors, for
-    ``torch.serialization.add_safe_globals``.
-
-    Its message hub holds one ``HistoryBuffer`` per logged value: two numpy arrays, and
-    the names of its statistics. The best score may be a numpy scalar. numpy 2 moved
-    ``numpy.core``, and checkpoints written before hold the old name.
-    """
+    """What a checkpoint of mmengine's ``Runner`` names in addition to tensors: a
+    ``HistoryBuffer`` per logged value (numpy arrays, and names of statistics), and
+    numpy scalars. numpy 2 moved ``numpy.core``; old checkpoints hold that name."""
     import numpy as np
     from mmengine.logging import HistoryBuffer
 
@@ -139,7 +130,6 @@ def package_file(name: str | os.PathLike[str]) -> Path:
 
 
 def apply() -> None:
-    """Apply every fix whose packages are installed. Applying twice is harmless."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     supply_missing_modules()
     if find_spec("mmengine") is not None and find_spec("torch") is not None:

@@ -1,11 +1,8 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The scope ``pvnas_mmaction``: a child of every registry of ``mmaction.registry``.
-
-The children stay empty, since everything here registers into ``mmaction.registry``
-itself. They exist for configs that inherit with ``_base_ = 'pvnas_mmaction::...'``:
-mmengine marks what such a base holds with the scope ``pvnas_mmaction``, imports this
-module to find that scope, and looks in the parents for what the child does not have.
-It fills only the registry it asks, not the parents: that happens here.
+"""The scope ``pvnas_mmaction``: an empty child of every registry of
+``mmaction.registry``, for configs that inherit with ``_base_ = 'pvnas_mmaction::...'``:
+mmengine imports this module to find that scope, and looks in the parents for what the
+child does not have. It does not fill the parents: that happens here.
 """
 
 from mmaction import registry as _mmaction_registry

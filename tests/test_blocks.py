@@ -18,6 +18,7 @@ from pvnas_mmaction.models.blocks import (
     ConvNormAct,
     SqueezeExcitation,
     build_block,
+    fold_batch_norm,
 )
 from pvnas_mmaction.report.drawing import family_colors, network_plot
 from pvnas_mmaction.report.layers import layer_rows
@@ -154,9 +155,7 @@ def test_every_family_at_odd_sizes(family: str, layer: Layer) -> None:
             assert value.grad is not None and value.grad.isfinite().all(), text
         with torch.no_grad():
             expected = block.eval()(x)
-            for part in block.modules():
-                if isinstance(part, ConvNormAct):
-                    part.switch_to_deploy()
+            fold_batch_norm(block)
             assert not any(isinstance(m, nn.BatchNorm3d) for m in block.modules())
             torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
 

@@ -24,7 +24,7 @@ from pvnas_mmaction.apis.config_files import load_config
 from pvnas_mmaction.engine.search_loop import SearchLoop
 from pvnas_mmaction.models.blocks import init_weights
 from pvnas_mmaction.models.pvnas_net import resolve_genotype
-from pvnas_mmaction.models.recognizers import view_of, without_pretrained
+from pvnas_mmaction.models.recognizers import view_of
 from pvnas_mmaction.search.derive import derive
 from pvnas_mmaction.search.donor_warmup import DonorWarmup
 from pvnas_mmaction.search.penalty import build_penalty
@@ -120,11 +120,9 @@ def test_pipelines_give_the_views_of_the_recipe(name, motion_clips):
 def test_retrain_config_runs(name):
     cfg = load(name)
     torch.manual_seed(0)
-    config = cfg.model
-    if "package://" not in str(config):  # of weights that have to be downloaded
-        config = without_pretrained(config)
-    model = MODELS.build(config)
-    model.init_weights()
+    model = MODELS.build(cfg.model)
+    if "torchvision://" not in str(cfg.model):  # weights that have to be downloaded
+        model.init_weights()
     data = batch(cfg.num_classes)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     before = [p.detach().clone() for p in model.parameters()]
@@ -318,7 +316,7 @@ def test_configs_that_documents_name_are_there(project_root):
 def test_the_reference_names_every_setting_of_a_search(project_root):
     page = (project_root / "docs" / "reference" / "configs.md").read_text()
     own = {f.name for f in dataclasses.fields(LRDiversityConfig)}
-    own -= {"total_steps", "weights_lr", "alphas_lr", "num_candidates", "tau"}
+    own -= {"total_steps", "weights_lr", "alphas_lr", "num_candidates"}
     own -= {"accumulated", "tune_steps"}  # from optimisers, supernet and train_cfg
     loop = inspect.signature(SearchLoop).parameters.keys()
     own |= loop - {"runner", "dataloader", "settings"}

@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader
 from pvnas_mmaction.datasets import (
     PVNASVideoDataset,
     SkippedClipsHook,
+    VideoFrames,
     skipped_clips_hook,
     video_list,
 )
-from pvnas_mmaction.datasets.video_backends import PyAV
 
 PIPELINE = [  # as configs for MMAction2 have it
     dict(type="DecordInit"),
@@ -358,5 +358,5 @@ def test_cache_gives_the_same_frames_without_decoding(folder, tmp_path, monkeypa
     assert 0 <= difference < 4 and other[0]["inputs"].shape == expected[0].shape
     with pytest.raises(ValueError, match="backend: expected one of auto, pyav"):
         build(folder, "val.txt", **settings, backend="PyAV")
-    monkeypatch.setattr(PyAV, "read", None)
+    monkeypatch.setattr(VideoFrames, "_read", None)
     assert all(torch.equal(cached[i]["inputs"], expected[i]) for i in range(4))

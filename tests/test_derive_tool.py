@@ -130,7 +130,7 @@ def test_ranking_with_inherited_weights(work_dir, derive, tmp_path):
     supernet = torch.load(work_dir / "epoch_6.pth", weights_only=True)["state_dict"]
     file, genotype = files[0].with_suffix(".pth"), genotypes[0]
     state = torch.load(file, weights_only=True)["state_dict"]
-    ops = TOY.indices(genotype)
+    ops = TOY.indices_of_blocks(genotype.blocks)
     for key, value in state.items():
         for layer, index in enumerate(ops):
             key = key.replace(f"layers.{layer}.", f"layers.{layer}.ops.{index}.", 1)

@@ -8,11 +8,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from mmaction.apis import init_recognizer
 from mmengine.config import Config
 from mmengine.runner import save_checkpoint
 from toys import one_genotype_per_family, write_config
 
 from pvnas_mmaction.apis.export import (
+    Classifier,
     check_inputs,
     export_onnx,
     load_classifier,
@@ -20,7 +22,7 @@ from pvnas_mmaction.apis.export import (
     model_facts,
 )
 from pvnas_mmaction.apis.quantize import labelled_clips
-from pvnas_mmaction.models.recognizers import build_recognizer
+from pvnas_mmaction.models.recognizers import settle_batch_norm
 
 GENOTYPES = one_genotype_per_family()
 SHAPE = (3, 6, 32, 32)
@@ -31,13 +33,19 @@ RESIZE = dict(type="Resize", scale=(32, 32), keep_ratio=False)
 FORMAT = dict(type="FormatShape", input_format="NCTHW")
 
 
+def random_recognizer(config: Config) -> torch.nn.Module:
+    torch.manual_seed(0)
+    recognizer = init_recognizer(config, device="cpu")
+    settle_batch_norm(recognizer, torch.randn(2, 1, *SHAPE))
+    return recognizer
+
+
 @pytest.mark.parametrize("family", GENOTYPES)
 def test_onnx_is_the_same_function(family, tmp_path):
     pipeline = [SAMPLE, RESIZE, FORMAT]
     path = write_config(tmp_path, GENOTYPES[family], HEAD, pipeline)
     config = Config.fromfile(str(path))
-    torch.manual_seed(0)
-    classifier = load_classifier(config, None, SHAPE)
+    classifier = Classifier(random_recognizer(config)).eval()
     path = tmp_path / "model.onnx"
     export_onnx(classifier, path, SHAPE)
 
@@ -72,10 +80,9 @@ def test_tool(tmp_path, run_tool):
     path.write_text(path.read_text() + loader)
     (tmp_path / "classes.txt").write_text("a\nb b\nü\nd\ne\n")
     config = Config.fromfile(str(path))
-    torch.manual_seed(1)
-    recognizer = build_recognizer(config)
     checkpoint = tmp_path / "trained.pth"
-    save_checkpoint(dict(state_dict=recognizer.state_dict()), str(checkpoint))
+    state = random_recognizer(config).state_dict()
+    save_checkpoint(dict(state_dict=state), str(checkpoint))
     out = tmp_path / "new" / "model.onnx"
     argv = [path, checkpoint, "--out", out]
     status, printed, _ = run_tool("export_onnx", *argv)
@@ -110,7 +117,11 @@ def test_int8(tmp_path, run_tool, motion_clips):
     ]
     path.write_text(path.read_text() + "".join(loaders))
     out = tmp_path / "model.onnx"
-    argv = [path, "none", "--out", out, "--int8"]
+    config = Config.fromfile(str(path))
+    recognizer = random_recognizer(config)
+    checkpoint = tmp_path / "trained.pth"
+    save_checkpoint(dict(state_dict=recognizer.state_dict()), str(checkpoint))
+    argv = [path, checkpoint, "--out", out, "--int8"]
     status, printed, _ = run_tool("export_onnx", *argv)
     assert status == 0 and printed.count("on 16 test clips") == 2
     small = out.with_suffix(".int8.onnx")
@@ -122,8 +133,7 @@ def test_int8(tmp_path, run_tool, motion_clips):
     kinds = {init.data_type for init in onnx.load(small).graph.initializer}
     assert onnx.TensorProto.INT8 in kinds
 
-    config = Config.fromfile(str(path))
-    preprocessor = build_recognizer(config).data_preprocessor
+    preprocessor = recognizer.data_preprocessor
     clips = np.concatenate([c for c, _ in labelled_clips(config, "test", preprocessor)])
     start = onnxruntime.InferenceSession
     scores, expected = (

@@ -211,7 +211,7 @@ def quick(out: Path, *more) -> list:
 
 def test_tool(run_tool, tmp_path):
     out = tmp_path / "new" / "table.json"
-    status, stdout, _ = run_tool("build_latency_table", *quick(out))
+    status, _, _ = run_tool("build_latency_table", *quick(out))
     assert status == 0
     space = SearchSpace.from_config(runpy.run_path(str(TINY))["space"])
     table = load_latency_table(out, space, SHAPE)
@@ -224,7 +224,6 @@ def test_tool(run_tool, tmp_path):
     for row in other:
         assert row["predicted_ms"] == pytest.approx(table.predict(row["indices"]))
         assert row["measured_ms"] > 0
-        assert f"{row['measured_ms']:.3f}" in stdout
     errors = [abs(row["predicted_ms"] / row["measured_ms"] - 1) for row in other]
     assert setting["check"]["median_error"] == pytest.approx(sorted(errors)[1])
     # The identity costs next to nothing.

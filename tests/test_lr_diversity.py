@@ -89,12 +89,11 @@ def test_automatic_rate_by_hand():
         alphas_lr=AUTO,
         total_steps=600,
         num_candidates=(4, 1, 8),
-        tau=2.0,
         accumulated=2,
     )
     # 300 steps a cycle, 200 of them of alphas, 100 updates; layers of one do not count.
     leads = [logit_lead(0.1, k) for k in (4, 8)]
-    factors = [1.2 * 2.0 * (k / 2) ** 0.25 / 100**0.75 for k in (4, 8)]
+    factors = [1.2 * (k / 2) ** 0.25 / 100**0.75 for k in (4, 8)]
     rates = [f * lead for f, lead in zip(factors, leads, strict=True)]
     assert plan.alphas_lr(299) == pytest.approx(sum(rates) / 2)
     starts = [logit_lead(0.9, k) for k in (4, 8)]

@@ -20,8 +20,8 @@ from torch import nn
 from pvnas_mmaction.apis.config_files import load_config
 from pvnas_mmaction.search.archive import Archive
 from pvnas_mmaction.search.derive import Budget
-from pvnas_mmaction.search.race import hand_made
 from pvnas_mmaction.search.search import Search
+from pvnas_mmaction.search.selection import hand_made
 from pvnas_mmaction.search.steps import Steps
 from pvnas_mmaction.space.cost_table import cost_tables
 from pvnas_mmaction.space.genotype import load_genotype

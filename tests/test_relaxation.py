@@ -12,9 +12,8 @@ from torch import Tensor
 from pvnas_mmaction.models.relaxation import RELAXATIONS, Choice, Draw, sample
 
 P = (0.05, 0.15, 0.2, 0.6)
-TAU = 2.0
-# p = softmax(alpha / tau) is P; the constant must not matter.
-ALPHA = tuple(TAU * math.log(p) + 3 for p in P)
+# p = softmax(alpha) is P; the constant must not matter.
+ALPHA = tuple(math.log(p) + 3 for p in P)
 DRAWS = 2000
 
 
@@ -22,16 +21,14 @@ def make_alpha(values: tuple[float, ...] = ALPHA) -> Tensor:
     return torch.tensor(values, requires_grad=True)
 
 
-def make_draw(
-    rows: list[Tensor], generator: torch.Generator | None, tau: float = TAU
-) -> Draw:
+def make_draw(rows: list[Tensor], generator: torch.Generator | None) -> Draw:
     """The layers as (L, K) logits, in float32 as a supernet has them."""
     width = max(map(len, rows))
     counts = [len(row) for row in rows]
     ends = [row.new_full((width - len(row),), -math.inf) for row in rows]
     pairs = zip(rows, ends, strict=True)
-    logits = torch.stack([torch.cat([row / tau, end]) for row, end in pairs])
-    return Draw(logits, logits.detach().double(), counts, tau, generator)
+    logits = torch.stack([torch.cat([row, end]) for row, end in pairs])
+    return Draw(logits, logits.detach().double(), counts, generator)
 
 
 def draw(name: str, alpha: Tensor, seed: int | torch.Generator = 0) -> Choice:
@@ -50,7 +47,7 @@ def noise(seed: int = 0) -> Tensor:
 
 
 def test_gumbel_and_two_path_by_hand() -> None:
-    noisy = torch.exp((torch.tensor(P).double().log() + noise()) / TAU)
+    noisy = torch.exp(torch.tensor(P).double().log() + noise())
     choice = draw("gumbel", make_alpha())
     assert choice.indices == (0, 1, 2, 3)
     assert choice.weights.tolist() == pytest.approx((noisy / noisy.sum()).tolist())
@@ -111,10 +108,10 @@ def test_straight_through() -> None:
         alpha, soft_alpha = make_alpha(), make_alpha()
         choice = draw("gumbel_st", alpha, seed)
         assert choice.weights.tolist() == [1.0]
-        noisy = torch.log_softmax(soft_alpha.double() / TAU, 0) + noise(seed)
+        noisy = torch.log_softmax(soft_alpha.double(), 0) + noise(seed)
         assert choice.indices == (int(noisy.argmax()),)
         choice.weights.sum().backward()
-        torch.softmax(noisy / TAU, 0)[choice.indices[0]].backward()
+        torch.softmax(noisy, 0)[choice.indices[0]].backward()
         torch.testing.assert_close(alpha.grad, soft_alpha.grad)
         assert alpha.grad.abs().max() > 0
 

@@ -198,7 +198,6 @@ FLOPS = r"\['flops', 19000\]"
         (None, dict(train_cfg=dict(alpha_share=0.45)), "dataset .clips, class"),
         (None, dict(train_dataloader=dict(dataset=dict(name="x"))), "dataset .clips"),
         # It would end in neither search's result.
-        (None, dict(model=dict(backbone=dict(tau=5.0))), r"tau: expected 5\.0.* 1\.0"),
         (None, OTHER_SPACE, "backbone.space: expected 'toy .*, got .* with 'toy"),
         (None, dict(train_cfg=dict(relaxations=dict(alphas="softmax"))),
          "relaxations: expected .*'softmax'.*, got .*'two_path'"),

@@ -98,7 +98,7 @@ def test_accuracy_is_that_of_the_derived_network(searched):
     config = toy_model()
     config["backbone"] = dict(type="PVNASNet", genotype=str(folder / entry.file))
     network = MODELS.build(config)
-    indices = loop.search.space.indices(load_genotype(folder / entry.file))
+    indices = loop.search.space.indices_of_blocks(entry.blocks)
     state = inherit_weights(runner.model.state_dict(), indices)
     network.load_state_dict(state, strict=True)
     for module in network.modules():

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmaction.apis import init_recognizer
 from torch.utils.benchmark import Timer
 from tqdm import tqdm
 
@@ -28,6 +29,8 @@ from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_checks import check_one_network
 from pvnas_mmaction.apis.config_files import load_config
 from pvnas_mmaction.models import recognizers
+from pvnas_mmaction.models.blocks import fold_batch_norm
+from pvnas_mmaction.models.pvnas_net import PVNASNet
 from pvnas_mmaction.profiling.clock import check_device, machine_facts
 from pvnas_mmaction.space.checks import check_count, wrong
 
@@ -106,7 +109,7 @@ def prepare(result: dict[str, Any], args: argparse.Namespace) -> dict[str, Timer
     config = load_config(result["config"])
     check_one_network(config)
     view = recognizers.view_of(config)
-    model = recognizers.build_recognizer(config).eval()
+    model = init_recognizer(config, device="cpu")  # random weights
     x = view.random_input(1)
     recognizers.settle_batch_norm(model, x)
     result |= dict(view=str(view), params=recognizers.count_params(model))
@@ -114,7 +117,8 @@ def prepare(result: dict[str, Any], args: argparse.Namespace) -> dict[str, Timer
     x = view.random_input(args.batch_size).to(args.device)
     trained = copy.deepcopy(model).to(args.device)
     trained.train()  # those of TSM give no model back
-    result["folded"] = recognizers.fold_batch_norm(model)
+    result["folded"] = isinstance(model.backbone, PVNASNet)
+    fold_batch_norm(model)
     model.to(args.device)
 
     @torch.inference_mode()
@@ -136,8 +140,7 @@ def prepare(result: dict[str, Any], args: argparse.Namespace) -> dict[str, Timer
 
 
 def measure(models: dict[str, str], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Facts of each model, with milliseconds of a run in every round; a model that
-    fails has its reason in ``error``, and the others go on."""
+    """Facts of each model, with milliseconds of a run in every round, or ``error``."""
     results = [dict(name=name, config=path) for name, path in models.items()]
     subjects = []
     for result in results:
@@ -158,17 +161,14 @@ def measure(models: dict[str, str], args: argparse.Namespace) -> list[dict[str, 
 
 
 def to_markdown(data: dict[str, Any]) -> str:
-    """The table, with the setting above it and failed models below."""
     setting, machine = data["settings"], data["machine"]
     lines = [
         f"`{data['command']}`\n",
         f"{machine.get('gpu') or machine['processor']}, {setting['threads']} CPU "
         f"threads, torch {machine['torch']}, batch size {setting['batch_size']}.\n",
-        "One view is frames x height x width, one crop. MACs are those of "
-        "convolutions, fully connected layers and attention products. Times are "
-        f"medians over {setting['rounds']} rounds in which the models take turns; a "
-        "training step is forward and backward. Weights are random. Models marked * "
-        "run inference with batch normalisation folded into their convolutions.\n",
+        f"Medians over {setting['rounds']} rounds in which the models take turns, of "
+        "one view, frames x height x width, and random weights; a training step is "
+        "forward and backward. In models marked * batch normalisation is folded.\n",
         f"| model | {' | '.join(COLUMNS)} |",
         f"| --- |{' ---: |' * len(COLUMNS)}",
     ]

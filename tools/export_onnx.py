@@ -48,7 +48,7 @@ def main() -> None:
     parser = cli.tool_parser(__doc__, epilog=EPILOG)
     add = parser.add_argument
     add("config", help="config file, or package::path")
-    add("checkpoint", help="checkpoint file; 'none': random weights")
+    add("checkpoint", help="checkpoint file")
     add("--out", required=True, metavar="MODEL.onnx")
     int8 = "also write MODEL.int8.onnx, quantised on clips of the training list, and "
     int8 += "print the accuracy of both on the test list"
@@ -63,11 +63,8 @@ def main() -> None:
     if config.model.type != "Recognizer3D":
         raise wrong("model.type", "'Recognizer3D'", repr(config.model.type))
     make_portable(config)
-    checkpoint = None if args.checkpoint == "none" else args.checkpoint
-    if checkpoint is None:
-        print("warning: no checkpoint, the weights are random", file=sys.stderr)
     shape = view_of(config).shape
-    classifier = export.load_classifier(config, checkpoint, shape)
+    classifier = export.load_classifier(config, args.checkpoint, shape)
     export.export_onnx(classifier, out, shape, export.model_facts(config, shape))
     difference = export.max_difference(classifier, out, export.check_inputs(shape))
     print(f"max abs difference to PyTorch: {difference:.2e}")

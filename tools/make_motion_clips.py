@@ -5,21 +5,15 @@
     %(prog)s --out data/motion_clips
     %(prog)s --out data/motion_clips --num-train 64 --num-val 16 --size 32
 
-A clip shows a few textured shapes on a still, textured background. All of them do the
-same thing, and that is the class: move left, right, up or down, rotate clockwise or
-counter-clockwise, grow, or shrink.
+A clip shows a few textured shapes, all of which move left, right, up or down, rotate
+clockwise or counter-clockwise, grow, or shrink. No frame tells which: position lives on
+a torus, orientation and size on a circle (a shape that grows past the largest size
+fades out and comes back as a small one), where each starts is uniform, and every frame
+is intra-coded.
 
-No frame tells the class. Position lives on a torus (a shape that leaves on one side
-enters on the other), orientation on a circle, and size on a circle too: a shape that
-grows past the largest size fades out and comes back as a small one. Where it starts on
-each circle is uniform, so that a frame at any time has the same distribution for every
-class, and a class played backwards is its opposite. Every frame is intra-coded at a
-constant quantizer: compression adds no temporal cue.
-
-OUT gets MMAction2's lists train.txt and val.txt, classes.txt, the clips in train/ and
-val/, and manifest.json with the parameters. Clip i of a split depends on the seed, the
-split, i and the options of the picture only. The same command goes on where a render
-was stopped.
+OUT gets MMAction2's lists train.txt and val.txt, classes.txt, the clips, and
+manifest.json with the parameters. Clip i of a split depends on the seed, the split, i
+and the options of the picture only. The same command goes on where it was stopped.
 """
 
 import json
@@ -91,8 +85,7 @@ class Picture:
 def random_texture(
     rng: np.random.Generator, low: float, high: float, contrast: float
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Colours (..., 3) as a function of coordinates x, y (...): plane waves of ``low``
-    to ``high`` cycles per unit length; ``contrast`` in [0, 1] is their amplitude."""
+    """Colours (..., 3) of x, y (...): plane waves of ``low`` to ``high`` cycles."""
     angle = rng.uniform(0, 2 * np.pi, NUM_WAVES)
     frequency = np.exp(rng.uniform(*np.log((low, high)), NUM_WAVES))
     wave_x = 2 * np.pi * frequency * np.cos(angle)
@@ -115,9 +108,8 @@ def random_texture(
 def random_shape(
     rng: np.random.Generator, picture: Picture, size_start: float
 ) -> Callable[[np.ndarray, np.ndarray, float, float], np.ndarray]:
-    """A function that paints a textured outline over an image (H, W, 3), moved on its
-    three circles by a shift, a turn and a scaling; ``size_start`` in [0, 1) is where it
-    starts on that of sizes."""
+    """A function that paints a textured shape over an image (H, W, 3), moved on its
+    circles; ``size_start`` in [0, 1) is where it starts on that of sizes."""
     smallest, largest = picture.radius_range
     start, start_angle = rng.uniform(0, 1, 2), rng.uniform(0, 2 * np.pi)
     sector = 2 * np.pi / int(rng.integers(3, 7))  # of a corner
@@ -225,8 +217,7 @@ def check_folder(out: Path, manifest: dict[str, Any]) -> None:
 def make_motion_clips(
     out: Path, num_clips: dict[str, int], seed: int, picture: Picture, workers: int
 ) -> int:
-    """Write the manifest and the lists, and render the clips that are not there yet;
-    gives the number of those."""
+    """Write manifest and lists, and render what is missing; gives the number."""
     manifest = dict(
         renderer=RENDERER_VERSION,
         seed=seed,

@@ -1,10 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Clips as three lists, with the clips of one source in one of them.
-
-Clips of one source in training and test make a network look better than it is. Groups
-come from the names, by a regular expression, or from the pictures: clips with frames
-whose perceptual hashes differ in few bits are of one source.
-"""
+"""Clips as three lists, with the clips of one source in one of them: by a regular
+expression of their names, or frames whose perceptual hashes differ in few bits."""
 
 import random
 import re
@@ -31,10 +27,8 @@ def split_by_source(
     clips: Sequence[Clip], pattern: str | None, seed: int
 ) -> tuple[dict[str, list[Clip]], str]:
     """:func:`split_clips` by the groups of :func:`group_clips`, and what they are.
-
-    Where near-duplicates leave no split, hashes have to be nearer, and at last each
-    clip is a group of its own.
-    """
+    Where near-duplicates leave no split, hashes have to be nearer, or else each clip is
+    a group."""
     most = 0
     for near in NEAR:
         grouped = group_clips(clips, pattern, near)
@@ -57,13 +51,9 @@ def split_by_source(
 def group_clips(
     clips: Sequence[Clip], pattern: str | None, near: int = NEAR[0]
 ) -> list[Clip]:
-    """Give clips of one source one group.
-
-    The source is the first group of ``pattern`` in the path, or all that it matches.
-    Without one, clips of one source have frames whose hashes differ in ``near`` bits at
-    most, or are linked by such clips. ValueError for a pattern that is none, or does
-    not match a path.
-    """
+    """Give clips of one source one group: by the first group of ``pattern`` in the path
+    (or all that it matches; ValueError where it does not), else by chains of frames
+    whose hashes differ in ``near`` bits at most."""
     if pattern is not None:
         try:
             found = [re.search(pattern, clip.path) for clip in clips]
@@ -89,12 +79,9 @@ def group_clips(
 
 
 def split_clips(clips: Sequence[Clip], seed: int) -> dict[str, list[Clip]]:
-    """Train, validation and test clips: the shares of :data:`SHARES` of each class, and
-    no group on two sides.
-
-    Groups go, the largest first, to the list that lacks most of their classes; ``seed``
-    orders groups of one size. A list lacks a class where the groups leave no other way.
-    """
+    """Train, validation and test clips, no group on two sides, with about the shares of
+    :data:`SHARES` of each class: groups go, the largest first, to the list that lacks
+    most of their classes; ``seed`` orders groups of one size."""
     members: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         members[clip.group].append(clip)
@@ -124,8 +111,7 @@ def split_clips(clips: Sequence[Clip], seed: int) -> dict[str, list[Clip]]:
 
 
 def lacking(lists: dict[str, list[Clip]]) -> str | None:
-    """The first list that lacks a class, or, of two training clips, one; None where all
-    have what a search needs."""
+    """The first list that lacks a class, or two training clips of it; else None."""
     labels = {clip.label for clips in lists.values() for clip in clips}
     for split, clips in lists.items():
         counts = Counter(clip.label for clip in clips)

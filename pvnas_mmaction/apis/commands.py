@@ -1,10 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The console command ``pvnas VERB ...``: each verb is one of the tools.
-
-A wheel carries ``tools/`` in the folder ``.mim`` of the package, as ``mim`` expects; a
-checkout has it next to the package. A verb loads that file and calls its ``main``, in
-this process.
-"""
+"""The console command ``pvnas VERB ...``: each verb calls ``main`` of one of the tools,
+which a wheel carries in ``.mim/tools``, as ``mim`` expects."""
 
 import importlib.util
 import os
@@ -36,8 +32,7 @@ TRAIN_INTERRUPTED = "the same command with --resume goes on from the last checkp
 
 
 def call(verb: str, arguments: Sequence[object]) -> None:
-    """Call the tool of a verb as if from the command line, without its own handling of
-    errors."""
+    """Call the tool of a verb in this process; its errors are the caller's."""
     argv, name = [*map(str, arguments)], VERBS[verb][0]
     if verb == "show" and argv and argv[0].endswith(".json"):
         name = "show_genotype"
@@ -56,7 +51,6 @@ def call(verb: str, arguments: Sequence[object]) -> None:
 
 
 def main() -> None:
-    """The console command."""
     verb, *argv = sys.argv[1:] or ["--help"]
     if verb == "--version":
         print(__version__)

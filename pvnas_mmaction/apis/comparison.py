@@ -16,9 +16,8 @@ DRAWS = 10_000
 
 def compare(rows: Mapping[str, dict[str, Any]], scores: Mapping[str, Path]) -> dict:
     """Which network is exported: the searched one of best validation accuracy, or
-    the hand-made one where it is better on the test clips, or as good and cheaper.
-    Rows have ``cost`` and ``validation`` of each network, and get ``test``; ``scores``
-    is what each predicted for the test clips."""
+    the hand-made one where it is better on the test clips, or as good and cheaper. Rows
+    have ``cost`` and ``validation``, and get ``test`` from the dumps of predictions."""
     right = {}
     for name, row in rows.items():
         pairs = load_scores(scores[name])
@@ -40,8 +39,7 @@ def compare(rows: Mapping[str, dict[str, Any]], scores: Mapping[str, Path]) -> d
 
 
 def bootstrap_interval(differences: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of the mean of paired differences, by the percentiles of
-    resampled means (Efron, 1979)."""
+    """95 % interval of the mean, by percentiles of resampled means (Efron, 1979)."""
     generator = np.random.default_rng(0)
     draws = generator.choice(differences, (DRAWS, len(differences))).mean(axis=1)
     low, high = np.percentile(draws, [2.5, 97.5])
@@ -49,7 +47,6 @@ def bootstrap_interval(differences: np.ndarray) -> tuple[float, float]:
 
 
 def summary(result: dict[str, Any], show: Callable[[float], str], out: Path) -> str:
-    """The table of the networks, what was chosen and why, and the next commands."""
     lines = ["", "| network | cost | validation | test |", "| --- | --- | --- | --- |"]
     for name, row in result["networks"].items():
         cells = [f"**{name}**" if name == result["chosen"] else name]

@@ -3,7 +3,6 @@
 
 import argparse
 import json
-import os
 from typing import Any
 
 from mmengine.config import Config, ConfigDict, DictAction
@@ -65,8 +64,7 @@ def load_config(name: str) -> Config:
 
 
 def read_space(cfg: Config, name: str) -> SearchSpace:
-    """The space of a search config, or of a config that holds nothing else; ValueError
-    where ``name`` has none."""
+    """The space of a search config, or of a config that holds nothing else."""
     backbone = (cfg.get("model") or {}).get("backbone") or {}
     space = backbone.get("space") or cfg.get("space")
     if space is None:
@@ -77,8 +75,7 @@ def read_space(cfg: Config, name: str) -> SearchSpace:
 
 
 def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:
-    """Merge what ``--cfg-options`` gave into ``cfg``, in place; ValueError for one that
-    does not fit."""
+    """Merge what ``--cfg-options`` gave into ``cfg``, in place, or ValueError."""
     try:
         cfg.merge_from_dict(options or {})
     except (KeyError, TypeError) as error:
@@ -92,19 +89,10 @@ def make_portable(cfg: Config) -> None:
     file. ``test_pipeline``, which ``mmaction.apis.inference_recognizer`` reads, becomes
     that of the loader, which options may have changed.
     """
-    _inline_genotypes(cfg.get("model"))
+    backbone = (cfg.get("model") or {}).get("backbone") or {}
+    if isinstance(backbone.get("genotype"), str):
+        genotype = resolve_genotype(backbone["genotype"])
+        backbone["genotype"] = ConfigDict(json.loads(genotype.to_json()))
     dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
     if dataset.get("pipeline") is not None:
         cfg.test_pipeline = dataset["pipeline"]
-
-
-def _inline_genotypes(value: Any) -> None:
-    if isinstance(value, list | tuple):
-        for item in value:
-            _inline_genotypes(item)
-    elif isinstance(value, dict):
-        if isinstance(value.get("genotype"), str | os.PathLike):
-            genotype = resolve_genotype(value["genotype"])
-            value["genotype"] = ConfigDict(json.loads(genotype.to_json()))
-        for item in value.values():
-            _inline_genotypes(item)

@@ -30,8 +30,7 @@ def estimate(
     num_val: int,
     device: str,
 ) -> tuple[float, float]:
-    """Seconds of the search, and of the training of one network, by their configs;
-    ``network`` is one as large as the budget allows."""
+    """Seconds of a search, and of training one network as large as the budget lets."""
     cfg, batch = search.train_cfg, search.train_dataloader.batch_size
     dataset = DATASETS.build(search.val_dataloader.dataset)
     first, clip = _seconds(lambda: dataset[0]), _seconds(lambda: dataset[0])

@@ -1,6 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""A recognizer as a function of clips, in PyTorch or as an ONNX file, with what one has
-to know to use it."""
+"""A recognizer as a function of clips, in PyTorch or as an ONNX file."""
 
 import copy
 import json
@@ -12,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmaction.apis import init_recognizer
 from mmengine.config import Config
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from ..engine.checkpoints import check_checkpoint
 from ..models import recognizers
+from ..models.blocks import fold_batch_norm
 from ..models.pvnas_net import PVNASNet
 from ..profiling.clock import check_device
 from ..profiling.onnx_parts import onnx_program, start
@@ -36,10 +37,7 @@ _OTHER = re.compile(r"(PVNASVideo|Decord|PyAV|OpenCV)(Init|Decode)|FormatShape|P
 
 
 class Classifier(nn.Module):
-    """A 3D recognizer as clips to class scores before softmax.
-
-    Shape: (N, C, T, H, W) -> (N, num_classes).
-    """
+    """A 3D recognizer: clips (N, C, T, H, W) to scores before softmax (N, classes)."""
 
     def __init__(self, recognizer: nn.Module) -> None:
         super().__init__()
@@ -50,25 +48,19 @@ class Classifier(nn.Module):
 
 
 def load_classifier(
-    config: Config, checkpoint: str | None, input_shape: Sequence[int]
+    config: Config, checkpoint: str, input_shape: Sequence[int]
 ) -> Classifier:
-    """The classifier of a config, in evaluation mode, for clips (C, T, H, W); with
-    random weights where ``checkpoint`` is None. FileNotFoundError or ValueError where
-    checkpoint, head or clips do not fit the network."""
-    recognizer = recognizers.build_recognizer(config)
+    """The classifier of a config, in evaluation mode, for clips (C, T, H, W);
+    FileNotFoundError or ValueError where checkpoint, head or clips do not fit."""
+    recognizer = init_recognizer(config, device="cpu")
     check_head(recognizer)
     if isinstance(recognizer.backbone, PVNASNet):
         check_input_shape(recognizer.backbone.skeleton, input_shape)
-    if checkpoint is None:
-        generator = torch.Generator().manual_seed(0)
-        clips = torch.randn((2, *input_shape), generator=generator)
-        recognizers.settle_batch_norm(recognizer, clips.unsqueeze(1))
-    else:
-        check_checkpoint(checkpoint, "checkpoint")
-        found = CheckpointLoader.load_checkpoint(checkpoint, "cpu", logger="silent")
-        check_record(found, config, checkpoint)
-        load_weights(recognizer, found.get("state_dict", found), checkpoint)
-    return Classifier(recognizer).eval()
+    check_checkpoint(checkpoint, "checkpoint")
+    found = CheckpointLoader.load_checkpoint(checkpoint, "cpu", logger="silent")
+    check_record(found, config, checkpoint)
+    load_weights(recognizer, found.get("state_dict", found), checkpoint)
+    return Classifier(recognizer)
 
 
 def labels_of(cfg: Config) -> list[str]:
@@ -79,8 +71,7 @@ def labels_of(cfg: Config) -> list[str]:
 
 
 def preprocessing_of(cfg: Config) -> dict[str, Any]:
-    """How the test pipeline makes a clip, as data: see :class:`Deployed`. ValueError
-    where it does what the data can't say."""
+    """How the test pipeline makes a clip, see :class:`Deployed`, or ValueError."""
     steps: list[Sequence[Any]] = []
     frames, sampling = 0, None
     for transform in recognizers.pipeline_of(cfg):
@@ -114,13 +105,8 @@ def preprocessing_of(cfg: Config) -> dict[str, Any]:
 
 
 def load_trained(source: str, checkpoint: str | None, device: str) -> Deployed:
-    """A network that PyTorch runs, for :mod:`.onnx_predict`.
-
-    Args:
-        source: A config, or a folder that ``pvnas fit`` wrote.
-        checkpoint: Checkpoint file; None for a folder.
-        device: ``"cpu"`` or ``"cuda"``.
-    """
+    """A network that PyTorch runs, for :mod:`.onnx_predict`: of a config and a
+    checkpoint, or of a folder that ``pvnas fit`` wrote."""
     where, folder = check_device(device), Path(source)
     weights = checkpoint or str(folder / "checkpoint.pth")
     if not checkpoint and not Path(weights).is_file():
@@ -141,8 +127,7 @@ def load_trained(source: str, checkpoint: str | None, device: str) -> Deployed:
 
 
 def write_description(cfg: Config, folder: Path) -> None:
-    """Write ``labels.txt`` and ``preprocessing.json``, which an exported network needs;
-    ValueError as in :func:`preprocessing_of`."""
+    """Write ``labels.txt`` and ``preprocessing.json``, for an exported network."""
     labels, preprocessing = labels_of(cfg), preprocessing_of(cfg)
     write_atomically(folder / "labels.txt", "\n".join(labels) + "\n")
     text = json.dumps(preprocessing, indent=1) + "\n"
@@ -150,9 +135,7 @@ def write_description(cfg: Config, folder: Path) -> None:
 
 
 def model_facts(config: Config, input_shape: Sequence[int]) -> dict[str, str]:
-    """What one has to know to use an exported model, as JSON texts: ``classes``, see
-    :func:`labels_of`, ``frames``, ``height``, ``width``, and ``mean`` and ``std`` (by
-    channel, RGB, of pixels from 0 to 255)."""
+    """Metadata of an exported model, as JSON texts; pixels are RGB, from 0 to 255."""
     preprocessor = config.model.get("data_preprocessor") or {}
     facts = dict(zip(("frames", "height", "width"), input_shape[1:], strict=True))
     facts |= {key: preprocessor.get(key) for key in ("mean", "std")}
@@ -166,14 +149,12 @@ def export_onnx(
     input_shape: Sequence[int],
     facts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a classifier as ONNX, with batch normalisation folded; it is left as it is.
+    """Write a copy of a classifier as ONNX, with batch normalisation folded.
 
     Input ``clips`` (N, C, T, H, W), already normalised; output ``logits`` (N,
-    num_classes); N is free, the rest is fixed by ``input_shape`` (C, T, H, W).
-    ``facts``, see :func:`model_facts`, are the file's metadata.
+    num_classes); N is free. ``facts``, see :func:`model_facts`, are the metadata.
     """
-    deployed = copy.deepcopy(classifier).eval()
-    recognizers.fold_batch_norm(deployed.recognizer)
+    deployed = fold_batch_norm(copy.deepcopy(classifier).eval())
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     program = onnx_program(
         deployed,
@@ -191,8 +172,7 @@ def export_onnx(
 def max_difference(
     classifier: Classifier, path: str | os.PathLike[str], inputs: Iterable[Tensor]
 ) -> float:
-    """Largest absolute difference of logits between onnxruntime and PyTorch, over
-    batches (N, C, T, H, W); not a number counts as infinite."""
+    """Largest absolute difference of logits between onnxruntime and PyTorch."""
     run, largest = start(Path(path)), 0.0
     for clips in inputs:
         difference = torch.from_numpy(run(clips.numpy())) - classifier(clips)
@@ -204,10 +184,7 @@ def max_difference(
 def check_inputs(
     input_shape: Sequence[int], batch_sizes: Sequence[int] = (1, 2, 3)
 ) -> list[Tensor]:
-    """Batches (N, C, T, H, W) to check with, of the range that normalised clips have:
-    noise, one level of gray, and a still picture of noise."""
+    """Batches (N, C, T, H, W) of noise to check with."""
     generator = torch.Generator().manual_seed(0)
-    noise, gray, still = (
-        torch.randn((size, *input_shape), generator=generator) for size in batch_sizes
-    )
-    return [noise, torch.ones_like(gray), still[:, :, :1].expand_as(still).contiguous()]
+    sizes = ((size, *input_shape) for size in batch_sizes)
+    return [torch.randn(size, generator=generator) for size in sizes]

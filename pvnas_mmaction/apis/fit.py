@@ -1,11 +1,7 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""From a folder of videos and a budget to a network that runs.
-
-Each step is one of the other verbs (:mod:`.commands`), called in this process; its
-command is kept in ``commands.sh``, what it prints in ``fit.log``. A step that has ended
-leaves a file in ``work/done``, a training that has not goes on from its last
-checkpoint: the same call goes on wherever it was killed, and ends in the same result.
-"""
+"""From a folder of videos and a budget to a network that runs, by calls of the other
+verbs (:mod:`.verb_steps`). The same call goes on wherever it was killed, and ends in
+the same result."""
 
 import json
 import os
@@ -24,7 +20,7 @@ from ..engine.search_data import ALPHA_SHARE, split_by_class
 from ..profiling.onnx_parts import measured_ms
 from ..report.data import read_work_dirs
 from ..search.derive import Budget
-from ..search.race import hand_made
+from ..search.selection import hand_made
 from ..space.checks import wrong
 from ..space.cost_table import CostTable, cost_tables
 from ..space.genotype import load_genotype, save_genotype, write_atomically
@@ -111,7 +107,7 @@ class _Fit:
         return result
 
     def _check_identity(self) -> bool:
-        """Whether an earlier call has begun in the folder; it has to be the same."""
+        """Whether an earlier call, which has to be the same, has begun here."""
         file, ours = self.work / "settings.json", self.asked.identity()
         if not file.is_file():
             return False
@@ -126,8 +122,7 @@ class _Fit:
     # -- clips ----------------------------------------------------------------------
 
     def make_lists(self, begun: bool) -> Lists:
-        """Scan and split the videos, and write the lists; or those of an earlier call,
-        as they are."""
+        """Scan and split the videos, or read the lists of an earlier call."""
         asked, lists, how = self.asked, {}, "as they are"
         own = [str(self.out / f"{split}.txt") for split in SPLITS]
         if begun or asked.lists:
@@ -159,7 +154,6 @@ class _Fit:
         return lists
 
     def make_cache(self, clips: list[Clip]) -> None:
-        """A folder for decoded frames, where there is space for those of all clips."""
         ratios = [max(c.height, c.width) / min(c.height, c.width) for c in clips]
         area = sum(c.frames * r for c, r in zip(clips, ratios, strict=True))
         free = shutil.disk_usage(self.out).free
@@ -169,7 +163,6 @@ class _Fit:
     # -- configs --------------------------------------------------------------------
 
     def write_configs(self, train: list[Clip]) -> None:
-        """Write the configs of the search and of a training, whole."""
         asked = self.asked
         workers = min(2, os.cpu_count() or 1)
         halves = split_by_class([clip.label for clip in train], ALPHA_SHARE, 0)
@@ -214,7 +207,6 @@ class _Fit:
     # -- the plan ---------------------------------------------------------------------
 
     def cost_table(self) -> CostTable:
-        """The table of the budget's cost; measures one for milliseconds."""
         asked, table = self.asked, None
         if asked.kind == "latency":
             table = self.latency_table
@@ -227,8 +219,6 @@ class _Fit:
         return tables[asked.kind]
 
     def show_plan(self, table: CostTable) -> None:
-        """Print what there is to choose from; ValueError where no network keeps the
-        budget."""
         asked = self.asked
         cheapest, most = float(table.cheapest()), table.cost(table.most_expensive())
         if cheapest > asked.budget:
@@ -243,7 +233,6 @@ class _Fit:
         )
 
     def estimate(self, lists: Lists, table: CostTable) -> None:
-        """Print how long the rest will take."""
         network = hand_made(self.space, [Budget(table, self.asked.budget)])
         device = self.asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
         sizes = [len(lists[split]) for split in ("train", "val")]
@@ -256,7 +245,6 @@ class _Fit:
     # -- search and trainings ---------------------------------------------------------
 
     def search(self, table: CostTable) -> dict[str, Path]:
-        """Search, and give the genotypes to train by their names."""
         asked, search = self.asked, self.work / "search"
         argv = [self.work / "search.py", "--work-dir", search, "--resume"]
         self.steps.run("search", "Searching", ("search", argv))
@@ -287,7 +275,6 @@ class _Fit:
         return {**networks, REFERENCE: file}
 
     def train(self, name: str, file: Path) -> None:
-        """Train one network and predict the test clips."""
         config, folder = self.work / f"{name}.py", self.work / name
         shutil.copy(file, self.work / f"{name}.json")
         cfg = load_config(str(self.work / "train.py"))
@@ -310,7 +297,6 @@ class _Fit:
     # -- the result -------------------------------------------------------------------
 
     def compare(self, names: list[str], table: CostTable) -> dict[str, Any]:
-        """Compare the networks, and say which one is exported."""
         rows: dict[str, dict[str, Any]] = {}
         for name in names:
             (run,) = read_work_dirs([self.work / name])
@@ -323,7 +309,6 @@ class _Fit:
         return {**compare(rows, scores), **facts}
 
     def hand_over(self, result: dict[str, Any]) -> None:
-        """Write the files of the chosen network, then ``result.json``."""
         out, name = self.out, result["chosen"]
         save_genotype(load_genotype(self.work / f"{name}.json"), out / "genotype.json")
         found = torch.load(self._last(name), map_location="cpu", weights_only=True)

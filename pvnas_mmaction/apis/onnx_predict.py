@@ -46,10 +46,10 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 @dataclass
 class Deployed:
-    """A network that runs (clips to scores before softmax), its class names, and how a
-    clip is made for it: ``frames``, ``sampling`` ("uniform", or the number of frames
-    from one to the next), ``steps`` ([["resize", [w, h], keep_ratio] or ["center_crop",
-    [w, h]], ...]), ``mean`` and ``std`` (by channel, RGB, of levels from 0 to 255)."""
+    """A network that runs, its class names, and how a clip is made for it: ``frames``,
+    ``sampling`` ("uniform", or frames from one to the next), ``steps`` ([["resize",
+    [w, h], keep_ratio] or ["center_crop", [w, h]], ...]), ``mean`` and ``std`` (by
+    channel, RGB, of levels from 0 to 255)."""
 
     network: Network
     labels: list[str]
@@ -80,7 +80,6 @@ DESCRIPTION = ("labels.txt", "preprocessing.json")
 
 
 def read_description(folder: Path) -> tuple[list[str], dict[str, Any]]:
-    """Class names, and how a clip is made."""
     texts = [(folder / name).read_text(encoding="utf-8") for name in DESCRIPTION]
     return texts[0].splitlines(), json.loads(texts[1])
 
@@ -89,7 +88,7 @@ def read_description(folder: Path) -> tuple[list[str], dict[str, Any]]:
 
 
 def count_frames(path: str) -> tuple[int, float]:
-    """Number of frames, and how many there are in a second; 0 where that is unknown."""
+    """Number of frames, and of frames per second (0: unknown)."""
     if presented is None:
         capture = cv2.VideoCapture(path)
         return sum(iter(capture.grab, False)), capture.get(cv2.CAP_PROP_FPS)
@@ -121,8 +120,8 @@ def read_frames(path: str, numbers: set[int]) -> Iterator[tuple[int, np.ndarray]
 
 
 def sample(total: int, start: int, preprocessing: dict[str, Any]) -> list[int]:
-    """Numbers of the frames of a clip out of ``total`` frames from ``start`` on, as
-    MMAction2's UniformSample and SampleFrames take them in a test."""
+    """Frames of a clip out of ``total`` ones from ``start`` on, as MMAction2's
+    UniformSample and SampleFrames take them in a test."""
     count, sampling = preprocessing["frames"], preprocessing["sampling"]
     if sampling == "uniform":
         segment = float(total - 1) / count
@@ -154,8 +153,8 @@ def resize_and_crop(image: np.ndarray, steps: Sequence[Sequence[Any]]) -> np.nda
 def clips_of(
     path: str, preprocessing: dict[str, Any], window: float = 0, stride: float = 0
 ) -> Iterator[tuple[np.ndarray, tuple[float, float]]]:
-    """The clips of a video, normalised, (C, T, H, W), float32, each with its start and
-    end in seconds: one clip, or one per ``window`` of so many seconds, every ``stride``
+    """The clips of a video, normalised, (C, T, H, W), float32, with start and end in
+    seconds: one clip, or one per ``window`` of so many seconds, every ``stride``
     seconds (0: as long as a window). ValueError where no frame can be read."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: expected a video, got no file")
@@ -206,7 +205,7 @@ def predict(
 
 
 def videos_in(folder: Path) -> list[Path]:
-    """The videos in and below a folder, sorted; what is hidden does not count."""
+    """The videos in and below a folder, sorted, without hidden ones."""
     return [
         path
         for path in sorted(folder.rglob("*"))
@@ -242,8 +241,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def predict_all(
     deployed: Deployed, videos: Sequence[str], args: argparse.Namespace
 ) -> bool:
-    """Predict, print and write; a video that can't be read is named and left out.
-    Whether all of them could be read."""
+    """Predict, print and write; whether all videos could be read."""
     for name, seconds in dict(window=args.window, stride=args.stride).items():
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"--{name}: expected seconds, got {seconds:g}")

@@ -20,12 +20,9 @@ Clips = Iterable[tuple[np.ndarray, int]]
 
 
 def quantize(source: Path, out: Path, clips: Clips) -> None:
-    """Write an ONNX classifier with weights and activations in 8 bits.
-
-    Scales of weights are by output channel; those of activations span what the clips,
-    of training, give (static quantisation of onnxruntime, in QDQ form). Input, output
-    and metadata of ``source``, a file of :func:`export_onnx`, are kept.
-    """
+    """Write an ONNX classifier with weights (by output channel) and activations (by
+    clips of training) in 8 bits: onnxruntime's static quantisation. Input, output and
+    metadata of ``source`` are kept."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -50,8 +47,8 @@ def labelled_clips(
     config: Config, split: str, preprocessor: nn.Module, number: int | None = None
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Clips of a config's ``"train"`` or ``"test"`` list, in views as its test takes
-    them; at most a ``number``, evenly spaced (default: all). ValueError where it has no
-    such list, or a clip has more than one view."""
+    them; at most a ``number``, evenly spaced. ValueError where it has none, or a clip
+    has several views."""
     settings = {}
     for name in (split, "test"):
         loader = config.get(f"{name}_dataloader")
@@ -73,7 +70,6 @@ def labelled_clips(
 
 
 def top1(path: Path, clips: Clips) -> tuple[float, int]:
-    """Accuracy of an exported network, a share, and the number of clips."""
     run = start(path)
     right = [int(run(clip).argmax()) == label for clip, label in clips]
     return float(np.mean(right)), len(right)

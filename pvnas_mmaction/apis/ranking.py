@@ -2,7 +2,6 @@
 """Judge derived networks with inherited weights, outside of a search."""
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,13 +28,9 @@ def inherited_networks(
     cfg: Mapping[str, Any],
     device: str | torch.device = "cpu",
 ) -> tuple[Evaluate, str]:
-    """What evaluates derived networks of one search on the data of one config, whose
-    model gets their backbones; and the name of its training list. ValueError where the
-    config lacks something, or does not fit the weights or the clips of the search.
-
-    With the config of the search itself, batch normalisation is re-estimated on the
-    same clips as in the search, and the accuracy is that which the search would give.
-    """
+    """What evaluates derived networks of a search on the data of a config, and the name
+    of its training list; with the config of the search, as the search would. ValueError
+    where the config lacks something, or does not fit the search."""
     for key in ("model", "train_dataloader", "val_dataloader", "val_evaluator"):
         if cfg.get(key) is None:
             raise wrong(key, "one, to validate derived networks", "none")
@@ -59,7 +54,7 @@ def inherited_networks(
     validation = Validation(loader, evaluator, train_cfg.get("metric", METRIC))
 
     def evaluate(indices: Sequence[int]) -> tuple[float, dict[str, Tensor]]:
-        genotype = json.loads(checkpoint.space.genotype(indices).to_json())
+        genotype = checkpoint.space.genotype(indices)
         backbone = dict(type="PVNASNet", genotype=genotype)
         model = MODELS.build(copy.deepcopy(dict(cfg["model"], backbone=backbone)))
         load_weights(model, checkpoint.inherited(indices), str(checkpoint.path))

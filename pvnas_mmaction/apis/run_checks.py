@@ -35,7 +35,7 @@ RECORD_KEY = "pvnas_run"
 _SUPERNET = PVNASSupernet.__name__
 # Settings that change no result of a network that is there, by their names.
 _NO_NETWORK = {"init_cfg", "pretrained", "norm_eval", "frozen_stages", "with_cp"}
-_NO_NETWORK |= {"provenance", "_scope_", "tau"}
+_NO_NETWORK |= {"provenance", "_scope_"}
 # Where the data lie and the precision may change within a run.
 _NO_TRAINING = {"init_cfg", "pretrained", "provenance", "_scope_", "ann_file"}
 _NO_TRAINING |= {"data_prefix", "data_root", "loss_scale", "dtype"}

@@ -1,10 +1,7 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""SIGTERM, by which a scheduler such as Slurm preempts a job: a search ends at the next
-step, with a checkpoint; anything else ends at once.
-
-A scheduler sends it to all processes of a job. A loader's worker leaves it to the
-process that reads from it, which needs whole batches up to the end of its step.
-"""
+"""SIGTERM, which a scheduler such as Slurm sends to all processes of a job: a search
+ends at the next step, with a checkpoint; anything else ends at once. Workers of loaders
+leave it to their reader, which needs whole batches up to the end of its step."""
 
 import os
 import signal
@@ -37,7 +34,6 @@ class _State:
 
 
 def asked_to_end() -> bool:
-    """Whether SIGTERM has come."""
     return _State.asked
 
 

@@ -20,9 +20,7 @@ SECONDS_PER_LINE = 30
 
 
 class Steps:
-    """Steps of one or more verbs. One that has ended leaves a file in ``work/done`` of
-    the folder ``out``, which also gets ``commands.sh``, the commands, and ``fit.log``,
-    what they print."""
+    """Steps of one or more verbs; one that has ended leaves a file in ``work/done``."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.done = out, out / "work" / "done"
@@ -62,11 +60,9 @@ class Steps:
             self.mark(name)
 
     def is_done(self, name: str) -> bool:
-        """Whether a step has ended."""
         return (self.done / name).is_file()
 
     def mark(self, name: str) -> None:
-        """Put down that a step has ended."""
         write_atomically(self.done / name, time.strftime("%F %T\n"))
 
     def _tell(self, name: str, before: MessageHub, terminal: TextIO) -> None:

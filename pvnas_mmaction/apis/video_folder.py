@@ -28,12 +28,8 @@ Track = Callable[..., Iterable[Any]]
 
 @dataclass(frozen=True)
 class Clip:
-    """A video of one class, and what a scan found out about it.
-
-    ``path`` starts from the folder of class folders; ``label`` is the class id;
-    ``hashes`` are of some frames; ``fault`` says why it can't be read; clips of one
-    source share a ``group``.
-    """
+    """A video, its path below VIDEOS, and what a scan found: hashes of some frames, why
+    it can't be read; clips of one source share a ``group``."""
 
     path: str
     label: int
@@ -47,8 +43,7 @@ class Clip:
 
 
 def find_clips(folder: Path) -> tuple[list[str], list[Clip]]:
-    """Class names, sorted, and the video files of each class folder, not yet read;
-    ValueError unless there are two classes or more."""
+    """Class names, sorted, and videos of two class folders or more, not yet read."""
     found: dict[str, list[Path]] = {}
     empty = []
     for inner in sorted(folder.iterdir()):
@@ -73,11 +68,9 @@ def find_clips(folder: Path) -> tuple[list[str], list[Clip]]:
 def read_lists(
     folder: Path, files: Sequence[str]
 ) -> tuple[list[str], dict[str, list[Clip]]]:
-    """Class names, and the clips of lists of ``path class_id`` lines, not yet read.
-
-    Of two lists, every second clip of each class to validate is one to test. Names are
-    the lines of ``classes.txt`` next to the first list, else the class ids.
-    """
+    """Class names (of ``classes.txt`` next to the first list, else the class ids), and
+    the clips of lists, not yet read. Of two lists, every second clip of each class to
+    validate is one to test."""
     if len(files) not in (2, 3):
         raise wrong("--lists", "TRAIN VAL [TEST]", f"{len(files)} lists")
     lists: dict[str, list[Clip]] = {}
@@ -101,8 +94,7 @@ def read_lists(
 
 
 def read_clips(folder: Path, clips: Sequence[Clip], track: Track) -> list[Clip]:
-    """Decode clips once, in parallel; ``track`` takes the results, and ``total``, to
-    show progress."""
+    """Decode clips once, in parallel; ``track`` shows progress."""
 
     def read(clip: Clip) -> Clip:
         # A list is UTF-8 text with a path in each line.
@@ -136,19 +128,11 @@ def perceptual_hash(image: np.ndarray) -> int:
 
 
 def describe(clips: Sequence[Clip], num_classes: int) -> str:
-    """Number, lengths and sizes of the clips, and a table of those set aside."""
     lines = [f"  {clip.path}: {clip.fault}" for clip in clips if clip.fault]
     if lines:
         title = f"{len(lines)} of {len(clips)} clips can't be read, set aside:"
         lines.insert(0, title)
-    good = [clip for clip in clips if not clip.fault]
-    first: dict[Any, Clip] = {}
-    for clip in good:
-        other = first.setdefault(clip.hashes, clip)
-        if other.label != clip.label:
-            text = "look the same, and are of two classes"
-            lines.append(f"warning: {other.path} and {clip.path} {text}")
-    if good:
+    if good := [clip for clip in clips if not clip.fault]:
         times = sorted(clip.frames / (clip.fps or 25) for clip in good)
         sizes = Counter(f"{clip.width}x{clip.height}" for clip in good).most_common(3)
         lines.append(
@@ -160,7 +144,6 @@ def describe(clips: Sequence[Clip], num_classes: int) -> str:
 
 
 def check_clips(names: Sequence[str], clips: Sequence[Clip]) -> None:
-    """Check that each class has clips for all lists."""
     counts = Counter(clip.label for clip in clips if not clip.fault)
     label = min(range(len(names)), key=lambda i: counts[i])
     if not counts:

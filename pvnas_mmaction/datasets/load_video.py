@@ -15,24 +15,19 @@ from mmaction.registry import TRANSFORMS
 from mmengine.fileio import FileClient
 
 from ..space.checks import wrong
-from .video_backends import PyAV, check_backend
-from .video_frames import VideoFrames
+from .video_frames import VideoFrames, check_backend
 from .video_list import video_file
 
 
 @TRANSFORMS.register_module()
 class PVNASVideoInit(DecordInit):
-    """Open a video and count the frames that it presents. Args as of ``DecordInit``.
-
-    It takes ``filename``, and ``video_length`` where a former call counted them; it
-    adds ``video_reader``, ``total_frames``, ``avg_fps`` and ``video_length``.
+    """Open a video and count the frames that it presents, unless ``video_length`` says
+    it; adds ``video_reader``, ``total_frames``, ``avg_fps`` and ``video_length``.
 
     Args:
-        cache: Folder where the resized frames of a file are kept, see
-            :class:`CachedFrames`. Default None: each call decodes.
+        cache: Folder where the resized frames of a file are kept. Default None: none.
         resize: Arguments of ``Resize``, for ``cache``.
-        backend: What decodes without ``cache``, see :class:`VideoFrames`. Default
-            ``"auto"``.
+        backend: What decodes without ``cache``, see :class:`VideoFrames`.
         **kwargs: As for ``DecordInit``.
     """
 
@@ -49,7 +44,6 @@ class PVNASVideoInit(DecordInit):
         self.cache, self.resize = cache, Resize(**resize) if resize else None
 
     def transform(self, results: dict) -> dict:
-        """Add the reader and the number of frames."""
         file = video_file(results["filename"])
         if self.io_backend != "disk":
             client = self.file_client or FileClient(self.io_backend, **self.kwargs)
@@ -68,11 +62,10 @@ class PVNASVideoInit(DecordInit):
 
 
 class CachedFrames(VideoFrames):
-    """A video of which all frames were decoded and resized once, into a file in
-    ``folder``, named by path, size and time of the video, and resize."""
+    """A video of which all frames were decoded and resized once, into a file."""
 
     def __init__(self, file: str, folder: str, resize: Resize) -> None:
-        self._pyav = PyAV(file, 1)
+        self.file, self.num_threads = file, 1
         state = os.stat(file)
         facts = [file, state.st_size, state.st_mtime_ns, str(resize)]
         name = hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
@@ -96,10 +89,7 @@ class CachedFrames(VideoFrames):
 
 @TRANSFORMS.register_module()
 class PVNASVideoDecode(DecordDecode):
-    """Decode the frames ``frame_inds`` of a video that :class:`PVNASVideoInit` opened.
-
-    It adds what ``DecordDecode`` adds: ``imgs``, ``original_shape``, ``img_shape``.
-    """
+    """As ``DecordDecode``, for a video that :class:`PVNASVideoInit` opened."""
 
     def __init__(self) -> None:
         super().__init__(mode="accurate")

@@ -1,9 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The frames that ``ffmpeg`` shows, by PyAV.
-
-Training reads by this file, and so does :mod:`..apis.onnx_predict`, in a process that
-has neither PyTorch nor this package: it needs PyAV and numpy alone.
-"""
+"""The frames that ``ffmpeg`` shows, by PyAV and numpy alone: :mod:`..apis.onnx_predict`
+loads this file in a process without this package."""
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -37,8 +34,7 @@ def best_stream(container: InputContainer) -> VideoStream:
 def decode(
     container: InputContainer, stream: VideoStream, faults: list[av.FFmpegError]
 ) -> Iterator[av.VideoFrame]:
-    """Frames in the order of presentation. Passes over faults, which ``faults`` gets,
-    as ``ffmpeg`` does."""
+    """Frames in the order of presentation; passes over faults, as ``ffmpeg`` does."""
 
     def packets() -> Iterator[av.Packet | None]:
         try:
@@ -57,8 +53,7 @@ def decode(
 
 
 def show(frames: Iterable[av.VideoFrame]) -> Iterator[np.ndarray]:
-    """Upright RGB pictures (H, W, 3), uint8, of the size of the first one, by the
-    filters of ``ffmpeg``."""
+    """Upright RGB pictures (H, W, 3), uint8, as ``ffmpeg``, of the first one's size."""
     size, last = (), None
     for frame in frames:
         matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)

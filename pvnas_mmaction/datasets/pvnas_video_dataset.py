@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 
 from ..space.checks import wrong
 from .load_video import with_cache, with_exact_frames
-from .video_backends import check_backend
+from .video_frames import check_backend
 from .video_list import find_faults, read_video_list, resolve
 
 
@@ -35,20 +35,16 @@ class _SharedTable:
 class PVNASVideoDataset(VideoDataset):
     """Videos with class ids, from a list of ``path class_id`` lines.
 
-    It differs from :class:`mmaction.datasets.VideoDataset` where something is wrong.
     The list is checked when it is loaded: all videos have to be there, and the first
     frame of each is read (in a training list of over 4000, of an even sample). In
     training, a video that fails before there are ``imgs`` is logged once, counted in
-    :attr:`failures` (which all workers of a loader share; :class:`SkippedClipsHook`
-    reports it) and replaced by another one, chosen by (index, attempt) alone. In
+    :attr:`failures` and replaced by another one, chosen by (index, attempt) alone. In
     validation and testing it is an error: an accuracy over fewer clips is another
     number.
 
     Args:
         ann_file: The list, see :func:`read_video_list`.
-        pipeline: Transforms. MMAction2's video readers in it are replaced by
-            :class:`PVNASVideoInit` and :class:`PVNASVideoDecode`, whose frames are the
-            ones that a player shows.
+        pipeline: Transforms. Our own reader takes the place of MMAction2's.
         data_prefix: ``dict(video=FOLDER)`` that the paths are relative to. Default:
             the current folder.
         num_classes: Number of classes; class ids are in [0, num_classes). Default
@@ -57,8 +53,7 @@ class PVNASVideoDataset(VideoDataset):
         max_refetch: How many replacements are tried for one clip. Default 20.
         cache: Folder where the frames of all videos are kept, resized as the pipeline
             does it: 90 kB for one of 128x228. Default None: each access decodes.
-        backend: What decodes, without ``cache``, see :class:`VideoFrames`: ``"pyav"``,
-            ``"torchcodec"`` or ``"decord"``. Default ``"auto"``: PyAV.
+        backend: What decodes, without ``cache``, see :class:`VideoFrames`.
         **kwargs: As for ``VideoDataset``, without ``multi_class``.
 
     Raises:
@@ -96,14 +91,12 @@ class PVNASVideoDataset(VideoDataset):
         )
 
     def read_clips(self) -> list[dict]:
-        """Read the list; one dict with filename and label per line."""
         settings = self.delimiter, self.num_classes
         clips = read_video_list(self.ann_file, self._field, *settings)
         folder = self.data_prefix["video"]
         return [dict(filename=os.path.join(folder, p), label=i) for p, i in clips]
 
     def load_data_list(self) -> list[dict]:
-        """Read and check the list."""
         data_list = self.read_clips()
         self._check_videos([data["filename"] for data in data_list])
         self._check_repeats(data_list)
@@ -131,8 +124,7 @@ class PVNASVideoDataset(VideoDataset):
         _warn(str(error))
 
     def _check_repeats(self, data_list: list[dict]) -> None:
-        """Warn of files that are listed twice: what trains on one half of a list and is
-        judged on the other may see a clip in both."""
+        """A search trains on one half of a list and is judged on the other."""
         labels: dict[str, list[int]] = {}
         files = resolve(data["filename"] for data in data_list)
         for file, data in zip(files, data_list, strict=True):
@@ -167,8 +159,7 @@ class PVNASVideoDataset(VideoDataset):
         return self._table.tensor[0]
 
     def keep_apart(self, parts: Sequence[Sequence[int]]) -> None:
-        """Replace a bad video only by one of its own part: ``parts`` are disjoint index
-        lists, such as the two halves of a search."""
+        """Replace a bad video only by one of its own part, of disjoint index lists."""
         self._parts = [np.asarray(part) for part in parts]
 
     def _replacement(self, idx: int, attempt: int) -> int:
@@ -180,10 +171,7 @@ class PVNASVideoDataset(VideoDataset):
 
     def __getitem__(self, idx: int) -> dict:
         """The clip ``idx`` after the pipeline; in training, another one if it's bad.
-
-        Raises:
-            OSError: A bad video in test mode, or too many in training.
-        """
+        OSError: a bad video in test mode, or too many in training."""
         if self.test_mode:
             return super().__getitem__(idx)
         idx = int(idx) % len(self)
@@ -233,7 +221,6 @@ def _warn(text: str) -> None:
 
 
 def _folder(data_prefix: object, field: str) -> str:
-    """The folder that a list's paths start from."""
     if data_prefix is None:
         return ""
     if not isinstance(data_prefix, Mapping):

@@ -17,19 +17,14 @@ from .video_list import resolve
 
 @HOOKS.register_module()
 class SkippedClipsHook(Hook):
-    """Log which clips two lists share, and how many clips were skipped.
-
-    Before a run it compares the lists of the training, validation and test loader (a
-    test on the validation list counts once). After each epoch it sums the skipped clips
-    over the processes; an epoch without them logs nothing. It finds every
-    :class:`PVNASVideoDataset`, also in wrappers.
-    """
+    """Log which clips two lists share, before a run (a test on the validation list
+    counts once), and which were skipped, after each epoch; of every
+    :class:`PVNASVideoDataset`, also in wrappers."""
 
     def __init__(self) -> None:
         self._reported: dict[int, torch.Tensor] = {}
 
     def before_run(self, runner: Runner) -> None:
-        """Warn of files that stand in two lists."""
         if not is_main_process():
             return
         found = {}
@@ -60,7 +55,6 @@ class SkippedClipsHook(Hook):
                 )
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Report what is new since the last report."""
         for number, dataset in enumerate(_find(runner.train_loop.dataloader.dataset)):
             failures = dataset.failures.clone()
             all_reduce(failures)

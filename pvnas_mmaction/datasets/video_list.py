@@ -20,12 +20,9 @@ MAX_OPENED = 4000
 def read_video_list(
     path: str, field: str, delimiter: str = " ", num_classes: int | None = None
 ) -> list[tuple[str, int]]:
-    """Read a list, UTF-8 text: path as it is written, and class id, per line.
-
-    Blank lines don't count. The last ``delimiter`` of a line separates the two. Class
-    ids are in [0, num_classes). Errors, FileNotFoundError and ValueError, name
-    ``field``, the config field of the data set.
-    """
+    """Path as it is written, and class id in [0, num_classes), of each line of a list
+    in UTF-8; the last ``delimiter`` separates them. FileNotFoundError or ValueError
+    about ``field``, the config field of the data set."""
     line_form = f"path{delimiter}class_id"
     wanted = f"a list of lines {line_form!r}"
     if not exists(path):
@@ -97,7 +94,7 @@ def find_faults(paths: Sequence[str], whole: bool = True) -> dict[str, str]:
 
 
 def _apply(check: Callable[[str], str], files: list[str]) -> dict[str, str]:
-    """What a check says of files, in threads, as disks are slow."""
+    # In threads, as disks are slow.
     with ThreadPoolExecutor(8) as pool:
         found = zip(files, pool.map(check, files), strict=True)
         return {file: fault for file, fault in found if fault}
@@ -114,7 +111,6 @@ def _why_unreadable(path: str) -> str:
 
 @cache
 def _why(path: str, size: int, modified: int) -> str:
-    """Why not even the first frame can be read; once for a file as it is."""
     try:
         VideoFrames(path, length=1).read([0])
     except (OSError, ValueError) as error:

@@ -109,8 +109,6 @@ class SearchCheckpoint:
     content: dict[str, Any]
 
     def log_probs(self) -> list[list[float]]:
-        """log p of every layer at temperature 1; another one would leave the order of
-        networks as it is."""
         return log_probabilities(self.alphas)
 
     def inherited(self, indices: Sequence[int]) -> dict[str, Tensor]:

@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The schedule at work in a runner."""
 
-import time
-
 import torch
 from mmaction.registry import HOOKS
 from mmengine.hooks import CheckpointHook, Hook
@@ -20,7 +18,6 @@ TRANSFORMS = ("activation_checkpointing", "compile", "efficient_conv_bn_eval")
 
 
 def _check_config(runner: Runner) -> None:
-    """Refuse what can't be used in a search."""
     if not isinstance(runner.train_loop, SearchLoop):
         found = type(runner.train_loop).__name__
         raise wrong("train_cfg.type", "'SearchLoop' with LRDiversityHook", repr(found))
@@ -44,10 +41,9 @@ class LRDiversityHook(Hook):
     every step; ends and restarts its cycles.
 
     Peak rates are those of the optimisers; ``auto_scale_lr`` holds for the weights
-    alone. A cycle is ended in ``after_train_iter``, before anything is logged
-    (LoggerHook, BELOW_NORMAL) or saved (CheckpointHook, VERY_LOW): no checkpoint stands
-    between a cycle's end and its restart. There the rates of the next step are set, so
-    that RuntimeInfoHook logs the right ones.
+    alone. A cycle ends in ``after_train_iter``, before anything is logged (LoggerHook,
+    BELOW_NORMAL) or saved (CheckpointHook, VERY_LOW). There the rates of the next step
+    are set, so that RuntimeInfoHook logs the right ones.
 
     Args:
         mode: ``constant``, ``cosine``, ``cyclic`` or ``diversity``. Default the last.
@@ -84,7 +80,6 @@ class LRDiversityHook(Hook):
             weights_lr=weights.defaults["lr"] * scale,
             alphas_lr=peak,
             num_candidates=tuple(loop.supernet.counts),
-            tau=loop.supernet.tau,
             accumulated=runner.optim_wrapper["alphas"]._accumulative_counts,
             tune_steps=loop.num_tune_steps,
             **self.settings,
@@ -92,7 +87,6 @@ class LRDiversityHook(Hook):
         loop.build_search(LRDiversitySchedule(config))
 
     def before_train(self, runner: Runner) -> None:
-        self._first_step, self._started = runner.iter, time.monotonic()
         self._set_rates(runner)
 
     def _set_rates(self, runner: Runner) -> None:
@@ -122,15 +116,12 @@ class LRDiversityHook(Hook):
 
     def _report(self, runner: Runner, entry: ArchiveEntry) -> None:
         search = runner.train_loop.search
-        done = search.num_steps - self._first_step
-        left = runner.max_iters - search.num_steps
-        minutes = (time.monotonic() - self._started) / done * left / 60
         accuracy = "n/a" if entry.accuracy is None else f"{entry.accuracy:.4f}"
         runner.logger.info(
             f"Cycle {entry.cycle + 1}/{search.schedule.num_cycles}: "
             f"{' '.join(entry.blocks)} | {entry.macs / 1e9:.4f} GFLOPs, "
             f"{entry.params / 1e6:.3f} M parameters | accuracy {accuracy} | D "
-            f"{entry.diversity:.3f} | {minutes:.1f} min left"
+            f"{entry.diversity:.3f}"
         )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

@@ -2,8 +2,7 @@
 """Muon for the convolutions that mix channels, AdamW for everything else.
 
 Muon (Jordan et al., 2024) moves a weight matrix by its momentum made orthogonal, so
-that a direction in which the gradient is small counts as much as the others. Where a
-network knows the axis of a motion and not yet its sign, the sign is such a direction.
+that a direction in which the gradient is small counts as much as the others.
 ``torch.optim.Muon`` takes matrices alone; here an output channel of a convolution is a
 row.
 """
@@ -23,8 +22,7 @@ STEPS = 5
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """A matrix (M, N) with the same singular vectors and singular values of about 1
-    (0.7 to 1.2; those near 0 stay below), in bfloat16."""
+    """A matrix of the same singular vectors, and singular values of about 1."""
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalised(matrix.T).T
     a, b, c = COEFFICIENTS
@@ -38,18 +36,15 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 @OPTIMIZERS.register_module()
 class MuonAdamW(torch.optim.AdamW):
-    """AdamW whose convolutions that mix channels follow Muon.
-
-    Each group of parameters becomes two, the second one Muon's, with learning rates of
-    their own. A parameter without gradient stays as it is.
+    """AdamW whose convolutions that mix channels follow Muon, in groups of their own.
 
     Args:
         params: Parameters, or groups of them.
-        lr, betas: Of AdamW; the latter by default (0.9, 0.99).
-        muon_lr: That of Muon, as a step of a matrix of spectral norm 1 (more for those
-            with more rows than columns: sqrt(rows / columns)). Default 0.06.
-        muon_momentum: Of Muon, Nesterov's. Default 0.9.
-        weight_decay: Decoupled, of both. Default 0.01.
+        lr, betas: Of AdamW.
+        muon_lr: Of Muon, as a step of a matrix of spectral norm 1 (more for those with
+            more rows than columns: sqrt(rows / columns)).
+        muon_momentum: Of Muon, Nesterov's.
+        weight_decay: Decoupled, of both.
     """
 
     def __init__(
@@ -84,8 +79,8 @@ class MuonAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step of all parameters that have a gradient; Muon's lose theirs, so that
-        AdamW passes over them."""
+        """One step; Muon's parameters lose their gradients, so that AdamW passes over
+        them."""
         for group in self.param_groups:
             if group["muon"]:
                 self._muon_step(group)

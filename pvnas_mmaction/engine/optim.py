@@ -21,12 +21,8 @@ from ..space.checks import wrong
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """Mixed precision in bfloat16, on any device; ``loss_scale`` and ``dtype`` as
-    ``--amp`` sets them, others are refused.
-
-    MMEngine's ``AmpOptimWrapper`` is for accelerators only, and its scores go to heads
-    that give them to NumPy, which has no bfloat16.
-    """
+    """Mixed precision in bfloat16, on any device: MMEngine's ``AmpOptimWrapper`` is for
+    accelerators only, and heads give scores to NumPy, which has no bfloat16."""
 
     def __init__(self, loss_scale="dynamic", dtype="bfloat16", **kwargs) -> None:
         super().__init__(**kwargs)
@@ -51,7 +47,6 @@ class BFloat16OptimWrapper(OptimWrapper):
 
 
 def is_bfloat16(dtype: str | torch.dtype | None) -> bool:
-    """Whether a ``dtype`` of an optimiser wrapper is bfloat16."""
     return str(dtype).removeprefix("torch.") == "bfloat16"
 
 
@@ -90,9 +85,8 @@ class SearchOptimWrapperConstructor:
     weight, one number for a whole feature map, overflows. The alphas stay in float32.
 
     Args:
-        optim_wrapper_cfg: ``weights`` and ``alphas``, each the config of an optimiser
-            wrapper; ``type``, ``loss_scale`` and ``dtype`` next to them, as MMAction2's
-            ``--amp`` sets them, hold for both.
+        optim_wrapper_cfg: Configs of two wrappers; ``type``, ``loss_scale`` and
+            ``dtype`` next to them, as ``--amp`` sets them, hold for both.
         paramwise_cfg: As in MMEngine, for the weights. Default None.
     """
 

@@ -1,11 +1,7 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The two halves of the training list, and loaders whose every batch is a function of
-(seed, step).
-
-A sampler here yields keys (index, seed) in place of bare indices, and the data set's
-augmentations are seeded from the key: a search that was killed goes on, in the middle
-of an epoch and with any number of workers, with the batches that it would have seen.
-"""
+(seed, step), so that a search that was killed goes on with the batches that it would
+have seen. Samplers yield keys (index, seed), from which augmentations are seeded."""
 
 from __future__ import annotations
 
@@ -42,13 +38,10 @@ def split_by_class(
     seed: int,
     files: Sequence[str] | None = None,
 ) -> tuple[list[int], list[int]]:
-    """Split a list of clips into a weights half and an alpha half, class by class.
-
-    ``alpha_share`` of each class, rounded, goes to the alpha half; a class of two clips
-    or more has at least one in each half. Clips of one of ``files`` (None: each has its
-    own) come to one half. Gives the indices of both halves, ascending; ValueError where
-    one would be empty.
-    """
+    """Ascending indices of a weights half and an alpha half of a list of clips; a
+    ValueError where one would be empty. ``alpha_share`` of each class, rounded, goes to
+    the alpha half; a class of two clips or more has one or more in each. Clips of one
+    of ``files`` (None: each has its own) come to one half."""
     check("train_cfg.alpha_share", alpha_share, in_range("(0, 1)"))
     generator = np.random.default_rng(seed)
     labels = np.asarray(labels)
@@ -77,12 +70,9 @@ def split_by_class(
 
 
 class StepSampler(Sampler[Key]):
-    """Keys for one half: in another order in every epoch, from any batch on.
-
-    Epoch e is a permutation seeded by (seed, e), shared between the ranks in strides,
-    its last incomplete batch left out. Iteration starts at batch ``start`` and goes on
-    for ``num_batches``. ``batch_size`` is that of a rank.
-    """
+    """Keys for one half: epoch e is a permutation seeded by (seed, e), shared between
+    the ranks in strides, its last incomplete batch left out. Iteration starts at batch
+    ``start`` and goes on for ``num_batches``; ``batch_size`` is that of a rank."""
 
     def __init__(
         self,
@@ -104,7 +94,6 @@ class StepSampler(Sampler[Key]):
         self._epoch, self._order = -1, np.empty(0, int)
 
     def batch(self, number: int) -> list[Key]:
-        """Keys of one batch, counted from the start of the run."""
         epoch, position = divmod(number, self.batches_per_epoch)
         if epoch != self._epoch:
             order = np.random.default_rng((self.seed, epoch)).permutation(self.indices)
@@ -123,9 +112,8 @@ class StepSampler(Sampler[Key]):
 
 
 class SeededDataset(Dataset):
-    """A data set asked by key: random augmentations follow the key's seed, and the
-    random state of the process is left as it was. Copies share the data set, for
-    MMEngine copies it with the config of each loader that reads it."""
+    """A data set asked by key: random augmentations follow the key's seed. Copies share
+    the data set, for MMEngine copies it with the config of each loader."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -144,13 +132,8 @@ class SeededDataset(Dataset):
 
 
 class SearchData:
-    """The training list in two halves, with a loader for each.
-
-    Args:
-        dataloader: Config of the training loader; its sampler is not used. A ValueError
-            if it wants other batches, or its clips have no single class id.
-        alpha_share: Share of each class that trains the alphas.
-    """
+    """The training list in two halves, with a loader for each, from the config of the
+    training loader, whose sampler is not used."""
 
     def __init__(self, dataloader: Mapping[str, Any], alpha_share: float) -> None:
         config = copy.deepcopy(dict(dataloader))
@@ -171,7 +154,6 @@ class SearchData:
         self._config = dict(config, dataset=SeededDataset(dataset))
 
     def set_up(self, runner: Runner, seed: int) -> None:
-        """Split the list and build the loaders, all from ``seed``."""
         self.seed, self._runner = seed, runner
         self._calibration: list[dict] = []
         self.weights_half, self.alpha_half = split_by_class(
@@ -196,8 +178,8 @@ class SearchData:
 
     def calibration(self, num_batches: int) -> Iterator[dict]:
         """Batches of the weights half, the same ones on every rank and every time; kept
-        in memory, as decoding takes longer than running a network. Each is a copy, for
-        a blending may write to it, and a worker's tensors hold file descriptors."""
+        in memory. Each is a copy, for a blending may write to it, and a worker's
+        tensors hold file descriptors."""
         if len(self._calibration) != num_batches:
             batches = self._read(self.weights_half, Stream.CALIBRATION, num_batches)
             self._calibration = [copy.deepcopy(batch) for batch in batches]
@@ -205,15 +187,13 @@ class SearchData:
             yield copy.deepcopy(batch)
 
     def judging(self, num_clips: int) -> Iterator[dict]:
-        """Batches of so many clips of the alpha half, as far as it has them: the same
-        ones on every rank and every time."""
+        """Batches of so many clips of the alpha half, the same ones on every rank."""
         wanted = min(num_clips, len(self.alpha_half)) / self._config["batch_size"]
         number = max(1, round(wanted))
         return self._read(self.alpha_half, Stream.SENSITIVITY_DATA, number)
 
     def racing(self, num_batches: int) -> Iterator[dict]:
-        """Batches of all training clips, each process its own: the same ones for every
-        network."""
+        """Batches of all training clips, the same ones for every network."""
         place = get_rank(), get_world_size()
         clips = range(len(self.dataset))
         return self._read(clips, Stream.RACE_DATA, num_batches, place)
@@ -235,7 +215,6 @@ class SearchData:
     def _loader(
         self, indices: Sequence[int], stream: Stream, place: tuple[int, int]
     ) -> DataLoader:
-        """Loader of a process, ``place`` being its rank and the world size."""
         seed = derived_seed(self.seed, stream)
         sampler = StepSampler(indices, self._config["batch_size"], seed, *place)
         config = dict(self._config, sampler=sampler)
@@ -243,7 +222,6 @@ class SearchData:
 
 
 def _parts(dataset: Any) -> list[Any]:
-    """The data sets of a concatenation, or the one."""
     if isinstance(dataset, ConcatDataset):
         return [part for inner in dataset.datasets for part in _parts(inner)]
     if isinstance(dataset, RepeatDataset | ClassBalancedDataset):
@@ -262,7 +240,6 @@ def _path(index: int, info: Mapping[str, Any]) -> str:
 
 
 def _label(index: int, info: Mapping[str, Any]) -> int:
-    """Class id of a clip."""
     label = info.get("label")
     if not isinstance(label, Integral):
         hint = "a search splits its clips by class"

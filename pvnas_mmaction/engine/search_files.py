@@ -2,10 +2,8 @@
 """What a search leaves in its work directory, written whole and by rank 0 alone."""
 
 import json
-import os
 import platform
 import shlex
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +27,6 @@ from .search_data import SearchData
 
 
 def start_facts() -> dict[str, str]:
-    """Command, device and versions of this process."""
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return dict(
         command=shlex.join(sys.argv),
@@ -45,17 +42,9 @@ def start_facts() -> dict[str, str]:
 @contextmanager
 def recorded_run(runner: Runner, **facts: Any) -> Iterator[None]:
     """Write ``work_dir/search/run.json`` at the start and the end, however that comes,
-    of what runs within this context; rank 0 alone::
-
-        {"state": "finished", "error": null,
-         "config": "configs/mine.py", FACTS,
-         "starts": [{"folder": "20260102_100000", "step": 0, "host": "a", "pid": 7,
-                     "started": "2026-01-02T10:00:00", "ended": ..., START_FACTS}]}
-
-    ``state`` is ``running`` (also of a search that was killed), ``finished``,
-    ``interrupted`` or ``failed`` by ``error``. A resumed search has several starts.
-    Facts are ``seed``, ``num_steps``, ``data`` and ``schedule``.
-    """
+    of what runs within this context; rank 0 alone. ``state`` is ``running`` (also of a
+    search that was killed), ``finished``, ``interrupted`` or ``failed`` by ``error``; a
+    resumed search has several ``starts``."""
     if not is_main_process():
         yield
         return
@@ -66,8 +55,6 @@ def recorded_run(runner: Runner, **facts: Any) -> Iterator[None]:
         step=runner.iter,
         started=_now(),
         ended=None,
-        host=socket.gethostname(),
-        pid=os.getpid(),
         **start_facts(),
     )
     record = dict(
@@ -101,8 +88,8 @@ def is_interrupt(error: BaseException | None) -> bool:
 
 
 def read_starts(path: Path) -> list[dict[str, Any]]:
-    """Starts of a search, from its ``run.json``; one that was killed, or still runs,
-    ended when it last wrote its history."""
+    """Starts in a ``run.json``; one that was killed, or still runs, ended when it last
+    wrote its history."""
     starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
     history = path.with_name("history.jsonl")
     wrote = (history if history.is_file() else path).stat().st_mtime
@@ -127,21 +114,15 @@ def save_weights(state: dict[str, Tensor], blocks: Sequence[str], path: Path) ->
 
 
 class SearchFiles:
-    """Writer of ``work_dir/search``: ``space.json`` (space, budget),
-    ``split.json`` (the two halves), ``archive.json``, ``genotypes/cycle_NN.json``, and
-    at the end ``genotype.json``, the network that the search ends in. Rank 0 writes;
-    where it fails, all ranks do."""
+    """Writer of ``work_dir/search``: rank 0 alone; where it fails, all ranks do."""
 
     def __init__(self, runner: Runner, search: Search, data: SearchData) -> None:
         self.runner, self.search, self.data = runner, search, data
         self.directory = Path(runner.work_dir) / "search"
 
     def write_setting(self) -> None:
-        """Write down the space with its costs, and the split of the training list.
-
-        What a search that saved no checkpoint has found in this folder is moved to
-        ``search_before_TIMESTAMP`` first.
-        """
+        """Write down space and split, once what an earlier search has found in this
+        folder was moved to ``search_before_TIMESTAMP``."""
         from_rank_0(self._write_setting)
 
     def _write_setting(self) -> None:
@@ -180,8 +161,7 @@ class SearchFiles:
             self._write_archive()
 
     def write_archive(self) -> None:
-        """Write the archive and every genotype of it; with a donor, also what its
-        single blocks are worth."""
+        """Write the archive, its genotypes and, with a donor, what blocks are worth."""
         from_rank_0(self._write_archive)
 
     def _write_archive(self) -> None:
@@ -193,8 +173,8 @@ class SearchFiles:
         archive.save(self.directory / "archive.json")
 
     def write_result(self) -> None:
-        """Write the genotype that the search chose, and ``diagnostics.json``; where it
-        has a donor, also the weights to fine-tune it from."""
+        """Write the genotype that the search chose, ``diagnostics.json`` and, with a
+        donor, the weights to fine-tune it from."""
         search, weights = self.search, None
         best, path = search.archive.best(), self.directory / "genotype.json"
         assert best is not None

@@ -18,8 +18,8 @@ OF_WEIGHTS, OF_ALPHAS = ("loss", "top1_acc"), ("alpha_loss", "alpha_top1_acc")
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The objects of a file with one JSON object per line, and how many lines are
-    none: the last one of a run that was killed while it wrote."""
+    """The objects of a file with one per line, and the number of lines that are none:
+    the last one of a run that was killed while it wrote."""
     records, lines = [], path.read_text("utf-8", errors="replace").splitlines()
     for line in lines:
         with suppress(ValueError):
@@ -30,10 +30,8 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 @HOOKS.register_module()
 class SearchHistoryHook(Hook):
     """Appends a line of JSON to ``work_dir/search/history.jsonl``, every ``interval``
-    steps: ``step``, ``epoch``, ``cycle``, ``u``, ``p`` (a list per layer),
-    ``Search.scalars``, and losses and accuracies of the step's batches, those of alpha
-    steps only where one was taken. A resumed search first drops the lines of steps that
-    it will take again."""
+    steps: place, ``p`` (a list per layer), ``Search.scalars``, and losses and
+    accuracies of the step. A resumed search drops the lines of steps to come."""
 
     # After LRDiversityHook and RuntimeInfoHook have put their scalars down.
     priority = "BELOW_NORMAL"

@@ -7,16 +7,12 @@ from typing import Any
 
 import torch
 from mmaction.registry import LOOPS
+from mmengine.dist import get_world_size
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..models.supernet import find_supernet
-from ..search.distributed import (
-    SearchDataParallel,
-    announce_failure,
-    from_rank_0,
-    is_distributed,
-)
+from ..search.distributed import SearchDataParallel, announce_failure, from_rank_0
 from ..search.donor_warmup import DonorWarmup
 from ..search.randomness import seeded
 from ..search.schedule import LRDiversitySchedule, num_epochs
@@ -33,16 +29,8 @@ class SearchLoop(EpochBasedTrainLoop):
     of the training list and, unless the alphas rest, an alpha step on one of the other.
 
     :class:`Search` is the algorithm; :class:`LRDiversityHook` builds its schedule and
-    ends its cycles; :class:`SearchFiles` writes what it finds.
-
-    Args:
-        runner: The runner.
-        dataloader: Config of the training loader; its sampler is not used.
-        max_epochs, alpha_share, calibration_batches, metric, min_steps: Fields of
-            ``train_cfg``, see docs/reference/configs.md.
-        **settings: ``input_shape``, ``cost``, ``relaxations``, ``num_ranked``,
-            ``largest_every``, ``alpha_weight``, ``race_steps`` and ``donor`` of
-            :class:`Search`.
+    ends its cycles; :class:`SearchFiles` writes what it finds. Arguments are the fields
+    of ``train_cfg``, see docs/reference/configs.md; ``settings`` go to the search.
     """
 
     def __init__(
@@ -77,7 +65,7 @@ class SearchLoop(EpochBasedTrainLoop):
         self.validation: Validation | None = None
         self._alpha_batches: Iterator[dict] | None = None
         self.model = runner.model
-        if is_distributed() and not isinstance(self.model, SearchDataParallel):
+        if get_world_size() > 1 and not isinstance(self.model, SearchDataParallel):
             expected, got = "'mmaction.SearchDataParallel'", type(self.model).__name__
             raise wrong("model_wrapper_cfg.type", expected, repr(got))
         if is_model_wrapper(self.model):
@@ -89,7 +77,6 @@ class SearchLoop(EpochBasedTrainLoop):
         self.num_tune_steps = donor.tune_steps if donor else 0
 
     def build_search(self, schedule: LRDiversitySchedule) -> Search:
-        """Build the search, once the runner has its optimisers and validation loop."""
         loop = self.runner.val_loop
         if loop is not None:
             self.validation = Validation(loop.dataloader, loop.evaluator, self.metric)
@@ -126,7 +113,6 @@ class SearchLoop(EpochBasedTrainLoop):
         return self.search
 
     def run(self) -> torch.nn.Module:
-        """Launch the search; a resumed one goes on within its epoch."""
         if self.search is None:
             expected = "LRDiversityHook, which builds the schedule of a search"
             raise wrong("custom_hooks", expected, "none")
@@ -149,9 +135,7 @@ class SearchLoop(EpochBasedTrainLoop):
         ):
             try:
                 if self.validation is not None:
-                    # What is wrong with the validation data or the metric shows now,
-                    # not after a cycle. A loader that starts draws from torch's
-                    # generator.
+                    # What is wrong with validation data or metric shows now.
                     path = self.supernet.path_of([0] * len(self.supernet.counts))
                     with seeded(search.seed), self.supernet.use_path(path):
                         self.validation(self.model, num_batches=1)
@@ -164,7 +148,6 @@ class SearchLoop(EpochBasedTrainLoop):
         return model
 
     def run_epoch(self) -> None:
-        """Run what is left of one epoch."""
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         done = self._iter - self._epoch * len(self.dataloader)
@@ -176,7 +159,6 @@ class SearchLoop(EpochBasedTrainLoop):
         self._epoch += 1
 
     def run_iter(self, idx: int, data_batch: dict) -> None:
-        """One weights step and, unless the alphas rest, one alpha step."""
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
         alphas_batch = None if self.search.rests else self._next_alpha_batch()
         outputs = self.search.step(data_batch, alphas_batch)
@@ -193,8 +175,7 @@ class SearchLoop(EpochBasedTrainLoop):
         return next(self._alpha_batches)
 
     def end_cycle(self):
-        """:meth:`Search.end_cycle`, and :meth:`Search.finish` after the last; writes
-        what was found. Gives the cycle's entry of the archive."""
+        """End a cycle, after the last one the search, and write what was found."""
         entry = self.search.end_cycle()
         self.files.write_archive()
         if self.search.is_done:

@@ -9,12 +9,8 @@ from mmengine.runner import Runner
 
 @HOOKS.register_module()
 class SyncStatisticsHook(SyncBuffersHook):
-    """``SyncBuffersHook`` for the buffers that checkpoints hold.
-
-    The mean of eight equal numbers need not be that number in floating point: mean and
-    std of a data preprocessor, which no checkpoint holds, would drift from epoch to
-    epoch, and a resumed run would see other clips.
-    """
+    """``SyncBuffersHook`` for the buffers that checkpoints hold: others, as the mean of
+    a data preprocessor, would drift in floating point, and a resumed run differ."""
 
     def before_val_epoch(self, runner: Runner) -> None:
         if not self.called_in_train:

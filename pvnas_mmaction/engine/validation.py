@@ -1,6 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The accuracy of a model, without a validation loop's hooks: networks are judged in
-the middle of a search, where hooks would take that for the end of an epoch."""
+"""The accuracy of a model, without a validation loop's hooks, which would take that for
+the end of an epoch."""
 
 from itertools import islice
 
@@ -14,8 +14,7 @@ from ..space.checks import wrong
 
 
 class Validation:
-    """Callable that gives the accuracy of a model, a share, by the ``metric`` of an
-    evaluator."""
+    """Gives the accuracy of a model, a share, by the ``metric`` of an evaluator."""
 
     def __init__(
         self, dataloader: DataLoader, evaluator: Evaluator, metric: str

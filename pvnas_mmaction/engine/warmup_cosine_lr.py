@@ -21,9 +21,8 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
 
     With ``n`` steps and ``w = round(warmup * n)`` the factor on the learning rate is
     ``start_factor + (1 - start_factor) * t / w`` before step ``w``, then
-    ``(1 + cos(pi * (t - w) / (n - w))) / 2``. MMEngine gives a scheduler without
-    ``end`` the length of the loop: ``train_cfg.max_epochs`` alone changes the length of
-    a training, also of one that is resumed.
+    ``(1 + cos(pi * (t - w) / (n - w))) / 2``. MMEngine sets ``end`` to the length of
+    the loop, also of a resumed one.
 
     Args:
         warmup: Share of the steps for the warm-up, in [0, 1). Default 0.05.
@@ -63,10 +62,8 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
 
 
 def check_resumed_schedulers(runner: Runner, checkpoint: dict, path: str) -> None:
-    """Check that the learning rates of a resumed training are those of its config.
-
-    MMEngine takes a scheduler's settings, such as its end, from the checkpoint.
-    """
+    """Check that the learning rates of a resumed training are those of its config:
+    MMEngine takes a scheduler's settings, such as its end, from the checkpoint."""
     saved, built = checkpoint.get("param_schedulers"), runner.param_schedulers
     if not isinstance(built, list):
         return

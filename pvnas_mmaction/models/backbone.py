@@ -1,11 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""What supernet and network share: a checkpoint of another network is an error.
-
-MMEngine loads checkpoints without strictness: what does not fit is a warning, and the
-network keeps its random weights. For networks that differ by their genotype only, that
-hides a wrong genotype behind a bad accuracy. So a backbone looks at its part of a state
-dict before anything is copied.
-"""
+"""What supernet and network share: a checkpoint of another network is an error, where
+MMEngine would only warn and keep random weights."""
 
 import re
 from collections.abc import Mapping
@@ -41,9 +36,6 @@ class Backbone(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _check_state(self, state: Mapping[str, Tensor], prefix: str) -> None:
-        """Compare names and shapes of a state dict, as far as its keys start with
-        ``prefix``, with those of the module."""
-
         def shapes(weights: Mapping[str, Tensor], start: str) -> dict[str, tuple]:
             kept = {k: v for k, v in weights.items() if not k.endswith(_OPTIONAL)}
             return {k[len(start) :]: (*v.shape,) for k, v in kept.items()

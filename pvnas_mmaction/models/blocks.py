@@ -1,21 +1,16 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""From the layout of a block to its module.
-
-Every block takes (N, C_in, T, H, W) and gives (N, C_out, ceil(T/St), ceil(H/S),
-ceil(W/S)). Families of blocks are data (:mod:`pvnas_mmaction.space.layout`): to add one
-needs nothing here.
-"""
+"""From the layout of a block to its module, which takes (N, C_in, T, H, W) and gives
+(N, C_out, ceil(T/St), ceil(H/S), ceil(W/S))."""
 
 import itertools
 from collections import OrderedDict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..space import layout as data
-from .lowering import LoweredConv3d, fold_time, is_exporting, unfold_time
+from .lowering import LoweredConv3d
 
 ACTIVATIONS: dict[str, type[nn.Module]] = dict(
     relu=nn.ReLU, relu6=nn.ReLU6, silu=nn.SiLU, hard_swish=nn.Hardswish
@@ -37,8 +32,8 @@ class ConvNormAct(nn.Sequential):
         super().__init__(modules)
 
     @torch.no_grad()
-    def switch_to_deploy(self) -> None:
-        """Fold the batch normalisation into the convolution, for inference."""
+    def fold(self) -> None:
+        """Fold the batch normalisation into the convolution."""
         if bn := getattr(self, "bn", None):
             statistics = bn.running_mean, bn.running_var, bn.eps
             self.conv.weight, self.conv.bias = fuse_conv_bn_weights(
@@ -80,29 +75,15 @@ class TemporalShift(nn.Module):
         return y.contiguous(memory_format=torch.channels_last_3d)
 
 
-class FrameMaxPool(nn.MaxPool3d):
-    """Maximum over kernel x kernel pixels of each frame; stride 2."""
-
-    def __init__(self, kernel: int) -> None:
-        super().__init__((1, kernel, kernel), (1, 2, 2), (0, kernel // 2, kernel // 2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if is_exporting():
-            return super().forward(x)
-        kernel = self.kernel_size[1]
-        y = F.max_pool2d(fold_time(x), kernel, 2, kernel // 2)  # half the time on a CPU
-        return unfold_time(y, x.shape[0])
-
-
 def build_part(part: data.Part, style: data.Style) -> nn.Module:
-    """The module of one part of a layout."""
     if isinstance(part, data.Conv):
         return ConvNormAct(part, style)
     if isinstance(part, data.SqueezeExcitation):
         return SqueezeExcitation(part)
     if isinstance(part, data.Shift):
         return TemporalShift(part.fraction)
-    return FrameMaxPool(part.kernel)
+    size, margin = part.kernel, part.kernel // 2
+    return nn.MaxPool3d((1, size, size), part.stride, (0, margin, margin))
 
 
 class Block(nn.Module):
@@ -119,7 +100,6 @@ class Block(nn.Module):
             self.act = ACTIVATIONS[layout.style.activation](inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, T, H, W) -> (N, C_out, T', H', W')."""
         y = x
         for part in self.layout.parts:
             y = self._modules[part.role](y)
@@ -131,8 +111,16 @@ class Block(nn.Module):
 
 
 def build_block(spec: data.BlockSpec | str, layer: data.Layer) -> Block:
-    """The module of a block spec at a layer; a ValueError if it is no block spec."""
     return Block(data.layout(spec, layer))
+
+
+def fold_batch_norm(module: nn.Module) -> nn.Module:
+    """The module, with every batch normalisation of its blocks folded into its
+    convolution. For inference only: training checkpoints fit it no more."""
+    for part in module.modules():
+        if isinstance(part, ConvNormAct):
+            part.fold()
+    return module
 
 
 def init_weights(module: nn.Module) -> None:

@@ -1,10 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Donors: pretrained image or video networks, read by the names of this project.
-
-A donor is its stem, its blocks in order and its head, each a dict from
-``role.conv.weight``, ``role.bn.weight`` ... to tensors; the roles are those of this
-project's layouts. :data:`NAMINGS` says how other projects name them.
-"""
+"""Donors: pretrained image or video networks, read by the names of this project."""
 
 import importlib
 import importlib.util
@@ -21,6 +16,7 @@ from torch import Tensor
 
 from ..space.checks import check, one_of, wrong
 
+# From "role.conv.weight", "role.bn.weight" ..., by a layout's roles, to tensors.
 Block = dict[str, Tensor]
 
 # Names of a convolution and of its batch normalisation.
@@ -30,12 +26,8 @@ _FIRST, _SECOND, _THIRD = ((f"{i}.conv", f"{i}.bn") for i in range(3))
 
 
 class Naming(NamedTuple):
-    """How a project names the modules of a network: first convolution, blocks, last
-    one.
-
-    A block's names start with a regular expression, the first that matches, whose
-    groups are the numbers that say its order.
-    """
+    """How a project names a network's first convolution, blocks and last one. A block's
+    names start with the first pattern that matches; groups are numbers, its order."""
 
     stem: Names
     blocks: dict[str, dict[str, Names]]
@@ -122,8 +114,7 @@ _PARAMETERS = {
 
 @dataclass(frozen=True)
 class Donor:
-    """A pretrained network as read by a naming: first convolution, blocks in order, and
-    last convolution, empty if there is none; convolutions are (O, I, K, K)."""
+    """First convolution, blocks in order, and last one, or {}; weights (O, I, K, K)."""
 
     naming: str
     stem: Block
@@ -132,7 +123,7 @@ class Donor:
 
 
 def is_residual(block: Mapping[str, object]) -> bool:
-    """Whether a block is ResNet's bottleneck, not MobileNetV2's inverted one."""
+    """Whether ResNet's bottleneck, not MobileNetV2's inverted one."""
     return "reduce.conv.weight" in block
 
 
@@ -146,16 +137,9 @@ def channels(block: Block) -> tuple[int, int]:
 
 
 def read_donor(state: Mapping[str, Tensor], naming: str = "auto") -> Donor:
-    """A donor from the state dict of an image network, or of a recognizer around one.
-
-    Args:
-        state: Keys may start with ``backbone.``. The classifier is left out.
-        naming: A name out of :data:`NAMINGS`, or ``"auto"``: the one that fits.
-
-    Raises:
-        ValueError: There is no such naming, or keys of the checkpoint are unknown or
-            missing by it: says which.
-    """
+    """A donor from the state dict of an image network, or of a recognizer around one,
+    by a name out of :data:`NAMINGS` (``"auto"``: the one that fits); ValueError about
+    keys that are unknown or missing by it."""
     check("naming", naming, one_of("auto", *NAMINGS))
     names = list(NAMINGS) if naming == "auto" else [naming]
     prefix = "backbone."
@@ -180,7 +164,7 @@ def read_donor(state: Mapping[str, Tensor], naming: str = "auto") -> Donor:
 def _read(
     state: Mapping[str, Tensor], naming: str
 ) -> tuple[Donor, list[str], list[str]]:
-    """The donor by one naming, the keys that it does not know and those it misses."""
+    """The donor, and the keys that are unknown and missing."""
     # MMAction2's TemporalShift stands around the module `net`.
     left = {key.replace(".net.", "."): value for key, value in state.items()}
     missing: list[str] = []
@@ -226,9 +210,8 @@ def _read(
 
 def load_state(checkpoint: str) -> Mapping[str, Tensor]:
     """State dict of a checkpoint: a path, a URL, ``timm://NAME``,
-    ``torchvision://NAME``, the name of a model in MMAction2's model index, or
-    ``package://NAME`` for a Python package that holds one ``.pth`` file.
-    FileNotFoundError where it is none of these, or a package is not installed."""
+    ``torchvision://NAME``, ``package://NAME`` (a Python package that holds one ``.pth``
+    file), or a name of MMAction2's model index. FileNotFoundError where it is none."""
     if "://" not in checkpoint and not Path(checkpoint).is_file():
         checkpoint = _url_of_model(checkpoint)
     try:
@@ -239,7 +222,6 @@ def load_state(checkpoint: str) -> Mapping[str, Tensor]:
 
 
 def _url_of_model(name: str) -> str:
-    """Where the weights of a model of MMAction2's model index lie."""
     folder = Path(get_installed_path("mmaction")) / ".mim"
     for file in load(folder / "model-index.yml")["Import"]:
         for model in load(folder / file)["Models"]:

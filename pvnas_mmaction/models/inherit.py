@@ -50,8 +50,7 @@ T = TypeVar("T")
 
 
 def shape_kernel(weight: Tensor, shape: Sequence[int]) -> Tensor:
-    """A convolution's weights (O, I, K, K) in another shape (o, i, Kt, k, k): the first
-    channels."""
+    """Weights (O, I, K, K) in another shape (o, i, Kt, k, k): the first channels."""
     out, width, frames, size, _ = shape
     margin = (size - weight.shape[-1]) // 2
     result = weight.new_zeros(tuple(shape))
@@ -61,8 +60,8 @@ def shape_kernel(weight: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def rank_channels(block: Block) -> Block:
-    """A donor's block with its hidden channels in the order of their importance: the L1
-    norm of the weights that consume them. The block computes the same."""
+    """A block that computes the same, with hidden channels in the order of the L1 norm
+    of the weights that consume them."""
     block = dict(block)
     if is_residual(block):
         _sort(block, ("reduce",), "spatial")
@@ -84,9 +83,8 @@ def _sort(block: Block, makers: Sequence[str], consumer: str) -> None:
 
 def shape_block(block: Block, shapes: Mapping[str, Sequence[int]]) -> Block:
     """Weights of a candidate with parameters of these names and shapes, out of a
-    donor's block with its channels ranked, or its stem or head: all but
-    squeeze-and-excitation, or none for one with more channels or of a family with other
-    convolutions."""
+    donor's block (with ranked channels), stem or head: all but squeeze-and-excitation;
+    none where it has more channels or other convolutions."""
     result = {}
     if ("expand.conv.weight" in block) != ("expand.conv.weight" in shapes):
         return {}
@@ -102,16 +100,14 @@ def shape_block(block: Block, shapes: Mapping[str, Sequence[int]]) -> Block:
 
 
 def _source(block: Block, name: str) -> Tensor | None:
-    """What a parameter is made from: a spatial convolution gives to a joint one, and
-    its batch norm to a temporal one, which is an identity."""
+    # The spatial one gives to a joint one, and its batch norm to a temporal identity.
     if name == "temporal.conv.weight":
         return torch.ones(len(block["spatial.bn.bias"]), 1, 1, 1)
     return block.get(re.sub("^(temporal|joint)", "spatial", name))
 
 
 def by_stage(items: Sequence[T], widths: Sequence[tuple[int, int]]) -> list[list[T]]:
-    """Blocks or layers by stage, runs of one output width, from the input and output
-    width of each."""
+    """Blocks or layers by stage, from the input and output width of each."""
     stages: list[list[T]] = []
     for item, (c_in, c_out) in zip(items, widths, strict=True):
         if not stages or c_in != c_out:
@@ -121,7 +117,7 @@ def by_stage(items: Sequence[T], widths: Sequence[tuple[int, int]]) -> list[list
 
 
 def match_layers(donor: Donor, skeleton: Skeleton) -> list[tuple[Block, bool]]:
-    """For each layer the donor's block, and whether it is one more than the donor has;
+    """For each layer the donor's block, and whether the donor has none of its own;
     ValueError where the widths of stem, stages or head differ."""
     layers = skeleton.layers
     stages = by_stage(layers, [(x.in_channels, x.out_channels) for x in layers])
@@ -149,13 +145,9 @@ def match_layers(donor: Donor, skeleton: Skeleton) -> list[tuple[Block, bool]]:
 def inherit(
     shapes: Mapping[str, Sequence[int]], skeleton: Skeleton, donor: Donor
 ) -> tuple[Block, dict[str, Counter[str]]]:
-    """Weights of a supernet or network, whose state dict has these names and shapes,
-    out of a donor; ValueError where the donor's widths are others.
-
-    Returns:
-        The entries that are inherited; and for stem, each layer and head the number of
-        convolutions that are ``exact``, ``reshaped`` and left ``random``.
-    """
+    """Entries of a state dict with these names and shapes, out of a donor; and for
+    stem, each layer and head the number of convolutions that are ``exact``,
+    ``reshaped`` and left ``random``. ValueError as for :func:`match_layers`."""
     sources = {"stem": (donor.stem, False), "head": (donor.head, False)}
     for i, (block, extra) in enumerate(match_layers(donor, skeleton)):
         sources[f"layers.{i}"] = (rank_channels(block), extra)
@@ -186,7 +178,7 @@ def inherit(
 @torch.no_grad()
 def spread(supernet: nn.Module, indices: Sequence[int]) -> list[str]:
     """Give every candidate of a supernet the weights of one network in it, of blocks
-    without temporal convolutions; names those that keep some of their own weights, as
+    without temporal convolutions; names those that keep some of their own, as
     ``"layers.3 mb_t1_k3_e8"``."""
     left, count = [], sum(supernet.counts)
     for i, (mixed, index) in enumerate(zip(supernet.layers, indices, strict=True)):
@@ -209,7 +201,6 @@ def spread(supernet: nn.Module, indices: Sequence[int]) -> list[str]:
 
 
 def _floats(module: nn.Module) -> Block:
-    """State dict without counters."""
     return {k: v for k, v in module.state_dict().items() if v.is_floating_point()}
 
 
@@ -218,8 +209,7 @@ class InheritFrom:
     """Initialise a supernet or a network from a donor; for its ``init_cfg``.
 
     Args:
-        checkpoint: As for :func:`load_state`; an error, when called, if there is none,
-            or it is of no network that the space could inherit from.
+        checkpoint: As for :func:`load_state`.
         naming: A name out of ``donor.NAMINGS``. Default ``"auto"``: the one that fits.
     """
 

@@ -5,11 +5,8 @@ A tensor (N, C, T, H, W) in channels-last memory holds the same numbers in the s
 order as (N*T, C, H, W) in channels-last memory, and as (N, C, T, H*W). So a
 convolution without temporal extent is a 2D convolution over N*T images, one without
 spatial extent is a 2D convolution over T x (H*W), and neither costs a copy. On CPU the
-2D kernels are several times faster, forward and backward; `benchmarks/lowering.py`
-prints the figures that the choice below rests on.
-
-Exported graphs (ONNX, torch.export) keep the plain 3D convolution, which other
-runtimes know how to handle.
+2D kernels are several times faster (`benchmarks/lowering.py`). Exported graphs keep the
+plain 3D convolution.
 """
 
 import torch
@@ -29,6 +26,12 @@ def unfold_time(x: Tensor, batch: int) -> Tensor:
     return x.reshape(batch, nt // batch, c, h, w).transpose(1, 2)
 
 
+def _conv2d(x: Tensor, weight: Tensor, conv: nn.Conv3d, bias: Tensor | None) -> Tensor:
+    """Of images, with a convolution's settings over space."""
+    stride, padding = conv.stride[1:], conv.padding[1:]
+    return F.conv2d(x, weight, bias, stride, padding, groups=conv.groups)
+
+
 def conv_folded(x: Tensor, conv: nn.Conv3d) -> Tensor:
     """A kernel of 1 over time: a 2D convolution over N*T images."""
     if conv.stride[0] > 1:
@@ -36,12 +39,6 @@ def conv_folded(x: Tensor, conv: nn.Conv3d) -> Tensor:
         x = x[:, :, :: conv.stride[0]].contiguous(memory_format=torch.channels_last_3d)
     y = _conv2d(fold_time(x), conv.weight[:, :, 0], conv, conv.bias)
     return unfold_time(y, x.shape[0])
-
-
-def _conv2d(x: Tensor, weight: Tensor, conv: nn.Conv3d, bias: Tensor | None) -> Tensor:
-    """Of images, with a convolution's settings over space."""
-    stride, padding = conv.stride[1:], conv.padding[1:]
-    return F.conv2d(x, weight, bias, stride, padding, groups=conv.groups)
 
 
 def conv_over_time(x: Tensor, conv: nn.Conv3d) -> Tensor:
@@ -93,14 +90,9 @@ LOWERINGS = {
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
-def is_exporting() -> bool:
-    """Whether a graph for another runtime is being recorded."""
-    return _is_exporting() or torch.onnx.is_in_onnx_export()
-
-
 def choose_lowering(conv: nn.Conv3d, x: Tensor) -> str:
     """Name of the lowering used for a convolution of an input."""
-    if is_exporting():
+    if _is_exporting() or torch.onnx.is_in_onnx_export():
         return "plain"
     if conv.kernel_size[0] == 1:
         return "folded"
@@ -115,14 +107,12 @@ def choose_lowering(conv: nn.Conv3d, x: Tensor) -> str:
 
 
 class LoweredConv3d(nn.Conv3d):
-    """``nn.Conv3d`` with odd kernel, "same" padding, and a chosen lowering.
+    """``nn.Conv3d`` with odd kernel, "same" padding (stride s gives ceil(size / s)),
+    and a chosen lowering.
 
     With ``tf_same``, height and width are padded as TensorFlow does: where a stride
     leaves less than kernel - 1 pixels to pad, the smaller half comes first. That costs
     a copy of the input.
-
-    Shape: (N, in_channels, T, H, W) -> (N, out_channels, ceil(T/St), ceil(H/Sh),
-    ceil(W/Sw)).
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..space.checks import wrong
 from ..space.genotype import Genotype, load_genotype, parse_genotype
 from .backbone import Backbone
-from .blocks import Block, ConvNormAct, build_block
+from .blocks import Block, build_block
 
 
 def resolve_genotype(genotype: str | Mapping[str, Any] | Genotype) -> Genotype:
@@ -44,11 +44,6 @@ class PVNASNet(Backbone):
         norm_eval: Whether batch normalisation keeps to its running statistics in
             training. Default False.
         init_cfg: As in MMEngine's ``BaseModule``. Default None.
-
-    Raises:
-        FileNotFoundError: There is no such genotype file or package.
-        ValueError: A malformed genotype, or an output index out of range. Later: a
-            checkpoint that holds another network is loaded.
     """
 
     def __init__(
@@ -97,11 +92,3 @@ class PVNASNet(Backbone):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
-
-    def switch_to_deploy(self) -> None:
-        """Fold every batch normalisation into its convolution. For inference only: the
-        network can't be trained or loaded from a training checkpoint afterwards."""
-        self.eval()
-        for module in self.modules():
-            if isinstance(module, ConvNormAct):
-                module.switch_to_deploy()

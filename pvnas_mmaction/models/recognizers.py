@@ -1,17 +1,12 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Recognizers out of configs, ours and MMAction2's: built, run, counted."""
+"""Recognizers out of configs, ours and MMAction2's: viewed, run, counted."""
 
-import copy
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmaction.registry import MODELS
 from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,8 +17,7 @@ from ..space.checks import wrong
 
 @dataclass(frozen=True)
 class View:
-    """What a recognizer takes at once: one clip, cropped once. A 2D one (``is_2d``)
-    takes the frames as so many images, (N, T, C, H, W)."""
+    """One clip, cropped once; a 2D recognizer takes its frames as so many images."""
 
     frames: int
     height: int
@@ -39,8 +33,7 @@ class View:
         return 3, self.frames, self.height, self.width
 
     def random_input(self, batch_size: int) -> Tensor:
-        """Normally distributed input, the same for every model of a view:
-        (N, 1, 3, T, H, W), or (N, T, 3, H, W) for a 2D recognizer."""
+        """(N, 1, 3, T, H, W), or (N, T, 3, H, W) for a 2D recognizer."""
         generator = torch.Generator().manual_seed(0)
         size = (batch_size, 1, self.frames, self.height, self.width, 3)
         x = torch.randn(size, generator=generator).permute(0, 1, 5, 2, 3, 4)
@@ -89,45 +82,7 @@ def pipeline_of(config: Config) -> Sequence[Mapping[str, Any]]:
 
 
 def pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """A size of two numbers, from one or two."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
-def without_pretrained(model: Any) -> Any:
-    """A copy of model config data that names no checkpoint."""
-    if isinstance(model, Mapping):
-        values = {
-            key: None if _is_pretrained(value) else without_pretrained(value)
-            for key, value in model.items()
-        }
-        own = dict(pretrained=None, pretrained2d=False)
-        return values | {key: own[key] for key in own if key in values}
-    if isinstance(model, (list, tuple)):
-        kept = (value for value in model if not _is_pretrained(value))
-        return type(model)(without_pretrained(value) for value in kept)
-    return copy.deepcopy(model)
-
-
-def _is_pretrained(value: Any) -> bool:
-    names = ("Pretrained", "InheritFrom")
-    return isinstance(value, Mapping) and value.get("type") in names
-
-
-def build_recognizer(config: Config) -> nn.Module:
-    """The recognizer of a config, with random weights; nothing is downloaded."""
-    init_default_scope(config.get("default_scope", "mmaction"))
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # mmengine notes every parameter it initialises
-    try:
-        model = MODELS.build(without_pretrained(config.model))
-        for module in model.modules():  # whatever the config left unsaid
-            if getattr(module, "pretrained2d", False):
-                module.pretrained2d = False
-        model.init_weights()
-    finally:
-        logger.setLevel(level)
-    return model
 
 
 def logits(model: nn.Module, x: Tensor) -> Tensor:
@@ -138,17 +93,13 @@ def logits(model: nn.Module, x: Tensor) -> Tensor:
 @torch.no_grad()
 def settle_batch_norm(model: nn.Module, x: Tensor) -> None:
     """Set running statistics to those of one batch: with 0 and 1, activations of an
-    untrained network may grow without bound or shrink to denormal numbers, which a CPU
-    handles slowly."""
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 1.0
+    untrained network may shrink to denormal numbers, which a CPU handles slowly."""
+    for layer in model.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.momentum = 1.0
     model.train()
     logits(model, x)
     model.eval()
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
 
 
 @torch.no_grad()
@@ -168,14 +119,4 @@ def count_macs(model: nn.Module, x: Tensor) -> int:
 
 
 def count_params(model: nn.Module) -> int:
-    """Number of learnable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def fold_batch_norm(model: nn.Module) -> bool:
-    """Fold batch normalisation where the backbone knows how; whether it does."""
-    switch = getattr(model.backbone, "switch_to_deploy", None)
-    if switch is None:
-        return False
-    switch()
-    return True

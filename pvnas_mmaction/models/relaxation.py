@@ -1,13 +1,13 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The five relaxations: which candidates of a layer run, and with what weights.
 
-With p = softmax(alpha / tau) over the K candidates of a layer:
+With p = softmax(alpha) over the K candidates of a layer:
 
 =============  ======================================================  ============
 relaxation     forward                                                 runs
 =============  ======================================================  ============
 ``softmax``    sum of p_o * o(x) (DARTS, Liu et al., 2019)             all K
-``gumbel``     softmax((log p + G) / tau) in place of p                all K
+``gumbel``     softmax(log p + G) in place of p                        all K
 ``gumbel_st``  one candidate drawn from p, straight-through gradient   one
 ``two_path``   two drawn without replacement, p renormalised over      two
                the pair (ProxylessNAS, Cai et al., 2019)
@@ -15,12 +15,9 @@ relaxation     forward                                                 runs
 =============  ======================================================  ============
 
 G is Gumbel(0, 1) noise (Gumbel-softmax: Jang et al. and Maddison et al., 2017). Noise
-comes from a generator on the CPU only, so that every rank of a distributed run and
-every resumed run draws the same candidates from the same seed, whatever the device.
-
-All layers are drawn at once, from logits of shape (L, K), which are -inf where a layer
-has fewer than K candidates. What is drawn depends on a copy of them on the CPU alone: a
-draw never waits for an accelerator.
+comes from a generator on the CPU, so that every rank and every resumed run draws the
+same candidates from the same seed; what is drawn depends on a copy of the logits there,
+so that no draw waits for an accelerator.
 
 **To add a relaxation**, write a function of a :class:`Draw` and add it to
 :data:`RELAXATIONS`.
@@ -36,8 +33,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Choice:
-    """What one layer runs: candidates, and ``weights`` (len(indices),) with the way
-    back to alpha; None for one candidate at a weight of exactly 1."""
+    """Candidates that a layer runs, and ``weights`` (len(indices),) that lead back to
+    alpha; None for one candidate at a weight of exactly 1."""
 
     indices: tuple[int, ...]
     weights: Tensor | None = None
@@ -45,15 +42,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Draw:
-    """What a relaxation draws from: alpha / tau (L, K), -inf where there is no
-    candidate, with gradient, and in float64 on the CPU without; the number of
-    candidates of each layer; the temperature; and the source of the noise, on the
-    CPU."""
+    """What a relaxation draws from: alphas (L, K), -inf where there is no candidate,
+    with gradient, and in float64 on the CPU without; the number of candidates of each
+    layer; and the source of the noise."""
 
     logits: Tensor
     host: Tensor
     counts: Sequence[int]
-    tau: float
     generator: torch.Generator | None
 
     @cached_property
@@ -66,9 +61,8 @@ class Draw:
         return -exponential.log()
 
     def soft(self) -> Tensor:
-        """The soft sample softmax((log p + G) / tau), (L, K)."""
-        noisy = torch.log_softmax(self.logits, 1) + self.noise.to(self.logits)
-        return torch.softmax(noisy / self.tau, 1)
+        """The soft sample softmax(log p + G), (L, K)."""
+        return torch.softmax(self.logits + self.noise.to(self.logits), 1)
 
     def top(self, count: int) -> Tensor:
         """Indices (L, count) drawn from p without replacement (Gumbel top-k)."""
@@ -84,17 +78,14 @@ Relaxation = Callable[[Draw], tuple[Tensor, "Tensor | None"]]
 
 
 def softmax(draw: Draw) -> tuple[Tensor, Tensor]:
-    """All candidates, weighted by p."""
     return draw.everything(), torch.softmax(draw.logits, 1)
 
 
 def gumbel(draw: Draw) -> tuple[Tensor, Tensor]:
-    """All candidates, weighted by a soft sample."""
     return draw.everything(), draw.soft()
 
 
 def gumbel_st(draw: Draw) -> tuple[Tensor, Tensor | None]:
-    """One candidate drawn from p; forward weight 1, gradient of the soft sample."""
     index = draw.top(1)
     if not torch.is_grad_enabled():
         return index, None
@@ -104,14 +95,12 @@ def gumbel_st(draw: Draw) -> tuple[Tensor, Tensor | None]:
 
 
 def two_path(draw: Draw) -> tuple[Tensor, Tensor]:
-    """Two candidates drawn from p without replacement, weighted by p over the pair."""
     indices = draw.top(2)
     pair = draw.logits.gather(1, indices.to(draw.logits.device))
     return indices, torch.softmax(pair, 1)
 
 
 def uniform(draw: Draw) -> tuple[Tensor, None]:
-    """One candidate, every one as likely."""
     size = (len(draw.counts), 1)
     u = torch.rand(size, generator=draw.generator, dtype=torch.float64)
     return (u * torch.tensor(draw.counts).unsqueeze(1)).long(), None

@@ -11,16 +11,34 @@ import torch
 from mmaction.registry import MODELS
 from torch import Tensor, nn
 
-from ..space.checks import POSITIVE, check, wrong
-from ..space.genotype import Genotype
+from ..space.checks import wrong
+from ..space.layout import Layer
 from ..space.search_space import SearchSpace
 from .backbone import Backbone
-from .blocks import Block
-from .mixed_layer import MixedLayer
+from .blocks import Block, build_block
 from .relaxation import Choice, Draw, sample
 
 Choices = tuple[Choice, ...]
 """What each layer runs: a path through the supernet."""
+
+
+class MixedLayer(nn.Module):
+    """Candidates of one layer, of which it runs those it is told to."""
+
+    def __init__(self, candidates: Sequence[str], layer: Layer) -> None:
+        super().__init__()
+        self.ops = nn.ModuleList(build_block(spec, layer) for spec in candidates)
+
+    def forward(self, x: Tensor, choice: Choice) -> Tensor:
+        """The candidates of ``choice``, added up by its weights."""
+        first, *others = (self.ops[index] for index in choice.indices)
+        if choice.weights is None:
+            return first(x)
+        weights = choice.weights.unbind()
+        total = weights[0] * first(x)
+        for weight, op in zip(weights[1:], others, strict=True):
+            total = total + weight * op(x)
+        return total
 
 
 @MODELS.register_module()
@@ -33,7 +51,6 @@ class PVNASSupernet(Backbone):
 
     Args:
         space: The search space, as config data (``SearchSpace.from_config``).
-        tau: Temperature of p = softmax(alpha / tau). Default 1.
         share: Whether the candidates of a layer share convolutions of the same role and
             kernel (:meth:`share_weights`). Default False.
         init_cfg: As in MMEngine's ``BaseModule``. Default None.
@@ -47,16 +64,14 @@ class PVNASSupernet(Backbone):
     def __init__(
         self,
         space: Mapping[str, Any],
-        tau: float = 1.0,
         share: bool = False,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        check("model.backbone.tau", tau, POSITIVE)
         self.space = SearchSpace.from_config(space)
         self.whose = f"the supernet of space {self.space.name!r}"
         self.hint = "use the space that the checkpoint was trained with"
-        self.tau, self.share = float(tau), share
+        self.share = share
         self.skeleton = skeleton = self.space.skeleton
         self.stem = Block(skeleton.stem_layout)
         pairs = zip(self.space.candidates, self.space.layers, strict=True)
@@ -69,12 +84,12 @@ class PVNASSupernet(Backbone):
         self._first = 0
 
     def logits(self) -> Tensor:
-        """alpha / tau, (L, K), with gradient; -inf where there is no candidate."""
+        """Alphas (L, K), with gradient; -inf where there is no candidate."""
         device = self.alphas.device
         if self._padding is None or self._padding.device != device:
             ends = torch.tensor(self.counts, device=device).unsqueeze(1)
             self._padding = torch.arange(max(self.counts), device=device) >= ends
-        return (self.alphas / self.tau).masked_fill(self._padding, -torch.inf)
+        return self.alphas.masked_fill(self._padding, -torch.inf)
 
     def probabilities(self) -> Tensor:
         """p, (L, K), with gradient; 0 where there is no candidate."""
@@ -102,7 +117,7 @@ class PVNASSupernet(Backbone):
         """Draw a path by the name of a relaxation, with noise from a generator on the
         CPU. ``alphas`` is what :meth:`read_alphas` gives; None: they are read now."""
         host = padded(self.read_alphas() if alphas is None else alphas, -torch.inf)
-        draw = Draw(self.logits(), host / self.tau, self.counts, self.tau, generator)
+        draw = Draw(self.logits(), host, self.counts, generator)
         return sample(relaxation, draw)
 
     def share_weights(self) -> dict[nn.Parameter, nn.Parameter]:
@@ -129,12 +144,9 @@ class PVNASSupernet(Backbone):
                     owners[weight] = owner
         return owners
 
-    def path_of(self, genotype: Genotype | Sequence[int]) -> Choices:
-        """The path that runs one network, a genotype of this space or the candidate
-        index of each layer."""
-        if isinstance(genotype, Genotype):
-            genotype = self.space.indices(genotype)
-        return tuple(Choice((int(index),)) for index in genotype)
+    def path_of(self, indices: Sequence[int]) -> Choices:
+        """The path that runs one network."""
+        return tuple(Choice((int(index),)) for index in indices)
 
     def argmax_indices(self) -> tuple[int, ...]:
         """The most probable candidate of each layer."""
@@ -179,11 +191,9 @@ def padded(rows: Sequence[Sequence[float]], value: float = 0.0) -> Tensor:
     return torch.tensor(full, dtype=torch.float64)
 
 
-def log_probabilities(
-    rows: Sequence[Sequence[float]], tau: float = 1.0
-) -> list[list[float]]:
-    """log softmax(alpha / tau) of the alphas of each layer, in float64."""
-    tensors = (torch.tensor(row, dtype=torch.float64) / tau for row in rows)
+def log_probabilities(rows: Sequence[Sequence[float]]) -> list[list[float]]:
+    """log softmax(alpha) of the alphas of each layer, in float64."""
+    tensors = (torch.tensor(row, dtype=torch.float64) for row in rows)
     return [torch.log_softmax(row, 0).tolist() for row in tensors]
 
 

@@ -1,9 +1,7 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Time reversal: every training clip is seen forwards and backwards in one batch.
-
-Where some classes are others played backwards (opening and closing), a network has to
-learn the sign of a motion. A clip and its reversal differ in nothing but that sign.
-"""
+"""Time reversal: every training clip is seen forwards and backwards in one batch. Where
+some classes are others played backwards, as opening and closing, the two differ in
+nothing but the sign of the motion."""
 
 from collections.abc import Sequence
 
@@ -38,7 +36,7 @@ class TimeReversalBlending:
     def __call__(
         self, imgs: Tensor, batch_data_samples: list[ActionDataSample]
     ) -> tuple[Tensor, list[ActionDataSample]]:
-        """(N, clips, C, T, H, W) and N samples -> (2 N, clips, C, T, H, W) and 2 N."""
+        """(N, clips, C, T, H, W) and N samples -> 2 N of both."""
         if imgs.ndim != 6:
             expected, got = "(N, clips, C, T, H, W)", str(tuple(imgs.shape))
             hint = "set format_shape='NCTHW' in the data preprocessor and FormatShape"

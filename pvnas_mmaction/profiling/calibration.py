@@ -3,8 +3,7 @@
 
 A sum of medians is not the time of a network: readings are skewed, each piece that runs
 alone has an overhead, and a search prefers the candidates whose readings came out low.
-:func:`calibrate` scales a table to the times of whole networks that were drawn with
-that preference, and adds a margin, so that a budget holds for most networks.
+So the table is scaled to networks drawn with that preference, with a margin on top.
 """
 
 import math
@@ -30,13 +29,10 @@ NUM_OVERHEADS = 41
 def calibrate_and_check(
     table: LatencyTable, networks: Networks, number: int, track: Track = iter
 ) -> LatencyTable:
-    """Fit a table to a ``number`` of networks, and compare it with as many others.
-
-    All of them are measured in turn, so that a load that comes and goes falls on both
-    alike. ``setting["check"]`` of the table of :func:`calibrate` holds the rows of the
-    others, and over them median and 90th percentile of abs(predicted - measured) /
-    measured and ``num_within``, those that take no longer than predicted.
-    """
+    """Fit a table to a ``number`` of networks, and compare it with as many others, all
+    measured in turn. ``setting["check"]`` has the rows of the others, median and 90th
+    percentile of abs(predicted - measured) / measured, and how many take no longer than
+    predicted."""
     generator = random.Random(1)
     drawn = draw_networks(table, 2 * number, generator)
     measured = measure_networks(networks, drawn, generator, track)
@@ -69,7 +65,6 @@ def draw_networks(
 def compare(
     table: LatencyTable, networks: Sequence[Sequence[int]], measured: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """Rows of ``indices``, ``predicted_ms`` and ``measured_ms``, one per network."""
     return [
         dict(indices=list(indices), predicted_ms=table.predict(indices), measured_ms=ms)
         for indices, ms in zip(networks, measured, strict=True)
@@ -77,8 +72,8 @@ def compare(
 
 
 def calibrate(table: LatencyTable, rows: Sequence[dict[str, Any]]) -> LatencyTable:
-    """The table that fits measured networks, three or more rows of :func:`compare`,
-    with a margin; ``setting["calibration"]`` says how.
+    """The table that fits three or more rows of :func:`compare`; how is in
+    ``setting["calibration"]``.
 
     Each reading is lessened by the overhead of a piece that runs alone, and scaled:
     overhead and scale of the least squared relative error. The margin is :data:`MARGIN`

@@ -17,13 +17,9 @@ from ..space.checks import wrong
 
 
 class Clock:
-    """Milliseconds between marks.
-
-    On a GPU they are on its own time line. On one thread of a CPU they are the time
-    that this thread had the processor, so that a busy machine gives the times of an
-    idle one but for what programs take from each other's caches. With several threads
-    they are wall time. ``kind`` says which.
-    """
+    """Milliseconds between marks: on a GPU those of its own events; of one CPU thread
+    the time that it had the processor, which on a busy machine is near to that on an
+    idle one; of several the wall time. ``kind`` says which."""
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
@@ -36,7 +32,6 @@ class Clock:
         return "thread time" if torch.get_num_threads() == 1 else "wall time"
 
     def mark(self) -> None:
-        """Take the time."""
         if self.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record(torch.cuda.current_stream(self.device))
@@ -56,7 +51,6 @@ class Clock:
 
 @contextmanager
 def thread_count(number: int | None) -> Iterator[None]:
-    """A number of threads within this context; None changes nothing."""
     previous = torch.get_num_threads()
     torch.set_num_threads(number or previous)
     try:
@@ -75,7 +69,6 @@ def check_device(name: str) -> torch.device:
 
 
 def machine_facts(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What a time depends on: processor, number of its cores, versions."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
     named = re.search(r"model name\s*: (.*)", text)

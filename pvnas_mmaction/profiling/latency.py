@@ -4,9 +4,8 @@
 A block that runs alone in a loop keeps its input and its weights in the caches, and is
 quicker than in a network. So whole networks run here, drawn such that every candidate
 of every layer has its turn, and a clock is read between the layers. A candidate's time
-is the median of its readings, which come from many moments of the run; how the load of
-other programs changed from one to the next is divided out. Layers of the same widths,
-strides and input size share their readings.
+is the median of its readings; how the load of other programs changed from one moment to
+the next is divided out. Layers of the same kind and input size share their readings.
 """
 
 import random
@@ -20,6 +19,7 @@ import torch
 from mmaction.models.heads import I3DHead
 from torch import nn
 
+from ..models.blocks import fold_batch_norm
 from ..models.pvnas_net import PVNASNet
 from ..models.supernet import PVNASSupernet
 from ..space.checks import check_count, wrong
@@ -27,7 +27,7 @@ from ..space.cost import check_input_shape, layer_shapes
 from ..space.latency_table import LatencyTable
 from ..space.search_space import SearchSpace
 from .clock import Clock, check_device, machine_facts, thread_count
-from .onnx_parts import OnnxParts, fold, start
+from .onnx_parts import OnnxParts, start
 
 T = TypeVar("T")
 Track = Callable[[Sequence[T]], Iterable[T]]
@@ -39,13 +39,7 @@ NUM_PASSES = 3
 @dataclass(frozen=True)
 class MeasureConfig:
     """How to measure: one view at a time, batch normalisation folded, in float32.
-
-    Args:
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``. Default ``"cpu"``.
-        threads: Threads of one operation on the CPU. Default None: as PyTorch has it.
-        rounds: Readings of every candidate at every layer, at least. Default 16.
-        backend: ``"torch"`` or, on a CPU, ``"onnxruntime"``. Default ``"torch"``.
-    """
+    Threads None: as PyTorch has it; ``"onnxruntime"`` runs on a CPU alone."""
 
     device: str = "cpu"
     threads: int | None = None
@@ -53,8 +47,7 @@ class MeasureConfig:
     backend: str = "torch"
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise wrong("backend", f"one of {BACKENDS}", repr(self.backend))
+        assert self.backend in BACKENDS, self.backend
         if self.is_onnx and self.device != "cpu":
             raise wrong("backend onnxruntime", "device cpu", self.device)
         check_device(self.device)
@@ -67,7 +60,6 @@ class MeasureConfig:
         return self.backend == "onnxruntime"
 
     def setting(self) -> dict[str, Any]:
-        """These fields, the clock, and the machine and versions they hold for."""
         with thread_count(self.threads):
             return dict(
                 asdict(self),
@@ -79,8 +71,7 @@ class MeasureConfig:
 
 class Networks:
     """The networks of a space as functions that can be timed, whole or in pieces:
-    ``stem``, the candidates of each of the ``layers``, and ``head``. They run on
-    ``view``, (1, C, T, H, W), normally distributed, as the backend takes it."""
+    ``stem``, candidates of ``layers``, and ``head``, on ``view``, (1, C, T, H, W)."""
 
     def __init__(
         self,
@@ -108,7 +99,6 @@ class Networks:
         self.stem, self.head = self._stage(parts.stem), self._stage(head)
 
     def whole(self, indices: Sequence[int]) -> Stage:
-        """One network, built as training and testing, or the export, build it."""
         if self.config.is_onnx:
             return self._stage(self._graphs.network(indices))
         backbone = PVNASNet(self.space.genotype(indices))
@@ -121,12 +111,11 @@ class Networks:
     def _stage(self, part: Any) -> Stage:
         if self.config.is_onnx:
             return start(part, self.config.threads)
-        return fold(part.eval()).to(self.config.device)
+        return fold_batch_norm(part.eval()).to(self.config.device)
 
     def time(
         self, runs: Sequence[Sequence[Stage]], track: Track = iter
     ) -> Iterator[list[float]]:
-        """Milliseconds of each stage of each run, one behind the other."""
         clock = Clock(self.config.device)
         with torch.inference_mode(), thread_count(self.config.threads):
             for stages in track(runs):
@@ -141,8 +130,7 @@ class Networks:
 def covering_networks(
     counts: Sequence[int], generator: random.Random
 ) -> Iterator[tuple[int, ...]]:
-    """As few random networks as have every candidate of every layer, of which
-    ``counts`` says the numbers, once or more."""
+    """As few random networks as have every candidate of every layer."""
     columns = []
     for count in counts:
         rest = generator.choices(range(count), k=max(counts) - count)
@@ -151,8 +139,7 @@ def covering_networks(
 
 
 def measure_table(networks: Networks, track: Track = iter) -> LatencyTable:
-    """Measure every candidate of every layer; ``track`` wraps the sequence of runs, to
-    show progress."""
+    """Measure every candidate of every layer; ``track`` shows progress."""
     space, config = networks.space, networks.config
     generator = random.Random(0)
     counts = [len(candidates) for candidates in space.candidates]
@@ -191,8 +178,8 @@ def measure_networks(
     generator: random.Random,
     track: Track = iter,
 ) -> list[float]:
-    """Median milliseconds of whole networks, run in turn, in another order in
-    each round; the first round warms up."""
+    """Median milliseconds of whole networks, in another order in each round; the first
+    round warms up."""
     stages = [networks.whole(indices) for indices in chosen]
     places = [*range(len(stages))]
     rounds = networks.config.rounds + 1
@@ -205,12 +192,9 @@ def measure_networks(
 
 
 def steady_medians(moments: Sequence[Sequence[tuple[Any, float]]]) -> dict[Any, float]:
-    """Median reading of each thing that was timed, as if the machine had been equally
-    fast in all moments: each has readings, what was timed and milliseconds.
-
-    How slow a moment was is the median of its readings, each as a share of the median
-    of the same thing.
-    """
+    """Median milliseconds of each thing that was timed, as if the machine had been
+    equally fast in all moments. How slow a moment was is the median of its readings,
+    each as a share of the median of the same thing."""
     slowness, medians = [1.0] * len(moments), {}
     for _ in range(NUM_PASSES):
         readings = defaultdict(list)

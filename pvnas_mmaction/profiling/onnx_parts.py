@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..models.blocks import ConvNormAct
+from ..models.blocks import fold_batch_norm
 from ..models.supernet import PVNASSupernet
 
 OPSET = 18
@@ -25,14 +25,13 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 class OnnxParts:
-    """ONNX graphs of a supernet's stem and candidates and of a head, for clips of
-    ``shape`` (N, C, T, H, W); batch normalisation is folded in place."""
+    """ONNX graphs of stem, candidates and head; batch norm is folded in place."""
 
     @torch.no_grad()
     def __init__(
         self, supernet: PVNASSupernet, head: nn.Module, shape: Sequence[int]
     ) -> None:
-        fold(supernet)
+        fold_batch_norm(supernet)
         (self.stem,), x = _export([supernet.stem], torch.zeros(shape))
         self.layers: list[list[Any]] = []
         known: dict[Any, list[Any]] = {}
@@ -48,7 +47,6 @@ class OnnxParts:
         (self.head,), _ = _export([head], x)
 
     def network(self, indices: Sequence[int]) -> Any:
-        """The graph of one network."""
         from onnx import compose, helper
 
         chosen = [row[i] for row, i in zip(self.layers, indices, strict=True)]
@@ -65,17 +63,9 @@ class OnnxParts:
         return helper.make_model(whole, ir_version=self.stem.ir_version, **versions)
 
 
-def fold(module: nn.Module) -> nn.Module:
-    """The module, with batch normalisation folded into its convolutions."""
-    for part in module.modules():
-        if isinstance(part, ConvNormAct):
-            part.switch_to_deploy()
-    return module
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings: the tools of ONNX have some for every model."""
+    """No warnings: ONNX's tools have some for every model."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -87,7 +77,6 @@ def quiet() -> Iterator[None]:
 
 
 def onnx_program(module: nn.Module, x: Tensor, **names: Any) -> torch.onnx.ONNXProgram:
-    """A module as ONNX; ``names`` are further arguments of ``torch.onnx.export``."""
     with quiet():
         return torch.onnx.export(
             module, (x,), dynamo=True, verbose=False, opset_version=OPSET, **names
@@ -95,8 +84,7 @@ def onnx_program(module: nn.Module, x: Tensor, **names: Any) -> torch.onnx.ONNXP
 
 
 def start(graph: Any, threads: int | None = None) -> Run:
-    """A graph of one input and one output, or its file, as a function; threads None:
-    all cores."""
+    """A graph, or its file, as a function; threads None: all cores."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -109,8 +97,8 @@ def start(graph: Any, threads: int | None = None) -> Run:
 
 
 def measured_ms(path: Path, shape: Sequence[int], threads: int) -> float:
-    """Milliseconds that an exported network takes on this machine's CPU for a view of
-    (C, T, H, W): the lowest mean of some, as other programs only add to it."""
+    """Milliseconds of an exported network on this CPU for a view (C, T, H, W): the
+    lowest mean of some, as other programs only add to it."""
     run = start(path, threads)
     view = np.random.default_rng(0).standard_normal((1, *shape), np.float32)
     # Of one thread, the time that it had the processor.
@@ -132,8 +120,7 @@ class _Together(nn.Module):
 
 @torch.no_grad()
 def _export(modules: Sequence[nn.Module], x: Tensor) -> tuple[list[Any], Tensor]:
-    """Graphs of modules that take the same input, in one export, as each costs a
-    second; and what the first one gives."""
+    # In one export, as each costs a second.
     from onnx.utils import Extractor
 
     names = [f"y{index}" for index in range(len(modules))]

@@ -1,10 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Work directories of searches and trainings, finished or not, as plain data.
-
-Of a search its files in ``search/`` are read, of a training what MMEngine leaves in
-``<timestamp>/vis_data``: scalars and the config. What is missing or broken is named in
-``missing``, for the page to say. Only a path that is no work directory is an error.
-"""
+"""Work directories of searches and trainings, finished or not, as plain data: a
+search's files in ``search/``, and what MMEngine leaves in ``<timestamp>/vis_data``."""
 
 import json
 import math
@@ -40,10 +36,9 @@ class Network:
 class Run:
     """A work directory, with a name that is unique within a report.
 
-    ``missing`` says what is not there or not readable, one sentence each. ``starts`` of
-    the process, oldest first, have ``started`` and ``ended`` as datetimes (``ended`` of
-    a running one: when it last wrote), and what ``start_facts`` gives. ``config_text``
-    is MMEngine's last dump of the config.
+    ``missing`` says what is not there or not readable, one sentence each. ``starts``,
+    oldest first, have ``started`` and ``ended`` as datetimes (``ended`` of a running
+    one: when it last wrote), and what ``start_facts`` gives.
     """
 
     path: Path
@@ -54,23 +49,18 @@ class Run:
 
     @property
     def ended(self) -> datetime | None:
-        """When it ended or last wrote."""
         return self.starts[-1]["ended"] if self.starts else None
 
     @property
     def seconds(self) -> float:
-        """How long it ran, all starts added up."""
         spans = [start["ended"] - start["started"] for start in self.starts]
         return sum(span.total_seconds() for span in spans)
 
 
 @dataclass
 class SearchRun(Run):
-    """A search: what ``search/`` holds, as far as it is there.
-
-    ``record`` is ``run.json``, ``networks`` the archive, oldest first, ``final`` the
-    network that the search ended in, of the archive or not.
-    """
+    """A search, as far as its files are there: ``record`` is ``run.json``, ``networks``
+    the archive, oldest first, ``final`` what the search ended in."""
 
     record: dict[str, Any] = field(default_factory=dict)
     space: SearchSpace | None = None
@@ -88,13 +78,11 @@ class SearchRun(Run):
 
     @property
     def judged(self) -> list[Network]:
-        """The archive, and the network that the search ended in where it lacks that."""
         if self.final is None or self.final in self.networks:
             return self.networks
         return [*self.networks, self.final]
 
     def best(self) -> Network | None:
-        """The network chosen, as :class:`Archive` does."""
         if self.final is not None:
             return self.final
         best = Archive([network.entry for network in self.networks]).best()
@@ -103,8 +91,7 @@ class SearchRun(Run):
 
 @dataclass
 class TrainRun(Run):
-    """A training, usually of one genotype's network: lines of ``scalars.json``, of
-    validation with ``after_step``, the steps of training before it."""
+    """A training; ``after_step`` of a validation counts the steps before it."""
 
     config: dict[str, Any] = field(default_factory=dict)
     train: list[dict[str, Any]] = field(default_factory=list)
@@ -113,8 +100,7 @@ class TrainRun(Run):
 
 
 def read_work_dirs(paths: Sequence[Path]) -> list[Run]:
-    """Read several, with names that tell them apart; ValueError where one holds neither
-    a search nor a training."""
+    """Read several; ValueError where one holds neither a search nor a training."""
     names = [path.resolve().name for path in paths]
     return [
         _read(path, name if names.count(name) == 1 else str(path.resolve()))
@@ -139,7 +125,6 @@ def _text(path: Path) -> str:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """A config as MMEngine dumped it; nothing where it can't be read."""
     try:
         return Config.fromfile(path, import_custom_modules=False).to_dict()
     except Exception:  # a config is a program

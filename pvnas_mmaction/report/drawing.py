@@ -1,9 +1,8 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The picture of a network, one for page, TensorBoard and files.
 
-A network is a row of slots, one per layer between stem and last convolution, all of one
-width, so that layers of several networks stand under each other. In its slot stand the
-convolutions of the block's layout from left to right, each
+A network is a row of slots, one per layer between stem and last convolution. In its
+slot stand the convolutions of the block's layout from left to right, each
 
 - as wide as its multiply-accumulates, next to those of the most expensive layer;
 - as high as its temporal kernel: a flat bar sees one frame;
@@ -31,7 +30,6 @@ TITLE_FRAMES, LABEL_FRAMES = 2.4, 3.7
 
 
 def family_colors() -> dict[str, str]:
-    """A color for each family, also for those registered outside the package."""
     families = enumerate(layout.FAMILIES)
     return {name: PALETTE[i % len(PALETTE)] for i, name in families}
 
@@ -39,8 +37,7 @@ def family_colors() -> dict[str, str]:
 def network_plot(
     rows: Sequence[LayerRow], title: str = "", among: Sequence[Sequence[LayerRow]] = ()
 ) -> Plot:
-    """Draw a network. Networks that are to be compared get the same scale by ``among``,
-    the rows of all of them; default: the network alone."""
+    """Draw a network, on one scale with those ``among`` which it is shown."""
     rows = _drawn(rows)
     others = [row for network in among or [rows] for row in _drawn(network)]
     widest_macs = max(1, *(row.cost.macs for row in others))
@@ -67,7 +64,6 @@ def network_plot(
 
 
 def _frames(row: LayerRow) -> int:
-    """Largest temporal kernel of a layer."""
     return max((conv.kernel[0] for conv in row.layout.convolutions), default=1)
 
 
@@ -98,7 +94,6 @@ def _slabs(index: int, row: LayerRow, widest_macs: int) -> list[dict[str, Any]]:
 
 
 def _drawn(rows: Sequence[LayerRow]) -> list[LayerRow]:
-    """The rows that get a slot: all but the classifier."""
     return [row for row in rows if row.name != "classifier"]
 
 

@@ -29,8 +29,7 @@ def thin(items: Sequence[Any], limit: int) -> list[Any]:
 
 
 def column(rows: Rows, key: str, mean_of: int = 1) -> list[float | None]:
-    """A field of every record, or the mean of its last ones up to there; None where
-    there is no finite number."""
+    """A field of every record, or its running mean; None where no number is finite."""
     values = [row.get(key, math.nan) for row in rows]
     means: list[float | None] = []
     for end in range(1, len(values) + 1):
@@ -45,7 +44,6 @@ def number_format(kind: str) -> str:
 
 
 def cycle_starts(history: Rows) -> list[dict[str, float]]:
-    """First steps logged of each cycle but the first."""
     pairs = itertools.pairwise(history)
     return [dict(step=b["step"]) for a, b in pairs if a["cycle"] != b["cycle"]]
 
@@ -61,9 +59,8 @@ def curves(
     rows: Rows, title: str, series: Sequence[tuple[str, str, str]],
     smooth: bool = False, **settings: Any,
 ) -> Plot | None:  # fmt: skip
-    """Columns (key, label, color) of records over their ``step``, as running means
-    where ``smooth``; None where all are empty. ``settings`` are those of
-    ``plots/curves.json.jinja``."""
+    """Columns (key, label, color) of records over their ``step``; None where all are
+    empty. ``settings`` are those of ``plots/curves.json.jinja``."""
     columns = {key: column(rows, key, SMOOTHING if smooth else 1) for key, *_ in series}
     shown = [dict(key=key, label=label, color=color) for key, label, color in series
              if any(x is not None for x in columns[key])]  # fmt: skip
@@ -80,8 +77,7 @@ def curves(
 
 
 def _course(kind: str, rows: Rows, more: dict[str, dict], **every: Any):
-    """The plots of a kind in ``plots/course.json``, those that have data; ``more`` has
-    further settings of single ones, ``every`` those of all."""
+    """The plots of ``plots/course.json`` that have data."""
     made = {
         name: curves(rows, **{**settings, **every, **more.get(name, {})})
         for name, settings in COURSE[kind].items()
@@ -90,7 +86,6 @@ def _course(kind: str, rows: Rows, more: dict[str, dict], **every: Any):
 
 
 def search_plots(run: SearchRun) -> dict[str, Plot]:
-    """How a search went, by name; without plots that have no data."""
     history = run.history
     found = [
         dict(step=n.entry.step, accuracy=n.entry.accuracy,
@@ -109,9 +104,8 @@ def search_plots(run: SearchRun) -> dict[str, Plot]:
 def probability_plots(
     run: SearchRun,
 ) -> tuple[dict[str, Plot], list[tuple[int, int]]]:
-    """p of all layers at one step (``p-overview``) and of one layer over time
-    (``p-detail``), and step and cycle of each column of the latter. The page sets their
-    parameters ``t``, index of a column, and ``layer``."""
+    """p of all layers at one step and of one layer over time, and step and cycle of
+    each column of the latter. The page sets ``t``, index of a column, and ``layer``."""
     candidates, history = run.space.candidates, thin(run.history, MAX_STEPS)
     names = [(i, name) for i, row in enumerate(candidates) for name in row]
     steps = [record["step"] for record in history]
@@ -140,11 +134,8 @@ def probability_plots(
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points (cost, accuracy) that no other beats, by rising cost.
-
-    A point is beaten by one that costs no more and is no less accurate, and better in
-    one of the two. Of equal points the first stands.
-    """
+    """Indices of the points (cost, accuracy) that no other beats, by rising cost; of
+    equal points the first."""
     front: list[int] = []
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
     for i in order:
@@ -154,8 +145,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def archive_plots(runs: Sequence[SearchRun]) -> dict[str, Plot]:
-    """Accuracy against each kind of cost, all searches in one plot; without kinds that
-    have no point."""
+    """Accuracy against each kind of cost, all searches in one plot."""
     plots = {}
     for kind, (unit, _) in KINDS.items():
         points = [
@@ -179,7 +169,6 @@ def archive_plots(runs: Sequence[SearchRun]) -> dict[str, Plot]:
 
 
 def distance_plot(run: SearchRun) -> Plot:
-    """Pairwise Hamming distances of the networks of a search's cycles."""
     found = [(f"cycle {n.entry.cycle + 1}", n.entry.blocks) for n in run.networks]
     cells = [dict(one=a, other=b, share=hamming(blocks, others))
              for a, blocks in found for b, others in found]  # fmt: skip
@@ -210,7 +199,6 @@ def comparison_plots(runs: Sequence[SearchRun]) -> dict[str, Plot]:
 
 
 def training_plots(run: TrainRun) -> dict[str, Plot]:
-    """Curves of a training, by name; without plots that have no data."""
     measured = [
         dict(step=r["after_step"], accuracy=r["acc/top1"], top5=r.get("acc/top5"),
              name=f"after step {r['after_step']}")
@@ -220,7 +208,6 @@ def training_plots(run: TrainRun) -> dict[str, Plot]:
 
 
 def class_plots(predictions: Predictions) -> dict[str, Plot]:
-    """Confusion matrix and accuracy by class."""
     names, counts = predictions.names, predictions.counts.tolist()
     few = len(names) <= NAMED_CLASSES
     size = dict(height=max(220, min(560, 26 * len(names))), named=few)

@@ -3,7 +3,7 @@
 
 import mmcv
 from mmaction.registry import HOOKS
-from mmengine.dist import is_main_process
+from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -15,35 +15,23 @@ from .plot import figure_bytes
 
 @HOOKS.register_module()
 class GenotypePictureHook(Hook):
-    """Gives the drawing of a cycle's network to the visualizer; at the end also that of
-    the network that the search ends in, where the archive lacks it.
-
-    TensorBoard and Weights & Biases show it under ``genotype`` (and
-    ``genotype_final``), at the step that ended the cycle; ``LocalVisBackend`` writes
-    ``<timestamp>/vis_data/vis_image/genotype_<step>.png``. In a config::
-
-        visualizer = dict(vis_backends=[
-            dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])
-    """
+    """Gives the drawing of a cycle's network to the visualizer, as ``genotype``, and at
+    the end that of the search's, where the archive lacks it, as ``genotype_final``."""
 
     # After LRDiversityHook (NORMAL), which ends the cycle and fills the archive.
     priority = "BELOW_NORMAL"
 
-    def before_train(self, runner: Runner) -> None:
-        self._shown = len(runner.train_loop.search.archive)
-
+    @master_only
     def after_train_iter(
         self, runner: Runner, batch_idx, data_batch=None, outputs=None
     ) -> None:
-        archive = runner.train_loop.search.archive
-        if len(archive) == self._shown:
+        search = runner.train_loop.search
+        if not search.at_cycle_end:
             return
-        self._shown = len(archive)
-        if is_main_process():
-            entry, final = archive.entries[-1], archive.final
-            self._show(runner, entry, "genotype", f"Cycle {entry.cycle + 1}")
-            if final and all(final.blocks != e.blocks for e in archive.entries):
-                self._show(runner, final, "genotype_final", "Found at the end")
+        entry, final = search.archive.entries[-1], search.archive.final
+        self._show(runner, entry, "genotype", f"Cycle {entry.cycle + 1}")
+        if final and all(final.blocks != e.blocks for e in search.archive.entries):
+            self._show(runner, final, "genotype_final", "Found at the end")
 
     def _show(self, runner: Runner, entry: ArchiveEntry, name: str, found: str) -> None:
         title = (

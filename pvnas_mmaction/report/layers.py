@@ -13,9 +13,8 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One line of a network's description: ``stem``, ``layer N`` (from 0), ``last
-    conv`` or ``classifier``. ``block`` is a block spec or words, shapes are (C, T, H,
-    W), ``stage`` (from 0) is None outside the layers."""
+    """One line of a network's description: stem, layer N, last conv or classifier;
+    shapes are (C, T, H, W), ``stage`` is None outside the layers."""
 
     name: str
     block: str
@@ -27,7 +26,6 @@ class LayerRow:
 
     @property
     def spec(self) -> BlockSpec | None:
-        """The parsed block spec; None outside the layers."""
         return None if self.stage is None else BlockSpec.parse(self.block)
 
 
@@ -36,12 +34,9 @@ def layer_rows(
     input_shape: Sequence[int] | None = None,
     num_classes: int | None = None,
 ) -> list[LayerRow]:
-    """Describe a network from stem to classifier, for an input (C, T, H, W).
-
-    Input shape and number of classes default to those of the provenance; without them
-    to 8 frames of 224x224, or the classifier is left out. ValueError for a shape that
-    the skeleton does not take.
-    """
+    """Describe a network for an input (C, T, H, W). Input shape and number of classes
+    default to those of the provenance; without them to 8 frames of 224x224, or the
+    classifier is left out."""
     skeleton, known = genotype.skeleton, genotype.provenance
     input_shape = input_shape or known.get("input_shape")
     num_classes = num_classes or known.get("num_classes")
@@ -87,16 +82,12 @@ def describe(part: Part) -> str:
 
 
 def total(rows: Sequence[LayerRow]) -> Cost:
-    """Cost of all rows."""
     return sum((row.cost for row in rows), Cost())
 
 
 def temporal_reach(genotype: Genotype) -> int:
-    """Frames of the input that one output position sees: the receptive field.
-
-    A kernel of Kt over frames that lie ``jump`` apart adds (Kt - 1) * jump.
-    Squeeze-and-excitation, which averages over all frames, is not counted.
-    """
+    """Frames of the input that one output position sees, squeeze-and-excitation not
+    counted: a kernel of Kt over frames ``jump`` apart adds (Kt - 1) * jump."""
     reach, jump = 1, 1
     for layer, spec in zip(genotype.skeleton.layers, genotype.specs, strict=True):
         reach += (spec.temporal_kernel - 1) * jump
@@ -119,5 +110,4 @@ def format_shape(shape: Sequence[int]) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share in percent; n/a for None."""
     return "n/a" if share is None else f"{100 * share:.1f} %"

@@ -38,8 +38,7 @@ class Card:
 @dataclass
 class Section:
     """A run, its networks, and the keys of its plots; ``columns`` are step and cycle of
-    each column of the plots of p, ``missed`` the networks of cycles that ended with a D
-    far from its plan."""
+    each column of the plots of p, ``missed`` the networks of cycles far from plan."""
 
     run: Run
     anchor: str
@@ -53,8 +52,7 @@ class Section:
 
 
 class Report:
-    """The page of some runs, in their order, and its plots, by a key that is their id
-    on the page as well."""
+    """The page of some runs, and its plots by their id on the page."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.plots: dict[str, Plot] = {}
@@ -72,7 +70,6 @@ class Report:
             self.comparison = self._add("compare", plots)
 
     def render(self, title: str = "", now: datetime | None = None) -> str:
-        """The page as text; its headline is made from the runs' names by default."""
         kind = "Search report" if self.searches else "Training report"
         names = [section.run.name for section in self.sections]
         what = names[0] if len(names) == 1 else f"{len(names)} runs"

@@ -1,11 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Plots as Vega-Lite specifications: one for the page, for PNG, SVG and PDF files.
-
-The specifications are the templates in ``plots/``, filled with data. Colors are those
-of Okabe and Ito, "Color Universal Design" (2008), which color-blind readers can tell
-apart; maps use cividis (Nunez, Anderton and Renslow, 2018), which reads the same with
-and without color vision.
-"""
+"""Plots as Vega-Lite specifications, the templates in ``plots/`` filled with data.
+Color-blind readers can tell the colors apart (Okabe and Ito, 2008; cividis)."""
 
 import json
 from collections.abc import Mapping
@@ -32,8 +27,7 @@ COURSE = json.loads(_TEMPLATES.get_template("course.json").render())
 
 @dataclass
 class Plot:
-    """A title, a Vega-Lite specification as wide as its place, and the pixels below
-    which it is scrolled instead of squeezed."""
+    """A title, a Vega-Lite specification, and the pixels below which it is scrolled."""
 
     title: str
     spec: dict[str, Any]
@@ -61,7 +55,6 @@ def figure_bytes(plot: Plot, kind: str) -> bytes:
 
 
 def save_figure(plot: Plot, path: Path) -> None:
-    """Write a plot in the format that the file's ending says."""
     kind = path.suffix.lower()
     if kind not in FORMATS:
         raise wrong(str(path), f"one of the endings {', '.join(FORMATS)}", repr(kind))

@@ -54,8 +54,7 @@ class Predictions:
 
 
 def load_scores(path: Path) -> list[tuple[int, torch.Tensor]]:
-    """True class and scores (num_classes,) of each clip of a dump, in its order;
-    ValueError where it is no dump, or holds more than data."""
+    """True class and scores (num_classes,) of each clip of a dump, or ValueError."""
     try:
         with path.open("rb") as stream:
             clips = _Unpickler(stream).load()
@@ -70,8 +69,7 @@ def load_scores(path: Path) -> list[tuple[int, torch.Tensor]]:
 
 
 def load_predictions(path: Path, names: Sequence[str] = ()) -> Predictions:
-    """Read a dump as :func:`load_scores` does; numbers stand for classes without a
-    name."""
+    """Read a dump; numbers stand for classes without a name."""
     pairs = load_scores(path)
     number = max(len(names), *(max(truth + 1, len(scores)) for truth, scores in pairs))
     counts = np.zeros((number, number), int)
@@ -81,7 +79,6 @@ def load_predictions(path: Path, names: Sequence[str] = ()) -> Predictions:
 
 
 def class_names(config: dict[str, Any]) -> list[str]:
-    """Those next to a list of a config, of the test set first; empty where none are."""
     files = (lookup(config, f"{split}_dataloader.dataset.ann_file")
              for split in ("test", "val", "train"))  # fmt: skip
     found = (names_next_to(Path(file)) for file in files if file)
@@ -96,8 +93,7 @@ def names_next_to(ann_file: Path) -> list[str]:
 
 
 def predictions_of(run: TrainRun) -> Predictions | None:
-    """Those of the newest ``.pkl`` in a training's folder; what is missing, can't be
-    read or is older than the training's end is noted in its ``missing``."""
+    """Those of the newest ``.pkl`` in a training's folder; notes what is missing."""
     dumps = [*run.path.glob("*.pkl"), *run.path.glob("*/*.pkl")]
     if not dumps:
         text = "There is no dump of predictions (tools/test.py --dump FILE.pkl)."

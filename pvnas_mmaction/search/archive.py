@@ -1,9 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The archive: genotypes that a search found, with costs and accuracy.
-
-It is plain data: one JSON file, written atomically, so that a search killed at any
-moment leaves a whole file behind.
-"""
+"""The archive: genotypes that a search found, with costs and accuracy."""
 
 from __future__ import annotations
 
@@ -13,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..space.checks import wrong
 from ..space.genotype import write_atomically
 from .diversity import hamming, mean_pairwise_hamming
 
@@ -28,8 +23,7 @@ class ArchiveEntry:
         cycle: Cycle that ended in it, from 0; -1 for what the losses of single blocks
             gave before the first.
         step: Weights steps taken when it was derived.
-        blocks: One block spec per layer.
-        costs: Cost by kind for the input shape of the search.
+        costs: Cost by kind.
         accuracy: Validation accuracy, a share, or None: with the weights of the cycle's
             end, or of the search's; after a race with weights trained there.
         distance: Share of layers that differ from the nearest earlier entry, or None.
@@ -52,18 +46,16 @@ class ArchiveEntry:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates."""
         return int(self.costs["flops"])
 
     @property
     def params(self) -> int:
-        """Number of parameters."""
         return int(self.costs["params"])
 
 
 class Archive:
-    """Genotypes found so far, in order, and the network that the search ended in, which
-    may be one of them, or lie near to them (``final``; None: the search goes on)."""
+    """Genotypes found so far, in order, and ``final``, the network that the search
+    ended in, which may be one of them (None: it goes on)."""
 
     def __init__(
         self, entries: Sequence[ArchiveEntry] = (), final: ArchiveEntry | None = None
@@ -75,14 +67,13 @@ class Archive:
         return len(self.entries)
 
     def distance(self, blocks: Sequence[str]) -> float | None:
-        """Share of layers in which a network differs from the nearest entry; None while
-        the archive is empty."""
+        """Share of layers that differ from the nearest entry; None without one."""
         return min((hamming(blocks, e.blocks) for e in self.entries), default=None)
 
     def best(self) -> ArchiveEntry | None:
-        """``final``, or while there is none the entry of highest accuracy; of several
-        the cheapest in multiply-accumulates, and of these the earliest. Where none has
-        an accuracy, the latest; None for an empty archive."""
+        """``final``, or while there is none the entry of highest accuracy, of several
+        the one of fewest multiply-accumulates; the latest where none has an accuracy;
+        None for an empty archive."""
         if self.final is not None:
             return self.final
         judged = [(e.accuracy, e) for e in self.entries if e.accuracy is not None]
@@ -91,9 +82,7 @@ class Archive:
         return max(judged, key=lambda pair: (pair[0], -pair[1].macs))[1]
 
     def summary(self) -> dict:
-        """``mean_pairwise_hamming`` (0 below two entries), ``distinct`` (number of
-        different genotypes) and ``best_accuracy`` (that of ``final`` included; None
-        where none was measured)."""
+        """How different the entries are, and the best accuracy, or None."""
         found = [*self.entries, *([self.final] if self.final else [])]
         accuracies = [e.accuracy for e in found if e.accuracy is not None]
         blocks = [entry.blocks for entry in self.entries]
@@ -104,7 +93,6 @@ class Archive:
         )
 
     def to_dict(self) -> dict:
-        """Plain data, fit for JSON, that :meth:`from_dict` reads."""
         return dict(
             format_version=FORMAT_VERSION,
             entries=[asdict(entry) for entry in self.entries],
@@ -113,31 +101,16 @@ class Archive:
         )
 
     @classmethod
-    def from_dict(cls, data: dict, where: str = "archive") -> Archive:
-        """Read what :meth:`to_dict` wrote, ``where`` for errors; a ValueError for
-        another version, or keys that do not fit."""
-        version = data.get("format_version") if isinstance(data, dict) else None
-        if version != FORMAT_VERSION:
-            hint = "use the version of pvnas_mmaction that wrote it"
-            field = f"{where}, format_version"
-            raise wrong(field, str(FORMAT_VERSION), repr(version), hint)
-        try:
-            final = data["final"] and ArchiveEntry(**data["final"])
-            return cls([ArchiveEntry(**item) for item in data["entries"]], final)
-        except (KeyError, TypeError) as error:
-            expected = f"the keys of format version {FORMAT_VERSION}"
-            raise wrong(where, expected, str(error)) from error
+    def from_dict(cls, data: dict) -> Archive:
+        """Read what :meth:`to_dict` gave."""
+        final = data["final"] and ArchiveEntry(**data["final"])
+        return cls([ArchiveEntry(**item) for item in data["entries"]], final)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the archive as JSON, whole or not at all."""
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
         write_atomically(path, text)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Archive:
-        """Read an archive file; a ValueError as for :meth:`from_dict`."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise wrong(str(path), "JSON", str(error)) from error
-        return cls.from_dict(data, where=str(path))
+        """Read what :meth:`save` wrote."""
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))

@@ -45,8 +45,7 @@ class InfeasibleBudgetError(ValueError):
 
 @dataclass(frozen=True)
 class Budget:
-    """An upper limit on one cost of the network, in the unit of its table; a ValueError
-    if it is no finite number above 0."""
+    """An upper limit on one cost of the network, in the unit of its table."""
 
     table: CostTable
     limit: float
@@ -59,9 +58,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class Derived:
-    """A derived network: the chosen candidate of each layer, the sum of their
-    log-probabilities, each raised to :data:`LOG_PROB_FLOOR`, and its cost by kind of
-    budget."""
+    """A derived network: the candidate of each layer, the sum of their (raised)
+    log-probabilities, and its cost by kind of budget."""
 
     indices: Indices
     log_prob: float
@@ -80,12 +78,11 @@ def derive(
 
     Args:
         log_probs: Log-probability of every candidate, one list per layer.
-        budgets: Limits, at most one of each kind. Default: none.
-        num_candidates: Number of networks wanted. Default 1.
-        min_distance: Least number of layers in which any two differ. Default 1.
-        earlier: Candidate indices of networks to stay away from. Default: none.
-        earlier_distance: Least number of layers in which a network differs from each
-            of those. Default 1.
+        budgets: Limits, at most one of each kind.
+        num_candidates: Number of networks wanted.
+        min_distance: Least number of layers in which any two differ.
+        earlier: Candidate indices of networks to stay away from, by at least
+            ``earlier_distance`` layers.
 
     Returns:
         The networks, best first; fewer than wanted where no more exist, none only where
@@ -117,7 +114,11 @@ def derive(
         found.append(Derived(indices, math.fsum(chosen), costs))
         program.forbid([[i] for i in indices], at_most=len(scores) - min_distance)
     if not found and not earlier:
-        raise InfeasibleBudgetError(_joint_message(budgets))
+        asked = ", ".join(f"{b.table.kind} {b.limit} {b.table.unit}" for b in budgets)
+        raise InfeasibleBudgetError(
+            "no network keeps all budgets at once, though each can be kept alone: "
+            f"{asked}; raise one"
+        )
     return found
 
 
@@ -128,9 +129,8 @@ def derive_apart(
     found: Sequence[Sequence[int]],
     share: float,
 ) -> list[Indices]:
-    """The most probable networks, as candidate indices, that differ from those found so
-    far in a share of their layers, rounded up to whole layers. Where none of these
-    keeps the budgets, as for 0, they may be any."""
+    """The most probable networks, as candidate indices, that differ from those found in
+    a share of their layers, rounded up; any where none of these keeps the budgets."""
     # 0.2 of 15 layers are 3, whatever floats make of it.
     layers = math.ceil(share * len(log_probs) - 1e-9)
     networks: list[Derived] = []
@@ -156,7 +156,6 @@ class _Program:
             self._add_budget(budget)
 
     def solve(self) -> Indices | None:
-        """The best candidate indices, or None where none is left."""
         while True:
             indices = self._solve_once()
             if indices is None:
@@ -211,9 +210,8 @@ class _Program:
         )
 
     def _forbid_cover(self, budget: Budget, indices: Indices) -> None:
-        """Cut off a network over the budget, with all that cost at least as much: a
-        cover inequality, as strong as it can be, over the layers that are needed to
-        exceed the limit."""
+        """Cut off a network over the budget, with all that cost at least as much, by a
+        cover inequality over the layers that are needed to exceed the limit."""
         rows = [list(map(Fraction, row)) for row in budget.table.per_layer]
         chosen = [row[i] for row, i in zip(rows, indices, strict=True)]
         extra = [cost - min(row) for cost, row in zip(chosen, rows, strict=True)]
@@ -230,24 +228,3 @@ class _Program:
             for layer, row in enumerate(rows)
         ]
         self.forbid(choices, at_most=len(needed) - 1)
-
-
-def _joint_message(budgets: Sequence[Budget]) -> str:
-    """Say by how much each budget would have to give way to the others."""
-    parts = []
-    for budget in budgets:
-        table = budget.table
-        others = [other for other in budgets if other is not budget]
-        losses = [[-float(cost) for cost in layer] for layer in table.per_layer]
-        indices = _Program(losses, others).solve()
-        # None: the others exclude each other, whatever this one allows.
-        if indices is not None:
-            parts.append(
-                f"{table.kind}: limit {budget.limit} {table.unit}, at least "
-                f"{table.cost(indices)} where the others are kept"
-            )
-    details = "; ".join(parts) or "no limit alone is the cause"
-    return (
-        "no network keeps all budgets at once, though each can be kept alone; raise "
-        f"one: {details}"
-    )

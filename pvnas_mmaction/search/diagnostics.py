@@ -33,8 +33,7 @@ MEANINGS = dict(
 def diagnose(
     model: nn.Module, network: Indices, probabilities: Rows, batches: Iterable[dict]
 ) -> dict[str, float | None]:
-    """Figures about the network that a search ends in, for the keys of
-    :data:`MEANINGS`; None for one that can't be told."""
+    """Figures for the keys of :data:`MEANINGS`; None for one that can't be told."""
     batches = list(batches)
     parts = [part for part in (batches[::2], batches[1::2]) if part]
     found = [block_losses(model, network, part) for part in parts]

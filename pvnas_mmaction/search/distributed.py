@@ -1,9 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Many processes: the search reduces its gradients itself.
-
-A sampled path leaves most of the supernet without gradient, so a step averages exactly
-the gradients that it has made; all ranks draw the same path and agree on which those
-are.
+"""Many processes. A sampled path leaves most of the supernet without gradient, so a
+step itself averages the gradients that it has made; all ranks draw the same path.
 
 A process that fails alone would leave the others waiting for it. So every step starts
 with a message (:func:`check_ranks_agree`) that may also say that a process has failed
@@ -19,7 +16,12 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from mmaction.registry import MODEL_WRAPPERS
-from mmengine.dist import all_gather_object, broadcast_object_list, get_rank
+from mmengine.dist import (
+    all_gather_object,
+    broadcast_object_list,
+    get_rank,
+    get_world_size,
+)
 from torch import nn
 
 from ..models.relaxation import Choice
@@ -36,10 +38,6 @@ class OtherRankError(RuntimeError):
     """Another process has failed."""
 
 
-def is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
 # Configs name it with its scope, mmaction.SearchDataParallel: MMEngine's runner looks a
 # bare name up in MMEngine's own registry alone.
 @MODEL_WRAPPERS.register_module()
@@ -50,7 +48,7 @@ class SearchDataParallel(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        if is_distributed():
+        if get_world_size() > 1:
             for value in module.state_dict().values():
                 dist.broadcast(value, src=0)
 
@@ -70,10 +68,10 @@ def check_ranks_agree(
     alphas: Sequence[Sequence[float]],
     model: nn.Module,
 ) -> None:
-    """Check that every rank is about to run the same paths with the same alphas and,
-    every :data:`WEIGHTS_EVERY` steps, the same parameters of a model (RuntimeError),
-    and that none has failed (OtherRankError, with its message)."""
-    if not is_distributed():
+    """Check that all ranks are about to run the same paths with the same alphas and,
+    every :data:`WEIGHTS_EVERY` steps, the same parameters (else RuntimeError), and that
+    none has failed (else OtherRankError)."""
+    if get_world_size() == 1:
         return
     content = repr([[[c.indices for c in path] for path in paths], alphas])
     if step % WEIGHTS_EVERY == 0:
@@ -92,7 +90,7 @@ def check_ranks_agree(
 
 def announce_failure(error: BaseException) -> None:
     """Tell the processes that wait in one of the other two what has failed here."""
-    if not is_distributed() or isinstance(error, OtherRankError):
+    if get_world_size() == 1 or isinstance(error, OtherRankError):
         return
     try:
         _extremes(_FAILED, PATIENCE)
@@ -103,16 +101,14 @@ def announce_failure(error: BaseException) -> None:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What fails in one process within this context fails in all, with its message.
-
-    Within it, no process may wait for another one.
-    """
+    """What fails in one process within this context fails in all, with its message. No
+    process may wait for another one within."""
     error: Exception | None = None
     try:
         yield
     except Exception as caught:
         error = caught
-    if is_distributed() and _extremes(_FAILED if error else 0)[0] == _FAILED:
+    if get_world_size() > 1 and _extremes(_FAILED if error else 0)[0] == _FAILED:
         messages = _messages(error)
         if error is None:
             raise OtherRankError("; ".join(messages))
@@ -131,7 +127,6 @@ def from_rank_0(function: Callable[[], T]) -> T:
 
 
 def _messages(error: BaseException | None) -> list[str]:
-    """What has failed in each process where something has."""
     text = None if error is None else f"{type(error).__name__}: {error}"
     found = enumerate(all_gather_object(text))
     return [f"process {rank}: {message}" for rank, message in found if message]

@@ -19,16 +19,15 @@ from ..space.checks import wrong
 from ..space.cost_table import Rows
 
 
-def softmax(alphas: Rows, tau: float = 1.0) -> list[list[float]]:
-    """Probabilities of the alphas at a temperature; a ValueError if one is not finite:
-    the search has diverged."""
+def softmax(alphas: Rows) -> list[list[float]]:
+    """Probabilities of the alphas; ValueError if one is not finite."""
     probs = []
     for index, layer in enumerate(alphas):
         if not all(map(math.isfinite, layer)):
             hint = "the search has diverged: lower the alphas' learning rate"
             raise wrong(f"alphas of layer {index}", "finite numbers", str(layer), hint)
         largest = max(layer)
-        powers = [math.exp((alpha - largest) / tau) for alpha in layer]
+        powers = [math.exp(alpha - largest) for alpha in layer]
         total = math.fsum(powers)
         probs.append([power / total for power in powers])
     return probs
@@ -52,7 +51,7 @@ def entropy(probs: Rows) -> float:
 
 
 def argmax_share(probs: Rows) -> float:
-    """The mean over layers of the largest probability; 1 without a choice."""
+    """The mean over layers of the largest probability."""
     return _mean(probs, max, 1.0)
 
 
@@ -65,8 +64,7 @@ def _mean(
 
 
 def hamming(a: Sequence, b: Sequence) -> float:
-    """The share of layers in which two networks of a space differ, in [0, 1],
-    by their block specs or candidate indices."""
+    """The share of layers in which two networks differ, in [0, 1]."""
     return sum(bool(x != y) for x, y in zip(a, b, strict=True)) / len(a)
 
 
@@ -76,20 +74,16 @@ def mean_pairwise_hamming(networks: Sequence[Sequence]) -> float:
     return math.fsum(distances) / len(distances) if distances else 0.0
 
 
-def shrink_to_diversity(alphas: Rows, target: float, tau: float = 1.0) -> float:
-    """The factor ``f`` that brings the alphas back to a wanted diversity, to 1e-9.
-
-    Alphas shrink toward the mean of their layer, ``a' = mean + f * (a - mean)``. The
-    diversity of ``softmax(a' / tau)`` falls monotonically in ``f``, from 1 at ``f =
-    0``, so bisection finds the factor. Alphas are never sharpened: where they are at
-    least as diverse as the target already, the factor is 1.
-    """
+def shrink_to_diversity(alphas: Rows, target: float) -> float:
+    """The factor for :func:`shrink` that brings the alphas back to a wanted diversity,
+    by bisection: D falls monotonically in it, from 1 at 0. Alphas are never sharpened:
+    where they are diverse enough, the factor is 1."""
     has_choice = any(len(layer) > 1 for layer in alphas)
-    if diversity(softmax(alphas, tau)) >= target or not has_choice:
+    if diversity(softmax(alphas)) >= target or not has_choice:
         return 1.0
     low, high = 0.0, 1.0
     while (middle := (low + high) / 2) not in (low, high):
-        if diversity(softmax(shrink(alphas, middle), tau)) >= target:
+        if diversity(softmax(shrink(alphas, middle))) >= target:
             low = middle
         else:
             high = middle

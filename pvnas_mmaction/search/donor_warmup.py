@@ -8,11 +8,10 @@
 3. The loss of the full network with one block changed at a time says what each block is
    worth. Added up and solved exactly under the budget, these losses give the archive's
    first network; the alphas start from them.
-4. From then on the search stays near to this network: a step runs it with a share of
-   its layers drawn from p. A weights step also runs the full network, from which the
-   path is distilled (sandwich rule and in-place distillation, Yu and Huang, ICCV 2019).
-   Networks that differ from a trained one in all their layers are at chance, and what
-   they say about a block is noise.
+4. From then on a step runs this network with a share of its layers drawn from p, as
+   networks that differ from a trained one in all their layers are at chance. A weights
+   step also runs the full network, from which the path is distilled (sandwich rule and
+   in-place distillation, Yu and Huang, ICCV 2019).
 """
 
 from __future__ import annotations
@@ -46,13 +45,8 @@ _SAME = 1e-4
 
 @dataclass(frozen=True)
 class DonorWarmup:
-    """Settings of the start, as ``train_cfg.donor`` has them.
-
-    Args:
-        full: Candidate index of each layer of the full network.
-        tune_steps: Weights steps that tune it, before the cycles begin.
-        clips: Clips of the alpha half on which single blocks are judged. Default 64.
-    """
+    """Settings of the start: candidate indices of the full network, weights steps that
+    tune it, and clips of the alpha half on which single blocks are judged."""
 
     full: Indices
     tune_steps: int
@@ -62,8 +56,8 @@ class DonorWarmup:
     def read(
         cls, config: Mapping[str, Any] | None, space: SearchSpace, head: nn.Module
     ) -> DonorWarmup | None:
-        """From ``dict(tune_steps=..., clips=64)``, or a ValueError, as for a head whose
-        scores can't be had; None gives None."""
+        """From ``train_cfg.donor``, or a ValueError, as for a head whose scores can't
+        be had; None gives None."""
         if config is None:
             return None
         rules = dict(tune_steps=COUNT, clips=COUNT)
@@ -76,17 +70,15 @@ class DonorWarmup:
 
 
 def near(path: Choices, network: Choices, generator: torch.Generator) -> Choices:
-    """``path`` in a share :data:`NEAR` of its layers, which ``generator`` draws, and
-    ``network`` in all others."""
+    """``path`` in a share :data:`NEAR` of its layers, ``network`` in all others."""
     count = max(1, round(NEAR * len(path)))
     free = torch.randperm(len(path), generator=generator)[:count].tolist()
     return tuple((path if i in free else network)[i] for i in range(len(path)))
 
 
 def full_network(space: SearchSpace) -> Indices:
-    """In each layer the first candidate with a shift, or else the first one, the
-    donor's own block; a ValueError if that has a temporal convolution, from which
-    others could not inherit."""
+    """In each layer the first candidate with a shift, else the first one; a ValueError
+    if that has a temporal convolution, from which others could not inherit."""
     full = []
     for row in space.candidates:
         shifts = (i for i, s in enumerate(row) if s.startswith(("ts_", "rs_")))
@@ -102,12 +94,9 @@ def full_network(space: SearchSpace) -> Indices:
 def block_losses(
     model: nn.Module, full: Indices, batches: Iterable[dict]
 ) -> tuple[float, list[list[float]]]:
-    """Loss of the full network, and for each layer and candidate that of the network
-    with this candidate; means over the clips of some batches.
-
-    Batch normalisation is by the batch, and nothing is dropped. What stands in front
-    of a changed block runs once, and candidates of the same output count once.
-    """
+    """Mean loss of the full network, and for each layer and candidate that of the
+    network with this candidate. Batch normalisation is by the batch, nothing is
+    dropped; what stands in front of a changed block runs once."""
     supernet = find_supernet(model)
     path = supernet.path_of(full)
     training = model.training
@@ -152,17 +141,16 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def priced_alphas(
-    rows: Rows, table: CostTable, limit: float, target: float, tau: float = 1.0
+    rows: Rows, table: CostTable, limit: float, target: float
 ) -> tuple[list[list[float]], dict[str, float]]:
     """Alphas by the loss of each block and what its cost is worth under a limit, at a
     wanted diversity; also their ``temperature`` and the ``price`` of a unit of cost."""
     price = price_of(rows, table, limit)
-    alphas, temperature = alphas_from(_priced(rows, table, price), target, tau)
+    alphas, temperature = alphas_from(_priced(rows, table, price), target)
     return alphas, dict(temperature=temperature, price=price)
 
 
 def _priced(rows: Rows, table: CostTable, price: float) -> list[list[float]]:
-    """Losses of blocks, and the price of their costs on top."""
     return [
         [loss + price * cost for loss, cost in zip(*pair, strict=True)]
         for pair in zip(rows, table.per_layer, strict=True)
@@ -170,8 +158,8 @@ def _priced(rows: Rows, table: CostTable, price: float) -> list[list[float]]:
 
 
 def price_of(rows: Rows, table: CostTable, limit: float) -> float:
-    """Lowest price of a unit of cost at which the blocks of least loss and price keep a
-    limit, in loss per unit (the multiplier of the budget's Lagrangian)."""
+    """Lowest price of a unit of cost at which the blocks of least loss plus price keep
+    a limit (the multiplier of the budget's Lagrangian)."""
 
     def keeps(price: float) -> bool:
         sums = _priced(rows, table, price)
@@ -188,20 +176,14 @@ def price_of(rows: Rows, table: CostTable, limit: float) -> float:
     return high
 
 
-def alphas_from(
-    rows: Rows, target: float, tau: float = 1.0
-) -> tuple[list[list[float]], float]:
-    """Alphas ``-loss / temperature`` about the mean of their layer, so that D(p) is
-    ``target``; and the temperature.
-
-    All alphas are 0 where all losses are the same. D(p) is above ``target`` where too
-    many candidates are equally good for it.
-    """
+def alphas_from(rows: Rows, target: float) -> tuple[list[list[float]], float]:
+    """Alphas ``-loss / temperature`` about the mean of their layer, and the temperature
+    at which D(p) is ``target``, or above where too many losses are the same."""
     span = max(max(row) - min(row) for row in rows)
     if span == 0:
         return [[0.0] * len(row) for row in rows], 1.0
-    temperature = span / (_SPAN * tau)
+    temperature = span / _SPAN
     sharp = [[-value / temperature for value in row] for row in rows]
-    factor = diversity.shrink_to_diversity(sharp, target, tau)
+    factor = diversity.shrink_to_diversity(sharp, target)
     centred = [[a - sum(row) / len(row) for a in row] for row in sharp]
     return diversity.shrink(centred, factor), temperature / factor

@@ -12,9 +12,6 @@ error e = |log(E / budget)| (one-sided: without the absolute value). After an al
 - e above it, and not falling by a share of 1 / HORIZON per step: lambda grows by RATE;
 - e above it and falling: lambda stays. The alphas are on their way and take as many
   steps as their learning rate lets them; a lambda that grew meanwhile would drown CE.
-
-It moves in proportion, since the gradient of CE that it has to stand up to may be of
-any size. A restart may make e jump; that counts as any rise does.
 """
 
 from __future__ import annotations
@@ -47,15 +44,10 @@ _STATE = ("weight", "error", "trend")
 def build_penalty(
     cost: Mapping[str, Any] | None, tables: Mapping[str, CostTable]
 ) -> CostPenalty | None:
-    """The cost term that a config asks for; a ValueError about what can't be used.
-
-    Args:
-        cost: ``kind`` (a name out of :data:`KINDS`) and ``budget``, a limit in the unit
-            of the kind; for latency also ``table``, the file that
-            ``tools/build_latency_table.py`` wrote. ``one_sided=True``: a cost under the
-            budget is not penalised. None: no budget.
-        tables: Costs by kind.
-    """
+    """The cost term that ``train_cfg.cost`` asks for, or a ValueError: ``kind`` and
+    ``budget``, in the unit of the kind; for latency also ``table``, the file that
+    ``tools/build_latency_table.py`` wrote. ``one_sided=True``: a cost under the budget
+    is not penalised. None: no budget."""
     if cost is None:
         return None
     rules = dict(
@@ -84,13 +76,11 @@ class CostPenalty:
         self._costs = padded(budget.table.per_layer)
 
     def expected(self, probabilities: Tensor) -> Tensor:
-        """E[cost] in the budget's own unit, a scalar with gradient, for the p of all
-        layers, (L, K), 0 where there is no candidate."""
+        """E[cost], a scalar with gradient, for p (L, K), 0 without a candidate."""
         self._costs = self._costs.to(probabilities.device)
         return (probabilities.double() * self._costs).sum() + self.budget.table.fixed
 
     def loss(self, probabilities: Tensor) -> Tensor:
-        """The term to add to the loss of an alpha step."""
         error = torch.log(self.expected(probabilities) / self.budget.limit)
         error = error.clamp_min(0) if self.one_sided else error.abs()
         return self.weight * error.float()
@@ -111,10 +101,8 @@ class CostPenalty:
         return self.weight
 
     def state_dict(self) -> dict[str, Any]:
-        """What changes from step to step."""
         return {name: getattr(self, name) for name in _STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from :meth:`state_dict`."""
         for name in _STATE:
             setattr(self, name, state[name])

@@ -1,10 +1,7 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Random numbers that follow from a seed and a place, and not from what was drawn
-before: a search that was killed goes on as it would have.
-
-Blendings and augmentations draw from Python's generator, NumPy's or torch's, as their
-authors liked; all three are seeded together.
-"""
+before: a search that was killed goes on as it would have. Blendings and augmentations
+draw from Python's generator, NumPy's or torch's: all are seeded together."""
 
 import random
 from collections.abc import Iterator
@@ -38,8 +35,7 @@ def derived_seed(*numbers: int) -> int:
 
 
 def seed_all(seed: int) -> None:
-    """Seed Python's generator, NumPy's, and torch's on every device, from 0 to
-    2 ** 32 - 1."""
+    """Seed Python's generator, NumPy's, and torch's on every device."""
     random.seed(seed)
     np.random.seed(seed)
     if torch.accelerator.is_available():
@@ -50,9 +46,9 @@ def seed_all(seed: int) -> None:
 
 @contextmanager
 def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
-    """Within this context all generators, of an accelerator if that is the device, draw
-    from ``seed``; afterwards they go on as if nothing had been drawn. On the CPU no
-    accelerator is touched, as it must be in a worker of a data loader."""
+    """Within this context all generators draw from ``seed``; afterwards they go on as
+    if nothing had been drawn. With the CPU as device no accelerator is touched, as it
+    must be in a worker of a data loader."""
     device = torch.device(device)
     states = random.getstate(), np.random.get_state()
     try:

@@ -1,9 +1,7 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The learning-rate diversity schedule, as arithmetic.
-
-Time and diversity go in, learning rates come out; nothing here knows a runner, an
-optimizer or a tensor. Steps are split into cycles, and ``u`` in [0, 1) is the position
-of a step within its cycle.
+"""The learning-rate diversity schedule, as arithmetic: time and diversity go in,
+learning rates come out. Steps are split into cycles, and ``u`` in [0, 1) is the
+position of a step within its cycle.
 
 ==========  ================================================================
 weights     cosine from peak to floor over u
@@ -17,8 +15,7 @@ restart     more diverse when the most probable network is near the archive
 
 Mode ``diversity`` does all of this; ``cyclic`` has no feedback; ``cosine`` and
 ``constant`` have neither feedback nor restarts, so one cycle, and the latter a constant
-rate of the weights. docs/schedule.md has the formulas, a worked example and what the
-defaults come from.
+rate of the weights. Formulas and defaults: docs/schedule.md.
 """
 
 import math
@@ -43,7 +40,7 @@ _RULES: dict[str, Rule] = {
         lambda value: value == AUTO or POSITIVE[1](value),
     ),
     **dict.fromkeys(("total_steps", "num_cycles", "accumulated"), COUNT),
-    **dict.fromkeys(("weights_lr", "tau"), POSITIVE),
+    "weights_lr": POSITIVE,
     **dict.fromkeys(_SHARES, in_range("[0, 1]")),
     **dict.fromkeys(("warmup", "settle"), in_range("[0, 1)")),
     **dict.fromkeys(("kappa", "damping"), in_range("[0, inf)")),
@@ -54,8 +51,7 @@ _STATE = ("log_gain", "last_error", "diversity_start")
 
 
 def num_epochs(max_epochs: int, min_steps: int, steps_per_epoch: int) -> int:
-    """Epochs of a search: ``max_epochs``, or more where clips are so few that these
-    would be less than ``min_steps`` steps."""
+    """``max_epochs``, or more where these are less than ``min_steps`` steps."""
     return max(max_epochs, math.ceil(min_steps / steps_per_epoch))
 
 
@@ -68,19 +64,14 @@ def logit_lead(diversity: float, num_candidates: int) -> float:
     return math.log((1 + (num_candidates - 1) * x) / (1 - x))
 
 
-def travel_lr(
-    num_steps: float, num_candidates: int, start: float, end: float, tau: float
-) -> float:
+def travel_lr(num_steps: float, num_candidates: int, start: float, end: float) -> float:
     """Adam's learning rate with which the alphas of a layer travel from one diversity
-    to another in so many steps: 1.2 * tau * travel * (K / 2)^(1/4) / num_steps^(3/4).
-
-    ``travel`` is the difference of :func:`logit_lead`. The rate is the geometric mean
-    of those that ``two_path`` needs where gradients always agree and where they are
-    noise; the feedback does the rest. See docs/schedule.md.
-    """
+    to another in so many steps: 1.2 * travel * (K / 2)^(1/4) / num_steps^(3/4).
+    It is the geometric mean of those that ``two_path`` needs where gradients always
+    agree and where they are noise."""
     travel = logit_lead(end, num_candidates) - logit_lead(start, num_candidates)
     width = math.pow(num_candidates / 2, 0.25)
-    return 1.2 * tau * travel * width / math.pow(num_steps, 0.75)
+    return 1.2 * travel * width / math.pow(num_steps, 0.75)
 
 
 @dataclass(frozen=True)
@@ -93,14 +84,10 @@ class LRDiversityConfig:
         weights_lr: Peak learning rate of the weights.
         alphas_lr: Learning rate of the alphas at gain 1, or ``"auto"``: the mean over
             the layers of :func:`travel_lr` from a cycle's start to its end.
-        num_candidates: Candidates of each layer; for ``"auto"``, as the next two.
-        tau: Temperature of ``p = softmax(alphas / tau)``.
+        num_candidates: Candidates of each layer; for ``"auto"``, as the next one.
         accumulated: Alpha steps per update of the alphas.
         tune_steps: Weights steps before the cycles, which tune a donor; after them the
             first cycle starts at ``diversity_start``, not uniform.
-
-    Raises:
-        ValueError: A value out of range, or a run too short for its cycles.
     """
 
     total_steps: int
@@ -110,7 +97,6 @@ class LRDiversityConfig:
     weights_lr_floor: float = 0.01
     alphas_lr: float | str = AUTO
     num_candidates: tuple[int, ...] = ()
-    tau: float = 1.0
     accumulated: int = 1
     tune_steps: int = 0
     warmup: float = 1 / 3
@@ -146,18 +132,13 @@ class LRDiversityConfig:
 
     @property
     def effective_cycles(self) -> int:
-        """Number of cycles that the mode runs."""
         return self.num_cycles if self.mode in ("cyclic", "diversity") else 1
 
 
 class LRDiversitySchedule:
-    """Learning rates and planned diversity of a search, with feedback.
-
-    Per weights step, counted from 0, the caller asks for the learning rates, runs the
-    steps, calls :meth:`observe` if the alphas moved, and calls :meth:`restart` when
-    :meth:`is_cycle_end` holds and another cycle follows. ``archive_distance`` is the
-    share of layers in which a new genotype has to differ from every archived one.
-    """
+    """Learning rates and planned diversity of a search, with feedback, by weights step,
+    counted from 0. ``archive_distance`` is the share of layers in which a new genotype
+    has to differ from every archived one."""
 
     def __init__(self, config: LRDiversityConfig) -> None:
         self.config = config
@@ -181,7 +162,6 @@ class LRDiversitySchedule:
         return config.tune_steps + cycle * config.total_steps // self.num_cycles
 
     def cycle_of(self, step: int) -> int:
-        """Index of the cycle that a step belongs to, from 0."""
         done = max(step - self.config.tune_steps, 0) + 1
         return (done * self.num_cycles - 1) // self.config.total_steps
 
@@ -192,7 +172,6 @@ class LRDiversitySchedule:
         return max(step - start, 0) / (self.cycle_start(cycle + 1) - start)
 
     def is_tuning(self, step: int) -> bool:
-        """Whether this step tunes a donor."""
         return step < self.config.tune_steps
 
     def is_warmup(self, step: int) -> bool:
@@ -200,12 +179,10 @@ class LRDiversitySchedule:
         return self.is_tuning(step) or self.position(step) < self.config.warmup
 
     def is_cycle_end(self, step: int) -> bool:
-        """Whether this is the last step of its cycle."""
         return step + 1 == self.cycle_start(self.cycle_of(step) + 1)
 
     def planned_diversity(self, step: int) -> float:
-        """D*, the diversity that p should have at this step; in modes without feedback
-        only to be logged next to D."""
+        """D*, the diversity that p should have at this step."""
         config, start = self.config, self._start(step)
         moving = (1 - config.warmup) * (1 - config.settle)
         progress = (self.position(step) - config.warmup) / moving
@@ -217,7 +194,6 @@ class LRDiversitySchedule:
         return 1.0 if uniform else self.diversity_start
 
     def weights_lr(self, step: int) -> float:
-        """Learning rate of the weights at this step."""
         if self.is_tuning(step):
             return self.short_lr(step, self.config.tune_steps)
         if self.config.mode == "constant":
@@ -227,8 +203,7 @@ class LRDiversitySchedule:
         return floor + (peak - floor) * _cosine(self.position(step))
 
     def short_lr(self, step: int, num_steps: int) -> float:
-        """Learning rate of the weights in a short training of one network: a linear
-        rise over a tenth of the steps, then a cosine."""
+        """That of a short training: a rise over a tenth of the steps, then a cosine."""
         rise, floor = max(1, round(0.1 * num_steps)), self.config.weights_lr_floor
         if step < rise:
             share = (step + 1) / (rise + 1)
@@ -246,7 +221,7 @@ class LRDiversitySchedule:
             length = config.total_steps / self.num_cycles
             updates = length * (1 - config.warmup) / config.accumulated
             counts = [k for k in config.num_candidates if k > 1] or [2]
-            ends = (self._start(step), config.diversity_end, config.tau)
+            ends = (self._start(step), config.diversity_end)
             rate = sum(travel_lr(updates, k, *ends) for k in counts) / len(counts)
         return float(rate) * self.gain
 
@@ -262,8 +237,7 @@ class LRDiversitySchedule:
 
     def missed(self, entries: Sequence[ArchiveEntry]) -> str | None:
         """One line with what to change if cycles that ended in these genotypes missed
-        their plan by more than :data:`MISSED_PLAN`; else None, as in modes without
-        feedback."""
+        their plan; else None, as in modes without feedback."""
         cycles = [(e.cycle + 1, e.diversity, e.planned_diversity) for e in entries]
         missed = [
             f"cycle {number} at {reached:.2f}, planned {planned:.2f}: p decided too "
@@ -283,9 +257,8 @@ class LRDiversitySchedule:
 
     def restart(self, distance: float | None) -> float:
         """Prepare the next cycle; gives the diversity to which the alphas have to be
-        shrunk. ``distance`` is the share of layers in which the network that was most
-        probable at the end of the cycle differs from the nearest archived one, or None
-        while the archive is empty."""
+        shrunk. ``distance`` is the share of layers in which the most probable network
+        differs from the nearest archived one; None for an empty archive."""
         self.log_gain = self.last_error = 0.0
         config = self.config
         if distance is not None and distance < config.min_distance:
@@ -294,7 +267,6 @@ class LRDiversitySchedule:
         return self.diversity_start
 
     def state_dict(self) -> dict:
-        """What a resumed run needs, and its settings."""
         state = {name: getattr(self, name) for name in _STATE}
         return state | {"settings": asdict(self.config)}
 

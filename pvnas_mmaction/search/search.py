@@ -41,10 +41,9 @@ from .diagnostics import NUM_CLIPS, diagnose
 from .distributed import check_ranks_agree, from_rank_0
 from .donor_warmup import DonorWarmup, block_losses, near, priced_alphas
 from .penalty import build_penalty
-from .race import hand_made, undone
 from .randomness import Stream, derived_seed, seed_all
 from .schedule import LRDiversitySchedule
-from .selection import Selection
+from .selection import Selection, hand_made
 from .steps import Steps, judge
 
 DEFAULT_RELAXATIONS = dict(warmup="uniform", weights="gumbel_st", alphas="two_path")
@@ -57,12 +56,8 @@ _STATE += ("sensitivities", "diagnostics")
 
 
 class Search:
-    """Weights steps and alpha steps in turn, by a schedule, and a genotype per cycle.
-
-    The networks of a cycle are derived exactly under the budget and judged with
-    inherited weights; the best (:class:`Selection`) is the cycle's genotype. At the end
-    all genotypes are judged by the weights that are there then, next to the most
-    probable networks, however near to them; the search ends in the best of all.
+    """Weights steps and alpha steps in turn, by a schedule, and a genotype per cycle
+    (:class:`Selection` says which).
 
     Args:
         model: The recognizer around a supernet.
@@ -89,10 +84,6 @@ class Search:
         num_steps, num_alpha_steps: Steps made of weights and of alphas.
         sensitivities: What single blocks are worth, once a donor was tuned; else None.
         diagnostics: Of :func:`diagnose`, after :meth:`finish`; else None.
-
-    Raises:
-        ValueError: A setting that can't be used; says which and what was expected.
-        InfeasibleBudgetError: No network of the space keeps the budget.
     """
 
     def __init__(
@@ -162,27 +153,21 @@ class Search:
 
     @property
     def rests(self) -> bool:
-        """Whether the alphas rest in the next step."""
         return self.schedule.is_warmup(self.num_steps)
 
     @property
     def at_cycle_end(self) -> bool:
-        """Whether the last step was the last one of its cycle."""
         return self.num_steps > 0 and self.schedule.is_cycle_end(self.num_steps - 1)
 
     # -- steps ----------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Get ready for the next step, once weights and state have been loaded.
-
-        A search starts diverse: alphas of another one, loaded as weights, come without
-        its decision.
-        """
+        """Get ready for the next step, once weights and state have been loaded."""
         self.steps.owners = self.supernet.share_weights()
         self.alphas = self.supernet.read_alphas()
-        if self.num_steps == 0:
+        if self.num_steps == 0:  # alphas may come from another search
             self._shrink(self.schedule.diversity_start)
-        self.probabilities = diversity.softmax(self.alphas, self.supernet.tau)
+        self.probabilities = diversity.softmax(self.alphas)
         count = self.optimizers["weights"].initialize_count_status
         count(self.model, self.num_steps, self.schedule.num_steps)
         waiting = self.num_alpha_steps - self.accumulated_from
@@ -204,15 +189,8 @@ class Search:
     def step(
         self, weights_batch: dict, alphas_batch: dict | None = None
     ) -> dict[str, float]:
-        """One weights step and, unless the alphas rest, one alpha step.
-
-        Args:
-            weights_batch: A batch of the weights half, as a loader gives it.
-            alphas_batch: One of the other half; None where the alphas rest.
-
-        Returns:
-            The losses, and what else the head computes.
-        """
+        """One weights step and, unless the alphas rest, one alpha step, on batches of
+        the two halves; gives the losses, and what else the head computes."""
         with torch.no_grad():
             paths = [self._weights_path()]
         if alphas_batch is not None:
@@ -241,15 +219,10 @@ class Search:
         return values
 
     def _weights_path(self) -> Choices:
-        """What a weights step runs.
-
-        In the first cycle, every ``largest_every`` steps this is the most expensive
-        network (as in the sandwich rule, Yu and Huang, 2019), for others to share what
-        it learns. Later cycles sample alone, so that it is not favoured when networks
-        are ranked.
-        """
         if self.schedule.is_tuning(self.num_steps):
             return self._full
+        # For others to share what it learns (sandwich rule, Yu and Huang, 2019); in the
+        # first cycle alone, so that it is not favoured when networks are ranked.
         every, first_cycle = self.largest_every, not self.archive.entries
         if first_cycle and every and self.num_steps % every == 0:
             return self.supernet.path_of(self.selection.table.most_expensive())
@@ -266,20 +239,18 @@ class Search:
         return near(path, self.supernet.path_of(first), generator)
 
     def _seed(self, stream: Stream, step: int) -> None:
-        """Dropout and blending of a step follow from its number, whatever ran before
-        it."""
+        # Of dropout and blending.
         seed_all(derived_seed(self.seed, stream, step, get_rank()))
 
     def _read(self, logs: dict[str, Tensor]) -> dict[str, float]:
-        """Copy alphas and what a step gives to log from the device, at once; put down
-        what holds at the step."""
+        """Copy alphas and what a step gives to log from the device, at once."""
         alphas = self.supernet.alphas.detach()
         values = [value.detach().reshape(1).to(alphas) for value in logs.values()]
         flat = torch.cat([alphas.flatten(), *values]).tolist()
         width = alphas.shape[1]
         rows = [flat[i : i + width] for i in range(0, alphas.numel(), width)]
         self.alphas = self.supernet.rows(rows)
-        p = self.probabilities = diversity.softmax(self.alphas, self.supernet.tau)
+        p = self.probabilities = diversity.softmax(self.alphas)
         argmax = self.selection.blocks([row.index(max(row)) for row in p])
         self.scalars = dict(
             weights_lr=self.weights_lr,
@@ -297,19 +268,18 @@ class Search:
         return dict(zip(logs, flat[alphas.numel() :], strict=True))
 
     def _end_tuning(self) -> None:
-        """Let all candidates inherit from the tuned network, and set the alphas by what
-        single blocks are worth."""
+        """Let all candidates inherit; set the alphas by what single blocks give."""
         full, clips = self.donor.full, self.donor.clips
         spread(self.supernet, full)
         base, rows = from_rank_0(
             lambda: block_losses(self.model, full, self.judging(clips))
         )
         limit = self.budget.limit if self.budget else math.inf
-        target, tau = self.schedule.diversity_start, self.supernet.tau
-        alphas, facts = priced_alphas(rows, self.selection.table, limit, target, tau)
+        target = self.schedule.diversity_start
+        alphas, facts = priced_alphas(rows, self.selection.table, limit, target)
         self.supernet.write_alphas(alphas)
         self.alphas = self.supernet.read_alphas()
-        self.probabilities = diversity.softmax(self.alphas, tau)
+        self.probabilities = diversity.softmax(self.alphas)
         pairs = zip(self.space.candidates, rows, strict=True)
         losses = [dict(zip(*pair, strict=True)) for pair in pairs]
         blocks = list(self.selection.blocks(full))
@@ -320,8 +290,7 @@ class Search:
     # -- cycles ---------------------------------------------------------------------
 
     def log_probs(self) -> list[list[float]]:
-        """log p of each layer."""
-        return log_probabilities(self.alphas, self.supernet.tau)
+        return log_probabilities(self.alphas)
 
     def end_cycle(self) -> ArchiveEntry:
         """Archive the genotype of the cycle that is over, and restart the next one."""
@@ -347,8 +316,8 @@ class Search:
         return entry
 
     def _shrink(self, target: float) -> None:
-        """Shrink all alphas by one factor, so that D(p) is at least ``target``."""
-        factor = diversity.shrink_to_diversity(self.alphas, target, self.supernet.tau)
+        """Shrink all alphas, so that D(p) is at least ``target``."""
+        factor = diversity.shrink_to_diversity(self.alphas, target)
         if factor < 1:
             self.supernet.write_alphas(diversity.shrink(self.alphas, factor))
             self.alphas = self.supernet.read_alphas()
@@ -371,28 +340,26 @@ class Search:
     def trained_accuracy(self, indices: Indices) -> float:
         """Validation accuracy of a network that is trained alone for ``race_steps``
         from its inherited weights; the supernet stays as it is."""
-        path, optimizer = self.supernet.path_of(indices), self.optimizers["weights"]
-        with undone(self.steps.tensors(path), optimizer):
-            optimizer.initialize_count_status(self.model, 0, self.race_steps)
-            for step, batch in enumerate(self.racing(self.race_steps)):
+        path, count = self.supernet.path_of(indices), self.race_steps
+        with self.steps.undone(path):
+            self.optimizers["weights"].initialize_count_status(self.model, 0, count)
+            for step, batch in enumerate(self.racing(count)):
                 check_ranks_agree(step, [path], self.alphas, self.model)
                 self._seed(Stream.RACE_STEP, step)
-                self._set_weights_lr(self.schedule.short_lr(step, self.race_steps))
+                self._set_weights_lr(self.schedule.short_lr(step, count))
                 self.steps.weights_step(batch, path)
             return self.judge(indices)
 
     def judge(
         self, indices: Indices, validate: Callable[[nn.Module], Any] | None = None
     ) -> Any:
-        """Validation accuracy of a network with inherited weights, or what another
-        function of the model gives in place of ``validate``."""
+        """What ``validate`` gives for a network with inherited weights."""
         with self.supernet.use_path(self.supernet.path_of(indices)):
             validate = validate or self.validate
             return judge(self.model, self.calibration, validate, self.seed)
 
     def inherited(self, indices: Indices) -> dict[str, Tensor]:
-        """State dict, on the CPU, of a recognizer around one network, with batch
-        normalisation re-estimated."""
+        """State dict, on the CPU, of one network, with batch norm re-estimated."""
 
         def copied(model: nn.Module) -> dict[str, Tensor]:
             found = inherit_weights(model.state_dict(), indices)
@@ -409,7 +376,6 @@ class Search:
         counts = getattr(self.optimizers["alphas"], "_accumulative_counts", 1)
         return {
             "model.backbone.space": f"{space.name} {digest_of(space.to_config())}",
-            "model.backbone.tau": self.supernet.tau,
             "model.backbone.share": self.supernet.share,
             "model.cls_head.num_classes": self.num_classes,
             "train_cfg.input_shape": list(self.input_shape),
@@ -425,7 +391,6 @@ class Search:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed search needs beyond weights, alphas and optimisers."""
         parameters = self.model.named_parameters()
         return dict(
             {name: getattr(self, name) for name in _STATE},
@@ -440,8 +405,7 @@ class Search:
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from :meth:`state_dict`, with weights and alphas loaded already; a
-        ValueError if it is the state of another search."""
+        """Continue from :meth:`state_dict`, or a ValueError about another search's."""
         for field, value in self.setting().items():
             if (found := state["setting"].get(field)) != value:
                 hint = "resume with the config that the search was started with, or "

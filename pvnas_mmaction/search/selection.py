@@ -11,6 +11,7 @@ with accuracy a and probability p = prod_l p_l[o_l] is::
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,21 +20,21 @@ from mmengine.logging import print_log
 
 from ..space.checks import COUNT, check, in_range
 from ..space.cost_table import CostTable, Rows
+from ..space.layout import BlockSpec
 from ..space.search_space import SearchSpace
 from .archive import Archive, ArchiveEntry
 from .derive import Budget, Indices, derive, derive_apart
 
 FIRST_FILE = "genotypes/cycle_00.json"
 FINAL_FILE = "genotypes/final.json"
+LEFT_OUT = -20.0
+"""What the hand-made network's score loses where it leaves out a layer."""
 Judge = Callable[[Indices], float]
 
 
 def standard_error(accuracy: float, num_clips: int) -> float:
-    """Standard error of an accuracy measured on so many clips: sqrt(a (1 - a) / n).
-
-    All clips right, or none, does not mean that the next one will be: within half a
-    clip of 0 and 1 the error is that of half a clip.
-    """
+    """Standard error of an accuracy on so many clips: sqrt(a (1 - a) / n), a being half
+    a clip from 0 and 1 at least."""
     half = 0.5 / num_clips
     a = min(max(accuracy, half), 1 - half)
     return math.sqrt(a * (1 - a) / num_clips)
@@ -46,9 +47,7 @@ def choose(
     num_clips: int,
     alpha_weight: float = 0.0,
 ) -> int:
-    """Index of the network of highest score, by validation accuracies on so many clips
-    and, where ``alpha_weight`` is not 0, log-probabilities; where several tie, the
-    cheapest, and of these the first."""
+    """Index of the network of highest score; of several the cheapest."""
     highest = max(accuracies)
     error = standard_error(highest, num_clips)
     scores = [-(((highest - accuracy) / error) ** 2) / 2 for accuracy in accuracies]
@@ -58,19 +57,36 @@ def choose(
     return max(range(len(scores)), key=lambda i: (scores[i], -costs[i], -i))
 
 
+def hand_made(space: SearchSpace, budgets: Sequence[Budget]) -> Indices:
+    """The donor with a temporal shift in every residual block (TSM, Lin et al., ICCV
+    2019; a temporal kernel of 3 where a space has none), as wide as the budgets allow:
+    the greatest sum of log expand ratios, without a layer only where no width fits."""
+    scores = []
+    for layer, row in zip(space.layers, space.candidates, strict=True):
+        kernel = next(s for s in row if s != "skip").split("_")[2]  # the donor's
+        for start in ("ts_|rs_", "mb_t3|rb_t3", "."):
+            wanted = re.compile(start if layer.keeps_shape else "(mb|rb)_t1")
+            fits = [bool(wanted.match(s)) and kernel in s.split("_") for s in row]
+            if any(fits):
+                break
+        ratios = (None if s == "skip" else BlockSpec.parse(s).expand_ratio for s in row)
+        widths = [math.log(ratio) if ratio else LEFT_OUT for ratio in ratios]
+        pairs = zip(fits, widths, strict=True)
+        scores.append([w if fit or w == LEFT_OUT else -math.inf for fit, w in pairs])
+    return derive(scores, budgets)[0].indices
+
+
 class Selection:
     """Derives the networks of a search, judges them and fills its archive.
 
     Args:
         space: The search space.
         tables: Costs by kind.
-        budget: Limit that every network keeps, or an InfeasibleBudgetError. Default
-            None: none.
+        budget: Limit that every network keeps, or an InfeasibleBudgetError.
         judge: Gives the validation accuracy, a share, of a network with inherited
             weights. Default None: nothing is judged.
         num_clips: Number of validation clips.
-        num_ranked: How many of the most probable networks are judged. Default 1.
-        alpha_weight: As for :func:`choose`. Default 0.
+        num_ranked: How many of the most probable networks are judged.
 
     Attributes:
         archive: What was found so far.
@@ -99,22 +115,19 @@ class Selection:
         derive([[0.0] * len(c) for c in space.candidates], self.budgets)
 
     def derive(self, log_probs: Rows, min_distance: float = 0.0) -> list[Indices]:
-        """The ``num_ranked`` most probable networks that keep the budget, the most
-        probable first; fewer where there are no more. They differ from the archive in a
-        share ``min_distance`` of their layers, see :func:`derive_apart`."""
+        """The ``num_ranked`` most probable networks that keep the budget and differ
+        from the archive in a share of their layers, see :func:`derive_apart`."""
         found = [self.space.indices_of_blocks(e.blocks) for e in self.archive.entries]
         return derive_apart(
             log_probs, self.budgets, self.num_ranked, found, min_distance
         )
 
     def most_probable_distance(self, log_probs: Rows) -> float | None:
-        """Share of layers in which the most probable network that keeps the budget
-        differs from the nearest of the archive; None while that is empty."""
+        """:meth:`Archive.distance` of the most probable network in the budget."""
         return self.archive.distance(self.blocks(self.derive(log_probs)[0]))
 
     def start(self, losses: Rows, step: int, found_diversity: float) -> None:
-        """Put the network of least loss, as losses of single blocks add up to, in the
-        archive; it is judged at the end of the search."""
+        """Put the network of the least sum of single blocks' losses in the archive."""
         (found,) = derive([[-value for value in row] for row in losses], self.budgets)
         facts = dict(diversity=found_diversity, planned_diversity=found_diversity)
         facts |= self._facts(found.indices)
@@ -125,9 +138,8 @@ class Selection:
     def finish_cycle(
         self, log_probs: Rows, cycle: int, min_distance: float = 0.0, **facts: float
     ) -> ArchiveEntry:
-        """Derive networks of a cycle, counted from 0, as by :meth:`derive`, judge them,
-        and put the best in the archive; ``facts`` are ``step``, ``diversity`` and
-        ``planned_diversity`` of its entry."""
+        """Derive networks of a cycle, judge them, and put the best in the archive;
+        ``facts`` are ``step``, ``diversity`` and ``planned_diversity`` of its entry."""
         own = dict(cycle=cycle, file=f"genotypes/cycle_{cycle + 1:02d}.json", **facts)
         networks = self.derive(log_probs, min_distance)
         entries = [ArchiveEntry(**own, **self._facts(network)) for network in networks]
@@ -138,9 +150,9 @@ class Selection:
         return entry
 
     def finish_search(self, log_probs: Rows, min_distance: float = 0.0) -> None:
-        """Judge the genotypes of all cycles but the last with the present weights, and
-        also, where the archive keeps a distance, the most probable networks without
-        one. The search ends in the best of all (:attr:`Archive.final`)."""
+        """Judge the genotypes of all cycles but the last with the present weights and,
+        where the archive keeps a distance, the most probable networks without one. The
+        search ends in the best of all."""
         if self.judge is None:
             return
         archive, networks = self.archive, []
@@ -156,9 +168,9 @@ class Selection:
         archive.final = self._best([*archive.entries, *near], log_probs)
 
     def race(self, other: Indices, judge: Judge, log_probs: Rows) -> None:
-        """Let the genotypes of the archive, the one that the search would end in and
-        another network be judged in another way; the best of them is what it ends
-        in."""
+        """Judge all and another network by a short training of each alone, which tells
+        them apart better than inherited weights (one round of successive halving,
+        Jamieson and Talwalkar, AISTATS 2016); the search ends in the best."""
         final = self.archive.final
         assert final is not None
         finalists = {entry.blocks: entry for entry in [*self.archive.entries, final]}
@@ -170,7 +182,6 @@ class Selection:
     def _judged(
         self, entries: Sequence[ArchiveEntry], judge: Judge, how: str = "Judged"
     ) -> list[ArchiveEntry]:
-        """Entries with the accuracy that their networks have now."""
         judged = []
         for number, entry in enumerate(entries, start=1):
             accuracy = judge(self.space.indices_of_blocks(entry.blocks))
@@ -184,7 +195,6 @@ class Selection:
         return judged
 
     def _best(self, entries: Sequence[ArchiveEntry], log_probs: Rows) -> ArchiveEntry:
-        """What :func:`choose` chooses."""
         networks = [self.space.indices_of_blocks(entry.blocks) for entry in entries]
         chosen = [zip(log_probs, network, strict=True) for network in networks]
         sums = [sum(row[index] for row, index in pairs) for pairs in chosen]
@@ -204,6 +214,5 @@ class Selection:
         )
 
     def blocks(self, indices: Indices) -> tuple[str, ...]:
-        """The block specs of a network."""
         pairs = zip(self.space.candidates, indices, strict=True)
         return tuple(row[index] for row, index in pairs)

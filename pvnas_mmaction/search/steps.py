@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
@@ -43,10 +44,8 @@ class _Part(NamedTuple):
 
 class Steps:
     """Optimiser steps of the weights and of the alphas of a model around a supernet, on
-    clips of (C, T, H, W) as ``input_shape`` says (None: any).
-
-    What each candidate consists of is listed once: a step touches the parts that its
-    path runs and walks over no others.
+    clips of (C, T, H, W) as ``input_shape`` says (None: any). A step walks over no
+    parts of the supernet but those that its path runs.
 
     Attributes:
         owners: What ``PVNASSupernet.share_weights`` gives.
@@ -75,11 +74,8 @@ class Steps:
 
         With a teacher, another path, both learn in the one step: the teacher from the
         labels, the path from the teacher's probabilities (in-place distillation, Yu and
-        Huang, ICCV 2019).
-
-        Returns:
-            The values to log: ``loss`` and what the head adds; with a teacher these are
-            the teacher's, and ``path_loss`` is the path's divergence from it.
+        Huang, ICCV 2019). Gives the values to log: ``loss`` and what the head adds;
+        with a teacher its own, and ``path_loss``, the path's divergence from it.
         """
         paths = [path] if teacher is None else [teacher, path]
         with self.weights.optim_context(self.model):
@@ -97,25 +93,32 @@ class Steps:
         self._update(self.weights, loss, self._running(*paths).weights)
         return logs
 
-    def tensors(self, path: Choices) -> list[Tensor]:
-        """What training a path changes: parameters, and running statistics."""
-        running = self._running(path)
+    @contextmanager
+    def undone(self, path: Choices) -> Iterator[None]:
+        """What is trained of a path within this context, with a new state of the
+        weights' optimiser, is forgotten."""
+        running, optimizer = self._running(path), self.weights.optimizer
         weights = {self.owners.get(weight, weight): None for weight in running.weights}
-        return [*weights, *(b for m in running.norms for b in m.buffers())]
+        tensors = [*weights, *(b for m in running.norms for b in m.buffers())]
+        saved = [tensor.detach().clone() for tensor in tensors]
+        state, optimizer.state = optimizer.state, defaultdict(dict)
+        self.weights.zero_grad()
+        try:
+            yield
+        finally:
+            self.weights.zero_grad()
+            optimizer.state = state
+            with torch.no_grad():
+                for tensor, value in zip(tensors, saved, strict=True):
+                    tensor.copy_(value)
 
     def alpha_step(
         self, batch: dict, path: Choices, penalty: CostPenalty | None = None
     ) -> dict[str, Tensor]:
         """One optimiser step of the alphas on a path with weights that lead back to
-        them; with a cost term in the loss, or None. Weights and running statistics of
-        batch normalisation stay as they are.
-
-        The gradient is the first-order one of DARTS: that of the loss on the alpha half
-        at the present weights.
-
-        Returns:
-            The values to log, their names starting with ``alpha_``.
-        """
+        them, with the first-order gradient of DARTS; gives the values to log, their
+        names starting with ``alpha_``. Weights and running statistics of batch
+        normalisation stay as they are."""
         running = self._running(path)
         with frozen(running.weights), untracked(running.norms):
             with self.alphas.optim_context(self.model), self.supernet.use_path(path):
@@ -158,7 +161,6 @@ class Steps:
         return *self.model.parse_losses(found), scores
 
     def _running(self, *paths: Choices) -> _Part:
-        """What runs on some paths."""
         weights, norms = list(self._shared.weights), list(self._shared.norms)
         for candidates, *choices in zip(self._candidates, *paths, strict=True):
             indices = [index for choice in choices for index in choice.indices]
@@ -228,13 +230,9 @@ def reestimated_batch_norm(
     model: nn.Module, batches: Iterable[dict], seed: int
 ) -> Iterator[None]:
     """Within this context, running statistics of batch normalisation are those of the
-    network that runs at present, the mean over some batches of training clips;
-    afterwards they are what they were.
-
-    In a supernet the statistics mix all networks that were sampled, so that no network
-    may be judged by them. ``seed`` is that of what is drawn on the way, as by a
-    blending of the data preprocessor; generators go on as if nothing had been drawn.
-    """
+    network that runs at present, the mean over some batches of training clips: a
+    supernet's mix all networks that were sampled. ``seed`` is that of what is drawn on
+    the way, as by a blending."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     layers = [m for m in norms if m.running_mean is not None]
     saved = [(m.momentum, copy.deepcopy(dict(m.named_buffers()))) for m in layers]
@@ -265,8 +263,7 @@ def judge(
     seed: int,
 ) -> T:
     """What ``validate`` gives for the network that a model runs at present, with batch
-    normalisation re-estimated on the batches of ``calibration``; ``seed`` is that of
-    the search."""
+    normalisation re-estimated; ``seed`` is that of the search."""
     seed = derived_seed(seed, Stream.CALIBRATION)
     with reestimated_batch_norm(model, calibration(), seed):
         return validate(model)

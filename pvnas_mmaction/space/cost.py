@@ -58,7 +58,7 @@ def part_cost(part: Part, shape: Triple) -> Cost:
 
 
 def layout_cost(block: Layout, shape: Triple) -> Cost:
-    """Cost of a block given by its layout, at an input of (T, H, W)."""
+    """Cost of a block at an input of (T, H, W)."""
     cost = Cost()
     if isinstance(block.shortcut, Conv):
         cost = part_cost(block.shortcut, shape)
@@ -69,7 +69,6 @@ def layout_cost(block: Layout, shape: Triple) -> Cost:
 
 
 def block_cost(spec: BlockSpec | str, layer: Layer, shape: Triple) -> Cost:
-    """Cost of a block spec at a layer with an input of (T, H, W)."""
     return layout_cost(layout(spec, layer), shape)
 
 
@@ -86,8 +85,7 @@ def check_input_shape(
 
 
 def layer_shapes(skeleton: Skeleton, input_shape: Sequence[int]) -> tuple[Triple, ...]:
-    """Input (T, H, W) of every layer, and last the output of the last one, for a view
-    of (C, T, H, W)."""
+    """Input (T, H, W) of every layer, and last the output of the last one."""
     _, t, h, w = check_input_shape(skeleton, input_shape)
     shapes = [skeleton.stem_layout.out_shape((t, h, w))]
     for layer in skeleton.layers:
@@ -98,8 +96,8 @@ def layer_shapes(skeleton: Skeleton, input_shape: Sequence[int]) -> tuple[Triple
 def skeleton_cost(
     skeleton: Skeleton, input_shape: Sequence[int], num_classes: int
 ) -> Cost:
-    """Cost of what every network of a skeleton shares: stem, last convolution, and
-    the fully connected layer of the recognizer's head with its bias."""
+    """Cost of what all networks of a skeleton share: stem, last convolution, and the
+    head's fully connected layer with its bias."""
     _, t, h, w = check_input_shape(skeleton, input_shape)
     last, width = layer_shapes(skeleton, input_shape)[-1], skeleton.out_channels
     cost = Cost(width * num_classes, (width + 1) * num_classes)
@@ -113,8 +111,7 @@ def network_cost(
     input_shape: Sequence[int],
     num_classes: int,
 ) -> Cost:
-    """Cost of one network, with one block spec per layer, for a view of (C, T, H, W)
-    and a head of ``num_classes`` outputs."""
+    """Cost of one network for a view of (C, T, H, W)."""
     cost = skeleton_cost(skeleton, input_shape, num_classes)
     *shapes, _ = layer_shapes(skeleton, input_shape)
     for layer, block, shape in zip(skeleton.layers, blocks, shapes, strict=True):

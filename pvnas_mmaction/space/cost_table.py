@@ -21,8 +21,8 @@ Rows = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class CostTable:
-    """One kind of cost, a name out of :data:`KINDS`, of every network of a space: of
-    what all share, such as stem and head, and ``per_layer[layer][candidate]``."""
+    """One kind of cost (a name out of :data:`KINDS`): ``fixed``, of what all networks
+    of a space share, and ``per_layer[layer][candidate]``."""
 
     kind: str
     unit: str

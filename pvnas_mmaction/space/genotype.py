@@ -1,9 +1,8 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Genotypes: one network as a text file.
 
-A *genotype* is one block spec per layer (:mod:`.layout` has their grammar), the
-skeleton that is needed to build the network from it alone, and where it came from. Its
-file is JSON::
+One block spec per layer (:mod:`.layout` has their grammar), the skeleton that is needed
+to build the network from it alone, and where it came from; as JSON::
 
     {"format_version": 2, "space": "tiny",
      "skeleton": {"stem": {"channels": 16}, "head_channels": 64,
@@ -16,8 +15,7 @@ A skeleton like ResNet-50's has ``"stem": {"channels": 64, "kernel": 7, "pool": 
 "head_channels": null``, one like EfficientNet-Lite0's also ``"activation": "relu6",
 "bn_eps": 0.001, "padding": "tf_same"``.
 
-Everything here is inert data: no module is built and only the standard library is
-imported, so that a genotype can be read where torch is not installed.
+A genotype can be read where torch is not installed.
 """
 
 import json
@@ -81,9 +79,8 @@ _GENOTYPE = dict(
 
 @dataclass(frozen=True)
 class Stem:
-    """What comes before the first layer: a 1 x kernel x kernel convolution of stride 2
-    over space and, if ``pool`` is a number, a maximum over pool x pool pixels, of
-    stride 2 as well."""
+    """A 1 x kernel x kernel convolution of stride 2 over space and, if ``pool`` is a
+    number, a maximum over pool x pool pixels, of stride 2 as well."""
 
     channels: int
     kernel: int = 3
@@ -155,8 +152,7 @@ class Skeleton:
 
 @dataclass(frozen=True)
 class Genotype:
-    """One network: the name of its space, the skeleton, one block spec per layer, and
-    where it came from (keys out of :data:`PROVENANCE`)."""
+    """One network; provenance has keys out of :data:`PROVENANCE`."""
 
     space: str
     skeleton: Skeleton
@@ -171,7 +167,6 @@ class Genotype:
         return tuple(BlockSpec.parse(block) for block in self.blocks)
 
     def to_json(self) -> str:
-        """The genotype file's text."""
         read(self.provenance, PROVENANCE, (), "genotype: provenance")
         data = {"format_version": FORMAT_VERSION, **asdict(self)}
         return json.dumps(data, indent=2) + "\n"
@@ -180,8 +175,7 @@ class Genotype:
 def parse_genotype(
     data: str | bytes | Mapping[str, Any], where: str = "genotype"
 ) -> Genotype:
-    """Read a genotype from JSON text, or from the mapping that text stands for; a
-    ValueError says the source, ``where``, and the place in it."""
+    """Read a genotype from JSON text or a mapping, or a ValueError about ``where``."""
     try:
         content = json.loads(data) if isinstance(data, str | bytes) else data
     except ValueError as error:
@@ -223,8 +217,7 @@ def parse_skeleton(data: object, where: str = "skeleton") -> Skeleton:
 
 
 def load_genotype(path: str | os.PathLike[str]) -> Genotype:
-    """Read a genotype file, or ``package::path``; FileNotFoundError or ValueError where
-    there is none."""
+    """Read a genotype file, or ``package::path``; FileNotFoundError or ValueError."""
     path = package_file(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such genotype file")
@@ -237,8 +230,7 @@ def save_genotype(genotype: Genotype, path: str | os.PathLike[str]) -> None:
 
 
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file through a temporary one next to it, so that no reader and no
-    crash ever leaves half of it."""
+    """Write a text file through a temporary one next to it: whole, or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

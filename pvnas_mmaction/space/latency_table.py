@@ -1,9 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Latency tables: measured milliseconds of every candidate at every layer.
-
-A table belongs to one space, one input shape, one device and one number of threads.
-``tools/build_latency_table.py`` writes it; searches and derivation read it.
-"""
+"""Latency tables: measured milliseconds of every candidate at every layer, for one
+space, input shape, device and number of threads."""
 
 import json
 import math
@@ -24,9 +21,7 @@ REBUILD = "build the table again with tools/build_latency_table.py"
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds of a view [C, T, H, W]: what every network of a space, as config
-    data, takes outside its layers, and each candidate of each layer; with how they were
-    measured (device, threads, rounds, versions)."""
+    """Milliseconds of a view [C, T, H, W], and how they were measured."""
 
     space: dict[str, Any]
     input_shape: list[int]
@@ -35,12 +30,10 @@ class LatencyTable:
     setting: dict[str, Any] = field(default_factory=dict)
 
     def predict(self, indices: Sequence[int]) -> float:
-        """Predicted milliseconds of one network: the sum over its layers."""
         chosen = (row[i] for row, i in zip(self.layer_ms, indices, strict=True))
         return self.fixed_ms + math.fsum(chosen)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as JSON, whole or not at all."""
         data = {"format_version": FORMAT_VERSION, **asdict(self)}
         write_atomically(path, json.dumps(data, indent=1) + "\n")
 
@@ -59,10 +52,6 @@ def load_latency_table(
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise wrong(str(path), "a latency table as JSON", str(error)) from error
-    version = data.get("format_version") if isinstance(data, dict) else FORMAT_VERSION
-    if version != FORMAT_VERSION:  # before the keys, which may be others
-        place = f"{path}: format_version"
-        raise wrong(place, str(FORMAT_VERSION), repr(version), REBUILD)
     counts = [len(candidates) for candidates in space.candidates]
     same = f"the space {space.name!r} with the same stages and candidates"
     rules: dict[str, Rule] = dict(

@@ -48,8 +48,7 @@ _SPEC = re.compile(r"([a-z0-9]+)_t(\d+)_k(\d+)_e(\d+(?:\.\d+)?)(_se)?")
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """One candidate operation: family (or ``"skip"``), Kt, Ks, E, and whether it has
-    squeeze-and-excitation."""
+    """One candidate operation; family may be ``"skip"``."""
 
     family: str
     temporal_kernel: int = 1
@@ -70,8 +69,7 @@ class BlockSpec:
 
     @classmethod
     def parse(cls, text: object, place: str = "block") -> BlockSpec:
-        """Read a block spec, e.g. ``"mb_t3_k5_e4_se"``; a ValueError about ``place``
-        if the text is none."""
+        """Read a block spec, e.g. ``"mb_t3_k5_e4_se"``; ValueError about ``place``."""
         if text == "skip":
             return cls("skip")
         match = _SPEC.fullmatch(text) if isinstance(text, str) else None
@@ -113,8 +111,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Layer:
-    """One place for a block, as a skeleton fixes it: position and stage, from 0,
-    widths, strides over height and width and over time, and style of convolutions."""
+    """One place for a block, as a skeleton fixes it; position and stage from 0."""
 
     index: int
     stage: int
@@ -130,7 +127,6 @@ class Layer:
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether output and input have the same shape, so that skip may stand."""
         return self.stride == ONE and self.in_channels == self.out_channels
 
 
@@ -183,8 +179,8 @@ Part = Conv | SqueezeExcitation | Shift | MaxPool
 
 @dataclass(frozen=True)
 class Layout:
-    """A block: its parts in order (their roles differ; without any it is the identity),
-    what of the input is added to their output, and whether an activation follows."""
+    """A block: its parts in order, of different roles (none: the identity), what of the
+    input is added to their output, and whether an activation follows."""
 
     parts: tuple[Part, ...]
     shortcut: Conv | Literal["identity"] | None = None
@@ -198,7 +194,6 @@ class Layout:
         return tuple(part for part in every if isinstance(part, Conv))
 
     def out_shape(self, shape: Triple) -> Triple:
-        """Output (T, H, W) for an input of (T, H, W)."""
         for part in self.parts:
             shape = out_shape(part, shape)
         return shape
@@ -212,8 +207,7 @@ def out_shape(part: Part | Layer, shape: Triple) -> Triple:
 
 def round_channels(channels: float) -> int:
     """Nearest multiple of 8 (half goes up), at least 8."""
-    multiple = int(channels / CHANNEL_MULTIPLE + 0.5)
-    return max(CHANNEL_MULTIPLE, multiple * CHANNEL_MULTIPLE)
+    return max(1, int(channels / CHANNEL_MULTIPLE + 0.5)) * CHANNEL_MULTIPLE
 
 
 def hidden_channels(spec: BlockSpec, channels: int) -> int:

@@ -15,7 +15,7 @@ is four block specs.
 
 The list of a stage is offered to each of its layers, but ``skip`` only to those that
 keep their shape. Where layers differ more, ``candidates`` is a list of such lists, one
-for each layer. Nothing is built and torch is not imported.
+for each layer.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ class SearchSpace:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> SearchSpace:
-        """Read a space from config data; a ValueError for a wrong skeleton, a stage
-        without candidates, a block spec that does not parse or stands twice, or a layer
-        left without any candidate."""
+        """Read a space from config data, or raise ValueError about what is wrong."""
         check("space", config, MAPPING)
         data = dict(config)
         name = data.pop("name", None)
@@ -75,8 +73,7 @@ class SearchSpace:
         return cls(name, skeleton, tuple(candidates))
 
     def to_config(self) -> dict[str, Any]:
-        """Config data that this space can be read from: braces expanded, one list of
-        candidates for each layer."""
+        """Config data that this space can be read from."""
         config = dict(name=self.name, **asdict(self.skeleton))
         for stage in config["stages"]:
             stage["candidates"] = []
@@ -96,33 +93,14 @@ class SearchSpace:
     def genotype(
         self, indices: Sequence[int], provenance: Mapping[str, Any] | None = None
     ) -> Genotype:
-        """The genotype that takes candidate ``indices[l]`` at layer l."""
         assert all(i >= 0 for i in indices), indices
         pairs = zip(self.candidates, indices, strict=True)
         blocks = tuple(texts[int(i)] for texts, i in pairs)
         return Genotype(self.name, self.skeleton, blocks, dict(provenance or {}))
 
-    def indices(self, genotype: Genotype) -> tuple[int, ...]:
-        """Candidate index of each layer of a genotype; a ValueError if the genotype
-        belongs to another space."""
-        if genotype.space != self.name:
-            raise wrong("genotype: space", repr(self.name), repr(genotype.space))
-        if genotype.skeleton != self.skeleton:
-            expected = f"that of space {self.name!r}, {self.skeleton}"
-            raise wrong("genotype: skeleton", expected, repr(genotype.skeleton))
-        return self.indices_of_blocks(genotype.blocks)
-
     def indices_of_blocks(self, blocks: Sequence[str]) -> tuple[int, ...]:
-        """Candidate index of each layer of a network that is given by its blocks; a
-        ValueError if one is no candidate or their number is another."""
-        if len(blocks) != len(self.candidates):
-            expected = f"{len(self.candidates)}, the layers of space {self.name!r}"
-            raise wrong("genotype: number of blocks", expected, str(len(blocks)))
-        pairs = list(zip(blocks, self.candidates, strict=True))
-        for i, (block, texts) in enumerate(pairs):
-            if block not in texts:
-                expected = f"a candidate of space {self.name!r}, {' '.join(texts)}"
-                raise wrong(f"genotype: blocks[{i}]", expected, repr(block))
+        """Candidate index of each layer of a network of this space."""
+        pairs = zip(blocks, self.candidates, strict=True)
         return tuple(texts.index(block) for block, texts in pairs)
 
 
