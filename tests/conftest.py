@@ -22,6 +22,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 def pytest_configure(config: pytest.Config) -> None:
     import torch
 
+    import pvnas_mmaction  # noqa: F401  before any mmaction.models
+
     torch.set_num_threads(1)
 
 
