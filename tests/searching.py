@@ -161,7 +161,7 @@ def toy_model(space: dict = SPACE, **head: Any) -> dict:
     )
 
 
-def build_toy_model(space: dict = SPACE, share: bool = False, **head: Any) -> nn.Module:
+def build_toy_model(space: dict = SPACE, share: bool = True, **head: Any) -> nn.Module:
     """The recognizer with random weights and alphas."""
     init_default_scope("mmaction")
     torch.manual_seed(0)

@@ -284,7 +284,6 @@ def test_killed_and_resumed_on_two_processes(tmp_path):
                 dict(type="KillHook", steps=kill_at),
             ],
             train_dataloader=dict(batch_size=2),
-            model=dict(backbone=dict(share=True)),
             optim_wrapper=dict(weights=dict(accumulative_counts=2)),
         )
         runner = Runner.from_cfg(config)

@@ -82,6 +82,7 @@ def test_a_network_is_trained_apart():
 
     optimizers = optimizers_of(other)
     steps = Steps(other, *optimizers.values())
+    steps.owners = other.backbone.share_weights()
     for number, batch in enumerate(racing(STEPS)):
         for group in optimizers["weights"].optimizer.param_groups:
             group["lr"] = search.schedule.short_lr(number, STEPS)
@@ -122,9 +123,8 @@ def test_the_best_finalist_is_the_result(winner):
 
 def test_a_search_ends_in_a_race(tmp_path):
     """Started twice, it ends in the same; without the race, in the same weights."""
-    model = dict(backbone=dict(share=True))  # that others have a part in is undone, too
     for name, steps in (("a", 2), ("b", 2), ("none", 0)):
-        run_search(tmp_path / name, train_cfg=dict(race_steps=steps), model=model)
+        run_search(tmp_path / name, train_cfg=dict(race_steps=steps))
     files = [tmp_path / n / "search/archive.json" for n in ("a", "b", "none")]
     first, second, without = map(Archive.load, files)
     assert first.to_dict() == second.to_dict()

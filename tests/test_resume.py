@@ -119,10 +119,10 @@ def test_killed_and_resumed_with_the_largest_network_and_a_ranking(tmp_path):
     """In the first cycle, which runs the largest network, and in the second, which
     does not: that it is the second follows from the archive in the checkpoint."""
     options = dict(cost=BUDGET, num_ranked=3, largest_every=2)
-    changes = dict(train_cfg=options, model=dict(backbone=dict(share=True)))
-    run_search(tmp_path / "whole", **arguments([], BY_STEP, **changes))
+    settings = arguments([], BY_STEP, train_cfg=options)
+    run_search(tmp_path / "whole", **settings)
     workers = dict(num_workers=2)  # which read ahead when the process dies
-    settings = arguments([1, 9], BY_STEP, train_dataloader=workers, **changes)
+    settings = arguments([1, 9], BY_STEP, train_cfg=options, train_dataloader=workers)
     kill_and_resume(tmp_path / "killed", settings, kills=2)
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 

@@ -52,7 +52,7 @@ class PVNASSupernet(Backbone):
     Args:
         space: The search space, as config data (``SearchSpace.from_config``).
         share: Whether the candidates of a layer share convolutions of the same role and
-            kernel (:meth:`share_weights`). Default False.
+            kernel (:meth:`share_weights`). Default True.
         init_cfg: As in MMEngine's ``BaseModule``. Default None.
 
     Attributes:
@@ -64,7 +64,7 @@ class PVNASSupernet(Backbone):
     def __init__(
         self,
         space: Mapping[str, Any],
-        share: bool = False,
+        share: bool = True,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)

@@ -5,6 +5,6 @@
 _base_ = ["../spaces/resnet50.py", "search.py"]
 
 model = dict(
-    backbone=dict(space=_base_.space, share=True, init_cfg=_base_.donor),
+    backbone=dict(space=_base_.space, init_cfg=_base_.donor),
     cls_head=dict(in_channels=2048, dropout_ratio=0.5),
 )
