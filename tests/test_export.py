@@ -84,8 +84,7 @@ def test_tool(tmp_path, run_tool):
     state = random_recognizer(config).state_dict()
     save_checkpoint(dict(state_dict=state), str(checkpoint))
     out = tmp_path / "new" / "model.onnx"
-    argv = [path, checkpoint, "--out", out]
-    status, printed, _ = run_tool("export_onnx", *argv)
+    status, printed, _ = run_tool("export_onnx", path, checkpoint, "--out", out)
     assert status == 0
     assert printed.count("max abs difference") == 1
     assert "clips (N, 3, 6, 32, 32) -> logits (N, 5)" in printed
@@ -96,8 +95,6 @@ def test_tool(tmp_path, run_tool):
         classes=["a", "b b", "ü", "d", "e"], frames=6, height=32, width=32,
         mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
     )  # fmt: skip
-    (tmp_path / "classes.txt").write_text("a\n")
-    assert "expected 5 lines, as model.cls_head" in run_tool("export_onnx", *argv)[2]
     (tmp_path / "classes.txt").unlink()
     assert json.loads(model_facts(config, SHAPE)["classes"]) == list("01234")
 

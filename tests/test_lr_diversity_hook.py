@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from searching import NO_VALIDATION, build_search, search_config
 
-from pvnas_mmaction.apis.run_checks import warn_of_supernet
+from pvnas_mmaction.apis.run_checks import RunCheckHook
 from pvnas_mmaction.engine.checkpoints import load_search_checkpoint
 
 COS_6, COS_9, COS_12, COS_18 = (
@@ -175,6 +175,7 @@ REFUSED = [
     (dict(train_cfg=PLAIN), "train_cfg.type: expected 'SearchLoop' .*, got 'Epoch"),
     (dict(custom_hooks=[OURS | dict(mode="linear")]), "mode: expected .* got 'linear'"),
     (dict(custom_hooks=[]), "custom_hooks: expected LRDiversityHook, .*, got none"),
+    (dict(custom_hooks=[OURS, OURS]), "custom_hooks: expected one LRDiv.*, got 2"),
     (dict(activation_checkpointing="backbone"), "checkpointing: expected none, got"),
     (dict(compile=True), "compile: expected none, got .*True"),
     (dict(efficient_conv_bn_eval="backbone"), "conv_bn_eval: expected none, got"),
@@ -263,12 +264,12 @@ def test_a_checkpoint_that_is_not_finite_is_not_written(tmp_path):
 
 
 def test_a_search_config_can_be_tested(tmp_path, monkeypatch):
-    config = search_config(tmp_path, test_cfg=dict(type="TestLoop"))
+    config = search_config(tmp_path, test_cfg=dict(type="TestLoop"), load_from=None)
     config.test_dataloader = config.val_dataloader
     config.test_evaluator = config.val_evaluator
     runner = Runner.from_cfg(config)
     said = []
     monkeypatch.setattr(runner.logger, "warning", said.append)
-    warn_of_supernet(runner)
-    assert "tested as its most probable network" in said[0]
+    runner.register_hook(RunCheckHook(resumed=False, tested=True))
     assert 0 <= runner.test()["acc/top1"] <= 1
+    assert "tested as its most probable network" in said[0]

@@ -184,6 +184,10 @@ def test_weights_of_another_network_are_no_start(finished, genotypes, tmp_path, 
         ("export_onnx", "mean", "model.data_preprocessor.mean[0]: expected "),
         ("test", "cls_head.fc_cls.weight", "size mismatch for cls_head.fc_cls.weight"),
         ("export_onnx", "neck.weight", 'got Unexpected key(s) in state_dict: "neck.we'),
+        ("test", "nan", "changed.pth: expected weights that are finite numbers, got o"),
+        ("train", "nan", "changed.pth: expected weights that are finite numbers, got"),
+        ("test", "head", "expected weights whose names begin with 'backbone.', got no"),
+        ("export_onnx", "record", "changed.pth, pvnas_run: expected the record of a r"),
     ],
 )
 def test_a_checkpoint_of_something_else_gives_no_score(
@@ -196,13 +200,18 @@ def test_a_checkpoint_of_something_else_gives_no_score(
         options = ["model.data_preprocessor.mean=[1,2,3]"]
     else:
         state = torch.load(checkpoint, weights_only=True)["state_dict"]
-        checkpoint = tmp_path / "changed.pth"
-        torch.save(dict(state_dict=state | {what: torch.ones(1)}), checkpoint)
+        checkpoint, head = tmp_path / "changed.pth", state["cls_head.fc_cls.bias"]
+        state |= {what: torch.ones(1)} if "." in what else {}
+        state = dict(bias=head) if what == "head" else state
+        head *= torch.nan if what == "nan" else 1
+        more = dict(pvnas_run="{}") if what == "record" else {}
+        torch.save(dict(state_dict=state, **more), checkpoint)
     options += [f"model.backbone.genotype={genotypes}/{name}.json"]
-    options = [*data_options(motion_clips), *options]
-    out = ["--out", tmp_path / "m.onnx"] if tool == "export_onnx" else []
-    out = out or ["--work-dir", tmp_path]
-    line = call_tool(tool, CONFIG, checkpoint, *out, "--cfg-options", *options)
+    argv = [CONFIG, "--cfg-options", *data_options(motion_clips), *options]
+    argv += [f"load_from={checkpoint}"] if tool == "train" else []
+    argv[1:1] = [checkpoint] if tool != "train" else []
+    out = dict(export_onnx=["--out", tmp_path / "m.onnx"])
+    line = call_tool(tool, *out.get(tool, ["--work-dir", tmp_path]), *argv)
     assert message in line
     assert not (tmp_path / "m.onnx").exists()
 
@@ -256,9 +265,11 @@ def test_a_test_leaves_the_config_of_the_training(work_dir, lists, call_tool):
         (("train_dataloader.batch_size=33", "train_dataloader.drop_last=True"),
          "train_dataloader.batch_size: expected 32 or less, the clips that each pro"),
         (("val_dataloader.drop_last=True",), "val_dataloader.drop_last: expected Fal"),
+        (("default_hooks.checkpoint.save_best=acc/top7",),
+         "default_hooks.checkpoint.save_best: expected one of ['acc/mean1', 'acc/to"),
+        (("model.cls_head.type=SlowFastHead",),
+         "model.cls_head: expected settings that SlowFastHead takes, got others (Val"),
     ],
-    ids=["means", "labels", "classes", "frames", "interval", "size", "values", "batch",
-         "last"],
 )  # fmt: skip
 def test_data_that_does_not_fit_model_or_training(options, message, lists, train):
     options = [option.format(lists=lists) for option in options]
@@ -328,4 +339,7 @@ def test_a_search_checks_what_it_is_judged_on(motion_clips, tmp_path, call_tool)
     options[-4:] = ["val_dataloader.dataset.pipeline.1.clip_len=4", *options[-2:]]
     line = call_tool("train", *argv, *options)
     assert "val_dataloader.dataset.pipeline: expected 6 frames, as train_da" in line
+    options[-4] = "model.cls_head.type=TSNHead"
+    line = call_tool("train", *argv, *options)
+    assert line.startswith("model.cls_head: expected settings that TSNHead takes, ")
     assert not (tmp_path / "work/search/archive.json").exists()

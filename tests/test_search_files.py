@@ -16,7 +16,7 @@ from mmengine.hooks import Hook
 from searching import build_search, run_search
 
 import pvnas_mmaction
-from pvnas_mmaction.engine.search_files import start_facts
+from pvnas_mmaction.engine.search_files import read_starts, start_facts
 from pvnas_mmaction.engine.search_history_hook import SearchHistoryHook
 from pvnas_mmaction.report.drawing import OTHER_COLOR, family_colors
 from pvnas_mmaction.report.genotype_picture_hook import GenotypePictureHook
@@ -75,6 +75,9 @@ def test_a_search_that_is_stopped_and_resumed(tmp_path, error, state):
     assert record["state"] == state
     assert record["error"] == (None if state == "interrupted" else "OSError: x")
     assert record["starts"][0]["ended"] is not None
+    (tmp_path / "run.json").write_text('{"starts": [')
+    with pytest.raises(ValueError, match=r"run\.json: expected the starts of a search"):
+        read_starts(tmp_path / "run.json")
     run_search(tmp_path, resume=True)
     record = read(tmp_path)
     assert record["state"] == "finished" and record["error"] is None

@@ -64,19 +64,6 @@ def test_run_obeys_the_options(folder: Path) -> None:
     assert "Epoch(val) [1]" in log
 
 
-def test_run_resumes_from_the_latest_checkpoint(folder: Path, tmp_path) -> None:
-    (tmp_path / "epoch_1.pth").write_bytes((folder / "work/epoch_1.pth").read_bytes())
-    (tmp_path / "last_checkpoint").write_text("/moved/from/epoch_1.pth")
-    command = [TRAIN, folder / "retrain.py", "--work-dir", tmp_path, "--seed", "3"]
-    command += ["--resume", "--no-validate", "--cfg-options", "train_cfg.max_epochs=2"]
-    run_process(sys.executable, *command)
-    log = full_log(tmp_path)
-    assert "resumed epoch: 1, iter: 8" in log
-    assert "Epoch(train) [2][8/8]" in log
-    assert "Epoch(train) [1]" not in log and "Epoch(val)" not in log
-    assert (tmp_path / "epoch_2.pth").is_file()
-
-
 def predictions(command: list, folder: Path, name: str) -> list[dict]:
     """What a test tool predicts with the checkpoint of ``folder``."""
     dump = folder / f"{name}.pkl"
@@ -163,9 +150,7 @@ def test_upstream_trains_and_counts(folder) -> None:
 @pytest.mark.parametrize(
     "form", ["dumped", pytest.param("shipped", marks=pytest.mark.slow)]
 )
-def test_interfaces_work_from_a_config_alone(
-    form, folder, motion_clips, tmp_path
-) -> None:
+def test_interfaces_work_from_a_config_alone(form, folder, motion_clips, tmp_path):
     """In a process that has not imported this package: from a shipped config, and from
     what a training has written, which holds its genotype."""
     path, weights = CONFIGS / RETRAIN, None

@@ -29,7 +29,7 @@ import numpy as np
 from tqdm.contrib.concurrent import process_map
 
 from pvnas_mmaction.apis import cli
-from pvnas_mmaction.space.checks import wrong
+from pvnas_mmaction.space.checks import reading, wrong
 
 # What each class does: to the right, downwards, clockwise, growing.
 MOTIONS = dict(
@@ -202,7 +202,8 @@ def check_folder(out: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest; ValueError where the folder holds something else."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "manifest.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    with reading(path, "the manifest of a render"):
+        found = dict(json.loads(path.read_text("utf-8"))) if path.exists() else None
     if found is None and any(out.iterdir()):
         got = "files of something else"
         raise wrong(str(out), "an empty folder", got, "give another --out")

@@ -11,7 +11,6 @@ import argparse
 from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_checks import check_whole
 from pvnas_mmaction.apis.config_files import load_config
-from pvnas_mmaction.apis.run_checks import warn_of_supernet
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,9 +33,7 @@ def main() -> None:
     args = parse_args()
     cfg = cli.merge_test_args(load_config(args.config), args)
     check_whole(cfg, "test")
-    runner = cli.build_runner(cfg, tested=True)
-    warn_of_supernet(runner)
-    runner.test()
+    cli.build_runner(cfg, tested=True).test()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,8 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What ``tools/train.py`` and ``tools/test.py`` share.
 
-They take the options of MMAction2's own tools, and differ in this:
-
-- ``--cfg-options`` are merged before the other options, and the seed's options into a
-  ``randomness`` that the config sets instead of being dropped;
-- ``--amp`` works without a GPU (bfloat16) and for the two optimizers of a search;
-- a launcher without a GPU gets a gloo process group;
-- a config may be named ``package::path``, and its dump holds the genotype;
-- folder, checkpoint, data and config have to fit (:mod:`.run_checks`);
-- a user's mistake ends in one line on stderr and exit status 2 (:func:`.errors.run`).
+They take the options of MMAction2's own tools, which here also work without a GPU and
+for the two optimizers of a search; ``--cfg-options`` are merged before the others.
 """
 
 import argparse
@@ -34,15 +27,15 @@ from ..engine.optim import is_bfloat16
 from ..engine.search_files import start_facts
 from ..models.supernet import PVNASSupernet
 from ..search.distributed import together
-from ..space.checks import wrong
+from ..space.checks import NAME, check, wrong
 from . import run_checks
 from .config_checks import check_num_classes
 from .config_files import KeyValueAction, make_portable, merge_options
-from .errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, run
+from .errors import run
 from .launchers import LAUNCHERS, start_distributed
 from .termination import TerminableRunner, TerminationHook
 
-__all__ = ["EXIT_INTERRUPTED", "EXIT_USER_ERROR", "KeyValueAction", "run"]
+__all__ = ["run"]
 
 _WRAPPERS = ("OptimWrapper", "AmpOptimWrapper", "BFloat16OptimWrapper")
 
@@ -57,8 +50,8 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``."""
     text = "override settings of the config, e.g. train_cfg.max_epochs=5; lists as "
     text += "key=a,b or key='[a,b]', nested ones as key='[(a,b),(c,d)]', without spaces"
-    action = dict(action=KeyValueAction, metavar="KEY=VALUE")
-    parser.add_argument("--cfg-options", nargs="+", help=text, **action)
+    add = partial(parser.add_argument, "--cfg-options", action=KeyValueAction)
+    add(nargs="+", metavar="KEY=VALUE", help=text)
 
 
 def add_input_shape(parser: argparse.ArgumentParser, default: str) -> None:
@@ -81,6 +74,7 @@ def _merge_shared(cfg: Config, args: argparse.Namespace) -> None:
     cfg.launcher = args.launcher
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     if args.work_dir is not None:
+        check("--work-dir", args.work_dir, NAME)
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
         cfg.work_dir = os.path.join("work_dirs", Path(args.config).stem)
@@ -107,10 +101,10 @@ def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
         cfg.resume = found is not None or not cfg.get("load_from")
         cfg.load_from = found or cfg.get("load_from")
     elif args.resume is not None:
-        check_checkpoint(args.resume, "--resume")
         cfg.resume, cfg.load_from = True, args.resume
-    if cfg.get("load_from") and not cfg.get("resume"):
-        check_checkpoint(cfg.load_from, "load_from")
+    if cfg.get("load_from") is not None:
+        option = "--resume" if cfg.get("resume") else "load_from"
+        check_checkpoint(cfg.load_from, option)
     run_checks.check_work_dir(cfg, resumed=found is not None)
     randomness = dict(cfg.get("randomness") or {"seed": None})
     if args.seed is not None:
@@ -183,6 +177,7 @@ def check_out_file(path: str | os.PathLike[str], option: str = "--out") -> None:
 
 def make_out_folder(path: str | os.PathLike[str], option: str = "--out") -> None:
     """Make the folder that an option names, before the work is done."""
+    check(option, str(path), NAME)
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -9,9 +9,9 @@ from mmengine.config import Config, ConfigDict, DictAction
 
 from ..compat import package_file
 from ..models.pvnas_net import resolve_genotype
-from ..space.checks import wrong
+from ..space.checks import reading, wrong
 from ..space.search_space import SearchSpace
-from .errors import error_line
+from .config_checks import check_fields
 
 _PATHS = ("work_dir", "load_from", "ann_file", "data_root", "video")
 
@@ -54,13 +54,13 @@ def load_config(name: str) -> Config:
     path = package_file(name)
     if not path.is_file():
         raise FileNotFoundError(f"config: expected a file, got {name}, which is none")
-    try:
-        return Config.fromfile(path)
-    except (OSError, ImportError, ValueError):
-        raise
-    except Exception as error:  # a config is a program
-        reason = f"{type(error).__name__}: {error_line(error)}"
-        raise ValueError(f"config {name}: {reason}") from error
+    with reading(f"config {name}", "a config"):
+        cfg = Config.fromfile(path)
+    if {"skeleton", "blocks"} <= cfg.keys():
+        hint = "tools/show_genotype.py shows it, model.backbone.genotype names it"
+        raise wrong(f"config {name}", "a config", "a genotype", hint)
+    check_fields(cfg)
+    return cfg
 
 
 def read_space(cfg: Config, name: str) -> SearchSpace:
@@ -76,10 +76,9 @@ def read_space(cfg: Config, name: str) -> SearchSpace:
 
 def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:
     """Merge what ``--cfg-options`` gave into ``cfg``, in place, or ValueError."""
-    try:
+    with reading("--cfg-options", "settings that fit the config"):
         cfg.merge_from_dict(options or {})
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"--cfg-options: {error_line(error)}") from error
+    check_fields(cfg)
 
 
 def make_portable(cfg: Config) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from mmengine.logging import MMLogger
 
 from ..engine.search_files import is_interrupt
+from .config_fault import config_fault
 from .launchers import end_distributed
 from .termination import EXIT_TERMINATED, asked_to_end, on_sigterm
 
@@ -21,48 +22,22 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
-def is_user_error(error: BaseException) -> bool:
-    """Whether an exception's message is meant for the user of a tool: what the checks
-    of this project and of mmengine raise, not assertions, nor what points to a fault of
-    the program."""
-    if isinstance(error, (ValueError, OSError, ImportError, pickle.UnpicklingError)):
-        return True
-    if isinstance(error, KeyError):  # "X is not in the mmaction::model registry"
-        return "registry" in str(error)
-    if isinstance(error, TypeError):  # a setting that the class does not take
-        return _class_being_built(error) is not None
-    # torch on a truncated checkpoint, and on a full disk
-    return isinstance(error, RuntimeError) and "PytorchStream" in str(error)
-
-
-def _class_being_built(error: BaseException) -> str | None:
-    """Name of the class that MMEngine was building from a config, if it was."""
-    name = None
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_name == "build_from_cfg" and "obj_cls" in frame.f_locals:
-            name = getattr(frame.f_locals["obj_cls"], "__name__", None)
-    return name
-
-
-def error_line(error: BaseException) -> str:
-    """The message of an exception in one line.
-
-    A data loader's worker sends its whole traceback as the message: its last line is
-    the one that counts. mmengine names the class that raised before the message.
-    """
+def user_line(error: BaseException) -> str | None:
+    """One line for the user of a tool, about what the checks of this project and of
+    mmengine raise, a full disk, and what comes from a setting of a config; None where
+    an exception points to a fault of the program."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         file = error.filename or "what is written"
         return f"disk: expected space for {file}, got none; free some"
     text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    if "Original Traceback" in text:
-        return re.sub(r"^[\w.]+: ", "", lines[-1])
-    built = _class_being_built(error)
-    if isinstance(error, TypeError) and built and "__init__()" not in text:
-        lines.insert(0, f"{built}:")
-    return " ".join(lines)
+    if "Original Traceback" in text:  # of a data loader's worker
+        lines = [re.sub(r"^[\w.]+: ", "", lines[-1])]
+    line = " ".join(lines)
+    users = ValueError, OSError, ImportError, pickle.UnpicklingError
+    known = isinstance(error, users) or "PytorchStream" in text  # the disk is full
+    own = (line or type(error).__name__) if known else None
+    return config_fault(error, line) or own
 
 
 def _log_traceback() -> None:
@@ -82,16 +57,17 @@ def run(main: Callable[[], None], interrupted: str = "") -> None:
         with on_sigterm():
             main()
     except (Exception, KeyboardInterrupt) as error:
+        ended = asked_to_end()
         if not (interrupt := is_interrupt(error)):
             _log_traceback()
-        if interrupt or asked_to_end():
-            ended = asked_to_end()
+        if interrupt or ended:
             text = "terminated" if ended else "interrupted"
             print(f"\n{text}" + (interrupted and f": {interrupted}"), file=sys.stderr)
             sys.exit(EXIT_TERMINATED if ended else EXIT_INTERRUPTED)
-        if os.environ.get("PVNAS_DEBUG", "0") != "0" or not is_user_error(error):
+        line = user_line(error)
+        if os.environ.get("PVNAS_DEBUG", "0") != "0" or line is None:
             raise
-        print(f"error: {error_line(error)}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         print("(PVNAS_DEBUG=1 shows where it was raised)", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     finally:

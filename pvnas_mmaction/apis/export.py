@@ -59,7 +59,7 @@ def load_classifier(
     check_checkpoint(checkpoint, "checkpoint")
     found = CheckpointLoader.load_checkpoint(checkpoint, "cpu", logger="silent")
     check_record(found, config, checkpoint)
-    load_weights(recognizer, found.get("state_dict", found), checkpoint)
+    load_weights(recognizer, found, checkpoint)
     return Classifier(recognizer)
 
 

@@ -21,7 +21,7 @@ from ..profiling.onnx_parts import measured_ms
 from ..report.data import read_work_dirs
 from ..search.derive import Budget
 from ..search.selection import hand_made
-from ..space.checks import wrong
+from ..space.checks import reading, wrong
 from ..space.cost_table import CostTable, cost_tables
 from ..space.genotype import load_genotype, save_genotype, write_atomically
 from . import cli
@@ -111,7 +111,8 @@ class _Fit:
         file, ours = self.work / "settings.json", self.asked.identity()
         if not file.is_file():
             return False
-        theirs = json.loads(file.read_text(encoding="utf-8"))
+        with reading(file, "settings that pvnas fit wrote"):
+            theirs = dict(json.loads(file.read_text(encoding="utf-8")))
         for key, value in ours.items():
             if theirs.get(key) != value:
                 hint = "name another folder, or remove it"

@@ -3,6 +3,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,9 +66,7 @@ def inherited_networks(
             state.update(copy.deepcopy(model.state_dict()))
             return validation(model)
 
-        def calibration():
-            return data.calibration(num_batches)
-
+        calibration = partial(data.calibration, num_batches)
         accuracy = judge(model.to(device), calibration, validate, seed)
         return accuracy, {key: value.cpu() for key, value in state.items()}
 

@@ -9,8 +9,10 @@ schedule and seed win over the config's without a word.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,17 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 
-from ..engine.checkpoints import saved_checkpoints
+from ..engine.checkpoints import saved_checkpoints, weights_of
 from ..engine.optim import unwrap
 from ..engine.search_data import SeededDataset
+from ..engine.validation import Validation
 from ..engine.warmup_cosine_lr import check_resumed_schedulers
 from ..models.pvnas_net import PVNASNet
 from ..models.supernet import PVNASSupernet
 from ..search.randomness import derived_seed, seed_all, seeded
-from ..space.checks import wrong
+from ..space.checks import reading, wrong
 from .config_checks import leaf_datasets, list_file
+from .config_fault import parts
 
 RECORD_KEY = "pvnas_run"
 _SUPERNET = PVNASSupernet.__name__
@@ -61,8 +65,7 @@ def run_record(cfg: Config, seed: int | None) -> dict[str, Any]:
     preprocessor = model.get("data_preprocessor") or {}
     names = ("mean", "std", "format_shape", "to_rgb")
     loader = cfg.get("train_dataloader") or {}
-    wrapper = dict(cfg.get("optim_wrapper") or {})
-    wrapper.pop("type", None)
+    wrapper = cfg.get("optim_wrapper") or {}
     record = dict(
         network=dict(
             backbone=model.get("backbone"),
@@ -70,7 +73,7 @@ def run_record(cfg: Config, seed: int | None) -> dict[str, Any]:
         ),
         training=dict(
             model=model,
-            optim_wrapper=wrapper,
+            optim_wrapper={k: v for k, v in wrapper.items() if k != "type"},
             train_dataloader={k: loader.get(k) for k in _LOADER},
         ),
         lists={
@@ -89,53 +92,60 @@ def check_record(found: Mapping, cfg: Config, path: str, resumed: bool = False) 
     to load it: its network, and where it is ``resumed`` also its training."""
     if RECORD_KEY not in found:
         return
-    theirs = json.loads(found[RECORD_KEY])
     ours = run_record(cfg, (cfg.get("randomness") or {}).get("seed"))
-    networks = [record["network"] for record in (theirs, ours)]
-    pairs: list[tuple[str, str, str]] = []
-    # A search and a network: what loads the weights says what to do.
-    if len({network["backbone"]["type"] == _SUPERNET for network in networks}) == 1:
-        pairs += _differences(*networks, "model", _NO_NETWORK)
+    with reading(f"{path}, {RECORD_KEY}", "the record of a run"):
+        pairs = [*_compare(json.loads(found[RECORD_KEY]), ours, resumed)]
     hint = "take the config that it was written with"
     if resumed:
-        pairs += _differences(theirs["training"], ours["training"], "", _NO_TRAINING)
-        for field, digest in ours["lists"].items():
-            if theirs["lists"].get(field, digest) != digest:
-                pairs.append((f"{field}.ann_file", "the lines", "others"))
-        if None not in (seeds := (theirs["seed"], ours["seed"])):
-            pairs += _differences(*seeds, "randomness.seed", set())
         hint += ", or start a new training from its weights: load_from=CHECKPOINT"
     for field, expected, got in pairs:
         raise wrong(field, f"{expected}, as in the run of {path}", got, hint)
 
 
+def _compare(theirs: dict, ours: dict, resumed: bool) -> Iterator[tuple[str, str, str]]:
+    networks = [record["network"] for record in (theirs, ours)]
+    # A search and a network: what loads the weights says what to do.
+    if len({(n["backbone"] or {}).get("type") == _SUPERNET for n in networks}) == 1:
+        yield from _differences(*networks, "model", _NO_NETWORK)
+    if resumed:
+        pair = theirs["training"], ours["training"]
+        yield from _differences(*pair, "", _NO_TRAINING)
+        for field, digest in ours["lists"].items():
+            if theirs["lists"].get(field, digest) != digest:
+                yield f"{field}.ann_file", "the lines", "others"
+        if None not in (seeds := (theirs["seed"], ours["seed"])):
+            yield from _differences(*seeds, "randomness.seed", set())
+
+
 def _differences(
     theirs: Any, ours: Any, field: str, ignored: set[str]
 ) -> Iterator[tuple[str, str, str]]:
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for key in {**theirs, **ours}:
-            if key not in ignored:
-                inner = f"{field}.{key}".lstrip(".")
-                yield from _differences(theirs.get(key), ours.get(key), inner, ignored)
-    elif [type(theirs), type(ours)] == [list] * 2 and len(theirs) == len(ours):
-        for index, pair in enumerate(zip(theirs, ours, strict=True)):
-            yield from _differences(*pair, f"{field}[{index}]", ignored)
-    elif theirs != ours:
-        yield field, repr(theirs), repr(ours)
+    one, other = (
+        {f: v for f, v in parts(value, field) if not isinstance(v, dict | list)}
+        for value in (theirs, ours)
+    )
+    for name in {**one, **other}:
+        known = not ignored.intersection(re.findall(r"\w+", name))
+        if known and one.get(name) != other.get(name):
+            yield name, repr(one.get(name)), repr(other.get(name))
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
     """Load a checkpoint's weights; ValueError unless they are all those of a model, and
     no other."""
-    state = {key.removeprefix("module."): value for key, value in state.items()}
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(weights_of(state))
     except RuntimeError as error:
         got = " ".join(str(error).split()[6:])[:300]
         hint = "take the config that it was written with"
         raise wrong(path, "the weights of the config's model", got, hint) from error
+    check_finite(model, path)
+
+
+def check_finite(model: nn.Module, field: str, hint: str = "") -> None:
+    """Check that no weight has become infinite, or is no number."""
     if not all(value.isfinite().all() for value in model.parameters()):
-        raise wrong(path, "weights that are finite numbers", "others")
+        raise wrong(field, "weights that are finite numbers", "others", hint)
 
 
 class RunCheckHook(Hook):
@@ -162,8 +172,7 @@ class RunCheckHook(Hook):
         check_record(checkpoint, runner.cfg, path, self.resumed)
         self.clip = json.loads(checkpoint.get(RECORD_KEY, "{}")).get("clip")
         if self.resumed or self.tested:
-            state = checkpoint.get("state_dict", checkpoint)
-            load_weights(unwrap(runner.model), state, path)
+            load_weights(unwrap(runner.model), checkpoint, path)
         if self.resumed:
             averaged = any(isinstance(hook, EMAHook) for hook in runner.hooks)
             if "ema_state_dict" in checkpoint and not averaged:
@@ -173,18 +182,18 @@ class RunCheckHook(Hook):
             check_resumed_schedulers(runner, checkpoint, path)
 
     def before_train(self, runner: Runner) -> None:
+        check_finite(runner.model, str(runner.cfg.get("load_from") or "model"))
         self.clip = check_first_clip(runner, "train")
         if runner.val_loop is not None:
             clip = check_first_clip(runner, "val")
             check_same_clips("val", clip, self.clip, "train_dataloader gives them")
+            check_save_best(runner)
         runner.dump_config()
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Before a checkpoint is saved."""
-        if not all(p.isfinite().all() for p in runner.model.parameters()):
-            got = f"others after epoch {runner.epoch + 1}"
-            hint = "lower the learning rate, or resume from an earlier checkpoint"
-            raise wrong("training", "weights that are finite numbers", got, hint)
+        hint = "lower the learning rate, or resume from an earlier checkpoint"
+        check_finite(runner.model, f"training, epoch {runner.epoch + 1}", hint)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """An epoch after a resume draws what it would have drawn; so does a search, by
@@ -193,11 +202,18 @@ class RunCheckHook(Hook):
             seed_all(derived_seed(runner.seed, runner.epoch, get_rank()))
 
     def before_test(self, runner: Runner) -> None:
+        if isinstance(backbone_of(runner.model), PVNASSupernet):
+            runner.logger.warning(
+                "The supernet is tested as its most probable network, with the batch "
+                "normalisation of all networks that were sampled. "
+                "tools/derive_genotype.py --rank-on judges networks as the search does"
+            )
         clip, path = check_first_clip(runner, "test"), runner.cfg.load_from
-        if clip and self.clip and clip["size"] != self.clip["size"]:
+        size = (self.clip or {}).get("size")
+        if clip and size and clip["size"] != size:
             runner.logger.warning(  # no error: some test with larger crops
                 f"test_dataloader.dataset.pipeline gives {clip['size']}, the training "
-                f"of {path} had {self.clip['size']}"
+                f"of {path} had {size}"
             )
             clip["size"] = None
         check_same_clips("test", clip, self.clip, f"in the training of {path}")
@@ -215,7 +231,7 @@ def check_resumable(checkpoint: Mapping, path: str) -> None:
 def seed_of(path: str) -> int | None:
     """The seed of the run that wrote a checkpoint, where it says so."""
     found = CheckpointLoader.load_checkpoint(path, "cpu", logger="silent")
-    return found.get("meta", {}).get("seed") if isinstance(found, Mapping) else None
+    return found.get("meta", {}).get("seed")
 
 
 def _keep_best_here(runner: Runner, checkpoint: dict) -> None:
@@ -251,12 +267,24 @@ def check_batches(runner: Runner) -> None:
         raise wrong(field, expected, str(loader.batch_size), hint)
 
 
+def check_save_best(runner: Runner) -> None:
+    """Check that validation gives what the best checkpoint is chosen by."""
+    indicators = (getattr(hook, "key_indicators", None) or () for hook in runner.hooks)
+    if names := {*chain(*indicators)} - {"auto"}:
+        loop = runner.val_loop
+        with seeded(0):
+            found = Validation(loop.dataloader, loop.evaluator).metrics(runner.model, 1)
+        for name in names - found.keys():
+            field = "default_hooks.checkpoint.save_best"
+            raise wrong(field, f"one of {sorted(found)}", repr(name))
+
+
 def check_same_clips(
     split: str, found: dict | None, expected: dict | None, where: str
 ) -> None:
     """Check that two pipelines make clips of one kind."""
     for key in found if found and expected else ():
-        if None not in (expected[key], found[key]) and expected[key] != found[key]:
+        if None not in (expected.get(key), found[key]) and expected[key] != found[key]:
             field = f"{split}_dataloader.dataset.pipeline"
             raise wrong(field, f"{expected[key]}, as {where}", found[key])
 
@@ -274,8 +302,9 @@ def check_first_clip(runner: Runner, split: str) -> dict | None:
     classes = getattr(getattr(model, "cls_head", None), "num_classes", None)
     for index in range(len(dataset) if classes else 0):
         label = dataset.get_data_info(index).get("label", 0)
-        if np.max(label) >= classes:
+        if np.max(label) >= classes or (split != "test" and np.min(label) < 0):
             expected = f"class ids below {classes}, as model.cls_head.num_classes"
+            expected += ", and none below 0"
             raise wrong(f"{field}.ann_file", expected, f"{label} in entry {index}")
     if not isinstance(backbone, PVNASNet | PVNASSupernet):
         return None
@@ -303,16 +332,6 @@ def check_first_clip(runner: Runner, split: str) -> dict | None:
         "values": "values from 0 to 255" if raw else "normalised values",
         "size": f"{shape[2]}x{shape[3]} pixels",
     }
-
-
-def warn_of_supernet(runner: Runner) -> None:
-    """Say what the accuracy of a search's checkpoint is the accuracy of."""
-    if isinstance(backbone_of(runner.model), PVNASSupernet):
-        runner.logger.warning(
-            "The supernet is tested as its most probable network, with the batch "
-            "normalisation of all networks that were sampled. "
-            "tools/derive_genotype.py --rank-on judges networks as the search does"
-        )
 
 
 def check_head(model: nn.Module) -> None:

@@ -19,6 +19,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from ..space.checks import reading
+
 EXIT_TERMINATED = 143  # 128 + SIGTERM, as shells count
 
 
@@ -86,7 +88,12 @@ class TerminationHook(Hook):
 
 
 class TerminableRunner(Runner):
-    """A runner with loaders whose workers leave SIGTERM to it."""
+    """A runner with loaders whose workers leave SIGTERM to it; what fails while it
+    loads a checkpoint is said of that file."""
+
+    def load_or_resume(self) -> None:
+        with reading(self._load_from or self.work_dir, "a checkpoint that fits"):
+            super().load_or_resume()
 
     @staticmethod
     def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ class PVNASVideoDataset(VideoDataset):
         super().__init__(
             str(ann_file),  # the command line makes a number of a name of digits
             pipeline,
-            data_prefix=dict(video=_folder(data_prefix, self._field)),
+            data_prefix=dict(video=str((data_prefix or {}).get("video") or "")),
             num_classes=num_classes,
             test_mode=test_mode,
             max_refetch=max_refetch,
@@ -218,12 +218,3 @@ class PVNASVideoDataset(VideoDataset):
 
 def _warn(text: str) -> None:
     print_log(text, "current", logging.WARNING)
-
-
-def _folder(data_prefix: object, field: str) -> str:
-    if data_prefix is None:
-        return ""
-    if not isinstance(data_prefix, Mapping):
-        expected = f"dict(video={data_prefix!r})"
-        raise wrong(f"{field}.data_prefix", expected, repr(data_prefix))
-    return str(data_prefix.get("video") or "")

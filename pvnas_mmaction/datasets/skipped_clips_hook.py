@@ -9,7 +9,7 @@ import torch
 from mmaction.registry import DATASETS, HOOKS
 from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from .pvnas_video_dataset import PVNASVideoDataset
 from .video_list import resolve
@@ -27,15 +27,17 @@ class SkippedClipsHook(Hook):
     def before_run(self, runner: Runner) -> None:
         if not is_main_process():
             return
-        found = {}
-        for part in ("train", "val", "test"):
+        found, parts = {}, ["train", "val", "test"]
+        if isinstance(runner._test_loop, BaseLoop):  # it is what is built
+            parts = ["train", "test", "val"]
+        for part in parts:
             loader = getattr(runner, f"_{part}_dataloader", None)
             datasets = _find(_child(loader, "dataset"))
             lists = [
                 [os.path.realpath(p) for p in (d.ann_file, d.data_prefix["video"])]
                 for d in datasets
             ]
-            if part != "test" or lists != found["val"][0]:
+            if part != parts[2] or lists != found[parts[1]][0]:
                 files = [
                     {*resolve(clip["filename"] for clip in d.read_clips())}
                     for d in datasets

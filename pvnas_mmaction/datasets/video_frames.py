@@ -106,7 +106,7 @@ class VideoFrames:
         if isinstance(file, str):
             file = os.path.abspath(file)  # a name may hold a colon
             if not os.path.isfile(file):
-                raise FileNotFoundError("no file")
+                raise FileNotFoundError(f"no file {file}")
         check_backend("backend", backend)
         self.file, self.num_threads = file, num_threads
         self._other = BACKENDS.get(backend)

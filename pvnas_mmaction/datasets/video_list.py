@@ -25,6 +25,8 @@ def read_video_list(
     about ``field``, the config field of the data set."""
     line_form = f"path{delimiter}class_id"
     wanted = f"a list of lines {line_form!r}"
+    if os.path.isdir(path):
+        raise wrong(f"{field}.ann_file", wanted, f"the folder {path}")
     if not exists(path):
         raise FileNotFoundError(
             f"{field}.ann_file: expected {wanted}, got {path!r}, which does not exist "
@@ -40,14 +42,15 @@ def read_video_list(
         if not line.strip():
             continue
         name, *label = line.strip().rsplit(delimiter.strip() or None, 1)
-        place = f"{path}:{number}"
+        place = f"{field}.ann_file: {path}:{number}"
         if not label or not re.fullmatch(r"\s*[+-]?\d+", label[0]):
             raise wrong(place, repr(line_form), repr(line.strip()))
-        class_id = int(label[0])
+        class_id, hint = int(label[0]), "correct the line"
         if class_id < 0 or (num_classes is not None and class_id >= num_classes):
             expected = f"class ids from 0 to num_classes - 1 ({num_classes} classes)"
-            hint = "correct the line, or set num_classes, of data set and cls_head, to "
-            hint += f"{class_id + 1} or more (or the environment variable NUM_CLASSES)"
+            if class_id >= 0:
+                hint += ", or set num_classes, of data set and cls_head, to "
+                hint += f"{class_id + 1} or more (or the variable NUM_CLASSES)"
             raise wrong(place, expected, str(class_id), hint)
         clips.append((name.strip(), class_id))
     if not clips:

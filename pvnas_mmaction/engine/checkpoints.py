@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..models.supernet import inherit_weights, log_probabilities
 from ..search.archive import Archive
-from ..space.checks import wrong
+from ..space.checks import reading, wrong
 from ..space.search_space import SearchSpace
 
 CHECKPOINT_KEY = "pvnas_search"
@@ -24,14 +24,33 @@ FORMAT_VERSION = 2
 
 
 def check_checkpoint(path: str | os.PathLike[str], option: str) -> None:
-    """Check that a checkpoint is whole, unless it is a URL or the like."""
+    """Check that a checkpoint is whole and holds weights, unless it is a URL or the
+    like; nothing in it is executed."""
     if re.match(r"\w{2,}:", str(path)):
         return
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{option}: expected a checkpoint, got no file {path}")
-    if not _is_whole(Path(path)):
+    path = Path(path)
+    if not path.is_file():
+        got = f"the folder {path}" if path.is_dir() else f"no file {path}"
+        for near in [*saved_checkpoints(path), *saved_checkpoints(path.parent)][:1]:
+            got += f"; take {near}, say"
+        raise FileNotFoundError(f"{option}: expected a checkpoint, got {got}")
+    if not _is_whole(path):
         hint = "take an earlier one, or copy it again"
+        if re.fullmatch(rb"[\s -~]+", start := path.read_bytes()[:40]):
+            hint = f"it is a text, {start.decode()!r}..."
         raise wrong(option, "a whole checkpoint of torch.save", str(path), hint)
+    with reading(f"{option} {path}", "weights by name"):
+        mmap = zipfile.is_zipfile(path)
+        content = torch.load(path, "cpu", weights_only=True, mmap=mmap)
+        if not isinstance(content, Mapping) or not weights_of(content):
+            got = f"a {type(content).__name__} without any"
+            raise wrong(f"{option} {path}", "weights by name", got)
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint, or of the state dict that it is."""
+    state = checkpoint.get("state_dict", checkpoint).items()
+    return {k.removeprefix("module."): v for k, v in state if isinstance(v, Tensor)}
 
 
 def _is_whole(path: Path) -> bool:
@@ -55,14 +74,9 @@ def saved_checkpoints(work_dir: str | os.PathLike[str]) -> list[Path]:
 def latest_checkpoint(
     work_dir: str | os.PathLike[str], option: str = "--resume"
 ) -> str | None:
-    """The latest whole checkpoint that MMEngine has saved in a work dir; None where
-    none was ever saved.
-
-    It is the one that the file ``last_checkpoint`` names, in this folder if it was
-    moved. Where a kill has left one of the two incomplete, it is the newest of
-    ``epoch_N.pth`` and ``iter_N.pth`` that is whole; where there are none, as they are
-    kept elsewhere, the named one. An error about ``option`` where none is whole.
-    """
+    """The latest whole checkpoint that MMEngine has saved in a work dir: the one that
+    the file ``last_checkpoint`` names, in this folder if it was moved, else the newest.
+    None where none was ever saved; an error about ``option`` where none is whole."""
     pointer, found = Path(work_dir, "last_checkpoint"), saved_checkpoints(work_dir)
     named = []
     if pointer.is_file() and (name := pointer.read_text(encoding="utf-8").strip()):
@@ -125,23 +139,24 @@ def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:
     check_checkpoint(path, "checkpoint")
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     found = search_state(checkpoint, path)
-    space = SearchSpace.from_config(found["space"])
-    state = checkpoint["state_dict"]
-    if "ema_state_dict" in checkpoint:  # EMAHook has swapped them; a search ignores it
-        averaged = checkpoint["ema_state_dict"].items()
-        own = {k.removeprefix("module."): v for k, v in averaged if "module." in k}
-        state = {**state, **own}
-    (alphas,) = (v for k, v in state.items() if k.split(".")[-1] == "alphas")
-    rows = zip(alphas.double().tolist(), space.candidates, strict=True)
-    return SearchCheckpoint(
-        path=path,
-        space=space,
-        alphas=[row[: len(names)] for row, names in rows],
-        state=state,
-        seed=int(found["seed"]),
-        step=int(found["num_steps"]),
-        input_shape=tuple(found["setting"]["train_cfg.input_shape"]),
-        num_classes=int(found["setting"]["model.cls_head.num_classes"]),
-        archive=Archive.from_dict(found["archive"]),
-        content=checkpoint,
-    )
+    with reading(path, "the checkpoint of a search"):
+        space = SearchSpace.from_config(found["space"])
+        state = checkpoint["state_dict"]
+        if "ema_state_dict" in checkpoint:  # EMAHook has swapped them
+            averaged = checkpoint["ema_state_dict"].items()
+            own = {k.removeprefix("module."): v for k, v in averaged if "module." in k}
+            state = {**state, **own}
+        (alphas,) = (v for k, v in state.items() if k.split(".")[-1] == "alphas")
+        rows = zip(alphas.double().tolist(), space.candidates, strict=True)
+        return SearchCheckpoint(
+            path=path,
+            space=space,
+            alphas=[row[: len(names)] for row, names in rows],
+            state=state,
+            seed=int(found["seed"]),
+            step=int(found["num_steps"]),
+            input_shape=tuple(found["setting"]["train_cfg.input_shape"]),
+            num_classes=int(found["setting"]["model.cls_head.num_classes"]),
+            archive=Archive.from_dict(found["archive"]),
+            content=checkpoint,
+        )

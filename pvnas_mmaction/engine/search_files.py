@@ -22,6 +22,7 @@ from .. import __version__
 from ..search.archive import ArchiveEntry
 from ..search.distributed import from_rank_0
 from ..search.search import Search
+from ..space.checks import reading
 from ..space.genotype import Genotype, save_genotype, write_atomically
 from .search_data import SearchData
 
@@ -50,13 +51,8 @@ def recorded_run(runner: Runner, **facts: Any) -> Iterator[None]:
         return
     path = Path(runner.work_dir) / "search" / "run.json"
     resumed = runner.iter > 0 and path.is_file()
-    start = dict(
-        folder=runner.timestamp,
-        step=runner.iter,
-        started=_now(),
-        ended=None,
-        **start_facts(),
-    )
+    start = dict(folder=runner.timestamp, step=runner.iter, started=_now(), ended=None)
+    start |= start_facts()
     record = dict(
         state="running",
         error=None,
@@ -90,11 +86,12 @@ def is_interrupt(error: BaseException | None) -> bool:
 def read_starts(path: Path) -> list[dict[str, Any]]:
     """Starts in a ``run.json``; one that was killed, or still runs, ended when it last
     wrote its history."""
-    starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
     history = path.with_name("history.jsonl")
     wrote = (history if history.is_file() else path).stat().st_mtime
     last = datetime.fromtimestamp(wrote).isoformat(timespec="seconds")
-    return [{**start, "ended": start["ended"] or last} for start in starts]
+    with reading(path, "the starts of a search as JSON"):
+        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+        return [{**start, "ended": start["ended"] or last} for start in starts]
 
 
 def _now() -> str:

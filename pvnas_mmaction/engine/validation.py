@@ -17,14 +17,14 @@ class Validation:
     """Gives the accuracy of a model, a share, by the ``metric`` of an evaluator."""
 
     def __init__(
-        self, dataloader: DataLoader, evaluator: Evaluator, metric: str
+        self, dataloader: DataLoader, evaluator: Evaluator, metric: str = ""
     ) -> None:
         self.dataloader, self.evaluator = dataloader, evaluator
         self.metric, self.num_clips = metric, len(dataloader.dataset)
 
     @torch.no_grad()
-    def __call__(self, model: nn.Module, num_batches: int | None = None) -> float:
-        """On all batches, or the first so many."""
+    def metrics(self, model: nn.Module, num_batches: int | None = None) -> dict:
+        """What the evaluator gives for all batches, or the first so many."""
         training = model.training
         model.eval()
         with together():
@@ -32,8 +32,10 @@ class Validation:
                 samples = model.val_step(batch)
                 self.evaluator.process(data_samples=samples, data_batch=batch)
         model.train(training)
-        metrics = self.evaluator.evaluate(self.num_clips)
-        field = "train_cfg.metric"
+        return self.evaluator.evaluate(self.num_clips)
+
+    def __call__(self, model: nn.Module, num_batches: int | None = None) -> float:
+        metrics, field = self.metrics(model, num_batches), "train_cfg.metric"
         if self.metric not in metrics:
             raise wrong(field, f"one of {sorted(metrics)}", repr(self.metric))
         value = float(metrics[self.metric])

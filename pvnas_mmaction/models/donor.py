@@ -14,7 +14,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.utils import get_installed_path
 from torch import Tensor
 
-from ..space.checks import check, one_of, wrong
+from ..space.checks import check, one_of, reading, wrong
 
 # From "role.conv.weight", "role.bn.weight" ..., by a layout's roles, to tensors.
 Block = dict[str, Tensor]
@@ -218,7 +218,8 @@ def load_state(checkpoint: str) -> Mapping[str, Tensor]:
         content = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
     except ModuleNotFoundError as error:  # of timm or torchvision
         raise _no_package(checkpoint, error.name) from error
-    return content.get("state_dict", content)
+    with reading(f"checkpoint {checkpoint}", "weights by name"):
+        return dict(content.get("state_dict", content))
 
 
 def _url_of_model(name: str) -> str:

@@ -62,7 +62,7 @@ class PVNASNet(Backbone):
         self.skeleton = skeleton = self.genotype.skeleton
         num_stages = len(skeleton.stages)
         indices = (num_stages,) if out_indices is None else tuple(out_indices)
-        if not indices or any(not 0 <= index <= num_stages for index in indices):
+        if not indices or not {*indices} <= {*range(num_stages + 1)}:
             expected = f"indices from 0 to {num_stages}, the output behind all stages"
             raise wrong("out_indices", expected, repr(out_indices))
         self.out_indices = indices

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch._utils import _rebuild_tensor_v2
 
-from ..space.checks import wrong
+from ..space.checks import reading
 from .data import TrainRun, lookup
 
 EXPECTED = "the list that tools/test.py --dump writes: one dict per clip"
@@ -55,17 +55,12 @@ class Predictions:
 
 def load_scores(path: Path) -> list[tuple[int, torch.Tensor]]:
     """True class and scores (num_classes,) of each clip of a dump, or ValueError."""
-    try:
-        with path.open("rb") as stream:
-            clips = _Unpickler(stream).load()
+    with reading(path, EXPECTED), path.open("rb") as stream:
+        clips = _Unpickler(stream).load()
         pairs = [(int(c["gt_label"].item()), c["pred_score"].flatten()) for c in clips]
         if not pairs:
             raise ValueError("no clip")
         return pairs
-    except Exception as error:
-        # What a file that was cut off or was never a dump raises is of any kind.
-        got = f"{type(error).__name__}: {error}"
-        raise wrong(str(path), EXPECTED, got) from error
 
 
 def load_predictions(path: Path, names: Sequence[str] = ()) -> Predictions:

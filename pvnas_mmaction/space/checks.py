@@ -3,7 +3,8 @@
 package a function named ``check_...`` raises what :func:`wrong` makes, or OSError."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 # What is expected, in words, and whether a value is that.
@@ -15,6 +16,20 @@ def wrong(field: str, expected: str, got: str, hint: str = "") -> ValueError:
     the field being an option, config field or file."""
     text = f"{field}: expected {expected}, got {got}"
     return ValueError(f"{text}; {hint}" if hint else text)
+
+
+@contextmanager
+def reading(where: object, expected: str) -> Iterator[None]:
+    """Within this context, what goes wrong with the content of a file is an error about
+    that file, unless it is one of :func:`wrong`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, FileNotFoundError) or ": expected " in str(error):
+            raise
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        got = f"something else ({text[:200]})"
+        raise wrong(str(where), expected, got) from error
 
 
 def inside(where: str, key: str) -> str:
@@ -79,20 +94,21 @@ def read(
     one is missing, or a value is wrong."""
     keys = ", ".join(rules)
     if not isinstance(data, Mapping):
-        raise wrong(where, f"a mapping with the keys {keys}", _short(data), hint)
+        raise wrong(where, f"a mapping with the keys {keys}", short(data), hint)
     for key in data:
         if key not in rules:
             raise wrong(f"{where}, unknown key", f"one of {keys}", repr(key), hint)
     for key in required:
         if key not in data:
-            raise wrong(where, f"the key {key!r} as well", _short(sorted(data)), hint)
+            raise wrong(where, f"the key {key!r} as well", short(sorted(data)), hint)
     for key, (expected, holds) in rules.items():
         if key in data and not holds(data[key]):
-            raise wrong(inside(where, key), expected, _short(data[key]), hint)
+            raise wrong(inside(where, key), expected, short(data[key]), hint)
     return dict(data)
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value as messages show it."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
@@ -100,7 +116,7 @@ def _short(value: object) -> str:
 def check(field: str, value: object, rule: Rule) -> None:
     """Raise ValueError unless a value is what a rule expects."""
     if not rule[1](value):
-        raise wrong(field, rule[0], _short(value))
+        raise wrong(field, rule[0], short(value))
 
 
 def check_count(name: str, value: object, least: int) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 
 from ..compat import package_file
 from . import checks
-from .checks import inside, read, wrong
+from .checks import inside, read, reading, wrong
 from .layout import (
     ACTIVATIONS,
     PADDINGS,
@@ -176,10 +176,8 @@ def parse_genotype(
     data: str | bytes | Mapping[str, Any], where: str = "genotype"
 ) -> Genotype:
     """Read a genotype from JSON text or a mapping, or a ValueError about ``where``."""
-    try:
+    with reading(where, "a genotype as JSON"):
         content = json.loads(data) if isinstance(data, str | bytes) else data
-    except ValueError as error:
-        raise wrong(where, "a genotype as JSON", str(error)) from error
     version = content.get("format_version") if isinstance(content, Mapping) else None
     if version not in (None, FORMAT_VERSION):  # before keys, which differ by version
         hint = "update pvnas_mmaction to read it"

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .checks import MAPPING, Rule, in_range, is_list, one_of, read, wrong
+from .checks import MAPPING, Rule, in_range, is_list, one_of, read, reading
 from .genotype import write_atomically
 from .search_space import SearchSpace
 
@@ -48,10 +48,8 @@ def load_latency_table(
         raise FileNotFoundError(
             f"{path}: no such latency table; make it with tools/build_latency_table.py"
         )
-    try:
+    with reading(path, "a latency table as JSON"):
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise wrong(str(path), "a latency table as JSON", str(error)) from error
     counts = [len(candidates) for candidates in space.candidates]
     same = f"the space {space.name!r} with the same stages and candidates"
     rules: dict[str, Rule] = dict(
