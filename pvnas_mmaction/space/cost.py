@@ -69,6 +69,7 @@ def layout_cost(block: Layout, shape: Triple) -> Cost:
 
 
 def block_cost(spec: BlockSpec | str, layer: Layer, shape: Triple) -> Cost:
+    """Cost of a block spec at a layer with an input of (T, H, W)."""
     return layout_cost(layout(spec, layer), shape)
 
 
