@@ -45,9 +45,6 @@ def config(tmp_path) -> Path:
     return write_config(tmp_path, json.loads(GENOTYPE.to_json()), head, pipeline)
 
 
-# -- costs -----------------------------------------------------------------------
-
-
 def test_view_of_a_pipeline_and_its_counted_cost(config):
     """By the formulas of a network."""
     cfg = load_config(str(config))
@@ -87,9 +84,6 @@ def test_counted_cost_is_that_of_the_zoo(name, views, tolerance):
     said = found["Metadata"]["FLOPs"]
     said = float(said.rstrip("G")) * 1e9 if isinstance(said, str) else said
     assert (1 - tolerance) * said <= macs <= said * (1 + tolerance)
-
-
-# -- the tool --------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -69,9 +69,6 @@ def test_onnx_is_the_same_function(family, tmp_path):
     assert any(isinstance(m, torch.nn.BatchNorm3d) for m in classifier.modules())
 
 
-# -- the tool --------------------------------------------------------------------
-
-
 def test_tool(tmp_path, run_tool):
     """The file holds the weights of the checkpoint, and what one needs to use it."""
     pipeline = [SAMPLE, RESIZE, FORMAT]
