@@ -17,14 +17,8 @@ from mmengine.config import Config
 from ..space.checks import short, wrong
 
 # What a setting of a wrong kind ends in where it is used, not yet where it is built.
-_IN_USE = (
-    TypeError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    cv2.error,
-)
+_IN_USE = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
+_IN_USE += (AssertionError, cv2.error)
 _BUILDERS = dict(build_from_cfg="cfg", build_dataloader="dataloader")
 Frames = list[tuple[dict[str, Any], str, str]]  # variables, function, source line
 
@@ -54,7 +48,8 @@ def config_fault(error: BaseException, text: str) -> str | None:
     *_, cfg = None, *(value for value in values if isinstance(value, Config))
     if cfg is None:
         return None
-    fields, place, who = dict(parts(cfg.to_dict())), "", ""
+    settings = {k: v for k, v in cfg.to_dict().items() if k != "started_with"}
+    fields, place, who = dict(parts(settings)), "", ""
     for known, function, _ in frames:
         if isinstance(built := known.get(_BUILDERS.get(function)), dict):
             place = _find(built, fields, place)
@@ -71,7 +66,8 @@ def config_fault(error: BaseException, text: str) -> str | None:
         return str(wrong(field, expected, f"{short(fields[field])} ({reason})"))
     types = {v for f, v in fields.items() if f.endswith(".type")}
     for user in [known.get("self") for known, *_ in reversed(frames)]:
-        if not place and type(user).__name__ in types:  # built, and fails in use
+        own = isinstance(error, AssertionError)  # perhaps of this project
+        if not (place or own) and type(user).__name__ in types:  # fails in use
             who = type(user).__name__
             place = _find({**vars(user), "type": who}, fields, place)
     expected = f"settings that {who} takes"
@@ -119,6 +115,6 @@ def _blamed(
             if named and repr(known[key]) == repr(fields[field]):
                 yield field
     # Its name alone is in the message, in quotes; or its value, a text.
-    yield from (f for f, key in keys.items() if f"'{key}'" in text)
+    yield from (f for f, key in keys.items() if re.search(f"['`]{key}['`]", text))
     texts = {f: fields[f] for f in keys if fields[f] and isinstance(fields[f], str)}
     yield from (f for f, v in texts.items() if repr(v) in text or (place and said(v)))
