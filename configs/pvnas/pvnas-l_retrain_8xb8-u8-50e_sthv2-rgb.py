@@ -6,7 +6,7 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(genotype="pvnas_mmaction::pvnas/genotypes/lite2-tsm.json"),
+    backbone=dict(genotype="pvnas_mmaction::pvnas/genotypes/pvnas-l.json"),
     cls_head=dict(num_classes=_base_.num_classes),
 )
 train_dataloader = dict(batch_size=8)

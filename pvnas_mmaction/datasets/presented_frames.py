@@ -23,7 +23,8 @@ def best_stream(container: InputContainer) -> VideoStream:
             return 1
         default = Disposition.default in stream.disposition
         score = stream.width * stream.height + 5_000_000 * default
-        return score + 100_000_000 * (stream.pix_fmt is not None)  # it holds packets
+        # Not pix_fmt: PyAV 17 crashes where a stream has none.
+        return score + 100_000_000 * (stream.format is not None)  # it holds packets
 
     streams = [stream for stream in container.streams.video if stream.codec_context]
     if not streams:
