@@ -64,7 +64,7 @@ class Backbone(BaseModule):
                 "this is the checkpoint of a whole recognizer: say prefix='backbone.' "
                 "next to the checkpoint in init_cfg"
             )
-        if state and not found:
+        if re.sub(r"(_orig_mod|module)\.", "", prefix) and not found:
             own = f"weights whose names begin with {prefix!r}"
             raise wrong("checkpoint", own, "none", "it holds another part of a model")
         first = differing[0]
