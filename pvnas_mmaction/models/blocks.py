@@ -102,7 +102,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x
         for part in self.layout.parts:
-            y = self._modules[part.role](y)
+            y = getattr(self, part.role)(y)
         if self.layout.shortcut == "identity":
             y = x + y
         elif self.layout.shortcut is not None:

@@ -126,4 +126,6 @@ def _export(modules: Sequence[nn.Module], x: Tensor) -> tuple[list[Any], Tensor]
     names = [f"y{index}" for index in range(len(modules))]
     program = onnx_program(_Together(modules), x, input_names=["x"], output_names=names)
     extractor = Extractor(program.model_proto)
-    return [extractor.extract_model(["x"], [name]) for name in names], modules[0](x)
+    # Before torch 2.7 what skip gives, which is the input, gives it its name.
+    given = [program.model_proto.graph.input[0].name]
+    return [extractor.extract_model(given, [name]) for name in names], modules[0](x)
