@@ -82,6 +82,7 @@ class Bench:
         schedule = Config.fromfile(BASE / "schedules" / "search.py")
         wrappers = build_optim_wrapper(self.model, schedule.optim_wrapper)
         self.steps = Steps(self.model, wrappers["weights"], wrappers["alphas"])
+        self.steps.owners = self.supernet.share_weights()
         self.plain_cfg = schedule.optim_wrapper.weights
 
     def _build(self, backbone: dict[str, Any]) -> nn.Module:
