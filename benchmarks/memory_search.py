@@ -46,6 +46,8 @@ class MemorySearch:
         val: Clips that rank networks.
         seed: Of everything random.
         device: Where it runs. Default ``"cpu"``.
+        rate_factor: The alphas' learning rate, in units of what the schedule sets.
+            Default 1.
 
     Attributes:
         search: The search.
@@ -63,6 +65,7 @@ class MemorySearch:
         val: MotionClips,
         seed: int,
         device: str = "cpu",
+        rate_factor: float = 1.0,
     ) -> None:
         init_default_scope("mmaction")
         self.train, self.val = train, val
@@ -94,7 +97,7 @@ class MemorySearch:
         self.search = Search(
             model,
             optimizers,
-            read_schedule(cfg, optimizers, model.backbone, steps),
+            read_schedule(cfg, optimizers, model.backbone, steps, rate_factor),
             seed=seed,
             validate=self.validate,
             calibration=lambda: self._batches(calibrating, calibration),
@@ -159,19 +162,33 @@ class MemorySearch:
         return right / total
 
 
+class ScaledSchedule(LRDiversitySchedule):
+    """A schedule with another learning rate of the alphas."""
+
+    def __init__(self, config: LRDiversityConfig, rate_factor: float) -> None:
+        super().__init__(config)
+        self.rate_factor = rate_factor
+
+    def alphas_lr(self, step: int) -> float:
+        return self.rate_factor * super().alphas_lr(step)
+
+
 def read_schedule(
-    cfg: Config, optimizers: Any, supernet: nn.Module, total_steps: int
+    cfg: Config,
+    optimizers: Any,
+    supernet: nn.Module,
+    total_steps: int,
+    rate_factor: float = 1.0,
 ) -> LRDiversitySchedule:
     """The schedule that a config's ``LRDiversityHook`` says."""
     (hook,) = (dict(h) for h in cfg.custom_hooks if h["type"] == "LRDiversityHook")
     del hook["type"]
-    return LRDiversitySchedule(
-        LRDiversityConfig(
-            total_steps=total_steps,
-            weights_lr=optimizers["weights"].optimizer.defaults["lr"],
-            alphas_lr=optimizers["alphas"].optimizer.defaults["lr"],
-            num_candidates=tuple(supernet.counts),
-            accumulated=optimizers["alphas"]._accumulative_counts,
-            **hook,
-        )
+    config = LRDiversityConfig(
+        total_steps=total_steps,
+        weights_lr=optimizers["weights"].optimizer.defaults["lr"],
+        alphas_lr=optimizers["alphas"].optimizer.defaults["lr"],
+        num_candidates=tuple(supernet.counts),
+        accumulated=optimizers["alphas"]._accumulative_counts,
+        **hook,
     )
+    return ScaledSchedule(config, rate_factor)

@@ -176,14 +176,16 @@ class Loader:
 
 
 def work(state: State, job: tuple[str, int]) -> dict[str, Any]:
-    """Run one search."""
+    """Run one search; ``"NAME xF"`` is a variant with F times the alphas' rate."""
     variant, seed = job
-    cfg = variant_config(state.cfg, variant, state.median_macs)
-    record = run_search(cfg, state.train, state.val, seed, state.device, state.ranked)
+    name, _, factor = variant.partition(" x")
+    cfg = variant_config(state.cfg, name, state.median_macs)
+    where = state.device, state.ranked, float(factor or 1)
+    record = run_search(cfg, state.train, state.val, seed, *where)
     if variant == "rsws":
         found, _ = max(record["inherited"], key=lambda pair: pair[1])
         record.update(found=found, macs=None)
-    budget = state.median_macs if VARIANTS[variant].get("budget") else None
+    budget = state.median_macs if VARIANTS[name].get("budget") else None
     return dict(variant=variant, seed=seed, max_macs=budget, **record)
 
 
@@ -194,6 +196,7 @@ def run_search(
     seed: int,
     device: str = "cpu",
     ranked: Sequence[Sequence[int]] = (),
+    rate_factor: float = 1.0,
 ) -> dict[str, Any]:
     """Search, then judge some networks with the weights of the supernet.
 
@@ -204,6 +207,7 @@ def run_search(
         seed: Of everything random.
         device: Where it runs. Default ``"cpu"``.
         ranked: Networks to judge at the end, as candidate indices. Default none.
+        rate_factor: As for :class:`MemorySearch`. Default 1.
 
     Returns:
         Plain data: ``found`` (candidate indices of what the search ended in, which may
@@ -214,7 +218,7 @@ def run_search(
         ``steps`` and ``alpha_steps``.
     """
     started = time.perf_counter()
-    memory = MemorySearch(cfg, train, val, seed, device)
+    memory = MemorySearch(cfg, train, val, seed, device, rate_factor)
     best, search = memory.run(), memory.search
     counts = {key: getattr(memory, f"{key}clips") for key in ("", "path_", "forward_")}
     wall, summary = time.perf_counter() - started, search.archive.summary()
@@ -249,6 +253,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--cfg-options", nargs="+", action=DictAction, default={})
     add("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    rates = "alphas' rates, in units of the schedule's; default: 1"
+    add("--rate-factors", type=float, nargs="+", default=[1.0], metavar="F", help=rates)
     add("--train-clips", type=int, help="default: those of the table's trainings")
     add("--ranked", type=int, default=40, help="networks judged by inherited weights")
     add("--baseline-seeds", type=int, default=1000, help="runs of each baseline")
@@ -275,7 +281,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     log = JobLog(args.work_dir, LOG, loader.settings())
     # Seed by seed, so that an unfinished table still compares like with like.
-    wanted = [(variant, seed) for seed in args.seeds for variant in args.variants]
+    scaled = [name if f == 1 else f"{name} x{f:g}" for name in VARIANTS
+              if name in args.variants for f in args.rate_factors]  # fmt: skip
+    wanted = [(variant, seed) for seed in args.seeds for variant in scaled]
 
     def key(job: tuple | dict[str, Any]) -> tuple[str, int]:
         return job if isinstance(job, tuple) else (job["variant"], job["seed"])
@@ -283,8 +291,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     loader()  # decodes the clips before any process wants them
     run_jobs(missing(wanted, log, key), work, loader, log, args.workers)
     by_job = {key(record): record for record in log.records}
-    names = [name for name in VARIANTS if name in args.variants]
-    records = [by_job[name, seed] for name in names for seed in args.seeds]
+    records = [by_job[name, seed] for name in scaled for seed in args.seeds]
     result = dict(
         provenance("benchmarks/search_quality.py", args.device),
         settings=loader.settings(),

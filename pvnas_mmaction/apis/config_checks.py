@@ -15,6 +15,10 @@ from ..space.checks import MAPPING, Rule, check, wrong
 from .config_fault import parts
 
 _COUNT: Rule = (checks.COUNT[0], lambda v: isinstance(v, dict) or checks.COUNT[1](v))
+_STD: Rule = (
+    "numbers above 0",
+    lambda v: all(map(checks.POSITIVE[1], v if isinstance(v, list | tuple) else [v])),
+)
 # What stands in fields of every config, by their names as patterns.
 _RULES: dict[str, Rule] = {
     r"model|optim_wrapper|default_hooks(\.\w+)?|env_cfg|randomness|auto_scale_lr|"
@@ -28,8 +32,9 @@ _RULES: dict[str, Rule] = {
     r"train_cfg\.(max_epochs|max_iters|val_interval)|\w+_dataloader\.batch_size|"
     r".*\.num_classes|.*pipeline\[\d+\]\.(clip_len|frame_interval|num_clips)": _COUNT,
     r"\w+_dataloader\.num_workers": checks.in_range("[0, inf)"),
-    r"model\.data_preprocessor\.std\[\d+\]": checks.POSITIVE,
+    r"model\.data_preprocessor\.std": _STD,
     r"(val|test)_dataloader\.drop_last": checks.one_of(False),
+    "default_scope": checks.one_of("mmaction", "pvnas_mmaction"),
     "resume": checks.one_of(True, False),
     "work_dir|load_from": checks.NAME,
     ".*": ("a number", lambda v: not isinstance(v, float) or not math.isnan(v)),

@@ -139,8 +139,7 @@ class PVNASSupernet(Backbone):
             for group in groups.values():
                 owner = max(group, key=Tensor.numel)
                 for weight in (w for w in group if w is not owner):
-                    channels = tuple(map(slice, weight.shape[:2]))
-                    weight.data = owner.data[channels]
+                    weight.data = first_channels(owner.data, weight)
                     owners[weight] = owner
         return owners
 
@@ -182,6 +181,11 @@ def find_supernet(model: nn.Module) -> PVNASSupernet:
         hint = "set model.backbone.type='PVNASSupernet' to search"
         raise wrong("model", "one supernet", str(len(found)), hint)
     return found[0]
+
+
+def first_channels(widest: Tensor, weight: Tensor) -> Tensor:
+    """What a narrower convolution's ``weight`` shares of the widest one's."""
+    return widest[tuple(map(slice, weight.shape[:2]))]
 
 
 def padded(rows: Sequence[Sequence[float]], value: float = 0.0) -> Tensor:

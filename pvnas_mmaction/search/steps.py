@@ -17,7 +17,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..models.supernet import Choices, find_supernet
+from ..models.supernet import Choices, find_supernet, first_channels
 from ..space.checks import wrong
 from .distributed import together
 from .penalty import CostPenalty
@@ -138,10 +138,10 @@ class Steps:
         found = [parameter for parameter in parameters if parameter.grad is not None]
         all_reduce_params([parameter.grad for parameter in found], op="mean")
         for weight in (w for w in found if w in self.owners):
-            owner, channels = self.owners[weight], tuple(map(slice, weight.shape[:2]))
+            owner = self.owners[weight]
             if owner.grad is None:
                 owner.grad = torch.zeros_like(owner)
-            owner.grad[channels] += weight.grad
+            first_channels(owner.grad, weight).add_(weight.grad)
             weight.grad = None
         if optimizer.should_update():
             optimizer.step()
