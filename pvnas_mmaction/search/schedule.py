@@ -15,7 +15,7 @@ restart     more diverse when the most probable network is near the archive
 
 Mode ``diversity`` does all of this; ``cyclic`` has no feedback; ``cosine`` and
 ``constant`` have neither feedback nor restarts, so one cycle, and the latter a constant
-rate of the weights. Formulas and defaults: docs/schedule.md.
+rate of the weights. Formulas: docs/schedule.md; defaults: docs/reference/configs.md.
 """
 
 import math
@@ -76,8 +76,8 @@ def travel_lr(num_steps: float, num_candidates: int, start: float, end: float) -
 
 @dataclass(frozen=True)
 class LRDiversityConfig:
-    """Settings of the schedule. Those of ``LRDiversityHook`` are explained in
-    docs/reference/configs.md, their defaults in docs/schedule.md.
+    """Settings of the schedule. Those of ``LRDiversityHook`` are explained, with their
+    defaults, in docs/reference/configs.md.
 
     Args:
         total_steps: Number of weights steps of all cycles.
