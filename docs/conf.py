@@ -1,9 +1,12 @@
 """Sphinx settings. `make docs` builds the site into docs/_build/html, offline."""
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from docutils import nodes
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -36,15 +39,20 @@ napoleon_use_ivar = True
 
 
 def write_tools_page(app) -> None:
-    """Every tool's --help, as it is."""
+    """Every tool's --help, as it is, and the head of every script."""
     from pvnas_mmaction.apis.commands import VERBS
 
     parts = ["# Tools", "", "Every tool is a verb of `pvnas` and a file of `tools/`."]
-    for verb in VERBS:
-        command = [sys.executable, "-W", "ignore", "-m", "pvnas_mmaction", verb, "-h"]
+    for verb in [*VERBS, "show GENOTYPE.json"]:
+        argv = ["-W", "ignore", "-m", "pvnas_mmaction", *verb.split(), "-h"]
+        command = [sys.executable, *argv]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, f"{verb}: {done.stderr}"
         parts += ["", f"## pvnas {verb}", "", "```text", done.stdout.rstrip(), "```"]
+    for script in sorted((ROOT / "tools").glob("*.sh")):
+        _, *lines = script.read_text().split("\nset -")[0].splitlines()
+        about = [line.removeprefix("# ") for line in lines]
+        parts += ["", f"## tools/{script.name}", "", "```text", *about, "```"]
     page = DOCS / "reference" / "tools.md"
     text = "\n".join(parts) + "\n"
     if not page.exists() or page.read_text() != text:
@@ -52,7 +60,8 @@ def write_tools_page(app) -> None:
 
 
 def write_plain_pages(app, error) -> None:
-    """Each page as Markdown next to its HTML, and llms.txt with all of them."""
+    """Each page as Markdown next to its HTML, and llms.txt with all of them and the
+    first sentence of each."""
     if error or app.builder.name != "html":
         return
     out = Path(app.outdir)
@@ -66,10 +75,31 @@ def write_plain_pages(app, error) -> None:
         source = Path(app.env.doc2path(name))
         target = out / source.relative_to(DOCS)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        if source.suffix == ".ipynb":
+            target = target.with_suffix(".md")
+            target.write_text(notebook_as_text(source))
+        else:
+            shutil.copyfile(source, target)
         title = app.env.titles[name].astext()
-        lines.append(f"- [{title}]({target.relative_to(out)})")
+        texts = app.env.get_doctree(name).findall(nodes.paragraph)
+        first = next((node.astext() for node in texts), "").split(". ")[0]
+        about = " ".join(first.split()).rstrip(".:")
+        lines.append(f"- [{title}]({target.relative_to(out)}): {about}")
     (out / "llms.txt").write_text("\n".join(lines) + "\n")
+
+
+def notebook_as_text(path: Path) -> str:
+    """The texts, code and printed outputs of a notebook, as Markdown."""
+    parts = []
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            printed = [line for o in cell["outputs"] for line in o.get("text", [])]
+            source = f"```python\n{source}\n```"
+            if printed:
+                source += f"\n\n```text\n{''.join(printed)}```"
+        parts.append(source)
+    return "\n\n".join(parts) + "\n"
 
 
 def setup(app) -> None:

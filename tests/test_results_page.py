@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The page of results: links that lead somewhere, tables as the files have them."""
+"""Pages with results: links that lead somewhere, tables as the files have them."""
 
 import json
 import re
@@ -15,17 +15,19 @@ def page(project_root) -> Path:
     return project_root / "docs" / "results.md"
 
 
-def test_links(page):
-    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
-    anchors = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
-    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+@pytest.mark.parametrize("name", ["docs/results", "README", "configs/pvnas/README"])
+def test_links(name, project_root):
+    page = project_root / f"{name}.md"
+    links = re.findall(r"\]\((?!https:)([^)\s]+)\)", page.read_text())
     assert links
     for link in links:
-        name, _, heading = link.partition("#")
-        if name:
-            assert (page.parent / name).exists(), link
-        else:
-            assert heading in anchors, link
+        file, _, heading = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            kept = [re.sub(r"[^\w\- ]", "", title.lower()) for title in titles]
+            assert heading in [title.replace(" ", "-") for title in kept], link
 
 
 def rows_of_files(folder: Path) -> set[str]:
@@ -60,7 +62,5 @@ def test_tables_are_those_of_the_files(page, heading, project_root):
 
 def test_every_result_is_cited(page, project_root):
     folder = project_root / "benchmarks" / "results"
-    texts = [page, *project_root.glob("configs/pvnas/*.md")]
-    text = "".join(path.read_text() for path in texts)
     for path in folder.iterdir():
-        assert path.name in text, path.name
+        assert path.name in page.read_text(), path.name

@@ -27,11 +27,11 @@ def main() -> None:
     parser = cli.tool_parser(__doc__)
     add = parser.add_argument
     add("config", help="search config, or the config of a space")
-    add("--out", required=True, metavar="FILE.json")
+    add("--out", required=True, metavar="FILE.json", help="the table")
     backend = "what runs the networks; default: torch"
     add("--backend", choices=latency.BACKENDS, default="torch", help=backend)
     add("--device", default="cpu", help="cpu or cuda; default: cpu")
-    add("--threads", type=int, help="default: as PyTorch has it")
+    add("--threads", type=int, help="CPU threads; default: as PyTorch has it")
     rounds = "readings of each candidate at each layer, at least; default: 16"
     add("--rounds", type=int, default=16, help=rounds)
     cli.add_input_shape(parser, "train_cfg.input_shape of the config")

@@ -38,13 +38,17 @@ def parse_args() -> argparse.Namespace:
     parser = cli.tool_parser(__doc__)
     add = parser.add_argument
     add("checkpoint", help="checkpoint of a search, or its work dir: the last one")
-    add("--out", required=True, metavar="DIR")
-    add("--budget-gflops", type=float, metavar="X")
+    add("--out", required=True, metavar="DIR", help="folder of the genotypes")
+    budgets = parser.add_argument_group("budgets, of one view; default: none")
+    add = budgets.add_argument
+    add("--budget-gflops", type=float, metavar="X", help="1e9 multiply-accumulates")
     add("--budget-params", type=float, metavar="N", help="parameters, e.g. 1e6")
     add("--budget-ms", type=float, metavar="MS", help="needs --latency-table")
     table = "written by tools/build_latency_table.py; for --budget-ms, and to print ms"
     add("--latency-table", metavar="FILE.json", help=table)
-    add("--num-candidates", type=int, default=1, metavar="K", help="default: 1")
+    add = parser.add_argument_group("networks").add_argument
+    number = "how many networks to write; default: 1"
+    add("--num-candidates", type=int, default=1, metavar="K", help=number)
     ranking = "validate with inherited weights on the data of this config (that of the "
     ranking += "search, say), batch normalisation re-estimated on its training clips"
     add("--rank-on", metavar="CONFIG", help=ranking)

@@ -2,8 +2,10 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Export a trained recognizer to ONNX and check it against PyTorch.
 
-%(prog)s CONFIG CHECKPOINT --out model.onnx
-%(prog)s CONFIG CHECKPOINT --out model.onnx --int8
+    %(prog)s CONFIG CHECKPOINT --out model.onnx
+    %(prog)s CONFIG CHECKPOINT --out model.onnx --int8
+
+CONFIG is the file that a training has written into its folder.
 """
 
 import sys
@@ -49,7 +51,7 @@ def main() -> None:
     add = parser.add_argument
     add("config", help="config file, or package::path")
     add("checkpoint", help="checkpoint file")
-    add("--out", required=True, metavar="MODEL.onnx")
+    add("--out", required=True, metavar="MODEL.onnx", help="the file to write")
     int8 = "also write MODEL.int8.onnx, quantised on clips of the training list, and "
     int8 += "print the accuracy of both on the test list"
     add("--int8", action="store_true", help=int8)

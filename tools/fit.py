@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""From a folder of videos and a budget to a network that runs.
+"""Find, train and export a network for a folder of videos and a budget.
 
 VIDEOS holds one folder of videos for each class. Clips are read once and split; a
-network is searched under the budget, trained next to a hand-made one, and exported. The
-same command goes on where it was stopped.
+network is searched under the budget, trained next to a hand-designed one, and exported.
+After a stop the same command continues.
 
     %(prog)s VIDEOS --budget-ms 30
     %(prog)s VIDEOS --budget-gflops 0.25 --out work_dirs/mine --dry-run
@@ -20,7 +20,8 @@ from pvnas_mmaction.apis.fit_settings import SPACES
 
 def main() -> None:
     parser = cli.tool_parser(__doc__)
-    parser.add_argument("videos", type=Path, metavar="VIDEOS")
+    videos = "folder with a folder of videos for each class"
+    parser.add_argument("videos", type=Path, metavar="VIDEOS", help=videos)
     group = parser.add_argument_group("budget, of one view")
     add = group.add_mutually_exclusive_group(required=True).add_argument
     ms = "milliseconds in onnxruntime on this CPU; with --device cuda in PyTorch"
@@ -28,7 +29,7 @@ def main() -> None:
     add("--budget-gflops", type=float, metavar="X", help="1e9 multiply-accumulates")
     add("--budget-params", type=float, metavar="N", help="parameters, e.g. 1e6")
     add = parser.add_argument_group("result").add_argument
-    add("--out", type=Path, help="default: work_dirs/NAME OF VIDEOS")
+    add("--out", type=Path, help="folder; default: work_dirs/NAME OF VIDEOS")
     plan = "read the clips and show the plan; train nothing"
     add("--dry-run", action="store_true", help=plan)
     add = parser.add_argument_group("clips").add_argument
@@ -45,9 +46,9 @@ def main() -> None:
     add("--space", choices=SPACES, default="lite0", help=space)
     add("--config", help="config of the search, in place of --space")
     add("--train-config", help="config of a training, in place of --space")
-    number = "searched networks to train next to the hand-made one; default: 2"
+    number = "searched networks to train next to the hand-designed one; default: 2"
     add("--num-networks", type=int, default=2, help=number)
-    add("--seed", type=int, default=0, help="default: 0")
+    add("--seed", type=int, default=0, help="of all that is random; default: 0")
     add("--device", help="cpu or cuda; default: a GPU where there is one")
     add("--workers", type=int, help="processes that read clips; default: 2 at most")
     add = parser.add_argument_group("--budget-ms").add_argument

@@ -13,7 +13,7 @@ is intra-coded.
 
 OUT gets MMAction2's lists train.txt and val.txt, classes.txt, the clips, and
 manifest.json with the parameters. Clip i of a split depends on the seed, the split, i
-and the options of the picture only. The same command goes on where it was stopped.
+and the options of the picture only. After a stop the same command continues.
 """
 
 import json
@@ -256,6 +256,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--seed", type=int, default=0, help="same seed, same pixels; default: 0")
     workers = "processes, the result is the same; default: one per core"
     add("--workers", type=int, default=os.cpu_count(), help=workers)
+    add = parser.add_argument_group("picture").add_argument
     for option in fields(Picture):
         default = option.default
         shape: dict[str, Any] = dict(type=type(default))

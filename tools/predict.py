@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Classes of videos, with their probabilities.
+"""Predict the classes of videos, with their probabilities.
 
     %(prog)s work_dirs/mine VIDEO --onnx
     %(prog)s CONFIG CHECKPOINT FOLDER --window 2 --out predictions.csv
@@ -20,8 +20,10 @@ from pvnas_mmaction.space.checks import wrong
 
 def main() -> None:
     parser = cli.tool_parser(__doc__)
-    parser.add_argument("source", metavar="FOLDER | CONFIG")
-    parser.add_argument("files", nargs="+", metavar="[CHECKPOINT] VIDEO")
+    source = "what pvnas fit wrote, or the config of a training"
+    parser.add_argument("source", metavar="FOLDER | CONFIG", help=source)
+    files = "checkpoint, with CONFIG; then videos, or folders of videos"
+    parser.add_argument("files", nargs="+", metavar="[CHECKPOINT] VIDEO", help=files)
     add_options(parser)
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default: cpu")
     args = parser.parse_args()

@@ -2,8 +2,10 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Write a report of searches and trainings: one HTML file that opens from disk.
 
-%(prog)s work_dirs/search
-%(prog)s work_dirs/search work_dirs/mine --out report.html
+    %(prog)s work_dirs/search
+    %(prog)s work_dirs/search work_dirs/mine --out report.html
+
+WORK_DIR is the folder of a search or of a training, finished or still running.
 """
 
 from pathlib import Path
@@ -20,8 +22,8 @@ def main() -> None:
     runs = "work directory of a search or training, finished or still running; "
     runs += "several are compared"
     add("work_dirs", nargs="+", type=Path, metavar="WORK_DIR", help=runs)
-    out = Path("report.html")
-    add("--out", type=Path, default=out, metavar="FILE.html", help=f"default: {out}")
+    out, text = Path("report.html"), "the page; default: report.html"
+    add("--out", type=Path, default=out, metavar="FILE.html", help=text)
     add("--title", default="", help="headline of the page")
     args = parser.parse_args()
     cli.check_out_file(args.out)

@@ -2,8 +2,10 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Show the network of a genotype layer by layer, as text and as a picture.
 
-%(prog)s GENOTYPE.json
-%(prog)s GENOTYPE.json --input-shape 3 8 224 224 --picture network.svg
+    %(prog)s GENOTYPE.json
+    %(prog)s GENOTYPE.json --input-shape 3 8 224 224 --picture network.svg
+
+For each layer: block, shapes, multiply-accumulates and parameters.
 """
 
 from pathlib import Path

@@ -2,8 +2,10 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Test a checkpoint on the test set of its config.
 
-%(prog)s CONFIG CHECKPOINT
-%(prog)s CONFIG CHECKPOINT --dump predictions.pkl
+    %(prog)s CONFIG CHECKPOINT
+    %(prog)s CONFIG CHECKPOINT --dump predictions.pkl
+
+CHECKPOINT is what a training of CONFIG has written.
 """
 
 import argparse
@@ -18,8 +20,10 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("config", help="config file, or package::path")
     add("checkpoint", help="checkpoint file")
-    add("--work-dir", help="folder of the log and the metrics")
+    work_dir = "folder of the log and the metrics; default: work_dirs/CONFIG NAME"
+    add("--work-dir", help=work_dir)
     add("--dump", metavar="FILE.pkl", help="save the predictions")
+    add = parser.add_argument_group("pictures").add_argument
     add("--show-dir", help="save pictures of the predictions here")
     add("--show", action="store_true", help="show them in a window")
     add("--interval", type=int, default=1, help="show every n-th clip; default: 1")

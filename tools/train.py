@@ -2,8 +2,10 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Search with a search config, or train the network of any other config.
 
-%(prog)s CONFIG --work-dir work_dirs/search --seed 0
-%(prog)s CONFIG --work-dir work_dirs/search --resume
+    %(prog)s CONFIG --work-dir work_dirs/search --seed 0
+    %(prog)s CONFIG --work-dir work_dirs/search --resume
+
+A search writes the network that it found to WORK_DIR/search/genotype.json.
 """
 
 import argparse
@@ -18,16 +20,18 @@ def parse_args() -> argparse.Namespace:
     parser = cli.tool_parser(__doc__)
     add = parser.add_argument
     add("config", help="config file, or package::path")
-    add("--work-dir", help="folder of logs and checkpoints")
-    resume = "go on from this checkpoint; without a value, from the latest one in the "
-    resume += "work dir"
+    work_dir = "folder of logs and checkpoints; default: work_dirs/CONFIG NAME"
+    add("--work-dir", help=work_dir)
+    resume = "continue from this checkpoint; without a value, from the latest one of "
+    resume += "the work dir"
     add("--resume", nargs="?", const="auto", metavar="CHECKPOINT", help=resume)
     amp = "automatic mixed precision; bfloat16 without a GPU"
     add("--amp", action="store_true", help=amp)
     add("--no-validate", action="store_true", help="do not validate while training")
     scale = "scale the learning rate by batch size / auto_scale_lr.base_batch_size"
     add("--auto-scale-lr", action="store_true", help=scale)
-    add("--seed", type=int, help="wins over the config's")
+    add = parser.add_argument_group("randomness").add_argument
+    add("--seed", type=int, help="default: the config's, or random")
     add("--diff-rank-seed", action="store_true", help="another seed for every rank")
     add("--deterministic", action="store_true", help="deterministic CUDNN kernels")
     cli.add_shared_arguments(parser)

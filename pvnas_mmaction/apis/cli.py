@@ -63,10 +63,12 @@ def add_input_shape(parser: argparse.ArgumentParser, default: str) -> None:
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that training and testing have in common."""
     add_config_options(parser)
-    add = parser.add_argument
-    add("--launcher", choices=LAUNCHERS, default="none", help="default: none")
+    add = parser.add_argument_group("several processes").add_argument
+    launcher = "what starts the processes; default: none"
+    add("--launcher", choices=LAUNCHERS, default="none", help=launcher)
     # torchrun sets the environment variable; older launchers pass the option
-    add("--local_rank", "--local-rank", type=int, default=0)
+    rank = "number of this process on its machine; default: 0"
+    add("--local_rank", "--local-rank", type=int, default=0, help=rank)
 
 
 def _merge_shared(cfg: Config, args: argparse.Namespace) -> None:
