@@ -92,7 +92,7 @@ REGISTERED = {
     "DATASETS": {"PVNASVideoDataset"},
     "HOOKS": {
         "LRDiversityHook", "SearchHistoryHook", "GenotypePictureHook",
-        "SkippedClipsHook", "SyncStatisticsHook",
+        "SyncStatisticsHook",
     },
     "LOOPS": {"SearchLoop"},
     "TRANSFORMS": {"PVNASVideoInit", "PVNASVideoDecode"},

@@ -6,8 +6,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,17 +13,14 @@ import torch
 from mmaction.datasets import VideoDataset
 from mmaction.registry import DATASETS
 from mmaction.utils import register_all_modules
-from mmengine.dataset import pseudo_collate
+from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.runner import BaseLoop
 from test_video_frames import damage, encode, remux
-from torch.utils.data import DataLoader
 
+from pvnas_mmaction.apis.config_checks import warn_of_shared_clips
 from pvnas_mmaction.datasets import (
     PVNASVideoDataset,
-    SkippedClipsHook,
     VideoFrames,
-    skipped_clips_hook,
     video_list,
 )
 
@@ -89,7 +84,7 @@ def test_good_list_gives_what_video_dataset_gives(folder: Path) -> None:
         assert mine["data_samples"].gt_label == reference["data_samples"].gt_label
 
 
-def test_unusual_names_lines_and_lengths(folder: Path) -> None:
+def test_unusual_names_lines_and_lengths(folder: Path, log: list[str]) -> None:
     names = ["two words.mp4", "line\u2028separator.mp4", "next\x85line.mp4", "'q'.mp4"]
     for name in names:
         shutil.copy(folder / "train/00000.mp4", folder / name)
@@ -106,7 +101,7 @@ def test_unusual_names_lines_and_lengths(folder: Path) -> None:
         encode(folder / f"train/0000{length}.mp4", length=length, size=(32, 32))
     dataset = build(folder)
     assert dataset[1]["inputs"].shape == dataset[3]["inputs"].shape == (1, 3, 4, 32, 32)
-    assert not dataset.failures.any()
+    assert not log
 
 
 # -- faults of the list --------------------------------------------------------------
@@ -161,33 +156,32 @@ def test_lists_that_share_clips(folder: Path, log: list[str]) -> None:
     os.link(folder / "train/00004.mp4", folder / "hard.mp4")
     (folder / "mixed.txt").write_text((folder / "val.txt").read_text() + shared)
 
-    def warnings_of(train: object, val: object, test_loop: object = None) -> list[str]:
-        loaders = dict(_train_dataloader=dict(dataset=train), _val_dataloader=val)
-        loaders |= dict(_test_dataloader=val, _test_loop=test_loop)
-        runner = SimpleNamespace(**loaders, logger=MMLogger.get_current_instance())
+    def dataset(name: str) -> dict:
+        prefix = dict(video=str(folder))
+        config = dict(type="PVNASVideoDataset", data_prefix=prefix, pipeline=[])
+        return dict(config, ann_file=str(folder / name))
+
+    def warnings_of(**datasets: dict) -> list[str]:
         log.clear()
-        SkippedClipsHook().before_run(runner)
+        loaders = {f"{k}_dataloader": dict(dataset=v) for k, v in datasets.items()}
+        warn_of_shared_clips(Config(loaders))
         return list(log)
 
-    prefix = dict(video=str(folder))
-    config = dict(type="PVNASVideoDataset", data_prefix=prefix, pipeline=[])
-    train = dict(config, ann_file=str(folder / "train.txt"))
-    mixed = dict(config, ann_file=str(folder / "mixed.txt"), test_mode=True)
+    train, mixed = dataset("train.txt"), dataset("mixed.txt")
     wrapped = dict(type="RepeatDataset", times=2, dataset=train)
-    for one in (train, wrapped, build(folder)):
-        [message] = warnings_of(one, dict(dataset=mixed))
-        assert message == (
-            "val_dataloader: expected other clips than in train_dataloader, got 5 of "
-            f"21 that are in both: {folder}/train/00000.mp4, {folder}/train/00001.mp4, "
-            f"{folder}/train/00002.mp4 and 2 more; take them out of one list"
-        )
-    assert warnings_of(train, dict(dataset=build(folder, "val.txt"))) == []
-    assert warnings_of(train, None) == []
-    [message] = warnings_of(train, dict(dataset=mixed), Mock(BaseLoop))
-    assert message.startswith("test_dataloader: expected other clips than in train_")
     twice = dict(type="ConcatDataset", datasets=[train, wrapped])
-    [message] = warnings_of(twice, None)
-    assert message.endswith("other clips in each data set, got 32 that are in two")
+    [message] = warnings_of(train=train, val=mixed, test=mixed)
+    assert message == (
+        "val_dataloader.dataset.ann_file: expected other clips than in "
+        "train_dataloader.dataset, got 5 of 21 that are in both, such as "
+        f"{folder}/train/00000.mp4, {folder}/train/00001.mp4, "
+        f"{folder}/train/00002.mp4; take them out of one list"
+    )
+    [message] = warnings_of(train=wrapped, test=mixed)
+    assert message.startswith("test_dataloader.dataset.ann_file: expected other clips")
+    [message] = warnings_of(train=twice, val=dataset("none.txt"))
+    assert "dataset.datasets[1].dataset.ann_file: expected other clips" in message
+    assert warnings_of(train=train, val=dataset("val.txt")) == []
 
 
 def test_a_list_to_validate_is_opened_whole(folder: Path, monkeypatch) -> None:
@@ -238,8 +232,6 @@ def test_a_video_that_goes_bad_later(folder: Path, log: list[str]) -> None:
     truncate(folder / "train/00003.mp4")
     first, second = dataset[3], dataset[3]
     assert first["inputs"].shape == (1, 3, 4, 32, 32)
-    assert dataset.failures.nonzero().flatten().tolist() == [3]
-    assert dataset.failures[3] == 2
     # The same replacement each time, and one warning only.
     assert first["data_samples"].gt_label == second["data_samples"].gt_label
     assert len(log) == 1
@@ -261,7 +253,7 @@ def test_truncated_video_is_read_as_far_as_it_goes(folder: Path, log: list) -> N
     dataset = build(folder, "val.txt", test_mode=True)
     for _ in range(2):
         assert dataset[3]["inputs"].shape == (1, 3, 4, 32, 32)
-    assert 0 < dataset._table.tensor[1, 3] < 20
+    assert 0 < dataset._lengths.tensor[3] < 20
     [message] = log
     assert message.startswith(f"{path}: expected a whole video, got ")
 
@@ -283,54 +275,9 @@ def test_what_a_list_and_its_settings_lack(folder: Path) -> None:
         build(folder, data_prefix=dict(video="wrong"))
     dataset = build(folder)
     subset = dataset.get_subset([4, 5, 6])
-    subset.failures[0] += 1  # which it counts for itself
-    assert len(subset) == 3 and not dataset.failures.any()
-
-
-def test_workers_share_the_count(folder: Path) -> None:
-    dataset = build(folder)
-    for name in ("00000", "00010", "00031"):
-        truncate(folder / f"train/{name}.mp4")
-    loader = DataLoader(dataset, 4, num_workers=2, collate_fn=pseudo_collate)
-    # What this process has read must not keep a forked one from reading.
-    dataset[5], dataset[6]
-    samples = [sample for batch in loader for sample in batch["data_samples"]]
-    assert len(samples) == 32
-    expected = torch.zeros(32, dtype=torch.int32)
-    for index in (0, 10, 31):
-        expected[index] += 1
-        attempt = 1
-        while (other := dataset._replacement(index, attempt)) in (0, 10, 31):
-            expected[other] += 1
-            attempt += 1
-    torch.testing.assert_close(dataset.failures, expected)
-
-
-# -- the report ------------------------------------------------------------------------
-
-
-def test_hook_sums_over_processes_and_cuts_a_long_report(folder, log, monkeypatch):
-    dataset = build(folder)
-    # As if a second process had met the same faults.
-    monkeypatch.setattr(skipped_clips_hook, "all_reduce", lambda counts: counts.mul_(2))
-    wrapped = DATASETS.build(dict(type="RepeatDataset", dataset=dataset, times=2))
-    runner = SimpleNamespace(
-        train_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=wrapped)),
-        logger=MMLogger.get_current_instance(),
-        epoch=4,
-    )
-    hook = SkippedClipsHook()
-    dataset.failures[[1, 2, 5, 6]] += 1
-    hook.after_train_epoch(runner)
-    dataset.failures[5] += 3
-    runner.epoch = 5
-    hook.after_train_epoch(runner)
-    head = f"videos of {folder}/train.txt that cannot be read:"
-    assert log == [
-        f"Epoch 5: clips skipped: 8; {head} 4: {folder}/train/00001.mp4, "
-        f"{folder}/train/00002.mp4, {folder}/train/00005.mp4 and 1 more",
-        f"Epoch 6: clips skipped: 6; {head} 1: {folder}/train/00005.mp4",
-    ]
+    subset[0]
+    assert subset._lengths.tensor.tolist() == [8, 0, 0]
+    assert not dataset._lengths.tensor.any()
 
 
 def test_cache_gives_the_same_frames_without_decoding(folder, tmp_path, monkeypatch):

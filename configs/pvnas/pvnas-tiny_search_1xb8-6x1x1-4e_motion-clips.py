@@ -49,5 +49,4 @@ custom_hooks = [
     ),
     dict(type="SearchHistoryHook", interval=10),
     dict(type="GenotypePictureHook"),
-    dict(type="SkippedClipsHook"),
 ]

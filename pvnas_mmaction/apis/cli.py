@@ -29,7 +29,7 @@ from ..models.supernet import PVNASSupernet
 from ..search.distributed import together
 from ..space.checks import NAME, check, wrong
 from . import run_checks
-from .config_checks import check_num_classes
+from .config_checks import check_num_classes, warn_of_shared_clips
 from .config_files import KeyValueAction, make_portable, merge_options
 from .errors import run
 from .launchers import LAUNCHERS, start_distributed
@@ -213,6 +213,8 @@ def build_runner(cfg: Config, tested: bool = False) -> Runner:
     if not tested and filename:  # dumped before the first step
         object.__setattr__(runner.cfg, "_filename", filename)
         Path(runner.work_dir, f"{runner.timestamp}.py").unlink(missing_ok=True)
+    if is_main_process():
+        warn_of_shared_clips(cfg)
     run_checks.check_head(runner.model)
     hook = run_checks.RunCheckHook(resumed=bool(cfg.get("resume")), tested=tested)
     hook.lock = lock

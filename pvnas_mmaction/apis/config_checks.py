@@ -1,14 +1,19 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Whether a config is whole, and its parts agree."""
 
+import logging
 import math
+import os
 import re
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 
+from ..datasets.video_list import read_video_list, resolve
 from ..report.predictions import names_next_to
 from ..space import checks
 from ..space.checks import MAPPING, Rule, check, wrong
@@ -82,6 +87,32 @@ def check_num_classes(cfg: Config) -> None:
             if found and names and len(names) != found:
                 expected = f"{found} lines, as model.cls_head.num_classes"
                 raise wrong(f"{path.parent}/classes.txt", expected, str(len(names)))
+
+
+def warn_of_shared_clips(cfg: Config) -> None:
+    """Log which videos stand in two lists of a config; a test on the list of the
+    validation is none of its own."""
+    lists: dict[str, set[str]] = {}
+    for split in ("train", "val", "test"):
+        for field, dataset in leaf_datasets(cfg, split):
+            path = list_file(dataset)
+            if dataset.get("type") != "PVNASVideoDataset" or not path.is_file():
+                continue
+            prefix = (dataset.get("data_prefix") or {}).get("video") or ""
+            folder = os.path.join(dataset.get("data_root") or "", str(prefix))
+            clips = read_video_list(str(path), field, dataset.get("delimiter", " "))
+            files = {*resolve(os.path.join(folder, name) for name, _ in clips)}
+            judged = [lists[known] for known in lists if known.startswith("val")]
+            if split != "test" or files not in judged:
+                lists[field] = files
+    for (one, files), (other, others) in combinations(lists.items(), 2):
+        if shared := sorted(files & others):
+            text = (
+                f"{other}.ann_file: expected other clips than in {one}, got "
+                f"{len(shared)} of {len(others)} that are in both, such as "
+                f"{', '.join(shared[:3])}; take them out of one list"
+            )
+            print_log(text, "current", logging.WARNING)
 
 
 def leaf_datasets(cfg: Config, split: str) -> Iterator[tuple[str, Any]]:

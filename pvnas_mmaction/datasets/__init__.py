@@ -1,15 +1,13 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The video data set that checks what it is given, its reader, and what reports."""
+"""The video data set that checks what it is given, and its reader."""
 
 from .load_video import PVNASVideoDecode, PVNASVideoInit
 from .pvnas_video_dataset import PVNASVideoDataset
-from .skipped_clips_hook import SkippedClipsHook
 from .video_frames import VideoFrames
 
 __all__ = [
     "PVNASVideoDataset",
     "PVNASVideoDecode",
     "PVNASVideoInit",
-    "SkippedClipsHook",
     "VideoFrames",
 ]

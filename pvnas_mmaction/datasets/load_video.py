@@ -2,7 +2,6 @@
 """The transforms that open a video and decode its sampled frames."""
 
 import hashlib
-import io
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,9 @@ from typing import Any
 import numpy as np
 from mmaction.datasets.transforms import DecordDecode, DecordInit, Resize
 from mmaction.registry import TRANSFORMS
-from mmengine.fileio import FileClient
 
 from ..space.checks import wrong
-from .video_frames import VideoFrames, check_backend
+from .video_frames import VideoFrames
 from .video_list import video_file
 
 
@@ -39,16 +37,14 @@ class PVNASVideoInit(DecordInit):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_backend("dataset.backend", backend)
+        if self.io_backend != "disk":
+            field = "dataset.pipeline[0].io_backend"
+            raise wrong(field, "'disk'", repr(self.io_backend))
         self.backend = backend
         self.cache, self.resize = cache, Resize(**resize) if resize else None
 
     def transform(self, results: dict) -> dict:
         file = video_file(results["filename"])
-        if self.io_backend != "disk":
-            client = self.file_client or FileClient(self.io_backend, **self.kwargs)
-            self.file_client = client
-            file = io.BytesIO(client.get(file))
         known = results.get("video_length", 0)
         if self.cache is None:
             video = VideoFrames(file, known, self.num_threads, self.backend)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,14 @@ from .video_frames import check_backend
 from .video_list import find_faults, read_video_list, resolve
 
 
-class _SharedTable:
-    """Two numbers per clip that processes, and deep copies of a data set, share: how
-    often it could not be read, and its number of frames (0: unknown)."""
+class _Lengths:
+    """Number of frames of each clip, 0 where unknown, which processes, and deep copies
+    of a data set, share."""
 
-    def __init__(self, length: int) -> None:
-        self.tensor = torch.zeros(2, length, dtype=torch.int32).share_memory_()
+    def __init__(self, number: int) -> None:
+        self.tensor = torch.zeros(number, dtype=torch.int32).share_memory_()
 
-    def __deepcopy__(self, memo: dict) -> _SharedTable:
+    def __deepcopy__(self, memo: dict) -> _Lengths:
         return self
 
 
@@ -37,8 +38,8 @@ class PVNASVideoDataset(VideoDataset):
 
     The list is checked when it is loaded: all videos have to be there, and the first
     frame of each is read (in a training list of over 4000, of an even sample). In
-    training, a video that fails before there are ``imgs`` is logged once, counted in
-    :attr:`failures` and replaced by another one, chosen by (index, attempt) alone. In
+    training, a video that fails before there are ``imgs`` is logged, once in each
+    process, and replaced by another one, chosen by (index, attempt) alone. In
     validation and testing it is an error: an accuracy over fewer clips is another
     number.
 
@@ -78,7 +79,6 @@ class PVNASVideoDataset(VideoDataset):
         pipeline = with_exact_frames(pipeline, backend)
         if cache is not None:
             pipeline = with_cache(pipeline, cache)
-        self._table = _SharedTable(0)
         self._parts: list[np.ndarray] = []
         super().__init__(
             str(ann_file),  # the command line makes a number of a name of digits
@@ -90,18 +90,15 @@ class PVNASVideoDataset(VideoDataset):
             **kwargs,
         )
 
-    def read_clips(self) -> list[dict]:
+    def load_data_list(self) -> list[dict]:
         settings = self.delimiter, self.num_classes
         clips = read_video_list(self.ann_file, self._field, *settings)
         folder = self.data_prefix["video"]
-        return [dict(filename=os.path.join(folder, p), label=i) for p, i in clips]
-
-    def load_data_list(self) -> list[dict]:
-        data_list = self.read_clips()
+        data_list = [dict(filename=os.path.join(folder, p), label=i) for p, i in clips]
         self._check_videos([data["filename"] for data in data_list])
         self._check_repeats(data_list)
         self._check_classes({data["label"] for data in data_list})
-        self._table = _SharedTable(len(data_list))
+        self._lengths = _Lengths(len(data_list))
         return data_list
 
     def _check_videos(self, paths: list[str]) -> None:
@@ -150,13 +147,8 @@ class PVNASVideoDataset(VideoDataset):
 
     def _copy_without_annotation(self, memo: dict | None = None) -> PVNASVideoDataset:
         other = super()._copy_without_annotation({} if memo is None else memo)
-        other._table = _SharedTable(len(self.failures))
+        other._lengths = _Lengths(len(self))
         return other
-
-    @property
-    def failures(self) -> torch.Tensor:
-        """How often each clip could not be read, int32."""
-        return self._table.tensor[0]
 
     def keep_apart(self, parts: Sequence[Sequence[int]]) -> None:
         """Replace a bad video only by one of its own part, of disjoint index lists."""
@@ -180,18 +172,16 @@ class PVNASVideoDataset(VideoDataset):
             data = self.prepare_data(chosen)
             if data is not None:
                 return data
-        bad = int((self.failures > 0).sum())
         raise OSError(
             f"{self.ann_file}: expected clips to train on, got none in "
-            f"{self.max_refetch + 1} tries ({bad} of {len(self)} videos could not be "
-            "read so far, see the warnings above); replace them, or raise max_refetch"
+            f"{self.max_refetch + 1} tries; replace those of the warnings above"
         )
 
     def prepare_data(self, idx: int) -> Any:
         """The clip ``idx`` after the pipeline, or None for a bad video in training."""
         data = self.get_data_info(idx)
         path = data["filename"]
-        data["video_length"] = int(self._table.tensor[1, idx])
+        data["video_length"] = int(self._lengths.tensor[idx])
         has_images = False
         for transform in self.pipeline.transforms:
             try:
@@ -204,17 +194,16 @@ class PVNASVideoDataset(VideoDataset):
                 if self.test_mode:
                     hint = f"replace it, or take its line out of {self.ann_file}"
                     raise OSError(f"{text}; {hint}") from error
-                self.failures[idx] += 1
-                if self.failures[idx] == 1:
-                    _warn(f"{text}; it is skipped")
+                _warn(f"{text}; it is skipped")
                 return None
             if data is None:
                 return None
             has_images = has_images or "imgs" in data
             if "video_length" in data:
-                self._table.tensor[1, idx] = data["video_length"]
+                self._lengths.tensor[idx] = data["video_length"]
         return data
 
 
+@cache
 def _warn(text: str) -> None:
     print_log(text, "current", logging.WARNING)

@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import numpy as np
@@ -28,9 +28,7 @@ from .presented_frames import best_stream, decode, show
 KEEP_BYTES = 2**28
 
 
-def torchcodec(
-    file: str | BinaryIO, num_threads: int, length: int
-) -> Iterator[np.ndarray]:
+def torchcodec(file: str, num_threads: int, length: int) -> Iterator[np.ndarray]:
     """TorchCodec, which needs FFmpeg's libraries."""
     from torchcodec.decoders import VideoDecoder
 
@@ -42,12 +40,10 @@ def torchcodec(
         yield decoder[number].numpy()
 
 
-def decord(file: str | BinaryIO, num_threads: int, length: int) -> Iterator[np.ndarray]:
-    """decord, which takes no bytes in memory and mixes up some widths."""
+def decord(file: str, num_threads: int, length: int) -> Iterator[np.ndarray]:
+    """decord, which mixes up some widths."""
     from decord import VideoReader
 
-    if not isinstance(file, str):
-        raise ValueError("bytes in memory")
     reader = VideoReader(file, num_threads=num_threads)
     if len(reader) != length or reader[0].shape[2] != 3:
         raise ValueError(f"expected {length} frames, got {len(reader)}")
@@ -82,7 +78,7 @@ class VideoFrames:
     and packets that cannot be decoded are left out.
 
     Args:
-        file: Path of a video, or a stream of its bytes.
+        file: Path of a video.
         length: Number of frames by an earlier reader of the same file: spares the
             count. Default 0: unknown.
         num_threads: Decoding threads. Default 1.
@@ -98,15 +94,14 @@ class VideoFrames:
 
     def __init__(
         self,
-        file: str | BinaryIO,
+        file: str,
         length: int = 0,
         num_threads: int = 1,
         backend: str = "auto",
     ) -> None:
-        if isinstance(file, str):
-            file = os.path.abspath(file)  # a name may hold a colon
-            if not os.path.isfile(file):
-                raise FileNotFoundError(f"no file {file}")
+        file = os.path.abspath(file)  # a name may hold a colon
+        if not os.path.isfile(file):
+            raise FileNotFoundError(f"no file {file}")
         check_backend("backend", backend)
         self.file, self.num_threads = file, num_threads
         self._other = BACKENDS.get(backend)
@@ -131,8 +126,6 @@ class VideoFrames:
         if self._other is not None:
             try:
                 self._check_plain()  # first: there are cuts that decord hangs on
-                if not isinstance(self.file, str):
-                    self.file.seek(0)
                 # From the first one on: where they seek, they may miss frames.
                 frames = self._other(self.file, self.num_threads, len(self))
                 images = _chosen(numbers, frames)
@@ -185,8 +178,6 @@ class VideoFrames:
 
     @contextmanager
     def _open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
-        if not isinstance(self.file, str):
-            self.file.seek(0)
         try:
             with av.open(self.file, metadata_errors="replace") as container:
                 stream = best_stream(container)

@@ -3,12 +3,12 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 
 import numpy as np
-from mmengine.fileio import exists, get_text
 
 from ..space.checks import wrong
 from .video_frames import VideoFrames
@@ -27,18 +27,18 @@ def read_video_list(
     wanted = f"a list of lines {line_form!r}"
     if os.path.isdir(path):
         raise wrong(f"{field}.ann_file", wanted, f"the folder {path}")
-    if not exists(path):
+    if not os.path.isfile(path):
         raise FileNotFoundError(
             f"{field}.ann_file: expected {wanted}, got {path!r}, which does not exist "
             f"(looked for {os.path.abspath(path)})"
         )
     try:
-        text = get_text(path, encoding="utf-8-sig")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise wrong(f"{field}.ann_file", wanted, f"{path}: {error}") from None
     clips = []
     # str.splitlines would also break a name at, say, a Unicode line separator.
-    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         name, *label = line.strip().rsplit(delimiter.strip() or None, 1)
@@ -88,23 +88,15 @@ def find_faults(paths: Sequence[str], whole: bool = True) -> dict[str, str]:
     """What is wrong with each video that is missing or holds no frame; unless the
     ``whole`` list is asked for, an even sample of a long one is opened."""
     files = list(dict.fromkeys(map(video_file, paths)))
-    faults = _apply(_why_missing, files)
-    present = [path for path in files if path not in faults and os.path.exists(path)]
-    most = len(present) if whole else min(len(present), MAX_OPENED)
-    places = np.linspace(0, len(present) - 1, most)
-    sample = [present[i] for i in places.astype(int)]
-    return faults | _apply(_why_unreadable, sample)
-
-
-def _apply(check: Callable[[str], str], files: list[str]) -> dict[str, str]:
-    # In threads, as disks are slow.
-    with ThreadPoolExecutor(8) as pool:
-        found = zip(files, pool.map(check, files), strict=True)
-        return {file: fault for file, fault in found if fault}
-
-
-def _why_missing(path: str) -> str:
-    return "" if os.path.isfile(path) or exists(path) else "no such file"
+    with ThreadPoolExecutor(8) as pool:  # disks are slow
+        there = dict(zip(files, pool.map(os.path.isfile, files), strict=True))
+        present = [file for file in files if there[file]]
+        most = len(present) if whole else min(len(present), MAX_OPENED)
+        places = np.linspace(0, len(present) - 1, most)
+        sample = [present[i] for i in places.astype(int)]
+        read = [*pool.map(_why_unreadable, sample)]
+    missing = {file: "no such file" for file in files if not there[file]}
+    return missing | {f: why for f, why in zip(sample, read, strict=True) if why}
 
 
 def _why_unreadable(path: str) -> str:

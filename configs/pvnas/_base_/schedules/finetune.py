@@ -16,4 +16,3 @@ optim_wrapper = dict(
 param_scheduler = dict(
     type="WarmupCosineLR", by_epoch=False, warmup=1 / 12, start_factor=0.1
 )
-custom_hooks = [dict(type="SkippedClipsHook")]

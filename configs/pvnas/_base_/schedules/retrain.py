@@ -8,4 +8,3 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=20),
 )
 param_scheduler = dict(type="WarmupCosineLR", by_epoch=False)
-custom_hooks = [dict(type="SkippedClipsHook")]

@@ -21,5 +21,4 @@ custom_hooks = [
     dict(type="LRDiversityHook", mode="diversity", num_cycles=3),
     dict(type="SearchHistoryHook", interval=10),
     dict(type="GenotypePictureHook"),
-    dict(type="SkippedClipsHook"),
 ]
