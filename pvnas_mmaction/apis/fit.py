@@ -239,9 +239,10 @@ class _Fit:
         sizes = [len(lists[split]) for split in ("train", "val")]
         configs = self.search_cfg, self.train_cfg, self.space
         search, training = estimate(*configs, network, *sizes, device)
-        trainings = dict.fromkeys([*self.searched, REFERENCE], training)
-        minutes = self.steps.expect({"search": search, **trainings})
-        print(f"About {minutes} minute(s) on this machine", flush=True)
+        seconds = dict.fromkeys([*self.searched, REFERENCE], training)
+        seconds["search"] = search
+        left = sum(s for name, s in seconds.items() if not self.steps.is_done(name))
+        print(f"About {max(1, round(left / 60))} minute(s) on this machine", flush=True)
 
     # -- search and trainings ---------------------------------------------------------
 
