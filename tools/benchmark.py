@@ -3,20 +3,17 @@
 """Measure how long networks take, ours next to those of MMAction2's zoo.
 
     %(prog)s
-    %(prog)s PV-NAS-S TSM-R50 Mine=CONFIG.py --threads 1 --out DIR
+    %(prog)s PV-NAS-S TSM-R50 CONFIG.py --threads 1 > benchmark.md
 
-Times of a shared machine drift, so the networks take turns.
+Times of a shared machine drift, so the networks take turns. The table is Markdown.
 """
 
 import argparse
 import copy
-import json
 import shlex
 import statistics
 import sys
 import warnings
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,30 +55,21 @@ CONFIGS = {
     **{k: f"pvnas_mmaction::pvnas/{v}_kinetics400-rgb.py" for k, v in OURS.items()},
     **{k: f"mmaction::recognition/{v}kinetics400-rgb.py" for k, v in ZOO.items()},
 }
-# Title, and text of each model's facts.
-COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "view": lambda facts: facts["view"],
-    "GMACs": lambda facts: f"{facts['macs'] / 1e9:.2f}",
-    "params (M)": lambda facts: f"{facts['params'] / 1e6:.2f}",
-    "ms": lambda facts: f"{facts['inference_ms']:.1f}",
-    "train ms": lambda facts: f"{facts['training_ms']:.1f}",
-}
+COLUMNS = ("view", "GMACs", "params (M)", "ms", "train ms")
 
 
 def parse_args() -> argparse.Namespace:
     names = f"Names that need no config: {', '.join(CONFIGS)}."
     parser = cli.tool_parser(__doc__, epilog=names)
     add = parser.add_argument
-    models = "a name of the list below, a config (path or package::path), or "
-    models += "NAME=CONFIG; default: the whole list"
-    add("models", nargs="*", metavar="MODEL", help=models)
+    models = "a name of the list below, or a config (path or package::path); default: "
+    models += "the whole list"
+    add("models", nargs="*", metavar="MODEL", default=[*CONFIGS], help=models)
     add("--device", default="cpu", help="cpu (default) or cuda")
     threads = torch.get_num_threads()
     add("--threads", type=int, default=threads, help="CPU threads; default: PyTorch's")
     add("--batch-size", type=int, default=1, help="views per run; default: 1")
-    add("--out", metavar="DIR", help="write benchmark.md and benchmark.json here")
-    add = parser.add_argument_group("timing").add_argument
-    add("--rounds", type=int, default=5, help="turns of each model; default: 5")
+    add("--rounds", type=int, default=5, help="default: 5")
     add("--seconds", type=float, default=2, help="per model, round, kind; default: 2")
     args = parser.parse_args()
     check_device(args.device)
@@ -90,24 +78,9 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def read_models(texts: list[str]) -> dict[str, str]:
-    """Name -> config of each ``NAME``, ``CONFIG`` or ``NAME=CONFIG``."""
-    models: dict[str, str] = {}
-    for text in texts or CONFIGS:
-        name, separator, config = text.partition("=")
-        if not separator:
-            config = CONFIGS.get(text, text)
-            name = text if text in CONFIGS else Path(text.split("::")[-1]).stem
-        if name in models:
-            hint = "use NAME=CONFIG"
-            raise wrong("models", "each name once", f"{name!r} twice", hint)
-        models[name] = config
-    return models
-
-
 def prepare(result: dict[str, Any], args: argparse.Namespace) -> dict[str, Timer]:
     """Build a model and count its cost; gives what times its inference and training."""
-    config = load_config(result["config"])
+    config = load_config(CONFIGS.get(result["name"], result["name"]))
     check_one_network(config)
     view = recognizers.view_of(config)
     model = init_recognizer(config, device="cpu")  # random weights
@@ -131,74 +104,65 @@ def prepare(result: dict[str, Any], args: argparse.Namespace) -> dict[str, Timer
         F.cross_entropy(scores, scores.argmin(1)).backward()
         trained.zero_grad(set_to_none=True)
 
-    runs = dict(inference=infer, training=train)
-    for run in runs.values():
+    timers = {}
+    for kind, run in dict(ms=infer, training_ms=train).items():
         run()
-    return {
-        kind: Timer("run()", globals=dict(run=run), num_threads=args.threads)
-        for kind, run in runs.items()
-    }
+        timers[kind] = Timer("run()", globals=dict(run=run), num_threads=args.threads)
+    return timers
 
 
-def measure(models: dict[str, str], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Facts of each model, with milliseconds of a run in every round, or ``error``."""
-    results = [dict(name=name, config=path) for name, path in models.items()]
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Facts of each model, with milliseconds of a run, or ``error``."""
+    results: list[dict[str, Any]] = [dict(name=name) for name in args.models]
     subjects = []
     for result in results:
         try:
             timers = prepare(result, args)
         except Exception as error:
-            text = " ".join(str(error).split())[:300]
-            result["error"] = text or type(error).__name__
-            continue
-        result |= {kind: [] for kind in timers}
-        subjects += [(result, kind, timer) for kind, timer in timers.items()]
-    for result, kind, timer in tqdm(subjects * args.rounds, disable=None, leave=False):
+            result["error"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        else:
+            subjects += [(result, kind, timer, []) for kind, timer in timers.items()]
+    for _, _, timer, readings in tqdm(subjects * args.rounds, disable=None):
         seconds = timer.blocked_autorange(min_run_time=args.seconds).median
-        result[kind].append(1e3 * seconds)
-    for result, kind, _ in subjects:
-        result[f"{kind}_ms"] = statistics.median(result[kind])
+        readings.append(1e3 * seconds)
+    for result, kind, _, readings in subjects:
+        result[kind] = statistics.median(readings)
     return results
 
 
-def to_markdown(data: dict[str, Any]) -> str:
-    setting, machine = data["settings"], data["machine"]
+def to_markdown(results: list[dict[str, Any]], args: argparse.Namespace) -> str:
+    machine = machine_facts(args.device)
     lines = [
-        f"`{data['command']}`\n",
-        f"{machine.get('gpu') or machine['processor']}, {setting['threads']} CPU "
-        f"threads, torch {machine['torch']}, batch size {setting['batch_size']}.\n",
-        f"Medians over {setting['rounds']} rounds in which the models take turns, of "
-        "one view, frames x height x width, and random weights; a training step is "
-        "forward and backward. In models marked * batch normalisation is folded.\n",
+        f"`{shlex.join(['tools/benchmark.py', *sys.argv[1:]])}`\n",
+        f"{machine.get('gpu') or machine['processor']}, {args.threads} CPU threads, "
+        f"torch {machine['torch']}, batch size {args.batch_size}.\n",
+        f"Medians over {args.rounds} rounds in which the models take turns, of one view, "
+        "frames x height x width, and random weights; a training step is forward and "
+        "backward. In models marked * batch normalisation is folded.\n",
         f"| model | {' | '.join(COLUMNS)} |",
         f"| --- |{' ---: |' * len(COLUMNS)}",
     ]
-    for facts in data["results"]:
-        cells = [facts["name"] + (" *" if facts.get("folded") else "")]
-        cells += ["" if "error" in facts else text(facts) for text in COLUMNS.values()]
+    for facts in results:
+        if "error" in facts:
+            cells = [facts["name"], "not measured: " + facts["error"], *[""] * 4]
+        else:
+            macs, params = f"{facts['macs'] / 1e9:.2f}", f"{facts['params'] / 1e6:.2f}"
+            cells = [
+                facts["name"] + " *" * facts["folded"],
+                facts["view"],
+                macs,
+                params,
+            ]
+            cells += [f"{facts[kind]:.1f}" for kind in ("ms", "training_ms")]
         lines.append(f"| {' | '.join(cells)} |")
-    failed = [f"- {f['name']}: {f['error']}" for f in data["results"] if "error" in f]
-    return "\n".join([*lines, *(["\nNot measured:\n"] if failed else []), *failed, ""])
+    return "\n".join(lines)
 
 
 def main() -> None:
     args = parse_args()
     warnings.filterwarnings("ignore")
-    models = read_models(args.models)
-    if args.out is not None:
-        cli.make_out_folder(args.out)
-    results = measure(models, args)
-    data = dict(
-        command=shlex.join(["tools/benchmark.py", *sys.argv[1:]]),
-        machine=machine_facts(args.device),
-        settings=vars(args),
-        results=results,
-    )
-    text = to_markdown(data)
-    print(text)
-    if args.out is not None:
-        Path(args.out, "benchmark.md").write_text(text, encoding="utf-8")
-        Path(args.out, "benchmark.json").write_text(json.dumps(data), encoding="utf-8")
+    results = measure(args)
+    print(to_markdown(results, args))
     if all("error" in result for result in results):
         raise wrong("models", "one that can be measured", "the errors given above")
 

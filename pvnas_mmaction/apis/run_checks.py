@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from torch import Tensor, nn
 from ..engine.checkpoints import saved_checkpoints, weights_of
 from ..engine.optim import unwrap
 from ..engine.search_data import SeededDataset
-from ..engine.validation import Validation
 from ..engine.warmup_cosine_lr import check_resumed_schedulers
 from ..models.pvnas_net import PVNASNet
 from ..models.supernet import PVNASSupernet
@@ -187,7 +185,6 @@ class RunCheckHook(Hook):
         if runner.val_loop is not None:
             clip = check_first_clip(runner, "val")
             check_same_clips("val", clip, self.clip, "train_dataloader gives them")
-            check_save_best(runner)
         runner.dump_config()
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -265,18 +262,6 @@ def check_batches(runner: Runner) -> None:
         expected = f"{len(loader.sampler)} or less, the clips that each process has"
         field, hint = "train_dataloader.batch_size", "take drop_last=False"
         raise wrong(field, expected, str(loader.batch_size), hint)
-
-
-def check_save_best(runner: Runner) -> None:
-    """Check that validation gives what the best checkpoint is chosen by."""
-    indicators = (getattr(hook, "key_indicators", None) or () for hook in runner.hooks)
-    if names := {*chain(*indicators)} - {"auto"}:
-        loop = runner.val_loop
-        with seeded(0):
-            found = Validation(loop.dataloader, loop.evaluator).metrics(runner.model, 1)
-        for name in names - found.keys():
-            field = "default_hooks.checkpoint.save_best"
-            raise wrong(field, f"one of {sorted(found)}", repr(name))
 
 
 def check_same_clips(
