@@ -136,9 +136,9 @@ def to_markdown(results: list[dict[str, Any]], args: argparse.Namespace) -> str:
         f"`{shlex.join(['tools/benchmark.py', *sys.argv[1:]])}`\n",
         f"{machine.get('gpu') or machine['processor']}, {args.threads} CPU threads, "
         f"torch {machine['torch']}, batch size {args.batch_size}.\n",
-        f"Medians over {args.rounds} rounds in which the models take turns, of one view, "
-        "frames x height x width, and random weights; a training step is forward and "
-        "backward. In models marked * batch normalisation is folded.\n",
+        f"Medians over {args.rounds} rounds in which the models take turns, of one "
+        "view, frames x height x width, and random weights; a training step is forward "
+        "and backward. In models marked * batch normalisation is folded.\n",
         f"| model | {' | '.join(COLUMNS)} |",
         f"| --- |{' ---: |' * len(COLUMNS)}",
     ]
