@@ -27,9 +27,7 @@ $(STAMP): requirements.txt pyproject.toml setup.py scripts/bootstrap
 	@touch $@
 
 demo: $(STAMP)
-	$(PVNAS) clips --out data/motion_clips --size 32 --frames 12 --num-train 4096 \
-	    --num-val 1024 --objects 4 --radius-range 0.12 0.4 --speed-range 0.06 0.07 \
-	    --turn-speed 2 --clutter 0 --noise 0.06 --min-contrast 0.5
+	$(PVNAS) clips --out data/motion_clips --num-train 4096 --num-val 1024
 	$(PVNAS) fit data/motion_clips --out work_dirs/demo --budget-gflops 0.0031 \
 	    --lists data/motion_clips/train.txt data/motion_clips/val.txt \
 	    --config $(CONFIGS)-tiny_search_1xb8-6x1x1-4e_motion-clips.py \

@@ -59,17 +59,9 @@ def rendered(table: GroundTruth, split: str, count: int) -> MotionClips:
     """Clips like the table's, rendered in memory at the size of its views."""
     module = load_tool("make_motion_clips")
     clips, recipe = table.settings["clips"], table.settings["recipe"]
-    names = ["noise", "min_contrast", "clutter", "objects"]
-    names.append("turn_speed")
-    picture = module.Picture(
-        size=recipe["size"],
-        frames=recipe["clip_len"],
-        speed_range=tuple(clips["speed_range"]),
-        radius_range=tuple(clips["radius_range"]),
-        **{name: clips[name] for name in names},
-    )
+    picture = recipe["size"], recipe["clip_len"], clips["noise"]
     frames = [
-        module.render_clip(clips["seed"], split, index, picture)
+        module.render_clip(clips["seed"], split, index, *picture)
         for index in range(count)
     ]
     labels = torch.arange(count) % len(clips["classes"])

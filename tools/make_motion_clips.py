@@ -3,7 +3,7 @@
 """Render motion clips: small mp4 files of 8 classes that only motion tells apart.
 
     %(prog)s --out data/motion_clips
-    %(prog)s --out data/motion_clips --num-train 64 --num-val 16 --size 32
+    %(prog)s --out data/motion_clips --num-train 64 --num-val 16
 
 A clip shows a few textured shapes, all of which move left, right, up or down, rotate
 clockwise or counter-clockwise, grow, or shrink. No frame tells which: position lives on
@@ -12,14 +12,13 @@ fades out and comes back as a small one), where each starts is uniform, and ever
 is intra-coded.
 
 OUT gets MMAction2's lists train.txt and val.txt, classes.txt, the clips, and
-manifest.json with the parameters. Clip i of a split depends on the seed, the split, i
-and the options of the picture only. After a stop the same command continues.
+manifest.json with the parameters. Clip i of a split depends on the seed, the split, i,
+--size, --frames and --noise only. The same command goes on where it was stopped.
 """
 
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,37 +48,11 @@ FRAMES_PER_SECOND = 12
 RENDERER_VERSION = 1  # raise it when the same parameters give other pixels
 FADE = 0.2  # share of the size circle in which a shape fades in, and out
 NUM_WAVES = 5
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata=dict(help=text))
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What the pixels of a clip depend on, in addition to seed, split and index."""
-
-    size: int = _option(40, "side of the square frame in pixels, even")
-    frames: int = _option(16, "frames of a clip")
-    speed_range: tuple[float, float] = _option(
-        (0.015, 0.035), "slowest and fastest motion per frame, in sides"
-    )
-    noise: float = _option(0.02, "deviation of the noise, full intensity is 1")
-    min_contrast: float = _option(0.5, "lowest contrast of a texture, to 1")
-    clutter: float = _option(0.4, "contrast of the background to shapes")
-    objects: int = _option(4, "moving shapes")
-    radius_range: tuple[float, float] = _option(
-        (0.12, 0.30), "radii of shapes in frame sides: the circle of sizes"
-    )
-    turn_speed: float = _option(1.0, "speed of the outline in rotations")
-
-    def __post_init__(self) -> None:
-        if self.size < 16 or self.size % 2:
-            raise wrong("--size", "an even number from 16 up", str(self.size))
-        smallest, largest = self.radius_range
-        if not 0 < smallest < largest < 0.5:
-            got = f"{smallest} {largest}"
-            raise wrong("--radius-range", "LOW < HIGH, within 0 and 0.5", got)
+NUM_SHAPES = 4
+RADII = 0.12, 0.4  # of shapes in sides of the frame: the circle of sizes
+SPEEDS = 0.06, 0.07  # slowest and fastest motion per frame, in sides
+TURN_SPEED = 2.0  # speed of the outline in rotations, next to that in other classes
+MIN_CONTRAST = 0.5  # of a texture; the highest is 1
 
 
 def random_texture(
@@ -106,16 +79,16 @@ def random_texture(
 
 
 def random_shape(
-    rng: np.random.Generator, picture: Picture, size_start: float
+    rng: np.random.Generator, size_start: float
 ) -> Callable[[np.ndarray, np.ndarray, float, float], np.ndarray]:
     """A function that paints a textured shape over an image (H, W, 3), moved on its
     circles; ``size_start`` in [0, 1) is where it starts on that of sizes."""
-    smallest, largest = picture.radius_range
+    smallest, largest = RADII
     start, start_angle = rng.uniform(0, 1, 2), rng.uniform(0, 2 * np.pi)
     sector = 2 * np.pi / int(rng.integers(3, 7))  # of a corner
     roundness = rng.uniform(0, 1)
     stretch = np.exp(rng.uniform(-0.3, 0.3))
-    color = random_texture(rng, 0.35, 0.9, rng.uniform(picture.min_contrast, 1))
+    color = random_texture(rng, 0.35, 0.9, rng.uniform(MIN_CONTRAST, 1))
 
     def paint(
         image: np.ndarray, shift: np.ndarray, turn: float, scaling: float
@@ -148,26 +121,28 @@ def random_shape(
     return paint
 
 
-def render_clip(seed: int, split: str, index: int, picture: Picture) -> np.ndarray:
+def render_clip(
+    seed: int, split: str, index: int, size: int, frames: int, noise: float
+) -> np.ndarray:
     """Frames (T, H, W, 3), uint8, RGB, of a clip; its class is ``index % 8``."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     right, down, turning, scaling = MOTIONS[CLASSES[index % len(CLASSES)]]
-    side = picture.size
-    pixels = (np.arange(side) + 0.5) / side
-    contrast = picture.clutter * rng.uniform(picture.min_contrast, 1)
-    scene = random_texture(rng, 0.7, 4.0, contrast)(*np.meshgrid(pixels, pixels))
+    rng.uniform()  # as in the clips of the ground-truth table
+    even = random_texture(rng, 0.7, 4.0, 0.0)
+    scene = even(*np.zeros((2, size, size)))
     # Evenly spaced on the circle of sizes: some shape is always fully visible.
-    first, count = rng.uniform(), picture.objects
-    shapes = [random_shape(rng, picture, first + k / count) for k in range(count)]
-    # At a turn_speed of 1 all classes move the outline of a shape of medium radius by
+    first = rng.uniform()
+    starts = [first + k / NUM_SHAPES for k in range(NUM_SHAPES)]
+    shapes = [random_shape(rng, start) for start in starts]
+    # At a turn speed of 1 all classes move the outline of a shape of medium radius by
     # about as many pixels.
-    speed = rng.uniform(*picture.speed_range)
-    smallest, largest = picture.radius_range
+    speed = rng.uniform(*SPEEDS)
+    smallest, largest = RADII
     radius = np.sqrt(smallest * largest)
-    turning = turning * picture.turn_speed
+    turning = turning * TURN_SPEED
     scaling = scaling / np.log(largest / smallest)
-    clip = np.empty((picture.frames, side, side, 3), np.uint8)
-    for t in range(picture.frames):
+    clip = np.empty((frames, size, size, 3), np.uint8)
+    for t in range(frames):
         image = scene
         for paint in shapes:
             image = paint(
@@ -176,22 +151,22 @@ def render_clip(seed: int, split: str, index: int, picture: Picture) -> np.ndarr
                 turning * speed / radius * t,
                 scaling * speed / radius * t,
             )
-        image = image + rng.normal(0, picture.noise, image.shape)
+        image = image + rng.normal(0, noise, image.shape)
         clip[t] = np.clip(np.rint(image * 255), 0, 255)
     return clip
 
 
-def render_file(name: str, out: Path, seed: int, picture: Picture) -> None:
+def render_file(name: str, out: Path, seed: int, **picture: Any) -> None:
     """Render the clip ``SPLIT/INDEX.mp4`` and write it below ``out``, atomically."""
     split, index = name.removesuffix(".mp4").split("/")
     unfinished = (out / name).with_suffix(f".{os.getpid()}.tmp")
     with av.open(str(unfinished), "w", format="mp4") as container:
         stream = container.add_stream("libx264", FRAMES_PER_SECOND, ENCODER)
-        stream.height = stream.width = picture.size
+        stream.height = stream.width = picture["size"]
         stream.pix_fmt = "yuv420p"
         stream.gop_size = 1
         stream.codec_context.max_b_frames = 0
-        for image in render_clip(seed, split, int(index), picture):
+        for image in render_clip(seed, split, int(index), **picture):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -216,7 +191,7 @@ def check_folder(out: Path, manifest: dict[str, Any]) -> None:
 
 
 def make_motion_clips(
-    out: Path, num_clips: dict[str, int], seed: int, picture: Picture, workers: int
+    out: Path, num_clips: dict[str, int], seed: int, workers: int, **picture: Any
 ) -> int:
     """Write manifest and lists, and render what is missing; gives the number."""
     manifest = dict(
@@ -225,7 +200,13 @@ def make_motion_clips(
         codec="h264",
         classes=CLASSES,
         **{f"num_{split}": num_clips[split] for split in SPLITS},
-        **asdict(picture),
+        **picture,
+        speed_range=SPEEDS,
+        min_contrast=MIN_CONTRAST,
+        clutter=0.0,
+        objects=NUM_SHAPES,
+        radius_range=RADII,
+        turn_speed=TURN_SPEED,
     )
     check_folder(out, json.loads(json.dumps(manifest)))  # tuples as lists
     (out / "classes.txt").write_text("\n".join(CLASSES) + "\n")
@@ -237,7 +218,7 @@ def make_motion_clips(
         (out / f"{split}.txt").write_text("".join(lines))
         names += own
     todo = [name for name in names if not (out / name).exists()]
-    render = partial(render_file, out=out, seed=seed, picture=picture)
+    render = partial(render_file, out=out, seed=seed, **picture)
     process_map(
         render, todo, max_workers=workers, chunksize=8, desc="rendering", unit="clip",
         disable=None,
@@ -256,18 +237,16 @@ def main(argv: list[str] | None = None) -> None:
     add("--seed", type=int, default=0, help="same seed, same pixels; default: 0")
     workers = "processes, the result is the same; default: one per core"
     add("--workers", type=int, default=os.cpu_count(), help=workers)
-    add = parser.add_argument_group("picture").add_argument
-    for option in fields(Picture):
-        default = option.default
-        shape: dict[str, Any] = dict(type=type(default))
-        if isinstance(default, tuple):
-            shape = dict(type=float, nargs=2, metavar=("LOW", "HIGH"))
-        text = f"{option.metadata['help']}; default: {default}"
-        add(f"--{option.name.replace('_', '-')}", default=default, help=text, **shape)
+    add("--size", type=int, default=32, help="height and width, even; default: 32")
+    add("--frames", type=int, default=12, help="of a clip; default: 12")
+    noise = "its deviation, where full intensity is 1; default: 0.06"
+    add("--noise", type=float, default=0.06, help=noise)
     args = parser.parse_args(argv)
-    picture = Picture(**{o.name: getattr(args, o.name) for o in fields(Picture)})
+    if args.size < 16 or args.size % 2:
+        raise wrong("--size", "an even number from 16 up", str(args.size))
     counts = dict(train=args.num_train, val=args.num_val)
-    rendered = make_motion_clips(args.out, counts, args.seed, picture, args.workers)
+    picture = dict(size=args.size, frames=args.frames, noise=args.noise)
+    rendered = make_motion_clips(args.out, counts, args.seed, args.workers, **picture)
     print(f"{args.out}: {sum(counts.values())} clips, {rendered} rendered now")
 
 

@@ -1,7 +1,5 @@
-# Made by: python tools/make_motion_clips.py --out data/motion_clips --size 32 \
-#     --frames 12 --num-train 4096 --num-val 1024 --objects 4 \
-#     --radius-range 0.12 0.4 --speed-range 0.06 0.07 --turn-speed 2 --clutter 0 \
-#     --noise 0.06 --min-contrast 0.5
+# Made by: python tools/make_motion_clips.py --out data/motion_clips \
+#     --num-train 4096 --num-val 1024
 # No flip: it would turn one class into another.
 dataset_type = "PVNASVideoDataset"
 data_root = "data/motion_clips"
