@@ -165,13 +165,7 @@ def test_a_checkpoint_is_enough(work_dir, derive, tmp_path):
     assert derive(alone, "--out", tmp_path / "out")[0] == 0
     genotype = load_genotype(tmp_path / "out" / "genotype_01.json")
     assert genotype.provenance["macs"] == cost_of(genotype.blocks).macs
-    shape = ["--input-shape", 3, 8, 16, 16]
-    assert "genotypes of another" in derive(alone, *shape, "--out", tmp_path / "out")[2]
-    assert derive(alone, *shape, "--out", tmp_path / "other")[0] == 0
-    other = load_genotype(tmp_path / "other" / "genotype_01.json")
-    assert other.blocks == genotype.blocks
-    assert other.provenance["input_shape"] == shape[1:]
-    assert other.provenance["macs"] > 4 * genotype.provenance["macs"]
+    assert "genotypes of another" in derive(alone, "--out", tmp_path / "out")[2]
 
 
 def test_wrong_options(work_dir, derive, tmp_path):

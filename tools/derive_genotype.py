@@ -56,7 +56,6 @@ def parse_args() -> argparse.Namespace:
     weights += "start training from (load_from)"
     add("--save-weights", action="store_true", help=weights)
     add("--device", default="cpu", help="of --rank-on: cpu or cuda; default: cpu")
-    cli.add_input_shape(parser, "that of the search")
     cli.add_config_options(parser)
     args = parser.parse_args()
     check_device(args.device)
@@ -71,7 +70,7 @@ def parse_args() -> argparse.Namespace:
 
 def find(args: argparse.Namespace, checkpoint: SearchCheckpoint) -> list[dict]:
     """The most likely networks: ``indices``, ``log_prob``, and their provenance."""
-    space, shape = checkpoint.space, args.input_shape or checkpoint.input_shape
+    space, shape = checkpoint.space, checkpoint.input_shape
     tables = cost_tables(space, shape, checkpoint.num_classes, args.latency_table)
     budgets = []
     for option, (kind, unit, _) in BUDGETS.items():

@@ -51,10 +51,8 @@ def main() -> None:
     add("--seed", type=int, default=0, help="of all that is random; default: 0")
     add("--device", help="cpu or cuda; default: a GPU where there is one")
     add("--workers", type=int, help="processes that read clips; default: 2 at most")
-    add = parser.add_argument_group("--budget-ms").add_argument
-    add("--threads", type=int, default=1, help="of the deployed network; default: 1")
-    table = "of another machine, by pvnas latency; default: measured here"
-    add("--latency-table", metavar="FILE.json", help=table)
+    threads = "of the deployed network, for --budget-ms; default: 1"
+    add("--threads", type=int, default=1, help=threads)
     fit(**vars(parser.parse_args()))
 
 

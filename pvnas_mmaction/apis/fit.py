@@ -81,8 +81,7 @@ class _Fit:
         self.searched = [f"searched_{i}" for i in range(1, asked.num_networks + 1)]
         # What a dry run measured counts for calls that ask for the same.
         key = repr((asked.config, asked.device, asked.threads)).encode()
-        measured = self.work / f"latency_{zlib.crc32(key):08x}.json"
-        self.latency_table = Path(asked.latency_table or measured).resolve()
+        self.latency_table = self.work / f"latency_{zlib.crc32(key):08x}.json"
 
     def run(self) -> dict[str, Any] | None:
         begun = self._check_identity()
@@ -213,9 +212,8 @@ class _Fit:
             table = self.latency_table
             argv = [self.work / "search.py", "--out", table, "--threads", asked.threads]
             argv += ["--device", asked.device] if asked.on_gpu else BACKEND
-            if asked.latency_table is None:
-                title = f"Measuring {sum(map(len, self.space.candidates))} blocks"
-                self.steps.run(table.stem, title, ("latency", argv))
+            title = f"Measuring {sum(map(len, self.space.candidates))} blocks"
+            self.steps.run(table.stem, title, ("latency", argv))
         tables = cost_tables(self.space, self.shape, len(self.names), table)
         return tables[asked.kind]
 
@@ -334,7 +332,7 @@ class _Fit:
         calls = ("export", export), ("report", report)
         self.steps.run("export", "Exporting, and writing the report", *calls)
         asked = self.asked
-        if asked.unit == "ms" and not asked.on_gpu and asked.latency_table is None:
+        if asked.unit == "ms" and not asked.on_gpu:
             file = out / "model.onnx"
             result["measured_ms"] = measured_ms(file, self.shape, asked.threads)
         self._write(out / "result.json", result)

@@ -46,7 +46,6 @@ class Settings:
     device: str | None = None
     workers: int | None = None
     threads: int = 1
-    latency_table: str | None = None
     dry_run: bool = False
 
     def __post_init__(self) -> None:

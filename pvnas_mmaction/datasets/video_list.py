@@ -63,25 +63,9 @@ def video_file(path: str) -> str:
     return path if os.path.splitext(path)[1] or os.path.isfile(path) else path + ".mp4"
 
 
-_first_name: dict[tuple[int, int], str] = {}  # of files with several, by inode
-
-
 def resolve(paths: Iterable[str]) -> list[str]:
     """Absolute paths without links and dots: the same for the same file."""
-    real_folder = cache(os.path.realpath)
-
-    def name_of(path: str) -> str:
-        if os.path.islink(path):
-            real = os.path.realpath(path)
-        else:
-            folder, name = os.path.split(path)
-            real = os.path.join(real_folder(folder), name)
-        state = os.stat(real) if os.path.isfile(real) else None
-        if state is None or state.st_nlink == 1:
-            return real
-        return _first_name.setdefault((state.st_dev, state.st_ino), real)
-
-    return [name_of(video_file(path)) for path in paths]
+    return [os.path.realpath(video_file(path)) for path in paths]
 
 
 def find_faults(paths: Sequence[str], whole: bool = True) -> dict[str, str]:
