@@ -60,30 +60,22 @@ def main() -> None:
 
 def report(table: LatencyTable) -> str:
     """What was measured, and how well it predicts."""
-    setting = table.setting
-    calibration, check = setting["calibration"], setting["check"]
+    setting, check = table.setting, table.setting["check"]
     fastest = table.fixed_ms + sum(map(min, table.layer_ms))
     slowest = table.fixed_ms + sum(map(max, table.layer_ms))
-    lines = [
-        f"space {table.space['name']!r}, input {'x'.join(map(str, table.input_shape))},"
-        f" {setting['device']}, {setting['threads']} thread(s), {setting['backend']}, "
-        f"{setting['clock']}",
-        f"fixed part {table.fixed_ms:.3f} ms; fastest network {fastest:.3f} ms, "
-        f"slowest {slowest:.3f} ms",
-        f"calibration on {len(calibration['networks'])} whole networks: "
-        f"{calibration['scale']:.3f} * (sum - {calibration['overhead_ms']:.3f} ms for "
-        f"each piece), and {calibration['margin']:.1%} of margin",
-        f"check on {len(check['networks'])} others: absolute error "
+    text = (
+        f"{setting['device']}, {setting['threads']} thread(s), {setting['backend']}, "
+        f"{setting['clock']}: networks of {fastest:.3f} to {slowest:.3f} ms, with "
+        f"{setting['calibration']['margin']:.1%} of margin\n"
+        f"check on {len(check['networks'])} networks: error "
         f"{check['median_error']:.1%} in the median, {check['p90_error']:.1%} in the "
-        f"90th percentile; {check['num_within']} take no longer than predicted",
-    ]
+        f"90th percentile; "
+        f"{check['num_within']} take no longer than predicted"
+    )
     if check["median_error"] > MAX_MEDIAN_ERROR:
-        fewer = ", or on --threads 1" if setting["threads"] > 1 else ""
-        lines.append(
-            f"warning: the median error is over {MAX_MEDIAN_ERROR:.0%}; measure on an "
-            f"idle machine, or with more --rounds{fewer}"
-        )
-    return "\n".join(lines)
+        hint = "measure on an idle machine, with --threads 1 or more --rounds"
+        text += f"\nwarning: the error is over {MAX_MEDIAN_ERROR:.0%}; {hint}"
+    return text
 
 
 if __name__ == "__main__":

@@ -113,9 +113,7 @@ def rank(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list[dic
 
 def write(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list) -> None:
     """Write genotypes and weights, and print a table of them."""
-    shape = "x".join(map(str, found[0]["provenance"]["input_shape"]))
-    name = checkpoint.space.name
-    print(f"{checkpoint.path}, step {checkpoint.step}, space {name!r}, input {shape}")
+    print(f"{checkpoint.path}, step {checkpoint.step}, space {checkpoint.space.name!r}")
     print("genotype           GFLOPs  params (M)        ms     log p  accuracy")
     for number, item in enumerate(found, start=1):
         file, facts = Path(args.out, f"genotype_{number:02d}.json"), item["provenance"]
@@ -129,10 +127,7 @@ def write(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list) -
             f"  {'-' if ms is None else f'{ms:.3f}':>8}  {item['log_prob']:8.3f}"
             f"  {'-' if accuracy is None else f'{accuracy:.4f}':>8}"
         )
-    print(f"wrote {len(found)} genotype(s) to {args.out}")
-    if len(found) < args.num_candidates:
-        asked = args.num_candidates
-        print(f"note: only {len(found)} of {asked} networks keep the budgets")
+    print(f"wrote {len(found)} of {args.num_candidates} genotype(s) to {args.out}")
     best = checkpoint.archive.best()
     if args.rank_on is None and best is not None and best.accuracy is not None:
         print(
