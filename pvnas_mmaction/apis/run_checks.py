@@ -10,7 +10,7 @@ schedule and seed win over the config's without a word.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,14 @@ from .config_checks import leaf_datasets, list_file
 from .config_fault import parts
 
 RECORD_KEY = "pvnas_run"
-_SUPERNET = PVNASSupernet.__name__
-# Settings that change no result of a network that is there, by their names.
-_NO_NETWORK = {"init_cfg", "pretrained", "norm_eval", "frozen_stages", "with_cp"}
-_NO_NETWORK |= {"provenance", "_scope_"}
-# Where the data lie and the precision may change within a run.
-_NO_TRAINING = {"init_cfg", "pretrained", "provenance", "_scope_", "ann_file"}
-_NO_TRAINING |= {"data_prefix", "data_root", "loss_scale", "dtype"}
+# Where the data lie, and what changes no result of weights that are there, may change.
+_IGNORED = {"init_cfg", "pretrained", "provenance", "_scope_", "ann_file"}
+_IGNORED |= {"data_prefix", "data_root", "loss_scale", "dtype"}
+# What has to be the same wherever a checkpoint is loaded.
+_NETWORK = re.compile(
+    r"model\.(backbone\.(?!norm_eval|frozen_stages|with_cp)|"
+    r"data_preprocessor\.(mean|std|format_shape|to_rgb)\b).*"
+)
 _LOADER = ("batch_size", "dataset", "sampler", "drop_last")
 
 
@@ -58,31 +59,26 @@ def check_work_dir(cfg: Config, resumed: bool) -> None:
 
 
 def run_record(cfg: Config, seed: int | None) -> dict[str, Any]:
-    """What is compared when a checkpoint of this run is loaded, as data."""
-    model = cfg.get("model") or {}
-    preprocessor = model.get("data_preprocessor") or {}
-    names = ("mean", "std", "format_shape", "to_rgb")
+    """What is compared when a checkpoint of this run is loaded, as data: fields of the
+    config, digests of its lists, and the seed."""
+    compared = {key: cfg.get(key) or {} for key in ("model", "optim_wrapper")}
     loader = cfg.get("train_dataloader") or {}
-    wrapper = cfg.get("optim_wrapper") or {}
-    record = dict(
-        network=dict(
-            backbone=model.get("backbone"),
-            data_preprocessor={k: preprocessor[k] for k in names if k in preprocessor},
-        ),
-        training=dict(
-            model=model,
-            optim_wrapper={k: v for k, v in wrapper.items() if k != "type"},
-            train_dataloader={k: loader.get(k) for k in _LOADER},
-        ),
-        lists={
-            field: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-            for split in ("train", "val")
-            for field, dataset in leaf_datasets(cfg, split)
-            if (path := list_file(dataset)) is not None and path.is_file()
-        },
-        seed=seed,
-    )
-    return json.loads(json.dumps(record, default=str))  # tuples as lists
+    compared["train_dataloader"] = {key: loader.get(key) for key in _LOADER}
+    record = {
+        field: value
+        for field, value in parts(compared)
+        if not isinstance(value, dict | list | tuple)
+        and not _IGNORED.intersection(re.findall(r"\w+", field))
+        and field != "optim_wrapper.type"  # the precision
+    }
+    for split in ("train", "val"):
+        for field, dataset in leaf_datasets(cfg, split):
+            path = list_file(dataset)
+            if path is not None and path.is_file():
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+                record[f"{field}.ann_file"] = f"lines with the digest {digest}"
+    record["randomness.seed"] = seed
+    return json.loads(json.dumps(record, default=str))
 
 
 def check_record(found: Mapping, cfg: Config, path: str, resumed: bool = False) -> None:
@@ -92,40 +88,21 @@ def check_record(found: Mapping, cfg: Config, path: str, resumed: bool = False) 
         return
     ours = run_record(cfg, (cfg.get("randomness") or {}).get("seed"))
     with reading(f"{path}, {RECORD_KEY}", "the record of a run"):
-        pairs = [*_compare(json.loads(found[RECORD_KEY]), ours, resumed)]
+        theirs = dict(json.loads(found[RECORD_KEY])["fields"])
     hint = "take the config that it was written with"
     if resumed:
         hint += ", or start a new training from its weights: load_from=CHECKPOINT"
-    for field, expected, got in pairs:
-        raise wrong(field, f"{expected}, as in the run of {path}", got, hint)
-
-
-def _compare(theirs: dict, ours: dict, resumed: bool) -> Iterator[tuple[str, str, str]]:
-    networks = [record["network"] for record in (theirs, ours)]
-    # A search and a network: what loads the weights says what to do.
-    if len({(n["backbone"] or {}).get("type") == _SUPERNET for n in networks}) == 1:
-        yield from _differences(*networks, "model", _NO_NETWORK)
-    if resumed:
-        pair = theirs["training"], ours["training"]
-        yield from _differences(*pair, "", _NO_TRAINING)
-        for field, digest in ours["lists"].items():
-            if theirs["lists"].get(field, digest) != digest:
-                yield f"{field}.ann_file", "the lines", "others"
-        if None not in (seeds := (theirs["seed"], ours["seed"])):
-            yield from _differences(*seeds, "randomness.seed", set())
-
-
-def _differences(
-    theirs: Any, ours: Any, field: str, ignored: set[str]
-) -> Iterator[tuple[str, str, str]]:
-    one, other = (
-        {f: v for f, v in parts(value, field) if not isinstance(v, dict | list)}
-        for value in (theirs, ours)
-    )
-    for name in {**one, **other}:
-        known = not ignored.intersection(re.findall(r"\w+", name))
-        if known and one.get(name) != other.get(name):
-            yield name, repr(one.get(name)), repr(other.get(name))
+    # Of a search and a network, what loads the weights says what to do.
+    kinds = {record.get("model.backbone.type") for record in (theirs, ours)}
+    same = len(kinds) == 1 or PVNASSupernet.__name__ not in kinds
+    for field in {**theirs, **ours}:
+        expected, got = theirs.get(field), ours.get(field)
+        # A list or the seed may be known to one of the two alone.
+        alone = None in (expected, got) and field.endswith((".ann_file", ".seed"))
+        compared = not alone if resumed else same and _NETWORK.fullmatch(field)
+        if compared and expected != got:
+            text = f"{expected!r}, as in the run of {path}"
+            raise wrong(field, text, repr(got), hint)
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
@@ -159,8 +136,8 @@ class RunCheckHook(Hook):
         self.clip: dict | None = None  # of the training, or of the checkpoint's
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        record = run_record(runner.cfg, runner.seed)
-        checkpoint[RECORD_KEY] = json.dumps({**record, "clip": self.clip})
+        record = dict(fields=run_record(runner.cfg, runner.seed), clip=self.clip)
+        checkpoint[RECORD_KEY] = json.dumps(record)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         path = str(runner.cfg.get("load_from") or "checkpoint")
