@@ -197,22 +197,15 @@ def build_runner(cfg: Config, tested: bool = False) -> Runner:
     check_num_classes(cfg)
     make_portable(cfg)
     cfg.started_with = start_facts()  # for the report
-    filename = cfg.filename
-    if filename:  # the config in the folder is that of a training that was not refused
-        cfg.experiment_name = Path(filename).stem
-        object.__setattr__(cfg, "_filename", None)  # dumped by another name
     start_distributed(cfg)
     lock = ExitStack()  # held until the runner, or the process, ends
     with together():
         if is_main_process():
             make_out_folder(cfg.work_dir, "--work-dir")
-            if not tested:  # before the runner writes its config there
+            if not tested:
                 file = Path(cfg.work_dir) / ".training.lock"
                 lock.enter_context(folder_lock(file, "the training"))
     runner = TerminableRunner.from_cfg(cfg)
-    if not tested and filename:  # dumped before the first step
-        object.__setattr__(runner.cfg, "_filename", filename)
-        Path(runner.work_dir, f"{runner.timestamp}.py").unlink(missing_ok=True)
     if is_main_process():
         warn_of_shared_clips(cfg)
     run_checks.check_head(runner.model)

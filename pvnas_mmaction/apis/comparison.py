@@ -67,10 +67,7 @@ def summary(result: dict[str, Any], show: Callable[[float], str], out: Path) -> 
         budget = result["budget"]
         lines.append(f"model.onnx takes {show(ms)} here; the budget is {show(budget)}.")
         if ms > budget:
-            lines.append(
-                "It is within the budget by the latency table, which was measured when "
-                "this machine was faster: are other programs running?"
-            )
+            lines.append("The latency table says less: are other programs running?")
     lines += [
         "\nNext:",
         f"  pvnas predict {folder} VIDEO           # classes of a new video",

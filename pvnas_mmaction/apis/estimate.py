@@ -1,8 +1,7 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """How long a search and a training take on this machine, from a few of their steps."""
 
-import time
-from collections.abc import Callable
+from timeit import timeit
 
 import torch
 from mmaction.registry import DATASETS
@@ -33,13 +32,13 @@ def estimate(
     """Seconds of a search, and of training one network as large as the budget lets."""
     cfg, batch = search.train_cfg, search.train_dataloader.batch_size
     dataset = DATASETS.build(search.val_dataloader.dataset)
-    first, clip = _seconds(lambda: dataset[0]), _seconds(lambda: dataset[0])
+    first, clip = (timeit(lambda: dataset[0], number=1) for _ in range(2))
     supernet = PVNASSupernet(space.to_config()).to(device).train()
     x = torch.randn(batch, *cfg.input_shape, device=device)
 
     def seconds_of(indices: Indices) -> float:
         path = supernet.path_of(indices)
-        return _seconds(lambda: supernet(x, path).mean().backward())
+        return timeit(lambda: supernet(x, path).mean().backward(), number=1)
 
     seconds_of(network)  # warms up
     own, full = seconds_of(network), 0.0
@@ -61,9 +60,3 @@ def estimate(
     total += steps * (full + 2.3 * own + 2 * batch * clip)
     train = num_train * (own / batch + clip) + num_val * (own / batch / 3 + clip)
     return 1.1 * total, training.train_cfg.max_epochs * train
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started

@@ -162,7 +162,7 @@ class RunCheckHook(Hook):
         if runner.val_loop is not None:
             clip = check_first_clip(runner, "val")
             check_same_clips("val", clip, self.clip, "train_dataloader gives them")
-        runner.dump_config()
+        Runner.dump_config(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Before a checkpoint is saved."""

@@ -91,6 +91,9 @@ class TerminableRunner(Runner):
     """A runner with loaders whose workers leave SIGTERM to it; what fails while it
     loads a checkpoint is said of that file."""
 
+    def dump_config(self) -> None:
+        """Nothing yet: a run that is refused leaves the config of another one."""
+
     def load_or_resume(self) -> None:
         with reading(self._load_from or self.work_dir, "a checkpoint that fits"):
             super().load_or_resume()

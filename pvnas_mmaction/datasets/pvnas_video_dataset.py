@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -122,18 +123,12 @@ class PVNASVideoDataset(VideoDataset):
 
     def _check_repeats(self, data_list: list[dict]) -> None:
         """A search trains on one half of a list and is judged on the other."""
-        labels: dict[str, list[int]] = {}
-        files = resolve(data["filename"] for data in data_list)
-        for file, data in zip(files, data_list, strict=True):
-            labels.setdefault(file, []).append(data["label"])
-        repeated = [file for file, found in labels.items() if len(found) > 1]
-        mixed = [file for file in repeated if len(set(labels[file])) > 1]
-        if repeated:
+        counts = Counter(resolve(data["filename"] for data in data_list))
+        if repeated := [file for file, number in counts.items() if number > 1]:
             _warn(
                 f"{self.ann_file} in {self._field}: expected each video once, got "
-                f"{len(repeated)} of {len(labels)} more than once, {len(mixed)} with "
-                "different class ids: "
-                f"{', '.join([*dict.fromkeys(mixed + repeated)][:3])}; take out lines"
+                f"{len(repeated)} of {len(counts)} more than once, such as "
+                f"{', '.join(repeated[:3])}; take out lines"
             )
 
     def _check_classes(self, found: set[int]) -> None:
