@@ -6,13 +6,11 @@ the same result."""
 import json
 import os
 import shutil
-import zlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ..engine.folder_lock import folder_lock
@@ -80,8 +78,8 @@ class _Fit:
         self.names: list[str] = []
         self.searched = [f"searched_{i}" for i in range(1, asked.num_networks + 1)]
         # What a dry run measured counts for calls that ask for the same.
-        key = repr((asked.config, asked.device, asked.threads)).encode()
-        self.latency_table = self.work / f"latency_{zlib.crc32(key):08x}.json"
+        setting = f"{Path(asked.config).stem}_{asked.device}_{asked.threads}"
+        self.latency_table = self.work / f"latency_{setting}.json"
 
     def run(self) -> dict[str, Any] | None:
         begun = self._check_identity()
@@ -194,15 +192,11 @@ class _Fit:
                 cfg.train_cfg.cost = dict(kind=asked.kind, budget=asked.budget)
                 if asked.kind == "latency":
                     cfg.train_cfg.cost.table = str(self.latency_table)
-            self._dump(cfg, self.work / f"{name}.py")
+            cfg.dump(self.work / f"{name}.py")
             configs.append(load_config(str(self.work / f"{name}.py")))
         self.search_cfg, self.train_cfg = configs
         self.space = read_space(self.search_cfg, "search.py")
         self.shape = tuple(self.search_cfg.train_cfg.input_shape)
-
-    def _dump(self, cfg: Config, path: Path) -> None:
-        cfg.dump(path.with_suffix(".part.py"))
-        path.with_suffix(".part.py").replace(path)
 
     # -- the plan ---------------------------------------------------------------------
 
@@ -248,21 +242,18 @@ class _Fit:
         asked, search = self.asked, self.work / "search"
         argv = [self.work / "search.py", "--work-dir", search, "--resume"]
         self.steps.run("search", "Searching", ("search", argv))
-        part, folder = self.work / "derived.part", self.work / "derived"
-        argv = [search, "--out", part, f"--budget-{asked.unit}", asked.limit]
+        folder = self.work / "derived"
+        argv = [search, "--out", folder, f"--budget-{asked.unit}", asked.limit]
         argv += ["--num-candidates", max(4, 2 * asked.num_networks), "--rank-on",
                  self.work / "search.py", "--save-weights"]  # fmt: skip
         if asked.kind == "latency":
             argv += ["--latency-table", self.latency_table]
         if asked.device:
             argv += ["--device", asked.device]
-        if not self.steps.is_done("derive"):
-            shutil.rmtree(part, ignore_errors=True)
-            title = "Deriving networks that keep the budget"
-            self.steps.run("derive", title, ("derive", argv), mark=False)
+        if not self.steps.is_done("derive"):  # it was killed, perhaps
             shutil.rmtree(folder, ignore_errors=True)
-            part.rename(folder)
-            self.steps.mark("derive")
+        title = "Deriving networks that keep the budget"
+        self.steps.run("derive", title, ("derive", argv))
         # The search's own choice, judged once more at its end, then the next ones.
         files = [search / "search" / "genotype.json", *sorted(folder.glob("*.json"))]
         found: dict[tuple[str, ...], Path] = {}
@@ -283,7 +274,7 @@ class _Fit:
         # Of a search from a donor: what the network inherits from the supernet.
         weights = file.with_suffix(".pth")
         cfg.load_from = str(weights) if weights.is_file() else None
-        self._dump(cfg, config)
+        cfg.dump(config)
         argv = [config, "--work-dir", folder, "--resume"]
         self.steps.run(name, f"Training {name}", ("train", argv))
         argv = [config, self._last(name), "--work-dir", folder / "test"]
@@ -313,14 +304,13 @@ class _Fit:
         save_genotype(load_genotype(self.work / f"{name}.json"), out / "genotype.json")
         found = torch.load(self._last(name), map_location="cpu", weights_only=True)
         kept = {k: found[k] for k in ("meta", "state_dict", RECORD_KEY)}
-        torch.save(kept, self.work / "checkpoint.part")
-        (self.work / "checkpoint.part").replace(out / "checkpoint.pth")
+        torch.save(kept, out / "checkpoint.pth")
         cfg = load_config(str(self.work / f"{name}.py"))
         cfg.load_from = None
         cfg.model.backbone.genotype = str(out / "genotype.json")
         for split in SPLITS:
             cfg[f"{split}_dataloader"].dataset.pop("cache", None)
-        self._dump(cfg, out / "config.py")
+        cfg.dump(out / "config.py")
         text = (out / "config.py").read_text(encoding="utf-8")
         text = text.replace(f"'{out}/", "'{{ fileDirname }}/")  # the folder may move
         write_atomically(out / "config.py", text)

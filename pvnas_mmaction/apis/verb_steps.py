@@ -22,9 +22,7 @@ class Steps:
     def __init__(self, out: Path) -> None:
         self.out, self.done = out, out / "work" / "done"
 
-    def run(
-        self, name: str, title: str, *calls: tuple[str, list], mark: bool = True
-    ) -> None:
+    def run(self, name: str, title: str, *calls: tuple[str, list]) -> None:
         """Call some verbs with their arguments, unless that was done before."""
         if self.is_done(name):
             return
@@ -40,14 +38,10 @@ class Steps:
             with contextlib.redirect_stdout(log):
                 call(verb, argv)
             gc.collect()  # a runner is a cycle of references
-        if mark:
-            self.mark(name)
+        write_atomically(self.done / name, time.strftime("%F %T\n"))
 
     def is_done(self, name: str) -> bool:
         return (self.done / name).is_file()
-
-    def mark(self, name: str) -> None:
-        write_atomically(self.done / name, time.strftime("%F %T\n"))
 
 
 class _Log(io.TextIOBase):
