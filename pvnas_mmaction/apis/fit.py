@@ -310,9 +310,8 @@ class _Fit:
         cfg.model.backbone.genotype = str(out / "genotype.json")
         for split in SPLITS:
             cfg[f"{split}_dataloader"].dataset.pop("cache", None)
-        cfg.dump(out / "config.py")
-        text = (out / "config.py").read_text(encoding="utf-8")
-        text = text.replace(f"'{out}/", "'{{ fileDirname }}/")  # the folder may move
+        # The folder may move.
+        text = cfg.pretty_text.replace(f"'{out}/", "'{{ fileDirname }}/")
         write_atomically(out / "config.py", text)
         export = [out / "config.py", out / "checkpoint.pth"]
         export += ["--out", out / "model.onnx"]

@@ -11,7 +11,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 from mmaction.datasets import VideoDataset
 from mmaction.registry import DATASETS
 from mmengine.logging import print_log
@@ -20,17 +19,6 @@ from ..space.checks import wrong
 from .load_video import with_cache, with_exact_frames
 from .video_frames import check_backend
 from .video_list import find_faults, read_video_list, resolve
-
-
-class _Lengths:
-    """Number of frames of each clip, 0 where unknown, which processes, and deep copies
-    of a data set, share."""
-
-    def __init__(self, number: int) -> None:
-        self.tensor = torch.zeros(number, dtype=torch.int32).share_memory_()
-
-    def __deepcopy__(self, memo: dict) -> _Lengths:
-        return self
 
 
 @DATASETS.register_module()
@@ -81,6 +69,7 @@ class PVNASVideoDataset(VideoDataset):
         if cache is not None:
             pipeline = with_cache(pipeline, cache)
         self._parts: list[np.ndarray] = []
+        self._lengths: dict[str, int] = {}  # frames by file, where known
         super().__init__(
             str(ann_file),  # the command line makes a number of a name of digits
             pipeline,
@@ -99,7 +88,6 @@ class PVNASVideoDataset(VideoDataset):
         self._check_videos([data["filename"] for data in data_list])
         self._check_repeats(data_list)
         self._check_classes({data["label"] for data in data_list})
-        self._lengths = _Lengths(len(data_list))
         return data_list
 
     def _check_videos(self, paths: list[str]) -> None:
@@ -140,11 +128,6 @@ class PVNASVideoDataset(VideoDataset):
                 f"as class id {min(lacking)}"
             )
 
-    def _copy_without_annotation(self, memo: dict | None = None) -> PVNASVideoDataset:
-        other = super()._copy_without_annotation({} if memo is None else memo)
-        other._lengths = _Lengths(len(self))
-        return other
-
     def keep_apart(self, parts: Sequence[Sequence[int]]) -> None:
         """Replace a bad video only by one of its own part, of disjoint index lists."""
         self._parts = [np.asarray(part) for part in parts]
@@ -176,7 +159,7 @@ class PVNASVideoDataset(VideoDataset):
         """The clip ``idx`` after the pipeline, or None for a bad video in training."""
         data = self.get_data_info(idx)
         path = data["filename"]
-        data["video_length"] = int(self._lengths.tensor[idx])
+        data["video_length"] = self._lengths.get(path, 0)
         has_images = False
         for transform in self.pipeline.transforms:
             try:
@@ -195,7 +178,7 @@ class PVNASVideoDataset(VideoDataset):
                 return None
             has_images = has_images or "imgs" in data
             if "video_length" in data:
-                self._lengths.tensor[idx] = data["video_length"]
+                self._lengths[path] = data["video_length"]
         return data
 
 
