@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pvnas_mmaction.profiling.latency import MeasureConfig, Networks, measure_networks
+from pvnas_mmaction.profiling.latency import Networks, measure_networks
 from pvnas_mmaction.search.derive import Budget, derive
 from pvnas_mmaction.space.cost_table import cost_tables
 from pvnas_mmaction.space.search_space import SearchSpace
@@ -48,8 +48,8 @@ if __name__ == "__main__":
         chosen.append(derive(scores, [Budget(table, limit)])[0].indices)
     known = setting["calibration"]["networks"]
     names = ("threads", "rounds", "backend")
-    config = MeasureConfig(**{name: setting[name] for name in names})
-    networks = Networks(space, shape, classes, config)
+    how = {name: setting[name] for name in names}
+    networks = Networks(space, shape, classes, **how)
     whole = [*chosen, *(tuple(row["indices"]) for row in known)]
     times = measure_networks(networks, whole, generator)
     pairs = zip(times[NUMBER:], known, strict=True)

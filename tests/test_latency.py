@@ -17,7 +17,7 @@ import torch
 from pvnas_mmaction.models.supernet import PVNASSupernet
 from pvnas_mmaction.profiling import calibration, latency
 from pvnas_mmaction.profiling.clock import Clock, check_device, thread_count
-from pvnas_mmaction.profiling.latency import MeasureConfig, Networks
+from pvnas_mmaction.profiling.latency import Networks
 from pvnas_mmaction.profiling.onnx_parts import OnnxParts, start
 from pvnas_mmaction.search.derive import Budget, derive
 from pvnas_mmaction.space.cost_table import CostTable
@@ -107,21 +107,20 @@ def test_onnx_parts_are_the_candidates_of_a_network() -> None:
 
 
 def test_a_table_in_onnxruntime() -> None:
-    config = MeasureConfig(threads=1, rounds=2, backend="onnxruntime")
-    networks = Networks(SPACE, SHAPE, 3, config)
+    networks = Networks(SPACE, SHAPE, 3, threads=1, rounds=2, backend="onnxruntime")
     table = latency.measure_table(networks)
     assert table.setting["backend"] == "onnxruntime"
     assert table.fixed_ms > 0 and min(map(min, table.layer_ms)) > 0
     table = calibration.calibrate_and_check(table, networks, 3)
     assert len(table.setting["check"]["networks"]) == 3
     with pytest.raises(ValueError, match="backend onnxruntime: expected device cpu"):
-        MeasureConfig(device="cuda", backend="onnxruntime")
+        Networks(SPACE, SHAPE, 3, device="cuda", backend="onnxruntime")
 
 
 def test_table_of_known_times(monkeypatch):
     """Medians of readings, outliers and all, shared by layers of one kind."""
     noise = random.Random(1)
-    networks = Networks(SPACE, SHAPE, 5, MeasureConfig(rounds=40, threads=1))
+    networks = Networks(SPACE, SHAPE, 5, rounds=40, threads=1)
     places: list[int] = []
     pairs = zip(networks.layers, ROWS, strict=True)
     known = {id(op): ms for ops, row in pairs for op, ms in zip(ops, row, strict=True)}
@@ -250,7 +249,7 @@ def test_wrong_options(run_tool, tmp_path):
 
 def test_devices_and_clocks(monkeypatch):
     with pytest.raises(ValueError, match="device: expected"):
-        MeasureConfig(device="meta")
+        Networks(SPACE, SHAPE, 5, device="meta")
     clock = Clock("cpu")
     with thread_count(1):
         assert clock.kind == "thread time"

@@ -41,7 +41,6 @@ def main() -> None:
     args = parser.parse_args()
     cli.check_out_file(args.out)
     check_count("--check-networks", args.check_networks, 3)
-    config = latency.MeasureConfig(args.device, args.threads, args.rounds, args.backend)
     cfg = load_config(args.config)
     space = read_space(cfg, args.config)
     shape = args.input_shape or (cfg.get("train_cfg") or {}).get("input_shape")
@@ -49,7 +48,8 @@ def main() -> None:
         hint = "give --input-shape C T H W, e.g. 3 8 224 224"
         raise wrong("train_cfg.input_shape", f"one in {args.config}", "none", hint)
     head = (cfg.get("model") or {}).get("cls_head") or {}
-    networks = latency.Networks(space, shape, head.get("num_classes", 400), config)
+    how = args.device, args.threads, args.rounds, args.backend
+    networks = latency.Networks(space, shape, head.get("num_classes", 400), *how)
     table = latency.measure_table(networks, cli.bar("Candidates"))
     number = args.check_networks
     table = calibrate_and_check(table, networks, number, cli.bar("Whole networks"))

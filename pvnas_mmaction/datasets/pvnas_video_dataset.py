@@ -1,8 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A VideoDataset that says what is wrong with a list, and lives with a bad video."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter

@@ -12,7 +12,6 @@ import random
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -36,51 +35,33 @@ BACKENDS = ("torch", "onnxruntime")
 NUM_PASSES = 3
 
 
-@dataclass(frozen=True)
-class MeasureConfig:
-    """How to measure: one view at a time, batch normalisation folded, in float32.
-    Threads None: as PyTorch has it; ``"onnxruntime"`` runs on a CPU alone."""
-
-    device: str = "cpu"
-    threads: int | None = None
-    rounds: int = 16
-    backend: str = "torch"
-
-    def __post_init__(self) -> None:
-        assert self.backend in BACKENDS, self.backend
-        if self.is_onnx and self.device != "cpu":
-            raise wrong("backend onnxruntime", "device cpu", self.device)
-        check_device(self.device)
-        check_count("rounds", self.rounds, 1)
-        if self.threads is not None:
-            check_count("threads", self.threads, 1)
-
-    @property
-    def is_onnx(self) -> bool:
-        return self.backend == "onnxruntime"
-
-    def setting(self) -> dict[str, Any]:
-        with thread_count(self.threads):
-            return dict(
-                asdict(self),
-                threads=torch.get_num_threads(),
-                clock=Clock(self.device).kind,
-                machine=machine_facts(self.device),
-            )
-
-
 class Networks:
     """The networks of a space as functions that can be timed, whole or in pieces:
-    ``stem``, candidates of ``layers``, and ``head``, on ``view``, (1, C, T, H, W)."""
+    ``stem``, candidates of ``layers``, and ``head``, on ``view``, (1, C, T, H, W).
+
+    One view at a time, batch normalisation folded, in float32. Threads None: as PyTorch
+    has it; ``"onnxruntime"`` runs on a CPU alone.
+    """
 
     def __init__(
         self,
         space: SearchSpace,
         input_shape: Sequence[int],
         num_classes: int,
-        config: MeasureConfig,
+        device: str = "cpu",
+        threads: int | None = None,
+        rounds: int = 16,
+        backend: str = "torch",
     ) -> None:
-        self.space, self.num_classes, self.config = space, num_classes, config
+        self.backend, self.is_onnx = backend, backend == "onnxruntime"
+        if self.is_onnx and device != "cpu":
+            raise wrong("backend onnxruntime", "device cpu", device)
+        check_device(device)
+        check_count("rounds", rounds, 1)
+        if threads is not None:
+            check_count("threads", threads, 1)
+        self.device, self.threads, self.rounds = device, threads, rounds
+        self.space, self.num_classes = space, num_classes
         self.shape = check_input_shape(space.skeleton, input_shape)
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(1, *self.shape, generator=generator)
@@ -88,18 +69,31 @@ class Networks:
         parts: Any = supernet
         head: Any = nn.Sequential(supernet.head, self._classes())
         rows: Any = [layer.ops for layer in supernet.layers]
-        if config.is_onnx:
+        if self.is_onnx:
             self.view: Any = x.numpy()
             parts = self._graphs = OnnxParts(supernet.eval(), head.eval(), x.shape)
             head, rows = parts.head, parts.layers
         else:
-            x = x.to(config.device)
+            x = x.to(device)
             self.view = x.contiguous(memory_format=torch.channels_last_3d)
         self.layers = [[self._stage(op) for op in row] for row in rows]
         self.stem, self.head = self._stage(parts.stem), self._stage(head)
 
+    def setting(self) -> dict[str, Any]:
+        """How times are measured, for the file of a table."""
+        with thread_count(self.threads):
+            return dict(
+                device=self.device,
+                threads=torch.get_num_threads(),
+                rounds=self.rounds,
+                backend=self.backend,
+                num_classes=self.num_classes,
+                clock=Clock(self.device).kind,
+                machine=machine_facts(self.device),
+            )
+
     def whole(self, indices: Sequence[int]) -> Stage:
-        if self.config.is_onnx:
+        if self.is_onnx:
             return self._stage(self._graphs.network(indices))
         backbone = PVNASNet(self.space.genotype(indices))
         return self._stage(nn.Sequential(backbone, self._classes()))
@@ -109,15 +103,15 @@ class Networks:
         return I3DHead(num_classes=self.num_classes, in_channels=channels)
 
     def _stage(self, part: Any) -> Stage:
-        if self.config.is_onnx:
-            return start(part, self.config.threads)
-        return fold_batch_norm(part.eval()).to(self.config.device)
+        if self.is_onnx:
+            return start(part, self.threads)
+        return fold_batch_norm(part.eval()).to(self.device)
 
     def time(
         self, runs: Sequence[Sequence[Stage]], track: Track = iter
     ) -> Iterator[list[float]]:
-        clock = Clock(self.config.device)
-        with torch.inference_mode(), thread_count(self.config.threads):
+        clock = Clock(self.device)
+        with torch.inference_mode(), thread_count(self.threads):
             for stages in track(runs):
                 x = self.view
                 clock.mark()
@@ -140,11 +134,10 @@ def covering_networks(
 
 def measure_table(networks: Networks, track: Track = iter) -> LatencyTable:
     """Measure every candidate of every layer; ``track`` shows progress."""
-    space, config = networks.space, networks.config
-    generator = random.Random(0)
+    space, generator = networks.space, random.Random(0)
     counts = [len(candidates) for candidates in space.candidates]
     # One round more than is counted warms up: kernels are compiled and memory claimed.
-    rounds = [covering_networks(counts, generator) for _ in range(config.rounds + 1)]
+    rounds = [covering_networks(counts, generator) for _ in range(networks.rounds + 1)]
     chosen = [network for drawn in rounds for network in drawn]
     shapes = layer_shapes(space.skeleton, networks.shape)
     kinds = [
@@ -168,7 +161,7 @@ def measure_table(networks: Networks, track: Track = iter) -> LatencyTable:
         input_shape=list(networks.shape),
         fixed_ms=medians["stem"] + medians["head"],
         layer_ms=[[medians[key] for key in row] for row in keys],
-        setting=dict(config.setting(), num_classes=networks.num_classes),
+        setting=networks.setting(),
     )
 
 
@@ -182,7 +175,7 @@ def measure_networks(
     round warms up."""
     stages = [networks.whole(indices) for indices in chosen]
     places = [*range(len(stages))]
-    rounds = networks.config.rounds + 1
+    rounds = networks.rounds + 1
     order = [i for _ in range(rounds) for i in generator.sample(places, len(places))]
     times = networks.time([[stages[index]] for index in order], track)
     pairs = [(index, ms) for index, (ms,) in zip(order, times, strict=True)]
