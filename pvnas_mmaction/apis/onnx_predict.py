@@ -27,8 +27,6 @@ import cv2
 import numpy as np
 
 try:
-    import av
-
     # The file that training reads by, without the package, which imports PyTorch.
     _FILE = Path(__file__).resolve().parent.parent / "datasets" / "presented_frames.py"
     _SPEC = importlib.util.spec_from_file_location("presented_frames", _FILE)
@@ -92,9 +90,8 @@ def count_frames(path: str) -> tuple[int, float]:
     if presented is None:
         capture = cv2.VideoCapture(path)
         return sum(iter(capture.grab, False)), capture.get(cv2.CAP_PROP_FPS)
-    with av.open(path, metadata_errors="replace") as container:
-        stream = presented.best_stream(container)
-        number = sum(1 for _ in presented.decode(container, stream, []))
+    with presented.opened(path) as (container, stream):
+        number = sum(1 for _ in presented.decode(container, stream))
         return number, float(stream.average_rate or 0)
 
 
@@ -109,9 +106,8 @@ def read_frames(path: str, numbers: set[int]) -> Iterator[tuple[int, np.ndarray]
             if number in wanted:
                 yield number, cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
         return
-    with av.open(path, metadata_errors="replace") as container:
-        stream = presented.best_stream(container)
-        frames = enumerate(presented.decode(container, stream, []))
+    with presented.opened(path) as source:
+        frames = enumerate(presented.decode(*source))
         chosen = (frame for number, frame in frames if number in wanted)
         yield from zip(sorted(wanted), presented.show(chosen), strict=True)
 

@@ -3,6 +3,7 @@
 loads this file in a process without this package."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from math import atan2, degrees
 
@@ -13,6 +14,20 @@ from av.filter import Graph
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.stream import VideoStream
+
+
+@contextmanager
+def opened(
+    path: str, num_threads: int = 1
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A file and its stream, decoded by some threads; ValueError for faults."""
+    try:
+        with av.open(path, metadata_errors="replace") as container:
+            stream = best_stream(container)
+            stream.codec_context.thread_count = num_threads
+            yield container, stream
+    except av.FFmpegError as error:
+        raise ValueError(error.strerror or str(error)) from error
 
 
 def best_stream(container: InputContainer) -> VideoStream:
@@ -33,9 +48,13 @@ def best_stream(container: InputContainer) -> VideoStream:
 
 
 def decode(
-    container: InputContainer, stream: VideoStream, faults: list[av.FFmpegError]
+    container: InputContainer,
+    stream: VideoStream,
+    faults: list[av.FFmpegError] | None = None,
 ) -> Iterator[av.VideoFrame]:
-    """Frames in the order of presentation; passes over faults, as ``ffmpeg`` does."""
+    """Frames in the order of presentation; passes over faults, as ``ffmpeg`` does.
+    ValueError where there is none."""
+    faults, found = [] if faults is None else faults, False
 
     def packets() -> Iterator[av.Packet | None]:
         try:
@@ -50,7 +69,10 @@ def decode(
         except av.FFmpegError as error:
             faults.append(error)
         else:
+            found = found or bool(frames)
             yield from frames
+    if not found:
+        raise ValueError(faults[0].strerror if faults else "no frames")
 
 
 def show(frames: Iterable[av.VideoFrame]) -> Iterator[np.ndarray]:

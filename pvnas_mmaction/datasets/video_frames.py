@@ -11,18 +11,16 @@ import importlib
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideDataType
-from av.video.stream import VideoStream
 from mmengine.logging import print_log
 
 from ..space.checks import wrong
-from .presented_frames import best_stream, decode, show
+from .presented_frames import decode, opened, show
 
 # Frames of the counting pass are kept up to this size: most clips are decoded once.
 KEEP_BYTES = 2**28
@@ -114,15 +112,13 @@ class VideoFrames:
     @property
     def fps(self) -> float:
         """Mean frames per second by the container; 0 where it names none."""
-        with suppress(ValueError), self._open() as (_, stream):
+        with suppress(ValueError), opened(self.file) as (_, stream):
             return float(stream.average_rate or 0)
         return 0.0
 
     def read(self, indices: Sequence[int]) -> list[np.ndarray]:
         """Frames (H, W, 3), uint8, red first, in the order that is asked for."""
         numbers = {int(i) for i in indices}
-        if min(numbers) < 0 or max(numbers) >= len(self):
-            raise IndexError(f"frames {sorted(numbers)}: there are {len(self)} only")
         if self._other is not None:
             try:
                 self._check_plain()  # first: there are cuts that decord hangs on
@@ -137,31 +133,36 @@ class VideoFrames:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """All frames, in order, by PyAV."""
-        with self._open() as (container, stream):
-            yield from show(_decode(container, stream))
+        with opened(self.file, self.num_threads) as source:
+            yield from show(decode(*source))
 
     def _count(self) -> int:
         length, size = 0, 0
-        with self._open() as (container, stream):
-            for frame in _decode(container, stream, log=True):
+        faults: list[av.FFmpegError] = []
+        with opened(self.file, self.num_threads) as source:
+            for frame in decode(*source, faults):
                 length += 1
                 size += sum(plane.buffer_size for plane in frame.planes)
                 if size <= KEEP_BYTES:
                     self._kept.append(frame)
         if size > KEEP_BYTES:
             self._kept = []
+        if faults:
+            text = f"{self.file}: expected a whole video, got {length} frames and a "
+            text += f"fault ({faults[0].strerror}); these frames are used"
+            print_log(text, "current", logging.WARNING)
         return length
 
     def _read(self, numbers: Collection[int]) -> dict[int, np.ndarray]:
         wanted = sorted({0, *numbers})  # the first frame says how large all are
-        with self._open() as opened:
-            found: Any = self._kept or _chosen(wanted, _decode(*opened))
+        with opened(self.file, self.num_threads) as source:
+            found: Any = self._kept or _chosen(wanted, decode(*source))
             return dict(zip(wanted, show(found[i] for i in wanted), strict=True))
 
     def _check_plain(self) -> None:
         """ValueError unless each packet is one frame, of common colours, that is
         presented as it is, at a time of its own."""
-        with self._open() as (container, stream):
+        with opened(self.file) as (container, stream):
             packets = [*container.demux(stream)]
             first = next(f for packet in packets for f in packet.decode())
             whole = [packet for packet in packets if packet.size]
@@ -176,16 +177,6 @@ class VideoFrames:
             ):
                 raise ValueError("not a plain file")
 
-    @contextmanager
-    def _open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
-        try:
-            with av.open(self.file, metadata_errors="replace") as container:
-                stream = best_stream(container)
-                stream.codec_context.thread_count = self.num_threads
-                yield container, stream
-        except av.FFmpegError as error:
-            raise ValueError(error.strerror or str(error)) from error
-
 
 def _chosen(numbers: Collection[int], frames: Iterable[Any]) -> dict[int, Any]:
     numbered = zip(range(max(numbers) + 1), frames, strict=False)
@@ -193,23 +184,3 @@ def _chosen(numbers: Collection[int], frames: Iterable[Any]) -> dict[int, Any]:
     if len(found) < len(set(numbers)):
         raise ValueError("fewer frames than before")
     return found
-
-
-def _decode(
-    container: InputContainer, stream: VideoStream, log: bool = False
-) -> Iterator[av.VideoFrame]:
-    """Frames in the order of presentation; ValueError where there is none."""
-    faults: list[av.FFmpegError] = []
-    number = 0
-    for frame in decode(container, stream, faults):
-        number += 1
-        yield frame
-    if number == 0:
-        raise ValueError(faults[0].strerror if faults else "no frames")
-    if faults and log:
-        print_log(
-            f"{container.name}: expected a whole video, got {number} frames and a "
-            f"fault ({faults[0].strerror}); these frames are used",
-            "current",
-            logging.WARNING,
-        )
