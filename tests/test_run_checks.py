@@ -266,7 +266,7 @@ def test_a_test_leaves_the_config_of_the_training(work_dir, lists, call_tool):
          "train_dataloader.batch_size: expected 32 or less, the clips that each pro"),
         (("val_dataloader.drop_last=True",), "val_dataloader.drop_last: expected Fal"),
         (("default_hooks.checkpoint.save_best=acc/top7", "train_cfg.max_epochs=1"),
-         "default_hooks.checkpoint.save_best: expected "),
+         "default_hooks.checkpoint: expected settings that CheckpointHook takes, got ot"),
         (("model.cls_head.type=SlowFastHead",),
          "model.cls_head: expected settings that SlowFastHead takes, got others (Val"),
     ],
