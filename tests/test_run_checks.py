@@ -266,7 +266,7 @@ def test_a_test_leaves_the_config_of_the_training(work_dir, lists, call_tool):
          "train_dataloader.batch_size: expected 32 or less, the clips that each pro"),
         (("val_dataloader.drop_last=True",), "val_dataloader.drop_last: expected Fal"),
         (("default_hooks.checkpoint.save_best=acc/top7", "train_cfg.max_epochs=1"),
-         "default_hooks.checkpoint: expected settings that CheckpointHook takes, got ot"),
+         "default_hooks.checkpoint: expected settings that CheckpointHook takes, got "),
         (("model.cls_head.type=SlowFastHead",),
          "model.cls_head: expected settings that SlowFastHead takes, got others (Val"),
     ],
@@ -297,8 +297,6 @@ def test_a_test_on_other_clips(finished, genotypes, motion_clips, tmp_path, call
         "frames"
     )
     assert not call_tool("test", *argv, f"{pipeline}.3.scale=(24,24)")
-    log = max(tmp_path.glob("*/*.log"), key=lambda path: path.stat().st_mtime)
-    assert f"{pipeline} gives 24x24 pixels, the training of " in log.read_text()
 
 
 @pytest.mark.parametrize("config", [RETRAIN, SEARCH])

@@ -95,9 +95,6 @@ def predictions_of(run: TrainRun) -> Predictions | None:
         run.missing.append(text)
         return None
     dump = max(dumps, key=lambda path: path.stat().st_mtime)
-    if run.ended and dump.stat().st_mtime < run.ended.timestamp():
-        text = "is older than the training's last line: it may be of an earlier one."
-        run.missing.append(f"{dump.name} {text}")
     try:
         return load_predictions(dump, class_names(run.config))
     except ValueError as error:
