@@ -96,7 +96,8 @@ def warn_of_shared_clips(cfg: Config) -> None:
     for split in ("train", "val", "test"):
         for field, dataset in leaf_datasets(cfg, split):
             path = list_file(dataset)
-            if dataset.get("type") != "PVNASVideoDataset" or not path.is_file():
+            ours = str(dataset.get("type")).endswith("PVNASVideoDataset")
+            if not (ours and path is not None and path.is_file()):
                 continue
             prefix = (dataset.get("data_prefix") or {}).get("video") or ""
             folder = os.path.join(dataset.get("data_root") or "", str(prefix))
