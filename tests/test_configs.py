@@ -97,7 +97,7 @@ def test_name_says_what_the_config_does(name):
     assert counts == {DATA[said["data"]][0] or cfg.num_classes}
     for loader in loaders:
         assert DATASETS.get(loader.dataset.type) is not None
-    for hook in cfg.custom_hooks:
+    for hook in cfg.get("custom_hooks", []):
         HOOKS.build(hook)
 
 
