@@ -69,7 +69,8 @@ def parse_args() -> argparse.Namespace:
     threads = torch.get_num_threads()
     add("--threads", type=int, default=threads, help="CPU threads; default: PyTorch's")
     add("--batch-size", type=int, default=1, help="views per run; default: 1")
-    add("--rounds", type=int, default=5, help="default: 5")
+    add = parser.add_argument_group("timing").add_argument
+    add("--rounds", type=int, default=5, help="turns of each model; default: 5")
     add("--seconds", type=float, default=2, help="per model, round, kind; default: 2")
     args = parser.parse_args()
     check_device(args.device)

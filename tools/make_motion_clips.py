@@ -13,7 +13,7 @@ is intra-coded.
 
 OUT gets MMAction2's lists train.txt and val.txt, classes.txt, the clips, and
 manifest.json with the parameters. Clip i of a split depends on the seed, the split, i,
---size, --frames and --noise only. The same command goes on where it was stopped.
+--size, --frames and --noise only. After a stop the same command continues.
 """
 
 import json
@@ -237,6 +237,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--seed", type=int, default=0, help="same seed, same pixels; default: 0")
     workers = "processes, the result is the same; default: one per core"
     add("--workers", type=int, default=os.cpu_count(), help=workers)
+    add = parser.add_argument_group("picture").add_argument
     add("--size", type=int, default=32, help="height and width, even; default: 32")
     add("--frames", type=int, default=12, help="of a clip; default: 12")
     noise = "its deviation, where full intensity is 1; default: 0.06"
