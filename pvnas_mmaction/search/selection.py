@@ -82,7 +82,7 @@ class Selection:
     Args:
         space: The search space.
         tables: Costs by kind.
-        budget: Limit that every network keeps, or an InfeasibleBudgetError.
+        budget: Limit that every network keeps, or a ValueError.
         judge: Gives the validation accuracy, a share, of a network with inherited
             weights. Default None: nothing is judged.
         num_clips: Number of validation clips.
