@@ -373,7 +373,7 @@ class Search:
         """What a search has to share with the one it resumes, by field."""
         budget, space = self.budget, self.space
         tables = [[t.kind, t.fixed, t.per_layer] for t in self.tables.values()]
-        counts = getattr(self.optimizers["alphas"], "_accumulative_counts", 1)
+        schedule = asdict(self.schedule.config)
         return {
             "model.backbone.space": f"{space.name} {digest_of(space.to_config())}",
             "model.backbone.share": self.supernet.share,
@@ -386,7 +386,7 @@ class Search:
             "train_cfg.race_steps": self.race_steps,
             "train_cfg.largest_every": self.largest_every,
             "train_cfg.alpha_weight": self.selection.alpha_weight,
-            "optim_wrapper.alphas.accumulative_counts": counts,
+            **{f"LRDiversityHook: {name}": value for name, value in schedule.items()},
             **self.extra_setting,
         }
 
@@ -408,8 +408,8 @@ class Search:
         """Continue from :meth:`state_dict`, or a ValueError about another search's."""
         for field, value in self.setting().items():
             if (found := state["setting"].get(field)) != value:
-                hint = "resume with the config that the search was started with, or "
-                hint += "start another one in another work_dir"
+                hint = "resume with the config, and the number of processes, that the "
+                hint += "search was started with, or start another one elsewhere"
                 if field == "train_cfg.cost":
                     hint += "; tools/derive_genotype.py takes other budgets"
                 got = f"a checkpoint of a search with {found!r}"
