@@ -3,7 +3,6 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -66,7 +65,7 @@ def inherited_networks(
             state.update(copy.deepcopy(model.state_dict()))
             return validation(model)
 
-        calibration = partial(data.calibration, num_batches)
+        calibration = data.calibration(num_batches)
         accuracy = judge(model.to(device), calibration, validate, seed)
         return accuracy, {key: value.cpu() for key, value in state.items()}
 

@@ -31,7 +31,7 @@ from ..space.cost_table import CostTable, Rows
 from ..space.search_space import SearchSpace
 from . import diversity
 from .derive import Indices
-from .steps import losses, untracked
+from .steps import losses, switched_off
 
 FIELD = "train_cfg.donor"
 CLIPS = 64
@@ -105,7 +105,7 @@ def block_losses(
     norms = [m.train() for m in norms if m.track_running_stats]
     base, rows, count = 0.0, [[0.0] * n for n in supernet.counts], 0
     try:
-        with untracked(norms):
+        with switched_off(norms, "track_running_stats"):
             for batch in batches:
                 data = model.data_preprocessor(batch, training=False)
                 samples = data["data_samples"]

@@ -356,7 +356,7 @@ class Search:
         """What ``validate`` gives for a network with inherited weights."""
         with self.supernet.use_path(self.supernet.path_of(indices)):
             validate = validate or self.validate
-            return judge(self.model, self.calibration, validate, self.seed)
+            return judge(self.model, self.calibration(), validate, self.seed)
 
     def inherited(self, indices: Indices) -> dict[str, Tensor]:
         """State dict, on the CPU, of one network, with batch norm re-estimated."""
