@@ -167,7 +167,7 @@ class SearchFiles:
             _write(self.directory / "sensitivities.json", found, None)
         for entry in [*archive.entries, *([archive.final] if archive.final else [])]:
             save_genotype(self.genotype(entry), self.directory / entry.file)
-        archive.save(self.directory / "archive.json")
+        _write(self.directory / "archive.json", archive.to_dict())
 
     def write_result(self) -> None:
         """Write the genotype that the search chose, ``diagnostics.json`` and, with a

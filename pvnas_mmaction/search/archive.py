@@ -4,15 +4,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..space.genotype import write_atomically
 from .diversity import hamming, mean_pairwise_hamming
-
-FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,6 @@ class Archive:
 
     def to_dict(self) -> dict:
         return dict(
-            format_version=FORMAT_VERSION,
             entries=[asdict(entry) for entry in self.entries],
             final=self.final and asdict(self.final),
             summary=self.summary(),
@@ -106,11 +101,7 @@ class Archive:
         final = data["final"] and ArchiveEntry(**data["final"])
         return cls([ArchiveEntry(**item) for item in data["entries"]], final)
 
-    def save(self, path: str | os.PathLike) -> None:
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-        write_atomically(path, text)
-
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Archive:
-        """Read what :meth:`save` wrote."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    def load(cls, path: Path) -> Archive:
+        """Read :meth:`to_dict` from a file."""
+        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))

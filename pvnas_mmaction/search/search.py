@@ -251,7 +251,7 @@ class Search:
         rows = [flat[i : i + width] for i in range(0, alphas.numel(), width)]
         self.alphas = self.supernet.rows(rows)
         p = self.probabilities = diversity.softmax(self.alphas)
-        argmax = self.selection.blocks([row.index(max(row)) for row in p])
+        argmax = self.space.blocks([row.index(max(row)) for row in p])
         self.scalars = dict(
             weights_lr=self.weights_lr,
             alphas_lr=self.alphas_lr,
@@ -282,7 +282,7 @@ class Search:
         self.probabilities = diversity.softmax(self.alphas)
         pairs = zip(self.space.candidates, rows, strict=True)
         losses = [dict(zip(*pair, strict=True)) for pair in pairs]
-        blocks = list(self.selection.blocks(full))
+        blocks = list(self.space.blocks(full))
         self.sensitivities = dict(full=blocks, loss=base, **facts, losses=losses)
         found = diversity.diversity(self.probabilities)
         self.selection.start(rows, self.num_steps, found)
@@ -297,7 +297,8 @@ class Search:
         schedule, log_probs = self.schedule, self.log_probs()
         last_step = self.num_steps - 1
         cycle = schedule.cycle_of(last_step)
-        nearest = self.selection.most_probable_distance(log_probs)
+        most_probable = self.space.blocks(self.selection.derive(log_probs)[0])
+        nearest = self.archive.distance(most_probable)
         entry = self.selection.finish_cycle(
             log_probs,
             cycle,

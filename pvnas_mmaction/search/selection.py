@@ -122,18 +122,12 @@ class Selection:
             log_probs, self.budgets, self.num_ranked, found, min_distance
         )
 
-    def most_probable_distance(self, log_probs: Rows) -> float | None:
-        """:meth:`Archive.distance` of the most probable network in the budget."""
-        return self.archive.distance(self.blocks(self.derive(log_probs)[0]))
-
     def start(self, losses: Rows, step: int, found_diversity: float) -> None:
         """Put the network of the least sum of single blocks' losses in the archive."""
         (found,) = derive([[-value for value in row] for row in losses], self.budgets)
-        facts = dict(diversity=found_diversity, planned_diversity=found_diversity)
-        facts |= self._facts(found.indices)
-        self.archive.entries.append(
-            ArchiveEntry(cycle=-1, step=step, file=FIRST_FILE, **facts)
-        )
+        own = dict(diversity=found_diversity, planned_diversity=found_diversity)
+        own |= dict(cycle=-1, step=step, file=FIRST_FILE)
+        self.archive.entries.append(ArchiveEntry(**own, **self._facts(found.indices)))
 
     def finish_cycle(
         self, log_probs: Rows, cycle: int, min_distance: float = 0.0, **facts: float
@@ -155,24 +149,20 @@ class Selection:
         search ends in the best of all."""
         if self.judge is None:
             return
-        archive, networks = self.archive, []
-        *earlier, last = archive.entries
-        if min_distance > 0:
-            archived = {entry.blocks for entry in archive.entries}
-            networks = self.derive(log_probs)
-            networks = [n for n in networks if self.blocks(n) not in archived]
+        *earlier, last = self.archive.entries
+        networks = self.derive(log_probs) if min_distance > 0 else []
         near = [replace(last, file=FINAL_FILE, **self._facts(n)) for n in networks]
+        near = [entry for entry in near if entry.distance != 0]  # in the archive
         judged = self._judged([*earlier, *near], self.judge)
-        archive.entries = [*judged[: len(earlier)], last]
+        self.archive.entries = [*judged[: len(earlier)], last]
         near = judged[len(earlier) :]
-        archive.final = self._best([*archive.entries, *near], log_probs)
+        self.archive.final = self._best([*self.archive.entries, *near], log_probs)
 
     def race(self, other: Indices, judge: Judge, log_probs: Rows) -> None:
         """Judge all and another network by a short training of each alone, which tells
         them apart better than inherited weights (one round of successive halving,
         Jamieson and Talwalkar, AISTATS 2016); the search ends in the best."""
         final = self.archive.final
-        assert final is not None
         finalists = {entry.blocks: entry for entry in [*self.archive.entries, final]}
         hand_made = replace(final, **self._facts(other))
         finalists.setdefault(hand_made.blocks, hand_made)
@@ -205,14 +195,10 @@ class Selection:
 
     def _facts(self, indices: Indices) -> dict[str, Any]:
         """What an entry of the archive says of the network itself."""
-        blocks = self.blocks(indices)
+        blocks = self.space.blocks(indices)
         return dict(
             blocks=blocks,
             costs={kind: table.cost(indices) for kind, table in self.tables.items()},
             accuracy=None,
             distance=self.archive.distance(blocks),
         )
-
-    def blocks(self, indices: Indices) -> tuple[str, ...]:
-        pairs = zip(self.space.candidates, indices, strict=True)
-        return tuple(row[index] for row, index in pairs)

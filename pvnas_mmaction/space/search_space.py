@@ -93,10 +93,13 @@ class SearchSpace:
     def genotype(
         self, indices: Sequence[int], provenance: Mapping[str, Any] | None = None
     ) -> Genotype:
-        assert all(i >= 0 for i in indices), indices
+        blocks, facts = self.blocks(indices), dict(provenance or {})
+        return Genotype(self.name, self.skeleton, blocks, facts)
+
+    def blocks(self, indices: Sequence[int]) -> tuple[str, ...]:
+        """Block specs of the network with these candidates."""
         pairs = zip(self.candidates, indices, strict=True)
-        blocks = tuple(texts[int(i)] for texts, i in pairs)
-        return Genotype(self.name, self.skeleton, blocks, dict(provenance or {}))
+        return tuple(texts[index] for texts, index in pairs)
 
     def indices_of_blocks(self, blocks: Sequence[str]) -> tuple[int, ...]:
         """Candidate index of each layer of a network of this space."""
