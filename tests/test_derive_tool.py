@@ -180,8 +180,8 @@ def test_wrong_options(work_dir, derive, tmp_path):
         (["--save-weights"], "--save-weights: expected --rank-on CONFIG as well"),
         (["--budget-gflops", -1], "--budget-gflops: expected a number above 0, got -1"),
         (["--budget-gflops", 1e-9], " MACs or more, the cheapest network"),
-        (["--num-candidates", 0], "--num-candidates: expected an integer of 1 or more"),
-        (["--latency-table", "none.json"], "no such latency table"),
+        (["--num-candidates", 0], "--num-candidates: expected a whole number from 1"),
+        (["--latency-table", "none.json"], "No such file"),
     ):
         status, _, stderr = derive(work_dir, *options, "--out", tmp_path)
         assert status == 2

@@ -29,7 +29,7 @@ from pvnas_mmaction.engine.checkpoints import SearchCheckpoint, load_search_chec
 from pvnas_mmaction.engine.search_files import save_weights
 from pvnas_mmaction.profiling.clock import check_device
 from pvnas_mmaction.search.derive import Budget, derive
-from pvnas_mmaction.space.checks import check_count, wrong
+from pvnas_mmaction.space.checks import COUNT, check, wrong
 from pvnas_mmaction.space.cost_table import cost_tables
 from pvnas_mmaction.space.genotype import save_genotype
 
@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
     cli.add_config_options(parser)
     args = parser.parse_args()
     check_device(args.device)
-    check_count("--num-candidates", args.num_candidates, 1)
+    check("--num-candidates", args.num_candidates, COUNT)
     if args.budget_ms is not None and args.latency_table is None:
         hint = "make one with tools/build_latency_table.py"
         raise wrong("--budget-ms", "a --latency-table as well", "none", hint)

@@ -17,7 +17,7 @@ from ..search.donor_warmup import DonorWarmup
 from ..search.randomness import seeded
 from ..search.schedule import LRDiversitySchedule, num_epochs
 from ..search.search import Search
-from ..space.checks import check_count, wrong
+from ..space.checks import COUNT, at_least, check, wrong
 from .search_data import ALPHA_SHARE, CALIBRATION_BATCHES, METRIC, SearchData
 from .search_files import SearchFiles, recorded_run
 from .validation import Validation
@@ -44,8 +44,8 @@ class SearchLoop(EpochBasedTrainLoop):
         min_steps: int = 0,
         **settings: Any,
     ) -> None:
-        check_count("train_cfg.calibration_batches", calibration_batches, 1)
-        check_count("train_cfg.min_steps", min_steps, 0)
+        check("train_cfg.calibration_batches", calibration_batches, COUNT)
+        check("train_cfg.min_steps", min_steps, at_least(0))
         self.data = SearchData(dataloader, alpha_share)
         # With diff_rank_seed, MMEngine gives each rank another one.
         self.data.set_up(runner, from_rank_0(lambda: runner.seed))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,9 +25,6 @@ def resolve_genotype(genotype: str | Mapping[str, Any] | Genotype) -> Genotype:
         return genotype
     if isinstance(genotype, Mapping):
         return parse_genotype(genotype)
-    if not isinstance(genotype, str | os.PathLike):
-        expected = "the path of a genotype file, or its content as a dict"
-        raise wrong("genotype", expected, repr(genotype))
     return load_genotype(genotype)
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from ..models.blocks import fold_batch_norm
 from ..models.pvnas_net import PVNASNet
 from ..models.supernet import PVNASSupernet
-from ..space.checks import check_count, wrong
+from ..space.checks import COUNT, check, wrong
 from ..space.cost import check_input_shape, layer_shapes
 from ..space.latency_table import LatencyTable
 from ..space.search_space import SearchSpace
@@ -51,9 +51,9 @@ class MeasureConfig:
         if self.is_onnx and self.device != "cpu":
             raise wrong("backend onnxruntime", "device cpu", self.device)
         check_device(self.device)
-        check_count("rounds", self.rounds, 1)
+        check("rounds", self.rounds, COUNT)
         if self.threads is not None:
-            check_count("threads", self.threads, 1)
+            check("threads", self.threads, COUNT)
 
     @property
     def is_onnx(self) -> bool:

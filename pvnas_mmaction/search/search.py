@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ..models.inherit import spread
 from ..models.relaxation import RELAXATIONS
 from ..models.supernet import Choices, find_supernet, inherit_weights, log_probabilities
-from ..space.checks import check_count, one_of, read, wrong
+from ..space.checks import at_least, check, one_of, read, wrong
 from ..space.cost import check_input_shape
 from ..space.cost_table import cost_tables
 from . import diversity
@@ -107,8 +107,8 @@ class Search:
         donor: Mapping[str, Any] | None = None,
         race_steps: int = 0,
     ) -> None:
-        check_count("train_cfg.largest_every", largest_every, 0)
-        check_count("train_cfg.race_steps", race_steps, 0)
+        check("train_cfg.largest_every", largest_every, at_least(0))
+        check("train_cfg.race_steps", race_steps, at_least(0))
         self.model, self.optimizers, self.schedule = model, optimizers, schedule
         self.seed, self.largest_every, self.race_steps = seed, largest_every, race_steps
         self.validate, self.calibration = validate, calibration

@@ -32,16 +32,10 @@ def reading(where: object, expected: str) -> Iterator[None]:
         raise wrong(str(where), expected, got) from error
 
 
-def inside(where: str, key: str) -> str:
-    """Name of a value for messages: ``FILE: key``, below that ``FILE: key.key``."""
-    return f"{where}.{key}" if ": " in where else f"{where}: {key}"
-
-
 def one_of(*values: object) -> Rule:
     """The rule for a value that is one of a few."""
-    known = [(type(value), value) for value in values]
     expected = "one of " * (len(values) > 1) + ", ".join(map(str, values))
-    return expected, lambda v: (type(v), v) in known
+    return expected, lambda v: v in values
 
 
 def or_none(rule: Rule) -> Rule:
@@ -72,10 +66,15 @@ def in_range(interval: str) -> Rule:
     return f"a number in {interval}", holds
 
 
+def at_least(least: int) -> Rule:
+    """The rule for a whole number from ``least`` up."""
+    expected = f"a whole number from {least} up"
+    return expected, lambda v: type(v) is int and v >= least
+
+
 TEXT: Rule = ("text", lambda v: isinstance(v, str))
 NAME: Rule = ("a name", lambda v: isinstance(v, str) and v != "")
-INTEGER: Rule = ("a whole number", lambda v: type(v) is int)
-COUNT: Rule = ("a whole number from 1 up", lambda v: type(v) is int and v >= 1)
+COUNT: Rule = at_least(1)
 ODD: Rule = ("an odd number from 1 up", lambda v: COUNT[1](v) and v % 2 == 1)
 NUMBER: Rule = ("a number", is_number)
 POSITIVE: Rule = ("a number above 0", lambda v: is_number(v) and v > 0)
@@ -103,7 +102,7 @@ def read(
             raise wrong(where, f"the key {key!r} as well", short(sorted(data)), hint)
     for key, (expected, holds) in rules.items():
         if key in data and not holds(data[key]):
-            raise wrong(inside(where, key), expected, short(data[key]), hint)
+            raise wrong(f"{where}: {key}", expected, short(data[key]), hint)
     return dict(data)
 
 
@@ -117,9 +116,3 @@ def check(field: str, value: object, rule: Rule) -> None:
     """Raise ValueError unless a value is what a rule expects."""
     if not rule[1](value):
         raise wrong(field, rule[0], short(value))
-
-
-def check_count(name: str, value: object, least: int) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least ``least``."""
-    if type(value) is not int or value < least:
-        raise wrong(name, f"an integer of {least} or more", repr(value))
