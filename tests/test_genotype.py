@@ -112,8 +112,8 @@ PLACES: list[tuple[tuple[str | int, ...], Any, str]] = [
 # fmt: on
 GRAMMAR = "expected 'skip' or FAMILY_t<Kt>_k<Ks>_e<E>[_se], e.g."
 SPECS = [
-    ("mb_t3_k3_e4.0", "expected its normal form 'mb_t3_k3_e4'"),
-    ("mb_t3_k٣_e4", "expected its normal form 'mb_t3_k3_e4'"),
+    ("mb_t3_k3_e4.0", GRAMMAR),
+    ("mb_t3_k٣_e4", GRAMMAR),
     ("conv_t3_k3_e4", "expected a family out of mb, mb3d, ts, rb, rs"),
     ("mb_t2_k3_e4", "expected t odd and from 1 to 11 for mb"),
     ("mb_t3_k4_e4", "expected k odd and from 1 to 11 for mb"),

@@ -57,13 +57,8 @@ class SearchSpace:
         name = data.pop("name", None)
         check("space: name", name, NAME)
         where = f"space {name!r}"
-        stages, offered = [], []
-        for i, stage in enumerate(data.get("stages") or ()):
-            if not isinstance(stage, Mapping) or "candidates" not in stage:
-                place = f"{where}: stages[{i}]"
-                raise wrong(place, "a stage with the key 'candidates'", repr(stage))
-            offered.append(stage["candidates"])
-            stages.append({k: v for k, v in stage.items() if k != "candidates"})
+        stages = [dict(stage) for stage in data.get("stages") or ()]
+        offered = [stage.pop("candidates", None) for stage in stages]
         skeleton = parse_skeleton(dict(data, stages=stages), where)
         candidates: list[tuple[str, ...]] = []
         for i, texts in enumerate(offered):
@@ -75,11 +70,10 @@ class SearchSpace:
     def to_config(self) -> dict[str, Any]:
         """Config data that this space can be read from."""
         config = dict(name=self.name, **asdict(self.skeleton))
-        for stage in config["stages"]:
-            stage["candidates"] = []
+        stages = config["stages"] = [dict(s, candidates=[]) for s in config["stages"]]
         for layer, texts in zip(self.layers, self.candidates, strict=True):
-            config["stages"][layer.stage]["candidates"].append(list(texts))
-        return dict(config, stages=list(config["stages"]))
+            stages[layer.stage]["candidates"].append(list(texts))
+        return config
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -116,18 +110,17 @@ def _layer_candidates(
     if len(lists) != len(layers):
         raise wrong(place, f"{len(layers)} lists, one a layer", f"{len(lists)} lists")
     result = []
-    for i, (layer, patterns) in enumerate(zip(layers, lists, strict=True)):
-        where = f"{place}[{i}]" if per_layer else place
+    for layer, patterns in zip(layers, lists, strict=True):
         if not is_list(patterns) or not all(isinstance(p, str) for p in patterns):
-            raise wrong(where, "a list of block specs", repr(patterns))
+            raise wrong(place, "a list of block specs", repr(patterns))
         texts = [text for pattern in patterns for text in expand_braces(pattern)]
         for text in texts:
-            BlockSpec.parse(text, where)
-        if len(set(texts)) != len(texts):
-            raise wrong(where, "each block spec once", repr(texts))
+            BlockSpec.parse(text, place)
         kept = tuple(t for t in texts if t != "skip" or layer.keeps_shape)
+        if len(set(texts)) != len(texts):
+            raise wrong(place, "each block spec once", repr(texts))
         if not kept:
             expected = f"an operation, since layer {layer.index} changes its shape"
-            raise wrong(where, expected, repr(texts))
+            raise wrong(place, expected, repr(texts))
         result.append(kept)
     return result
