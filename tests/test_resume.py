@@ -168,7 +168,7 @@ def test_a_checkpoint_of_no_search_or_another_version_is_refused(tmp_path):
     state = checkpoint.pop("pvnas_search")
     for more, message in (
         ({}, "expected the state of a search"),
-        (dict(pvnas_search=state | dict(format_version=1)), "expected format version"),
+        (dict(pvnas_search=state | dict(format_version=1)), "version 2, got 1"),
     ):
         torch.save(checkpoint | more, path)
         with pytest.raises(ValueError, match=message):

@@ -27,6 +27,7 @@ from pvnas_mmaction.apis.fit_settings import BUDGETS
 from pvnas_mmaction.apis.ranking import inherited_networks
 from pvnas_mmaction.engine.checkpoints import SearchCheckpoint, load_search_checkpoint
 from pvnas_mmaction.engine.search_files import save_weights
+from pvnas_mmaction.models.supernet import log_probabilities
 from pvnas_mmaction.profiling.clock import check_device
 from pvnas_mmaction.search.derive import Budget, derive
 from pvnas_mmaction.space.checks import COUNT, check, wrong
@@ -93,7 +94,8 @@ def find(args: argparse.Namespace, checkpoint: SearchCheckpoint) -> list[dict]:
         date=datetime.now(timezone.utc).date().isoformat(),
     )
     found = []
-    for network in derive(checkpoint.log_probs(), budgets, args.num_candidates):
+    log_probs = log_probabilities(checkpoint.alphas)
+    for network in derive(log_probs, budgets, args.num_candidates):
         costs = {names[k]: t.cost(network.indices) for k, t in tables.items()}
         item = dict(indices=network.indices, log_prob=network.log_prob)
         found.append(dict(item, provenance={**shared, **costs}))
