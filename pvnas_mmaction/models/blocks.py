@@ -31,16 +31,6 @@ class ConvNormAct(nn.Sequential):
             modules["act"] = ACTIVATIONS[style.activation](inplace=True)
         super().__init__(modules)
 
-    @torch.no_grad()
-    def fold(self) -> None:
-        """Fold the batch normalisation into the convolution."""
-        if bn := getattr(self, "bn", None):
-            statistics = bn.running_mean, bn.running_var, bn.eps
-            self.conv.weight, self.conv.bias = fuse_conv_bn_weights(
-                self.conv.weight, None, *statistics, bn.weight, bn.bias
-            )
-            del self.bn
-
 
 class SqueezeExcitation(nn.Module):
     """x * sigmoid(W2 relu(W1 mean(x))) (Hu et al., 2018)."""
@@ -114,12 +104,17 @@ def build_block(spec: data.BlockSpec | str, layer: data.Layer) -> Block:
     return Block(data.layout(spec, layer))
 
 
+@torch.no_grad()
 def fold_batch_norm(module: nn.Module) -> nn.Module:
     """The module, with every batch normalisation of its blocks folded into its
     convolution. For inference only: training checkpoints fit it no more."""
     for part in module.modules():
-        if isinstance(part, ConvNormAct):
-            part.fold()
+        if isinstance(part, ConvNormAct) and (bn := getattr(part, "bn", None)):
+            part.conv.weight, part.conv.bias = fuse_conv_bn_weights(
+                part.conv.weight, None, bn.running_mean, bn.running_var, bn.eps,
+                bn.weight, bn.bias,
+            )  # fmt: skip
+            del part.bn
     return module
 
 

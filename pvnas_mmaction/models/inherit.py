@@ -129,12 +129,8 @@ def match_layers(donor: Donor, skeleton: Skeleton) -> list[tuple[Block, bool]]:
         has.append(len(donor.head.get("project.bn.bias", ())))
         needs.append(skeleton.head_channels)
     if has != needs:
-        raise wrong(
-            "checkpoint",
-            f"stem, stages and head of {needs} channels, as the space has",
-            f"{has} ({donor.naming})",
-            "use the space of this donor",
-        )
+        expected = f"stem, stages and head of {needs} channels, as the space has"
+        raise wrong("checkpoint", expected, f"{has}", "use the space of this donor")
     return [
         (blocks[min(i, len(blocks) - 1)], i >= len(blocks))
         for blocks, stage in zip(found, stages, strict=True)
@@ -186,13 +182,13 @@ def spread(supernet: nn.Module, indices: Sequence[int]) -> list[str]:
         block = {k: v[:, :, 0] if v.dim() == 5 else v for k, v in source.items()}
         if not supernet.share:  # those have the order that the donor gave them
             block = rank_channels(block)
-        for j, op in enumerate(mixed.ops):
+        others = ((j, op) for j, op in enumerate(mixed.ops) if j != index)
+        for j, op in others:
             own = _floats(op)
-            shapes = {key: value.shape for key, value in own.items()}
-            weights = {} if j == index else shape_block(block, shapes)
+            weights = shape_block(block, {k: v.shape for k, v in own.items()})
             for key, value in weights.items():
                 own[key].copy_(value)
-            if j != index and len(weights) < len(shapes):
+            if len(weights) < len(own):
                 left.append(f"layers.{i} {supernet.space.candidates[i][j]}")
     text = f"{count - len(left)} of {count} candidates have the tuned network's weights"
     rest = ", ".join(left) or "none"
@@ -226,13 +222,9 @@ class InheritFrom:
         for key, value in weights.items():
             state[key].copy_(value)
         kinds = ("exact", "reshaped", "random")
-        rows = [
-            f"{part:<10}" + "%9d" * 3 % tuple(n[k] for k in kinds)
-            for part, n in table.items()
-        ]
-        print_log(
-            f"Convolutions inherited from {self.checkpoint} ({donor.naming}):\n"
-            f"{'part':<10}" + "%9s" * 3 % kinds + "\n" + "\n".join(rows),
-            logger="current",
-        )
+        lines = [f"Convolutions inherited from {self.checkpoint} ({donor.naming}):"]
+        lines.append(f"{'part':<10}" + "%9s" * 3 % kinds)
+        for part, number in table.items():
+            lines.append(f"{part:<10}" + "%9d" * 3 % tuple(number[k] for k in kinds))
+        print_log("\n".join(lines), logger="current")
         update_init_info(module, init_info=f"InheritFrom {self.checkpoint}")
