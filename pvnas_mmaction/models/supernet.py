@@ -4,7 +4,9 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from itertools import islice
+from operator import add
 from typing import Any
 
 import torch
@@ -31,14 +33,11 @@ class MixedLayer(nn.Module):
 
     def forward(self, x: Tensor, choice: Choice) -> Tensor:
         """The candidates of ``choice``, added up by its weights."""
-        first, *others = (self.ops[index] for index in choice.indices)
+        ops = [self.ops[index] for index in choice.indices]
         if choice.weights is None:
-            return first(x)
-        weights = choice.weights.unbind()
-        total = weights[0] * first(x)
-        for weight, op in zip(weights[1:], others, strict=True):
-            total = total + weight * op(x)
-        return total
+            return ops[0](x)
+        pairs = zip(choice.weights.unbind(), ops, strict=True)
+        return reduce(add, (weight * op(x) for weight, op in pairs))
 
 
 @MODELS.register_module()

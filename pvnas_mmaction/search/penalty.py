@@ -57,13 +57,12 @@ def build_penalty(
         one_sided=one_of(True, False),
     )
     settings = read(cost, rules, ("kind", "budget"), "train_cfg.cost")
-    kind, limit, table = (
-        settings.pop(key, None) for key in ("kind", "budget", "table")
-    )
+    kind, table = settings["kind"], settings.get("table")
     if (table is None) == (kind == "latency"):
         expected = "a latency table for kind 'latency', and none for other kinds"
         raise wrong("train_cfg.cost: table", expected, repr(table))
-    return CostPenalty(Budget(tables[kind], limit), **settings)
+    budget = Budget(tables[kind], settings["budget"])
+    return CostPenalty(budget, settings.get("one_sided", False))
 
 
 class CostPenalty:

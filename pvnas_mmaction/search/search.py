@@ -39,7 +39,7 @@ from .archive import Archive, ArchiveEntry
 from .derive import Indices
 from .diagnostics import NUM_CLIPS, diagnose
 from .distributed import check_ranks_agree, from_rank_0
-from .donor_warmup import DonorWarmup, block_losses, near, priced_alphas
+from .donor_warmup import DonorWarmup, alphas_from, block_losses, near, price_of, priced
 from .penalty import build_penalty
 from .randomness import Stream, derived_seed, seed_all
 from .schedule import LRDiversitySchedule
@@ -269,21 +269,26 @@ class Search:
 
     def _end_tuning(self) -> None:
         """Let all candidates inherit; set the alphas by what single blocks give."""
-        full, clips = self.donor.full, self.donor.clips
+        full, clips, table = self.donor.full, self.donor.clips, self.selection.table
         spread(self.supernet, full)
         base, rows = from_rank_0(
             lambda: block_losses(self.model, full, self.judging(clips))
         )
         limit = self.budget.limit if self.budget else math.inf
         target = self.schedule.diversity_start
-        alphas, facts = priced_alphas(rows, self.selection.table, limit, target)
+        price = price_of(rows, table, limit)
+        alphas, temperature = alphas_from(priced(rows, table, price), target)
         self.supernet.write_alphas(alphas)
         self.alphas = self.supernet.read_alphas()
         self.probabilities = diversity.softmax(self.alphas)
         pairs = zip(self.space.candidates, rows, strict=True)
-        losses = [dict(zip(*pair, strict=True)) for pair in pairs]
-        blocks = list(self.space.blocks(full))
-        self.sensitivities = dict(full=blocks, loss=base, **facts, losses=losses)
+        self.sensitivities = dict(
+            full=list(self.space.blocks(full)),
+            loss=base,
+            temperature=temperature,
+            price=price,
+            losses=[dict(zip(*pair, strict=True)) for pair in pairs],
+        )
         found = diversity.diversity(self.probabilities)
         self.selection.start(rows, self.num_steps, found)
 
