@@ -6,14 +6,11 @@ Given the log-probabilities of the candidates of each layer, derivation solves
     maximise    sum_l log p_l[o_l]
     subject to  fixed + sum_l c_l[o_l] <= limit        for every budget
 
-a multiple-choice knapsack, as an integer program with one binary variable per layer
-and candidate (``scipy.optimize.milp``, HiGHS, with no gap allowed). For several
-networks it is solved again with one cut per network found, so that every network is the
-best of those that differ from all earlier ones in at least ``min_distance`` layers.
-
-HiGHS accepts constraints that are violated by its feasibility tolerance. So every
-solution is added up again in exact rational arithmetic; one that exceeds a budget is
-cut off and the program solved again: no network returned exceeds a budget.
+a multiple-choice knapsack, as an integer program (``scipy.optimize.milp``, HiGHS, with
+no gap allowed). After each network found, a cut excludes all that differ from it in
+less than ``min_distance`` layers. HiGHS accepts constraints that are violated by its
+feasibility tolerance, so every solution is added up again in exact rational arithmetic;
+one that exceeds a budget is cut off, too.
 """
 
 import math

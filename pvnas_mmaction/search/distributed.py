@@ -2,8 +2,8 @@
 """Many processes. A sampled path leaves most of the supernet without gradient, so a
 step itself averages the gradients that it has made; all ranks draw the same path.
 
-A process that fails alone would leave the others waiting for it. So every step starts
-with a message (:func:`check_ranks_agree`) that may also say that a process has failed
+A process that fails alone would leave the others waiting. So every step starts with a
+message (:func:`check_ranks_agree`) that may also say that a process has failed
 (:func:`announce_failure`), as does what ends :func:`together`.
 """
 

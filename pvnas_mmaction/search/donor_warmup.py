@@ -1,15 +1,12 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Start of a search from a pretrained network.
 
-1. The *full network*, a block as wide as the donor's in each layer and with a shift
-   where there is one, is tuned alone.
-2. Every other candidate inherits from the tuned blocks.
-3. The loss of the full network with one block changed at a time says what each block is
-   worth. Added up and solved exactly under the budget, these losses give the archive's
-   first network; the alphas start from them.
-4. From then on a step runs this network with a share of its layers drawn from p. A
-   weights step also runs the full network, from which the path is distilled (sandwich
-   rule and in-place distillation, Yu and Huang, ICCV 2019).
+The *full network*, a block as wide as the donor's in each layer and with a shift where
+there is one, is tuned alone; every other candidate inherits from it. The loss of the
+full network with one block changed at a time says what each block is worth: from these
+losses follow the archive's first network and the first alphas. Then a step runs this
+network with a share of its layers drawn from p, and a weights step also the full
+network, from which the path is distilled. See docs/how_to/pretrained.md.
 """
 
 from __future__ import annotations

@@ -1,21 +1,8 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The learning-rate diversity schedule, as arithmetic: time and diversity go in,
 learning rates come out. Steps are split into cycles, and ``u`` in [0, 1) is the
-position of a step within its cycle.
-
-==========  ================================================================
-weights     cosine from peak to floor over u
-alphas      0 while ``u < warmup``, then ``alphas_lr * gain``
-planned D*  1 at first, or ``diversity_start``, while ``u < warmup``; then a
-            cosine that ends in ``diversity_end`` and stays there for a while
-feedback    a p that collapses too early lowers the gain, one that lags behind
-            the plan raises it, at every alpha step
-restart     more diverse when the most probable network is near the archive
-==========  ================================================================
-
-Mode ``diversity`` does all of this; ``cyclic`` has no feedback; ``cosine`` and
-``constant`` have neither feedback nor restarts, so one cycle, and the latter a constant
-rate of the weights. Formulas: docs/schedule.md; defaults: docs/reference/configs.md.
+position of a step within its cycle. Formulas and modes: docs/schedule.md; defaults:
+docs/reference/configs.md.
 """
 
 import math
@@ -81,7 +68,7 @@ def travel_lr(num_steps: float, num_candidates: int, start: float, end: float) -
 
 @dataclass(frozen=True)
 class LRDiversityConfig:
-    """Settings of the schedule. Those of ``LRDiversityHook`` are explained, with their
+    """Settings of the schedule; those of ``LRDiversityHook`` are explained, with their
     defaults, in docs/reference/configs.md.
 
     Args:
