@@ -60,21 +60,16 @@ class _WeightsConstructor(DefaultOptimWrapperConstructor):
 
     def add_params(self, params, module, prefix="", is_dcn_module=None) -> None:
         super().add_params(params, module, prefix, is_dcn_module)
-        if not prefix:
-            alphas = find_supernet(module).alphas
-            own = [group for group in params if group["params"][0] is not alphas]
-            params[:] = _merge_groups(own)
-
-
-def _merge_groups(groups: list[dict]) -> list[dict]:
-    """Join groups of the same settings, so that one call updates many parameters."""
-    merged: dict[tuple, dict] = {}
-    for group in groups:
-        settings = {key: value for key, value in group.items() if key != "params"}
-        key = tuple(sorted(settings.items()))
-        merged.setdefault(key, {"params": [], **settings})
-        merged[key]["params"].extend(group["params"])
-    return list(merged.values())
+        if prefix:
+            return
+        alphas, merged = find_supernet(module).alphas, {}
+        for group in params:  # one for all parameters of the same settings
+            (parameter,) = group.pop("params")
+            if parameter is not alphas:
+                key = tuple(sorted(group.items()))
+                merged.setdefault(key, {"params": [], **group})
+                merged[key]["params"].append(parameter)
+        params[:] = merged.values()
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -112,9 +107,9 @@ class SearchOptimWrapperConstructor:
         # An empty paramwise_cfg would make MMEngine take model.parameters() whole.
         paramwise = {"bypass_duplicate": False, **(self.paramwise_cfg or {})}
         weights = _WeightsConstructor(self.configs["weights"], paramwise)(model)
-        alphas = self.configs["alphas"]
-        optimizer = _build_alphas_optimizer(alphas.pop("optimizer"), found)
-        alphas = OPTIM_WRAPPERS.build(alphas, default_args=dict(optimizer=optimizer))
+        config = self.configs["alphas"]
+        config["optimizer"] = _build_alphas_optimizer(config["optimizer"], found)
+        alphas = OPTIM_WRAPPERS.build(config)
         groups = weights.optimizer.param_groups
         held = [id(parameter) for group in groups for parameter in group["params"]]
         rest = {id(parameter) for parameter in model.parameters()} - {id(found)}
