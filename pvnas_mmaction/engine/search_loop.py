@@ -2,7 +2,6 @@
 """The training loop of a search: it feeds batches to a :class:`Search`."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from ..search.schedule import LRDiversitySchedule, num_epochs
 from ..search.search import Search
 from ..space.checks import COUNT, at_least, check, wrong
 from .search_data import ALPHA_SHARE, CALIBRATION_BATCHES, METRIC, SearchData
-from .search_files import SearchFiles, recorded_run
+from .search_files import SearchFiles
 from .validation import Validation
 
 
@@ -52,11 +51,8 @@ class SearchLoop(EpochBasedTrainLoop):
         loader = self.data.weights_loader
         epochs = num_epochs(max_epochs, min_steps, len(loader))
         if epochs > max_epochs:
-            runner.logger.info(
-                f"train_cfg.min_steps: {max_epochs} epochs of {len(loader)} step(s) "
-                f"are less than {min_steps} steps, so the search takes {epochs}; "
-                "train_cfg.min_steps=0 keeps it short"
-            )
+            text = f"{epochs} epochs instead of {max_epochs} make min_steps={min_steps}"
+            runner.logger.info(f"train_cfg: {text}")
         super().__init__(runner, loader, epochs)
         self.val_begin = self._max_epochs + 1  # the supernet itself is never validated
         self.calibration_batches, self.metric = calibration_batches, metric
@@ -120,19 +116,8 @@ class SearchLoop(EpochBasedTrainLoop):
         self._epoch = self._iter // len(self.dataloader)
         data.alpha_loader.sampler.start = search.num_alpha_steps
         data.alpha_loader.sampler.num_batches = self._max_iters
-        facts = dict(
-            ann_file=data.ann_file,
-            num_weights_clips=len(data.weights_half),
-            num_alphas_clips=len(data.alpha_half),
-        )
         self.files.write_setting()
-        with recorded_run(
-            self.runner,
-            seed=search.seed,
-            num_steps=self._max_iters,
-            data=facts,
-            schedule=asdict(search.schedule.config),
-        ):
+        with self.files.recorded_run():
             try:
                 if self.validation is not None:
                     # What is wrong with validation data or metric shows now.
