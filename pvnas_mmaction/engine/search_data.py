@@ -44,29 +44,24 @@ def split_by_class(
     of ``files`` (None: each has its own) come to one half."""
     check("train_cfg.alpha_share", alpha_share, in_range("(0, 1)"))
     generator = np.random.default_rng(seed)
-    labels = np.asarray(labels)
-    _, firsts, numbers = np.unique(
-        np.arange(len(labels)) if files is None else np.asarray(files),
-        return_index=True,
-        return_inverse=True,
-    )
-    stand_in = firsts[numbers]  # the first clip of the same file
-    chosen: list[int] = []
-    for label in np.unique(labels):
-        own = (labels == label) & (stand_in == np.arange(len(labels)))
-        members = generator.permutation(np.flatnonzero(own))
+    files = range(len(labels)) if files is None else files
+    first: dict[Any, int] = {}  # clip of a file
+    for index, file in enumerate(files):
+        first.setdefault(file, index)
+    chosen: set[int] = set()
+    for label in sorted({*labels}):
+        members = [index for index in first.values() if labels[index] == label]
         count = round(len(members) * alpha_share)
         if len(members) > 1:
             count = min(max(count, 1), len(members) - 1)
-        chosen.extend(members[:count].tolist())
-    in_alphas = np.isin(stand_in, chosen)
-    alphas = np.flatnonzero(in_alphas).tolist()
-    weights = np.flatnonzero(~in_alphas).tolist()
-    if not weights or not alphas:
-        expected = "two clips or more of one class"
-        hint = "weights and alphas are trained on different clips"
-        raise wrong(LIST, expected, f"{len(labels)} clips, no two of one class", hint)
-    return weights, alphas
+        chosen.update(generator.permutation(members)[:count].tolist())
+    halves: tuple[list[int], list[int]] = ([], [])
+    for index, file in enumerate(files):
+        halves[first[file] in chosen].append(index)
+    if not all(halves):
+        got = f"{len(labels)} clips, no two of one class"
+        raise wrong(LIST, "two clips or more of one class", got)
+    return halves
 
 
 class StepSampler(Sampler[Key]):
