@@ -47,9 +47,8 @@ from .selection import Selection, hand_made
 from .steps import Steps, judge
 
 DEFAULT_RELAXATIONS = dict(warmup="uniform", weights="gumbel_st", alphas="two_path")
-_GRADIENT = one_of(*(name for name in RELAXATIONS if name != "uniform"))
-_RELAXATIONS = dict.fromkeys(DEFAULT_RELAXATIONS, one_of(*RELAXATIONS))
-_RELAXATIONS |= dict(alphas=_GRADIENT)
+_RULES = dict.fromkeys(DEFAULT_RELAXATIONS, one_of(*RELAXATIONS))
+_RULES["alphas"] = one_of(*(name for name in RELAXATIONS if name != "uniform"))
 # What a resumed search takes as it is.
 _STATE = ("seed", "num_steps", "num_alpha_steps", "accumulated_from")
 _STATE += ("sensitivities", "diagnostics")
@@ -114,7 +113,7 @@ class Search:
         self.validate, self.calibration = validate, calibration
         self.judging, self.racing = judging, racing
         self.extra_setting = extra_setting or {}
-        changes = read(relaxations or {}, _RELAXATIONS, (), "train_cfg.relaxations")
+        changes = read(relaxations or {}, _RULES, (), "train_cfg.relaxations")
         self.relaxations = DEFAULT_RELAXATIONS | changes
         self.supernet = find_supernet(model)
         self.space = self.supernet.space
@@ -124,14 +123,18 @@ class Search:
         self.input_shape = check_input_shape(self.space.skeleton, input_shape)
         pair = optimizers["weights"], optimizers["alphas"]
         self.steps = Steps(model, *pair, self.input_shape)
-        file = cost.get("table") if isinstance(cost, Mapping) else None
-        sizes = self.input_shape, self.num_classes
-        self.tables = cost_tables(self.space, *sizes, file)
+        table = cost.get("table") if isinstance(cost, Mapping) else None
+        self.tables = cost_tables(self.space, self.input_shape, self.num_classes, table)
         self.penalty = build_penalty(cost, self.tables)
         self.budget = self.penalty and self.penalty.budget
-        judge, numbers = self.judge if validate else None, (num_clips, num_ranked)
         self.selection = Selection(
-            self.space, self.tables, self.budget, judge, *numbers, alpha_weight
+            self.space,
+            self.tables,
+            self.budget,
+            self.judge if validate else None,
+            num_clips,
+            num_ranked,
+            alpha_weight,
         )
         # Now, so that a space without one fails before any training.
         self._hand_made = race_steps and hand_made(self.space, self.selection.budgets)
@@ -300,8 +303,7 @@ class Search:
     def end_cycle(self) -> ArchiveEntry:
         """Archive the genotype of the cycle that is over, and restart the next one."""
         schedule, log_probs = self.schedule, self.log_probs()
-        last_step = self.num_steps - 1
-        cycle = schedule.cycle_of(last_step)
+        cycle = schedule.cycle_of(self.num_steps - 1)
         most_probable = self.space.blocks(self.selection.derive(log_probs)[0])
         nearest = self.archive.distance(most_probable)
         entry = self.selection.finish_cycle(
@@ -310,7 +312,7 @@ class Search:
             schedule.archive_distance,
             step=self.num_steps,
             diversity=diversity.diversity(self.probabilities),
-            planned_diversity=schedule.planned_diversity(last_step),
+            planned_diversity=schedule.planned_diversity(self.num_steps - 1),
         )
         if cycle + 1 < schedule.num_cycles:
             self._shrink(schedule.restart(nearest))
@@ -337,9 +339,9 @@ class Search:
             self.selection.race(self._hand_made, self.trained_accuracy, log_probs)
         best = self.archive.best()
         if best and self.judging:
-            network, p = self.space.indices_of_blocks(best.blocks), self.probabilities
+            facts = self.space.indices_of_blocks(best.blocks), self.probabilities
             self.diagnostics = from_rank_0(
-                lambda: diagnose(self.model, network, p, self.judging(NUM_CLIPS))
+                lambda: diagnose(self.model, *facts, self.judging(NUM_CLIPS))
             )
         return best
 
