@@ -168,11 +168,9 @@ def test_auto_scale_lr_holds_for_the_weights_alone(tmp_path):
     assert column(logged, "weights.base_lr") == pytest.approx([0.0125] * 18)
 
 
-PLAIN = dict(_delete_=True, type="EpochBasedTrainLoop", max_epochs=1)
 OURS = dict(type="LRDiversityHook")
 REFUSED = [
     (dict(param_scheduler=dict(type="LinearLR")), "param_scheduler: expected none"),
-    (dict(train_cfg=PLAIN), "train_cfg.type: expected 'SearchLoop' .*, got 'Epoch"),
     (dict(custom_hooks=[OURS | dict(mode="linear")]), "mode: expected .* got 'linear'"),
     (dict(custom_hooks=[]), "custom_hooks: expected LRDiversityHook, .*, got none"),
     (dict(activation_checkpointing="backbone"), "checkpointing: expected none, got"),

@@ -10,16 +10,12 @@ from ..search.schedule import AUTO, LRDiversityConfig, LRDiversitySchedule
 from ..space.checks import wrong
 from .checkpoints import CHECKPOINT_KEY, FORMAT_VERSION, search_state
 from .optim import unwrap
-from .search_loop import SearchLoop
 
 # Top-level keys with which MMEngine changes how a model runs.
 TRANSFORMS = ("activation_checkpointing", "compile", "efficient_conv_bn_eval")
 
 
 def _check_config(runner: Runner) -> None:
-    if not isinstance(runner.train_loop, SearchLoop):
-        found = type(runner.train_loop).__name__
-        raise wrong("train_cfg.type", "'SearchLoop' with LRDiversityHook", repr(found))
     if runner.param_schedulers:
         hint = "LRDiversityHook alone sets the learning rates of a search"
         raise wrong("param_scheduler", "none", "one", hint)

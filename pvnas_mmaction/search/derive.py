@@ -148,8 +148,7 @@ class _Program:
             )
             if result.status == 2:
                 return None
-            if result.x is None:
-                raise RuntimeError(f"the integer program failed: {result.message}")
+            assert result.x is not None, result.message
             parts = np.split(result.x, self.starts[1:])
             indices = tuple(int(np.argmax(part)) for part in parts)
             if all(b.table.exact(indices) <= b.limit for b in self.budgets):

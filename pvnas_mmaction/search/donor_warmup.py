@@ -27,7 +27,7 @@ from ..space.cost_table import CostTable, Rows
 from ..space.search_space import SearchSpace
 from . import diversity
 from .derive import Indices
-from .steps import losses, switched_off
+from .steps import loss_of, switched_off
 
 FIELD = "train_cfg.donor"
 CLIPS = 64
@@ -106,8 +106,7 @@ def block_losses(
 
                 def loss(x: Tensor, layer: int, samples: list = samples) -> float:
                     with supernet.use_path(path, layer):
-                        found, _ = losses(model, x.unsqueeze(1), samples)
-                    return float(model.parse_losses(found)[0])
+                        return float(loss_of(model, x.unsqueeze(1), samples)[0])
 
                 x = data["inputs"].flatten(0, 1)
                 size = len(x)

@@ -81,10 +81,10 @@ class Steps:
         with self.weights.optim_context(self.model):
             data = self._data(batch)
             with self.supernet.use_path(paths[0]):
-                loss, logs, scores = self._loss(data)
+                loss, logs, scores = loss_of(self.model, **data)
             if teacher is not None:
                 with self.supernet.use_path(path):
-                    path_scores = self._loss(data)[2]
+                    path_scores = loss_of(self.model, **data)[2]
                 target = torch.softmax(scores.detach().float(), 1)
                 found = torch.log_softmax(path_scores.float(), 1)
                 distance = F.kl_div(found, target, reduction="batchmean")
@@ -125,7 +125,7 @@ class Steps:
             switched_off(running.norms, "track_running_stats"),
         ):
             with self.alphas.optim_context(self.model), self.supernet.use_path(path):
-                loss, logs, _ = self._loss(self._data(batch))
+                loss, logs, _ = loss_of(self.model, **self._data(batch))
             if penalty is not None:
                 loss = loss + penalty.loss(self.supernet.probabilities())
             self._update(self.alphas, loss, [self.supernet.alphas])
@@ -159,10 +159,6 @@ class Steps:
             raise wrong("train_cfg.input_shape", expected, str(self.input_shape), hint)
         return data
 
-    def _loss(self, data: dict) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        found, scores = losses(self.model, **data)
-        return *self.model.parse_losses(found), scores
-
     def _running(self, *paths: Choices) -> _Part:
         weights, norms = list(self._shared.weights), list(self._shared.norms)
         for candidates, *choices in zip(self._candidates, *paths, strict=True):
@@ -173,18 +169,19 @@ class Steps:
         return _Part(weights, norms)
 
 
-def losses(
+def loss_of(
     model: nn.Module, inputs: Tensor, data_samples: list
-) -> tuple[dict[str, Tensor | list[Tensor]], Tensor | None]:
-    """What ``model(inputs, data_samples, mode="loss")`` gives, from scores in float32,
-    and the scores; None for a head that makes its loss in its own way.
+) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+    """Loss and values to log, as of ``model(inputs, data_samples, mode="loss")`` from
+    scores in float32, and the scores; None for a head that makes its loss itself.
 
     MMAction2's heads copy scores and labels to the host to count the clips that are
     right, and take no bfloat16 there; here that is done where the scores are.
     """
     head = model.cls_head
     if type(head).loss is not BaseHead.loss:
-        return model(inputs, data_samples, mode="loss"), None
+        found = model(inputs, data_samples, mode="loss")
+        return *model.parse_losses(found), None
     scores, extra = model.extract_feat(inputs, stage="head", data_samples=data_samples)
     scores = scores.float()
     labels = torch.stack([sample.gt_label for sample in data_samples]).flatten()
@@ -199,7 +196,7 @@ def losses(
         right = best == labels[:, None]
         for k in head.topk:
             found[f"top{k}_acc"] = right[:, :k].any(1).float().mean()
-    return {**found, **extra.get("loss_aux", {})}, scores
+    return *model.parse_losses({**found, **extra.get("loss_aux", {})}), scores
 
 
 @contextmanager
