@@ -16,12 +16,10 @@ class ArchiveEntry:
     """One genotype of the archive.
 
     Args:
-        cycle: Cycle that ended in it, from 0; -1 for what the losses of single blocks
-            gave before the first.
+        cycle: Cycle that ended in it, from 0; -1: before the first one, from a donor.
         step: Weights steps taken when it was derived.
         costs: Cost by kind.
-        accuracy: Validation accuracy, a share, or None: with the weights of the cycle's
-            end, or of the search's; after a race with weights trained there.
+        accuracy: Validation accuracy, a share, when it was judged last, or None.
         distance: Share of layers that differ from the nearest earlier entry, or None.
         diversity, planned_diversity: D(p) and D* when it was derived.
         file: Genotype file, relative to the folder of the archive.

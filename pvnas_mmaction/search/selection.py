@@ -77,20 +77,12 @@ def hand_made(space: SearchSpace, budgets: Sequence[Budget]) -> Indices:
 
 
 class Selection:
-    """Derives the networks of a search, judges them and fills its archive.
+    """Derives the networks of a search, judges them and fills its ``archive``.
 
-    Args:
-        space: The search space.
-        tables: Costs by kind.
-        budget: Limit that every network keeps, or a ValueError.
-        judge: Gives the validation accuracy, a share, of a network with inherited
-            weights. Default None: nothing is judged.
-        num_clips: Number of validation clips.
-        num_ranked: How many of the most probable networks are judged.
-
-    Attributes:
-        archive: What was found so far.
-        table: Costs of the budget's kind; multiply-accumulates without a budget.
+    ``tables`` are the costs by kind; every network keeps the ``budget``, or a
+    ValueError. ``judge`` gives the validation accuracy, a share, of a network with
+    inherited weights, on ``num_clips`` clips; with None nothing is judged. ``table`` is
+    that of the budget's kind, multiply-accumulates without a budget.
     """
 
     def __init__(
@@ -118,9 +110,8 @@ class Selection:
         """The ``num_ranked`` most probable networks that keep the budget and differ
         from the archive in a share of their layers, see :func:`derive_apart`."""
         found = [self.space.indices_of_blocks(e.blocks) for e in self.archive.entries]
-        return derive_apart(
-            log_probs, self.budgets, self.num_ranked, found, min_distance
-        )
+        wanted = self.num_ranked, found, min_distance
+        return derive_apart(log_probs, self.budgets, *wanted)
 
     def start(self, losses: Rows, step: int, found_diversity: float) -> None:
         """Put the network of the least sum of single blocks' losses in the archive."""
@@ -190,8 +181,8 @@ class Selection:
         sums = [sum(row[index] for row, index in pairs) for pairs in chosen]
         costs = [entry.costs[self.table.kind] for entry in entries]
         accuracies = [entry.accuracy for entry in entries]
-        numbers = self.num_clips, self.alpha_weight
-        return entries[choose(accuracies, sums, costs, *numbers)]
+        settings = self.num_clips, self.alpha_weight
+        return entries[choose(accuracies, sums, costs, *settings)]
 
     def _facts(self, indices: Indices) -> dict[str, Any]:
         """What an entry of the archive says of the network itself."""

@@ -3,6 +3,7 @@
 package a function named ``check_...`` raises what :func:`wrong` makes, or OSError."""
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -56,14 +57,10 @@ def is_list(value: object) -> bool:
 def in_range(interval: str) -> Rule:
     """The rule for a number in an interval such as ``"[0, 1)"`` or ``"[1, inf)"``."""
     low, high = map(float, interval[1:-1].split(","))
-
-    def holds(value: Any) -> bool:
-        above = is_number(value) and (
-            value >= low if interval[0] == "[" else value > low
-        )
-        return above and (value <= high if interval[-1] == "]" else value < high)
-
-    return f"a number in {interval}", holds
+    above = operator.ge if interval[0] == "[" else operator.gt
+    below = operator.le if interval[-1] == "]" else operator.lt
+    expected = f"a number in {interval}"
+    return expected, lambda v: is_number(v) and above(v, low) and below(v, high)
 
 
 def at_least(least: int) -> Rule:
@@ -82,27 +79,23 @@ MAPPING: Rule = ("a mapping", lambda v: isinstance(v, Mapping))
 
 
 def read(
-    data: object,
-    rules: Mapping[str, Rule],
-    required: Sequence[str],
-    where: str,
-    hint: str = "",
+    data: object, rules: Mapping[str, Rule], required: Sequence[str], where: str
 ) -> dict[str, Any]:
     """A mapping, as a config or file holds it, with checked keys and values, as a new
     dict; a ValueError about ``where`` if it is no mapping, a key is unknown, a required
     one is missing, or a value is wrong."""
     keys = ", ".join(rules)
     if not isinstance(data, Mapping):
-        raise wrong(where, f"a mapping with the keys {keys}", short(data), hint)
+        raise wrong(where, f"a mapping with the keys {keys}", short(data))
     for key in data:
         if key not in rules:
-            raise wrong(f"{where}, unknown key", f"one of {keys}", repr(key), hint)
+            raise wrong(f"{where}, unknown key", f"one of {keys}", repr(key))
     for key in required:
         if key not in data:
-            raise wrong(where, f"the key {key!r} as well", short(sorted(data)), hint)
+            raise wrong(where, f"the key {key!r} as well", short(sorted(data)))
     for key, (expected, holds) in rules.items():
         if key in data and not holds(data[key]):
-            raise wrong(f"{where}: {key}", expected, short(data[key]), hint)
+            raise wrong(f"{where}: {key}", expected, short(data[key]))
     return dict(data)
 
 
