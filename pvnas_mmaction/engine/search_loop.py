@@ -98,13 +98,10 @@ class SearchLoop(EpochBasedTrainLoop):
         backbone = sum(p.numel() for p in self.supernet.parameters())
         found = sum(p.numel() for p in self.model.parameters()) - backbone
         counted = (search.space.skeleton.out_channels + 1) * search.num_classes
-        if found != counted:
+        if search.penalty is not None and found != counted:
             expected = f"{counted} parameters outside its backbone, one linear layer"
             hint = "costs are without the rest of model.cls_head and model.neck"
-            error = wrong("model", expected, str(found), hint)
-            if search.penalty is not None:
-                raise error
-            self.runner.logger.warning(str(error))
+            raise wrong("model", expected, str(found), hint)
         self.files = SearchFiles(self.runner, self.search, self.data)
         return self.search
 
@@ -112,10 +109,9 @@ class SearchLoop(EpochBasedTrainLoop):
         if self.search is None:
             expected = "LRDiversityHook, which builds the schedule of a search"
             raise wrong("custom_hooks", expected, "none")
-        search, data = self.search, self.data
+        search, sampler = self.search, self.data.alpha_loader.sampler
         self._epoch = self._iter // len(self.dataloader)
-        data.alpha_loader.sampler.start = search.num_alpha_steps
-        data.alpha_loader.sampler.num_batches = self._max_iters
+        sampler.start, sampler.num_batches = search.num_alpha_steps, self._max_iters
         self.files.write_setting()
         with self.files.recorded_run():
             try:

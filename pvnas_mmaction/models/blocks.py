@@ -6,6 +6,7 @@ import itertools
 from collections import OrderedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -56,12 +57,9 @@ class TemporalShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         part = max(1, x.shape[1] // self.fraction)
-        back = torch.roll(x[:, :part], -1, dims=2)
-        forth = torch.roll(x[:, part : 2 * part], 1, dims=2)
-        keep = torch.ones(x.shape[2], dtype=x.dtype, device=x.device)
-        keep[-1] = 0
-        mask = keep[:, None, None]
-        y = torch.cat((back * mask, forth * mask.flip(0), x[:, 2 * part :]), dim=1)
+        back = F.pad(x[:, :part, 1:], (0, 0, 0, 0, 0, 1))
+        forth = F.pad(x[:, part : 2 * part, :-1], (0, 0, 0, 0, 1, 0))
+        y = torch.cat((back, forth, x[:, 2 * part :]), dim=1)
         return y.contiguous(memory_format=torch.channels_last_3d)
 
 

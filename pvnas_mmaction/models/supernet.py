@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mmaction.registry import MODELS
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ..space.checks import wrong
 from ..space.layout import Layer
@@ -189,9 +190,8 @@ def first_channels(widest: Tensor, weight: Tensor) -> Tensor:
 
 def padded(rows: Sequence[Sequence[float]], value: float = 0.0) -> Tensor:
     """Rows of unlike lengths as one tensor (L, K) in float64, filled up."""
-    width = max(map(len, rows))
-    full = [[*row, *[value] * (width - len(row))] for row in rows]
-    return torch.tensor(full, dtype=torch.float64)
+    tensors = [torch.tensor(row, dtype=torch.float64) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=value)
 
 
 def log_probabilities(rows: Sequence[Sequence[float]]) -> list[list[float]]:
