@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .diversity import hamming, mean_pairwise_hamming
@@ -47,15 +47,13 @@ class ArchiveEntry:
         return int(self.costs["params"])
 
 
+@dataclass
 class Archive:
     """Genotypes found so far, in order, and ``final``, the network that the search
     ended in, which may be one of them (None: it goes on)."""
 
-    def __init__(
-        self, entries: Sequence[ArchiveEntry] = (), final: ArchiveEntry | None = None
-    ) -> None:
-        self.entries = list(entries)
-        self.final = final
+    entries: list[ArchiveEntry] = field(default_factory=list)
+    final: ArchiveEntry | None = None
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -87,11 +85,7 @@ class Archive:
         )
 
     def to_dict(self) -> dict:
-        return dict(
-            entries=[asdict(entry) for entry in self.entries],
-            final=self.final and asdict(self.final),
-            summary=self.summary(),
-        )
+        return {**asdict(self), "summary": self.summary()}
 
     @classmethod
     def from_dict(cls, data: dict) -> Archive:
