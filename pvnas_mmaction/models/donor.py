@@ -126,13 +126,10 @@ def is_residual(block: Mapping[str, object]) -> bool:
     return "reduce.conv.weight" in block
 
 
-def channels(block: Block) -> tuple[int, int]:
-    """Input and output width of a donor's block."""
-    roles = ("reduce", "expand") if is_residual(block) else ("expand", "project")
-    first, last = (block.get(f"{role}.conv.weight") for role in roles)
-    # An inverted bottleneck that does not expand starts depthwise.
-    c_in = len(block["spatial.conv.weight"]) if first is None else first.shape[1]
-    return c_in, len(last)
+def out_channels(block: Block) -> int:
+    """Output width of a donor's block."""
+    last = "expand" if is_residual(block) else "project"
+    return len(block[f"{last}.conv.weight"])
 
 
 def read_donor(state: Mapping[str, Tensor], naming: str = "auto") -> Donor:
