@@ -166,7 +166,7 @@ def test_crash_while_writing_leaves_the_old_file(
     path = tmp_path / "genotype.json"
     save_genotype(old, path)
 
-    def crash(*args: object) -> None:
+    def crash(*_: object, **__: object) -> None:
         raise OSError("power cut")
 
     for step in ("replace", "write_text"):
