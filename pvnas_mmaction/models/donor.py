@@ -18,87 +18,84 @@ from ..space.checks import check, one_of, reading, wrong
 # From "role.conv.weight", "role.bn.weight" ..., by a layout's roles, to tensors.
 Block = dict[str, Tensor]
 
-# Names of a convolution and of its batch normalisation.
-Names = tuple[str, str]
-_LITE = dict(spatial=("_depthwise_conv", "_bn1"), project=("_project_conv", "_bn2"))
-_FIRST, _SECOND, _THIRD = ((f"{i}.conv", f"{i}.bn") for i in range(3))
+# A network's parts by role: names of a convolution and of its batch normalisation.
+Names = dict[str, str]
+_LITE = dict(spatial="_depthwise_conv _bn1", project="_project_conv _bn2")
 
 
 class Naming(NamedTuple):
     """How a project names a network's first convolution, blocks and last one. A block's
     names start with the first pattern that matches; groups are numbers, its order."""
 
-    stem: Names
-    blocks: dict[str, dict[str, Names]]
-    head: Names | None = None
+    stem: str
+    blocks: dict[str, Names]
+    head: str | None = None
 
 
 NAMINGS = {
     "efficientnet_lite_pytorch": Naming(
-        stem=("_conv_stem", "_bn0"),
+        stem="_conv_stem _bn0",
         blocks={
             r"_blocks\.(0)\.": _LITE,
-            r"_blocks\.(\d+)\.": dict(expand=("_expand_conv", "_bn0"), **_LITE),
+            r"_blocks\.(\d+)\.": dict(_LITE, expand="_expand_conv _bn0"),
         },
-        head=("_conv_head", "_bn1"),
+        head="_conv_head _bn1",
     ),
     # timm's class EfficientNet, of which its EfficientNet-Lite and MobileNetV2 are.
     "timm_efficientnet": Naming(
-        stem=("conv_stem", "bn1"),
+        stem="conv_stem bn1",
         blocks={
-            r"blocks\.(0)\.(\d+)\.": dict(
-                spatial=("conv_dw", "bn1"), project=("conv_pw", "bn2")
-            ),
+            r"blocks\.(0)\.(\d+)\.": dict(spatial="conv_dw bn1", project="conv_pw bn2"),
             r"blocks\.(\d+)\.(\d+)\.": dict(
-                expand=("conv_pw", "bn1"),
-                spatial=("conv_dw", "bn2"),
-                project=("conv_pwl", "bn3"),
+                expand="conv_pw bn1", spatial="conv_dw bn2", project="conv_pwl bn3"
             ),
         },
-        head=("conv_head", "bn2"),
+        head="conv_head bn2",
     ),
     "torchvision_mobilenet_v2": Naming(
-        stem=("features.0.0", "features.0.1"),
+        stem="features.0.0 features.0.1",
         blocks={
-            r"features\.(1)\.conv\.": dict(spatial=("0.0", "0.1"), project=("1", "2")),
+            r"features\.(1)\.conv\.": dict(spatial="0.0 0.1", project="1 2"),
             r"features\.(\d+)\.conv\.": dict(
-                expand=("0.0", "0.1"), spatial=("1.0", "1.1"), project=("2", "3")
+                expand="0.0 0.1", spatial="1.0 1.1", project="2 3"
             ),
         },
-        head=("features.18.0", "features.18.1"),
+        head="features.18.0 features.18.1",
     ),
     # Also mmpretrain's, and MobileNetV2TSM.
     "mmaction_mobilenet_v2": Naming(
-        stem=("conv1.conv", "conv1.bn"),
+        stem="conv1.conv conv1.bn",
         blocks={
-            r"layer(1)\.(\d+)\.conv\.": dict(spatial=_FIRST, project=_SECOND),
+            r"layer(1)\.(\d+)\.conv\.": dict(
+                spatial="0.conv 0.bn", project="1.conv 1.bn"
+            ),
             r"layer(\d)\.(\d+)\.conv\.": dict(
-                expand=_FIRST, spatial=_SECOND, project=_THIRD
+                expand="0.conv 0.bn", spatial="1.conv 1.bn", project="2.conv 2.bn"
             ),
         },
-        head=("conv2.conv", "conv2.bn"),
+        head="conv2.conv conv2.bn",
     ),
     # Also timm's and mmpretrain's.
     "torchvision_resnet": Naming(
-        stem=("conv1", "bn1"),
+        stem="conv1 bn1",
         blocks={
             r"layer(\d)\.(\d+)\.": dict(
-                reduce=("conv1", "bn1"),
-                spatial=("conv2", "bn2"),
-                expand=("conv3", "bn3"),
-                shortcut=("downsample.0", "downsample.1"),
+                reduce="conv1 bn1",
+                spatial="conv2 bn2",
+                expand="conv3 bn3",
+                shortcut="downsample.0 downsample.1",
             )
         },
     ),
     # Also ResNetTSM.
     "mmaction_resnet": Naming(
-        stem=("conv1.conv", "conv1.bn"),
+        stem="conv1.conv conv1.bn",
         blocks={
             r"layer(\d)\.(\d+)\.": dict(
-                reduce=("conv1.conv", "conv1.bn"),
-                spatial=("conv2.conv", "conv2.bn"),
-                expand=("conv3.conv", "conv3.bn"),
-                shortcut=("downsample.conv", "downsample.bn"),
+                reduce="conv1.conv conv1.bn",
+                spatial="conv2.conv conv2.bn",
+                expand="conv3.conv conv3.bn",
+                shortcut="downsample.conv downsample.bn",
             )
         },
     ),
@@ -158,9 +155,9 @@ def _read(
     left = {key.replace(".net.", "."): value for key, value in state.items()}
     missing: list[str] = []
 
-    def take(prefix: str, role: str, names: Names) -> Block:
+    def take(prefix: str, role: str, names: str) -> Block:
         block = {}
-        for kind, name in zip(_PARAMETERS, names, strict=True):
+        for kind, name in zip(_PARAMETERS, names.split(), strict=True):
             for parameter in _PARAMETERS[kind]:
                 key = f"{prefix}{name}.{parameter}"
                 if key in left:
@@ -170,7 +167,7 @@ def _read(
         return block
 
     table = NAMINGS[naming]
-    blocks: dict[tuple[int, ...], tuple[str, dict[str, Names]]] = {}
+    blocks: dict[tuple[int, ...], tuple[str, Names]] = {}
     for key in left:
         for pattern, roles in table.blocks.items():
             if match := re.match(pattern, key):
@@ -183,7 +180,7 @@ def _read(
             missing.append(f"block {before}")
         block: Block = {}
         for role, names in roles.items():
-            if role != "shortcut" or f"{prefix}{names[0]}.weight" in left:
+            if role != "shortcut" or f"{prefix}{names.split()[0]}.weight" in left:
                 block |= take(prefix, role, names)
         layers.append(block)
     stem = take("", "spatial", table.stem)
