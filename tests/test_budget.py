@@ -102,7 +102,7 @@ def test_another_kind_of_cost_is_one_line(monkeypatch):
     tables = cost_tables(TOY, INPUT_SHAPE, NUM_CLASSES)
     penalty = build_penalty(dict(kind="energy", budget=3), tables)
     (best,) = derive([[0.0, 1.0, 2.0, 3.0][: len(c)] for c in LAYERS], [penalty.budget])
-    assert penalty.budget.table.cost(best.indices) <= 3
+    assert penalty.budget.table.cost(best) <= 3
     selection = Selection(TOY, tables, penalty.budget)
     entry = selection.finish_cycle(
         [[0.0] * len(c) for c in LAYERS], 0, step=1, diversity=1, planned_diversity=1
@@ -135,7 +135,7 @@ def search_alphas(penalty: CostPenalty, slope: float, steps: int) -> list[float]
         ratios.append(expected / penalty.budget.limit)
     log_probs = torch.log_softmax(alphas.detach(), 1).tolist()
     (found,) = derive(log_probs, [penalty.budget])
-    assert penalty.budget.table.exact(found.indices) <= penalty.budget.limit
+    assert penalty.budget.table.exact(found) <= penalty.budget.limit
     return ratios
 
 

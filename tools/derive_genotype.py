@@ -96,8 +96,9 @@ def find(args: argparse.Namespace, checkpoint: SearchCheckpoint) -> list[dict]:
     found = []
     log_probs = log_probabilities(checkpoint.alphas)
     for network in derive(log_probs, budgets, args.num_candidates):
-        costs = {names[k]: t.cost(network.indices) for k, t in tables.items()}
-        item = dict(indices=network.indices, log_prob=network.log_prob)
+        costs = {names[k]: t.cost(network) for k, t in tables.items()}
+        chosen = (row[i] for row, i in zip(log_probs, network, strict=True))
+        item = dict(indices=network, log_prob=math.fsum(chosen))
         found.append(dict(item, provenance={**shared, **costs}))
     return found
 

@@ -43,15 +43,6 @@ class Budget:
     limit: float
 
 
-@dataclass(frozen=True)
-class Derived:
-    """A network: the candidate of each layer, and the sum of their (raised)
-    log-probabilities."""
-
-    indices: Indices
-    log_prob: float
-
-
 def derive(
     log_probs: Sequence[Sequence[float]],
     budgets: Sequence[Budget] = (),
@@ -59,7 +50,7 @@ def derive(
     min_distance: int = 1,
     earlier: Sequence[Sequence[int]] = (),
     earlier_distance: int = 1,
-) -> list[Derived]:
+) -> list[Indices]:
     """Find the most likely networks that keep every budget.
 
     Args:
@@ -71,8 +62,8 @@ def derive(
             ``earlier_distance`` layers.
 
     Returns:
-        The networks, best first; fewer than wanted where no more exist, none only where
-        ``earlier`` leaves none.
+        Candidate indices of the networks, best first; fewer than wanted where no more
+        exist, none only where ``earlier`` leaves none.
 
     Raises:
         ValueError: No network keeps the budgets; names the lowest cost.
@@ -87,10 +78,9 @@ def derive(
     program = _Program(scores, budgets)
     for indices in earlier:
         program.forbid(indices, earlier_distance)
-    found: list[Derived] = []
+    found: list[Indices] = []
     while len(found) < num_candidates and (indices := program.solve()) is not None:
-        chosen = [layer[index] for layer, index in zip(scores, indices, strict=True)]
-        found.append(Derived(indices, math.fsum(chosen)))
+        found.append(indices)
         program.forbid(indices, min_distance)
     if not found and not earlier:
         asked = ", ".join(f"{b.table.kind} {b.limit} {b.table.unit}" for b in budgets)
@@ -105,15 +95,14 @@ def derive_apart(
     found: Sequence[Sequence[int]],
     share: float,
 ) -> list[Indices]:
-    """The most probable networks, as candidate indices, that differ from those found in
-    a share of their layers, rounded up; any where none of these keeps the budgets."""
+    """The most probable networks that differ from those found in a share of their
+    layers, rounded up; any where none of these keeps the budgets."""
     # 0.2 of 15 layers are 3, whatever floats make of it.
     layers = math.ceil(share * len(log_probs) - 1e-9)
-    networks: list[Derived] = []
+    networks: list[Indices] = []
     if layers > 0:
         networks = derive(log_probs, budgets, num_candidates, 1, found, layers)
-    networks = networks or derive(log_probs, budgets, num_candidates)
-    return [network.indices for network in networks]
+    return networks or derive(log_probs, budgets, num_candidates)
 
 
 class _Program:

@@ -73,7 +73,7 @@ def hand_made(space: SearchSpace, budgets: Sequence[Budget]) -> Indices:
         widths = [math.log(ratio) if ratio else LEFT_OUT for ratio in ratios]
         pairs = zip(fits, widths, strict=True)
         scores.append([w if fit or w == LEFT_OUT else -math.inf for fit, w in pairs])
-    return derive(scores, budgets)[0].indices
+    return derive(scores, budgets)[0]
 
 
 class Selection:
@@ -118,7 +118,7 @@ class Selection:
         (found,) = derive([[-value for value in row] for row in losses], self.budgets)
         own = dict(diversity=found_diversity, planned_diversity=found_diversity)
         own |= dict(cycle=-1, step=step, file=FIRST_FILE)
-        self.archive.entries.append(ArchiveEntry(**own, **self._facts(found.indices)))
+        self.archive.entries.append(ArchiveEntry(**own, **self._facts(found)))
 
     def finish_cycle(
         self, log_probs: Rows, cycle: int, min_distance: float = 0.0, **facts: float
