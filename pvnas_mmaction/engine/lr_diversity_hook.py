@@ -15,21 +15,6 @@ from .optim import unwrap
 TRANSFORMS = ("activation_checkpointing", "compile", "efficient_conv_bn_eval")
 
 
-def _check_config(runner: Runner) -> None:
-    if runner.param_schedulers:
-        hint = "LRDiversityHook alone sets the learning rates of a search"
-        raise wrong("param_scheduler", "none", "one", hint)
-    for key in TRANSFORMS:
-        if runner.cfg.get(key):
-            hint = "it is for one network: take it for the retraining"
-            raise wrong(key, "none", repr(runner.cfg.get(key)), hint)
-    for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook) and not hook.save_optimizer:
-            hint = "a search that is resumed needs the moments"
-            field = "default_hooks.checkpoint.save_optimizer"
-            raise wrong(field, "True", "False", hint)
-
-
 @HOOKS.register_module()
 class LRDiversityHook(Hook):
     """Sets the learning rates of a search, of which it is the only owner, absolutely at
@@ -56,7 +41,18 @@ class LRDiversityHook(Hook):
     def before_run(self, runner: Runner) -> None:
         if isinstance(runner.optim_wrapper, dict):
             return  # still a config: the runner validates or tests
-        _check_config(runner)
+        if runner.param_schedulers:
+            hint = "LRDiversityHook alone sets the learning rates of a search"
+            raise wrong("param_scheduler", "none", "one", hint)
+        for key in TRANSFORMS:
+            if runner.cfg.get(key):
+                hint = "it is for one network: take it for the retraining"
+                raise wrong(key, "none", repr(runner.cfg.get(key)), hint)
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook) and not hook.save_optimizer:
+                hint = "a search that is resumed needs the moments"
+                field = "default_hooks.checkpoint.save_optimizer"
+                raise wrong(field, "True", "False", hint)
         weights = runner.optim_wrapper["weights"].optimizer
         alphas = runner.optim_wrapper["alphas"].optimizer
         # auto_scale_lr has scaled both; the alphas' rate tells by how much.

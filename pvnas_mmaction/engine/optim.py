@@ -107,27 +107,21 @@ class SearchOptimWrapperConstructor:
         # An empty paramwise_cfg would make MMEngine take model.parameters() whole.
         paramwise = {"bypass_duplicate": False, **(self.paramwise_cfg or {})}
         weights = _WeightsConstructor(self.configs["weights"], paramwise)(model)
+        # Of "auto", the default, a schedule makes a rate; 1 stands for it until then.
         config = self.configs["alphas"]
-        config["optimizer"] = _build_alphas_optimizer(config["optimizer"], found)
+        settings = dict(config["optimizer"], params=[found])
+        rate = settings.pop("lr", AUTO)
+        settings["lr"] = 1.0 if rate == AUTO else rate
+        optimizer = config["optimizer"] = OPTIMIZERS.build(settings)
+        adams = torch.optim.Adam | torch.optim.AdamW
+        if rate == AUTO and not isinstance(optimizer, adams):
+            expected = f"a number with {settings['type']}"
+            hint = f"{AUTO!r} counts on the steps of Adam"
+            raise wrong("optim_wrapper.alphas.optimizer.lr", expected, repr(AUTO), hint)
+        optimizer.defaults["lr"] = rate
         alphas = OPTIM_WRAPPERS.build(config)
         groups = weights.optimizer.param_groups
         held = [id(parameter) for group in groups for parameter in group["params"]]
         rest = {id(parameter) for parameter in model.parameters()} - {id(found)}
         assert len(held) == len(rest) and set(held) == rest, "weights, each once"
         return OptimWrapperDict(weights=weights, alphas=alphas)
-
-
-def _build_alphas_optimizer(
-    config: dict, alphas: nn.Parameter
-) -> torch.optim.Optimizer:
-    """With ``lr="auto"``, the default, ``defaults["lr"]`` is that word, for a schedule
-    to read, while the parameter group has a rate of 1 until the schedule sets one."""
-    config = {"lr": AUTO, **config, "params": [alphas]}
-    rate = config["lr"]
-    optimizer = OPTIMIZERS.build({**config, "lr": 1.0} if rate == AUTO else config)
-    if rate == AUTO and not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
-        expected = f"a number with {config['type']}"
-        hint = f"{AUTO!r} counts on the steps of Adam"
-        raise wrong("optim_wrapper.alphas.optimizer.lr", expected, repr(AUTO), hint)
-    optimizer.defaults["lr"] = rate
-    return optimizer

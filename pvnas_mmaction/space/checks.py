@@ -73,7 +73,6 @@ TEXT: Rule = ("text", lambda v: isinstance(v, str))
 NAME: Rule = ("a name", lambda v: isinstance(v, str) and v != "")
 COUNT: Rule = at_least(1)
 ODD: Rule = ("an odd number from 1 up", lambda v: COUNT[1](v) and v % 2 == 1)
-NUMBER: Rule = ("a number", is_number)
 POSITIVE: Rule = ("a number above 0", lambda v: is_number(v) and v > 0)
 MAPPING: Rule = ("a mapping", lambda v: isinstance(v, Mapping))
 
