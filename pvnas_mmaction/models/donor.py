@@ -216,10 +216,8 @@ def _url_of_model(name: str) -> str:
         for model in load(folder / file)["Models"]:
             if model["Name"] == name:
                 return model["Weights"]
-    raise FileNotFoundError(
-        f"checkpoint: expected a file, a URL, timm://NAME, torchvision://NAME, "
-        f"package://NAME or a model of MMAction2's model index, got {name!r}"
-    )
+    known = "a file, a URL, timm://NAME, torchvision://NAME, package://NAME or a model"
+    raise wrong("checkpoint", f"{known} of MMAction2's model index", repr(name))
 
 
 @CheckpointLoader.register_scheme(prefixes="package://", force=True)

@@ -117,8 +117,17 @@ class _Program:
         self.rows: list[np.ndarray] = []
         self.limits: list[float] = []
         self.upper = np.ones(len(losses))
-        for budget in budgets:
-            self._add_budget(budget)
+        for table, limit in ((budget.table, budget.limit) for budget in budgets):
+            # Costs above the cheapest network: small numbers lose no digits.
+            slack = Fraction(limit) - table.cheapest()
+            rows = [list(map(Fraction, row)) for row in table.per_layer]
+            extra = [cost - min(row) for row in rows for cost in row]
+            # A candidate that breaks the budget by itself never enters the program.
+            self.upper[[cost > slack for cost in extra]] = 0
+            scale = Fraction(_SCALE) / slack if slack else Fraction(1)
+            row = [float(c * scale) if c <= slack else 0.0 for c in extra]
+            self.rows.append(np.array(row))
+            self.limits.append(float(slack * scale))
 
     def solve(self) -> Indices | None:
         """The best network that the cuts leave and that keeps every budget exactly."""
@@ -150,16 +159,3 @@ class _Program:
         row[self.starts + np.array(indices)] = 1
         self.rows.append(row)
         self.limits.append(len(indices) - distance)
-
-    def _add_budget(self, budget: Budget) -> None:
-        # Costs above the cheapest network: small numbers lose no digits.
-        slack = Fraction(budget.limit) - budget.table.cheapest()
-        extra: list[Fraction] = []
-        for layer in budget.table.per_layer:
-            extra.extend(Fraction(cost) - Fraction(min(layer)) for cost in layer)
-        # A candidate that breaks the budget by itself never enters the program.
-        self.upper[[cost > slack for cost in extra]] = 0
-        scale = Fraction(_SCALE) / slack if slack else Fraction(1)
-        row = [float(c * scale) if c <= slack else 0.0 for c in extra]
-        self.rows.append(np.array(row))
-        self.limits.append(float(slack * scale))
