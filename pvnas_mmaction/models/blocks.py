@@ -8,7 +8,7 @@ from collections import OrderedDict
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..space import layout as data
 from .lowering import LoweredConv3d
@@ -102,16 +102,12 @@ def build_block(spec: data.BlockSpec | str, layer: data.Layer) -> Block:
     return Block(data.layout(spec, layer))
 
 
-@torch.no_grad()
 def fold_batch_norm(module: nn.Module) -> nn.Module:
     """The module, with every batch normalisation of its blocks folded into its
     convolution. For inference only: training checkpoints fit it no more."""
     for part in module.modules():
-        if isinstance(part, ConvNormAct) and (bn := getattr(part, "bn", None)):
-            part.conv.weight, part.conv.bias = fuse_conv_bn_weights(
-                part.conv.weight, None, bn.running_mean, bn.running_var, bn.eps,
-                bn.weight, bn.bias,
-            )  # fmt: skip
+        if isinstance(part, ConvNormAct) and hasattr(part, "bn"):
+            part.conv = fuse_conv_bn_eval(part.conv, part.bn)
             del part.bn
     return module
 
