@@ -57,9 +57,11 @@ _SKELETON = dict(
     padding=checks.one_of(*PADDINGS),
     in_channels=checks.COUNT,
 )
-PROVENANCE = ("data", "config", "code_version", "checkpoint", "command", "date", "seed")
-PROVENANCE += ("num_classes", "macs", "params", "cycle", "step", "input_shape")
-PROVENANCE += ("latency_ms", "accuracy")
+PROVENANCE = (
+    *("data", "config", "code_version", "checkpoint", "command", "date", "seed"),
+    *("num_classes", "macs", "params", "cycle", "step", "input_shape", "latency_ms"),
+    "accuracy",
+)
 _GENOTYPE = dict(
     format_version=checks.one_of(FORMAT_VERSION),
     space=checks.NAME,
