@@ -56,8 +56,8 @@ class LRDiversityHook(Hook):
         weights = runner.optim_wrapper["weights"].optimizer
         alphas = runner.optim_wrapper["alphas"].optimizer
         # auto_scale_lr has scaled both; the alphas' rate tells by how much.
-        peak = alphas.defaults["lr"]
-        scale = alphas.param_groups[0]["lr"] / (1.0 if peak in (AUTO, 0) else peak)
+        peak, rate = alphas.defaults["lr"], alphas.param_groups[0]["lr"]
+        scale = rate / (1.0 if peak == AUTO else peak) if rate else 1.0
         loop = runner.train_loop
         config = LRDiversityConfig(
             total_steps=runner.max_iters - loop.num_tune_steps,
