@@ -22,7 +22,6 @@ class Backbone(BaseModule):
     """A module with this project's initialisation that loads its own weights alone."""
 
     whose: str  # what it is, for an error about a checkpoint
-    hint: str  # what to do about another one
 
     def init_weights(self) -> None:
         """Initialise the weights, then follow ``init_cfg``; once, as in MMEngine."""
@@ -49,7 +48,7 @@ class Backbone(BaseModule):
         searched, searches = (
             any(map(_SUPERNET_KEY.match, shapes)) for shapes in (found, expected)
         )
-        hint = self.hint
+        hint = "take the config that the checkpoint was trained with"
         if searched and not searches:
             hint = "derive a network from it with tools/derive_genotype.py"
         elif searches and not searched:

@@ -53,7 +53,6 @@ class PVNASNet(Backbone):
         self.genotype = resolve_genotype(genotype)
         space, blocks = self.genotype.space, " ".join(self.genotype.blocks)
         self.whose = f"the genotype of space {space!r} with blocks {blocks}"
-        self.hint = "use the genotype that the checkpoint was trained with"
         self.norm_eval = norm_eval
         self.skeleton = skeleton = self.genotype.skeleton
         num_stages = len(skeleton.stages)

@@ -70,7 +70,6 @@ class PVNASSupernet(Backbone):
         super().__init__(init_cfg=init_cfg)
         self.space = SearchSpace.from_config(space)
         self.whose = f"the supernet of space {self.space.name!r}"
-        self.hint = "use the space that the checkpoint was trained with"
         self.share = share
         self.skeleton = skeleton = self.space.skeleton
         self.stem = Block(skeleton.stem_layout)
