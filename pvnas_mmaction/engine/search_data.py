@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -48,9 +49,11 @@ def split_by_class(
     first: dict[Any, int] = {}  # clip of a file
     for index, file in enumerate(files):
         first.setdefault(file, index)
+    by_class: dict[int, list[int]] = defaultdict(list)
+    for index in first.values():
+        by_class[labels[index]].append(index)
     chosen: set[int] = set()
-    for label in sorted({*labels}):
-        members = [index for index in first.values() if labels[index] == label]
+    for _, members in sorted(by_class.items()):
         count = round(len(members) * alpha_share)
         if len(members) > 1:
             count = min(max(count, 1), len(members) - 1)
