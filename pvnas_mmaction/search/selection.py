@@ -143,7 +143,7 @@ class Selection:
         *earlier, last = self.archive.entries
         networks = self.derive(log_probs) if min_distance > 0 else []
         near = [replace(last, file=FINAL_FILE, **self._facts(n)) for n in networks]
-        near = [entry for entry in near if entry.distance != 0]  # in the archive
+        near = [entry for entry in near if entry.distance != 0]  # others are archived
         judged = self._judged([*earlier, *near], self.judge)
         self.archive.entries = [*judged[: len(earlier)], last]
         near = judged[len(earlier) :]
