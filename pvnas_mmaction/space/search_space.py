@@ -2,16 +2,8 @@
 """Search spaces: a skeleton and, for each layer, a list of block specs.
 
 A space is plain config data: a skeleton (:mod:`.genotype`) with a name, and candidates
-in every stage::
-
-    space = dict(
-        name="toy", stem=dict(channels=16), head_channels=64,
-        stages=[dict(out_channels=16, num_layers=3, spatial_stride=2,
-                     candidates=["mb_t{1,3}_k{3,5}_e2", "skip"])])
-
-Braces stand for every text between their commas, in order, so that the list above is
-``mb_t1_k3_e2 mb_t1_k5_e2 mb_t3_k3_e2 mb_t3_k5_e2 skip``. ``{mb_t1,ts_t3}_k3_e{6,1.5}``
-is four block specs.
+in every stage; docs/reference/block_specs.md has an example. Braces stand for every
+text between their commas, in order: ``{mb_t1,ts_t3}_k3_e{6,1.5}`` is four block specs.
 
 The list of a stage is offered to each of its layers, but ``skip`` only to those that
 keep their shape. Where layers differ more, ``candidates`` is a list of such lists, one
