@@ -45,7 +45,7 @@ if __name__ == "__main__":
         scores = [
             [ms**0.5 * generator.random() for ms in row] for row in table.per_layer
         ]
-        chosen.append(derive(scores, [Budget(table, limit)])[0].indices)
+        chosen.append(derive(scores, [Budget(table, limit)])[0])
     known = setting["calibration"]["networks"]
     names = ("threads", "rounds", "backend")
     how = {name: setting[name] for name in names}

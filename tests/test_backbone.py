@@ -32,7 +32,7 @@ MISMATCHES: list[tuple[Any, Any, str]] = [
     (lambda: PVNASSupernet(SPACE), lambda: PVNASNet(MB), "derive a network from it"),
     (lambda: PVNASNet(MB), lambda: PVNASSupernet(SPACE), "no checkpoint of a search"),
     (lambda: PVNASSupernet(dict(SPACE, name="other", head_channels=24)),
-     lambda: PVNASSupernet(SPACE), r" 5 parameters differ.*use the space"),
+     lambda: PVNASSupernet(SPACE), r" 5 parameters differ.*take the config"),
     (lambda: build_recognizer(NET), lambda: PVNASNet(MB), "say prefix='backbone.' n"),
 ]  # fmt: skip
 

@@ -163,7 +163,7 @@ def test_search_budget_binds_and_can_be_kept(name):
         assert all(b.macs <= ratio * a.macs for a, b in zip(row, large, strict=True))
     assert budget.table.cost(budget.table.most_expensive()) > budget.limit
     (found,) = derive([[0.0] * len(row) for row in space.candidates], [budget])
-    blocks = space.genotype(found.indices).blocks
+    blocks = space.genotype(found).blocks
     assert (
         network_cost(space.skeleton, blocks, shape, cfg.num_classes).macs
         <= budget.limit

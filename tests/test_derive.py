@@ -8,12 +8,7 @@ import random
 import pytest
 
 from pvnas_mmaction.search import derive as derive_module
-from pvnas_mmaction.search.derive import (
-    Derived,
-    InfeasibleBudgetError,
-    derive,
-    derive_apart,
-)
+from pvnas_mmaction.search.derive import derive, derive_apart
 from pvnas_mmaction.space.cost_table import KINDS, CostTable
 
 
@@ -61,20 +56,16 @@ class BruteForce:
         ]
         return max(rest, default=None)
 
-    def check(self, results: list[Derived], num_candidates, min_distance) -> None:
+    def check(self, results: list, num_candidates, min_distance) -> None:
         for position, result in enumerate(results):
-            assert result.indices in self.feasible
-            earlier = [r.indices for r in results[:position]]
+            assert result in self.feasible
+            earlier = results[:position]
             best = self.next_best(earlier, min_distance)
-            assert result.log_prob == pytest.approx(best, abs=1e-9)
-            assert self.feasible[result.indices] == pytest.approx(best, abs=1e-9)
-            assert all(distance(result.indices, e) >= min_distance for e in earlier)
-            assert result.costs == {
-                b.table.kind: self.cost(result.indices, b) for b in self.budgets
-            }
+            assert self.feasible[result] == pytest.approx(best, abs=1e-9)
+            assert all(distance(result, e) >= min_distance for e in earlier)
         assert len(results) <= num_candidates
         if len(results) < num_candidates:
-            assert self.next_best([r.indices for r in results], min_distance) is None
+            assert self.next_best(results, min_distance) is None
 
 
 def random_problem(seed: int):
@@ -116,7 +107,7 @@ def test_equals_brute_force(block, away):
         log_probs, budgets, num_candidates, min_distance = random_problem(seed)
         reference = BruteForce(log_probs, budgets)
         if not reference.feasible:
-            with pytest.raises(InfeasibleBudgetError, match="no network keeps"):
+            with pytest.raises(ValueError, match=r"budgets?: expected"):
                 derive(log_probs, budgets, num_candidates, min_distance)
             continue
         generator = random.Random(seed)
@@ -142,13 +133,12 @@ def test_equals_brute_force(block, away):
 def test_a_budget_below_the_tolerance_of_the_solver_is_kept(seed, monkeypatch):
     """One unit too much in 1e12 is within the tolerance of HiGHS, not within ours."""
     generator = random.Random(seed)
-    calls = []
-    original = derive_module._Program._forbid_cover
-    monkeypatch.setattr(
-        derive_module._Program,
-        "_forbid_cover",
-        lambda *args: calls.append(1) or original(*args),
-    )
+    calls, milp = [], derive_module.milp
+
+    def solve(*args, **settings):
+        return calls.append(1) or milp(*args, **settings)
+
+    monkeypatch.setattr(derive_module, "milp", solve)
     table = [[0, 10**12 + generator.randint(0, 3)] for _ in range(4)]
     table += [[0, 1, 2, 3] for _ in range(3)]
     log_probs = [log_softmax([0.0, 1.0 + generator.random()]) for _ in range(4)]
@@ -156,7 +146,7 @@ def test_a_budget_below_the_tolerance_of_the_solver_is_kept(seed, monkeypatch):
     limit = sum(sorted(row[1] for row in table[:4])[:2]) + 4
     budgets = [Budget("flops", limit, 0, table)]
     results = derive(log_probs, budgets, num_candidates=3, min_distance=2)
-    assert calls, "the problem is too easy to test the repair"
+    assert len(calls) > 3, "the problem is too easy to test the repair"
     BruteForce(log_probs, budgets).check(results, 3, 2)
 
 
@@ -180,7 +170,8 @@ def test_networks_that_nearly_tie_are_told_apart(seed):
                 total = value + p
                 longer[spent + cost] = max(longer.get(spent + cost, total), total)
         best = longer
-    assert result.log_prob == pytest.approx(max(best.values()), abs=1e-10)
+    found = sum(row[i] for row, i in zip(log_probs, result, strict=True))
+    assert found == pytest.approx(max(best.values()), abs=1e-10)
 
 
 def test_a_limit_that_is_met_exactly_is_allowed():
@@ -188,25 +179,20 @@ def test_a_limit_that_is_met_exactly_is_allowed():
     limit = 2 * 10**11 + 4 + 99
     log_probs = [[-0.1, -3.0], [-0.1, -3.0]]
     (result,) = derive(log_probs, [Budget("flops", limit, 99, table)])
-    assert result.indices == (0, 0)
-    assert result.costs == {"flops": limit}
-    assert isinstance(result.costs["flops"], int)
+    assert result == (0, 0)
     (result,) = derive(log_probs, [Budget("flops", limit - 1, 99, table)])
-    assert result.indices in {(0, 1), (1, 0)}
+    assert result in {(0, 1), (1, 0)}
     (result,) = derive(log_probs, [Budget("flops", 111, 99, table)])
-    assert result.indices == (1, 1)
+    assert result == (1, 1)
 
 
 def test_infeasible_budget_names_the_cheapest_cost():
     budget = Budget("flops", 1_000, 200, [[500, 900], [301, 400]])
-    with pytest.raises(
-        InfeasibleBudgetError,
-        match=r"flops budget of 1000 MACs: the cheapest possible costs 1001 MACs "
-        r"\(200 of them fixed\)",
-    ):
+    message = "flops budget: expected 1001 MACs or more, the cheapest network, got 1000"
+    with pytest.raises(ValueError, match=message):
         derive([[0.0, 0.0]] * 2, [budget])
     latency = Budget("latency", 1.0, 0.25, [[0.5], [0.5]])
-    with pytest.raises(ValueError, match=r"latency budget of 1.0 ms: .* costs 1.25 ms"):
+    with pytest.raises(ValueError, match=r"latency budget: expected 1.25 ms"):
         derive([[0.0], [0.0]], [latency])
 
 
@@ -214,12 +200,12 @@ def test_budgets_that_exclude_each_other_are_named():
     # Candidate 0 has few MACs and many parameters, candidate 1 the reverse.
     flops = Budget("flops", 12, 0, [[5, 10], [5, 10]])
     params = Budget("params", 25, 5, [[10, 5], [10, 5]])
-    assert derive([[0.0, 0.0]] * 2, [flops])[0].costs == {"flops": 10}
+    assert derive([[0.0, 0.0]] * 2, [flops])[0] == (0, 0)
     less = Budget("params", 19, 5, params.table.per_layer)
-    message = "alone: flops 12 MACs, params 19 parameters; raise one"
-    with pytest.raises(InfeasibleBudgetError, match=message):
+    message = "at once, got flops 12 MACs, params 19 parameters; raise one"
+    with pytest.raises(ValueError, match=message):
         derive([[0.0, 0.0]] * 2, [flops, less])
-    assert derive([[0.0, 0.0]] * 2, [flops, params])[0].indices == (0, 0)
+    assert derive([[0.0, 0.0]] * 2, [flops, params])[0] == (0, 0)
 
 
 def test_derive_apart_rounds_up_and_gives_way():

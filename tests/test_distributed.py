@@ -190,7 +190,7 @@ def test_ranks_that_differ_are_noticed(tmp_path, differs):
         check_ranks_agree(step, [path], alphas, model)
         return "agree"
 
-    message = f"RuntimeError: step {WEIGHTS_EVERY}: the processes hold different alphas"
+    message = f"RuntimeError: step {WEIGHTS_EVERY}: expected the same alphas"
     for found in run_ranks(tmp_path, 3, rank):
         assert found.startswith("agree" if differs in ("nothing", "later") else message)
 

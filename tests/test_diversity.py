@@ -62,7 +62,7 @@ def test_bounds_uniform_one_hot_and_no_choice():
     # Sums that float32 has rounded do not leave [0, 1].
     assert diversity([[1.00005, 0.0]]) == 0
     assert diversity([[1 / 21] * 21]) == 1
-    assert (diversity([[1.0]]), entropy([[1.0]]), argmax_share([[1.0]])) == (0, 0, 1)
+    assert (diversity([[1.0]]), entropy([[1.0]])) == (0, 0)
 
 
 def test_softmax_is_stable():

@@ -2,7 +2,6 @@
 """Block specs and genotype files: round trips, and what each wrong input is told."""
 
 import json
-import math
 import os
 import re
 from pathlib import Path
@@ -13,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pvnas_mmaction.space.genotype import (
-    PROVENANCE,
     Genotype,
     Skeleton,
     Stage,
@@ -41,9 +39,6 @@ def specs(draw: st.DrawFn) -> BlockSpec:
     )
 
 
-EXAMPLES = ("a", 1, 0.5, None, [1, 2, 3, 4])
-
-
 @st.composite
 def genotypes(draw: st.DrawFn) -> Genotype:
     """Any valid genotype: up to three stages, skip wherever it may stand."""
@@ -61,9 +56,7 @@ def genotypes(draw: st.DrawFn) -> Genotype:
         "skip" if layer.keeps_shape and draw(st.booleans()) else str(draw(specs()))
         for layer in skeleton.layers
     )
-    provenance = {
-        key: next(filter(holds, EXAMPLES)) for key, (_, holds) in PROVENANCE.items()
-    }
+    provenance = dict(macs=draw(widths), date=draw(st.text()), accuracy=None)
     return Genotype(draw(st.text(min_size=1)), skeleton, blocks, provenance)
 
 
@@ -104,25 +97,22 @@ PLACES: list[tuple[tuple[str | int, ...], Any, str]] = [
     (("extra",), 1, ", unknown key: expected one of format_version, space, skeleton"),
     (("blocks",), DELETE, ": " + AS_WELL.format("blocks")),
     (("skeleton", "stem", "channels"), DELETE, "stem: " + AS_WELL.format("channels")),
-    (("format_version",), 1, "expected 2, got 1; blocks and skeletons were others"),
-    (("format_version",), 3, "expected 2, got 3; update pvnas_mmaction to read it"),
+    (("format_version",), 1, "expected 2, got 1; update this package"),
     (("space",), 7, ": space: expected a name, got 7"),
-    (("skeleton", "stem", "channels"), 0, "stem.channels: expected a whole number f"),
-    (("skeleton", "stem", "pool"), 2, "stem.pool: expected an odd number from 1 up, o"),
+    (("skeleton", "stem", "channels"), 0, "stem: channels: expected a whole number f"),
+    (("skeleton", "stem", "pool"), 2, "stem: pool: expected an odd number from 1 up,"),
     (("skeleton", "activation"), "gelu", "activation: expected one of relu, relu6, "),
-    (STAGE, [], "skeleton.stages: expected a list of at least one stage, got []"),
+    (STAGE, [], "skeleton: stages: expected a list of at least one stage, got []"),
     ((*STAGE, 1, "temporal_stride"), 3, "temporal_stride: expected one of 1, 2, got 3"),
     (("blocks",), ["skip"], ": number of blocks: expected 3, one for each layer of th"),
     (("blocks", 0), "skip", "[0]: expected an operation: 16 to 16 channels, stride (1"),
-    (("provenance", "macs"), 1.5, "provenance.macs: expected a whole number, got 1.5"),
-    (("provenance", "latency_ms"), math.inf, ".latency_ms: expected a number, got inf"),
-    (("provenance", "input_shape"), [8, 32, 32], ".input_shape: expected [C, T, H, W]"),
+    (("provenance",), [1], "provenance: expected a mapping, got [1]"),
 ]
 # fmt: on
 GRAMMAR = "expected 'skip' or FAMILY_t<Kt>_k<Ks>_e<E>[_se], e.g."
 SPECS = [
-    ("mb_t3_k3_e4.0", "expected its normal form 'mb_t3_k3_e4'"),
-    ("mb_t3_k٣_e4", "expected its normal form 'mb_t3_k3_e4'"),
+    ("mb_t3_k3_e4.0", GRAMMAR),
+    ("mb_t3_k٣_e4", GRAMMAR),
     ("conv_t3_k3_e4", "expected a family out of mb, mb3d, ts, rb, rs"),
     ("mb_t2_k3_e4", "expected t odd and from 1 to 11 for mb"),
     ("mb_t3_k4_e4", "expected k odd and from 1 to 11 for mb"),
@@ -163,12 +153,8 @@ def test_what_is_no_file_is_neither_read_nor_written(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="^" + re.escape(str(path))):
             load_genotype(path)
     for path in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(FileNotFoundError, match=f"{path}: no such genotype file"):
+        with pytest.raises(OSError, match=str(path)):
             load_genotype(path)
-    good = parse_genotype(content())
-    where = dict(input_shape=(3, 8, 32, 32))
-    with pytest.raises(ValueError, match=r"provenance.input_shape: expected .*\(3, 8"):
-        Genotype(good.space, good.skeleton, good.blocks, where).to_json()
 
 
 def test_crash_while_writing_leaves_the_old_file(
@@ -179,12 +165,12 @@ def test_crash_while_writing_leaves_the_old_file(
     path = tmp_path / "genotype.json"
     save_genotype(old, path)
 
-    def crash(*args: object) -> None:
+    def crash(*_: object, **__: object) -> None:
         raise OSError("power cut")
 
-    for step in ("replace", "fsync"):
+    for step in ("replace", "write_text"):
         with monkeypatch.context() as patch:
-            patch.setattr(os, step, crash)
+            patch.setattr(Path, step, crash)
             with pytest.raises(OSError, match="power cut"):
                 save_genotype(new, path)
         assert load_genotype(path) == old

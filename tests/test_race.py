@@ -116,7 +116,7 @@ def test_the_best_finalist_is_the_result(winner):
     best = found if winner == "archive" else other
     search.trained_accuracy = lambda indices: 0.75 if indices == best else 0.5
     final = search.finish()
-    assert final.blocks == search.selection.blocks(best)
+    assert final.blocks == search.space.blocks(best)
     assert (final.accuracy, final.file) == (0.75, "genotypes/final.json")
     assert [entry.accuracy for entry in entries] == [0.5, 0.5]
 

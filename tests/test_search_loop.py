@@ -151,7 +151,7 @@ def test_a_metric_that_is_no_share_shows_before_the_first_step(tmp_path, value):
         (dict(relaxations=dict(weights="darts")), "relaxations: weights: .*'darts'"),
         (dict(relaxations=dict(alphas="uniform")), "relaxations: alphas: .*'uniform'"),
         (dict(alpha_share=1.5), "alpha_share: expected .*, got 1.5"),
-        (dict(largest_every=-1), "largest_every: expected an integer .*, got -1"),
+        (dict(largest_every=-1), "largest_every: expected a whole .*, got -1"),
         (dict(calibration_batches=0), "calibration_batches: expected .*, got 0"),
     ],
 )

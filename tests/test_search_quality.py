@@ -188,6 +188,6 @@ def test_same_search_as_the_loop(tmp_path, options):
     # that are not archived; each on 2 batches of 4 to calibrate and on 16 clips.
     evaluations = 2 * options.get("num_ranked", 1) + 1
     archived = {entry.blocks for entry in ours.archive.entries}
-    likeliest = map(ours.selection.blocks, ours.selection.derive(ours.log_probs()))
+    likeliest = map(ours.space.blocks, ours.selection.derive(ours.log_probs()))
     evaluations += sum(blocks not in archived for blocks in likeliest)
     assert memory.forward_clips == evaluations * (2 * 4 + 16)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pvnas_mmaction.search.derive import Budget
 from pvnas_mmaction.search.penalty import CostPenalty
-from pvnas_mmaction.search.steps import Steps, reestimated_batch_norm
+from pvnas_mmaction.search.steps import Steps, judge
 from pvnas_mmaction.space.cost_table import CostTable
 
 
@@ -189,7 +189,8 @@ def test_reestimated_batch_norm_averages_over_the_batches():
     before = copy.deepcopy(model.state_dict())
     # Batches of unequal size count alike: it is their mean that is averaged.
     batches = [torch.randn(n, 3) * n for n in (4, 6, 8)]
-    with reestimated_batch_norm(model, [dict(inputs=b) for b in batches], seed=0):
+
+    def validate(model: nn.Module) -> float:
         inputs = {model.backbone[0]: batches, model.cls_head: []}
         for batch in batches:
             mean, var = batch.mean(0), batch.var(0, unbiased=False)
@@ -201,6 +202,9 @@ def test_reestimated_batch_norm_averages_over_the_batches():
             torch.testing.assert_close(module.running_mean, means)
             torch.testing.assert_close(module.running_var, variances)
             assert int(module.num_batches_tracked) == 3
+        return 0.5
+
+    assert judge(model, [dict(inputs=b) for b in batches], validate, seed=0) == 0.5
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert (model.backbone[0].momentum, model.cls_head.momentum) == (0.3, 0.1)

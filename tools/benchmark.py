@@ -29,7 +29,7 @@ from pvnas_mmaction.models import recognizers
 from pvnas_mmaction.models.blocks import fold_batch_norm
 from pvnas_mmaction.models.pvnas_net import PVNASNet
 from pvnas_mmaction.profiling.clock import check_device, machine_facts
-from pvnas_mmaction.space.checks import check_count, wrong
+from pvnas_mmaction.space.checks import COUNT, check, wrong
 
 ZOO = {
     "TSM-R50": "tsm/tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_",
@@ -75,7 +75,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     check_device(args.device)
     for name in ("rounds", "batch_size", "threads"):
-        check_count(name, getattr(args, name), 1)
+        check(name, getattr(args, name), COUNT)
     return args
 
 

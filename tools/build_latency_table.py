@@ -17,7 +17,7 @@ from pvnas_mmaction.apis import cli
 from pvnas_mmaction.apis.config_files import load_config, read_space
 from pvnas_mmaction.profiling import latency
 from pvnas_mmaction.profiling.calibration import calibrate_and_check
-from pvnas_mmaction.space.checks import check_count, wrong
+from pvnas_mmaction.space.checks import at_least, check, wrong
 from pvnas_mmaction.space.latency_table import LatencyTable
 
 MAX_MEDIAN_ERROR = 0.15
@@ -40,7 +40,7 @@ def main() -> None:
     add("--check-networks", type=int, default=12, help=number)
     args = parser.parse_args()
     cli.check_out_file(args.out)
-    check_count("--check-networks", args.check_networks, 3)
+    check("--check-networks", args.check_networks, at_least(3))
     cfg = load_config(args.config)
     space = read_space(cfg, args.config)
     shape = args.input_shape or (cfg.get("train_cfg") or {}).get("input_shape")

@@ -27,9 +27,10 @@ from pvnas_mmaction.apis.fit_settings import BUDGETS
 from pvnas_mmaction.apis.ranking import inherited_networks
 from pvnas_mmaction.engine.checkpoints import SearchCheckpoint, load_search_checkpoint
 from pvnas_mmaction.engine.search_files import save_weights
+from pvnas_mmaction.models.supernet import log_probabilities
 from pvnas_mmaction.profiling.clock import check_device
 from pvnas_mmaction.search.derive import Budget, derive
-from pvnas_mmaction.space.checks import check_count, wrong
+from pvnas_mmaction.space.checks import COUNT, check, wrong
 from pvnas_mmaction.space.cost_table import cost_tables
 from pvnas_mmaction.space.genotype import save_genotype
 
@@ -59,7 +60,7 @@ def parse_args() -> argparse.Namespace:
     cli.add_config_options(parser)
     args = parser.parse_args()
     check_device(args.device)
-    check_count("--num-candidates", args.num_candidates, 1)
+    check("--num-candidates", args.num_candidates, COUNT)
     if args.budget_ms is not None and args.latency_table is None:
         hint = "make one with tools/build_latency_table.py"
         raise wrong("--budget-ms", "a --latency-table as well", "none", hint)
@@ -92,9 +93,11 @@ def find(args: argparse.Namespace, checkpoint: SearchCheckpoint) -> list[dict]:
         date=datetime.now(timezone.utc).date().isoformat(),
     )
     found = []
-    for network in derive(checkpoint.log_probs(), budgets, args.num_candidates):
-        costs = {names[k]: t.cost(network.indices) for k, t in tables.items()}
-        item = dict(indices=network.indices, log_prob=network.log_prob)
+    log_probs = log_probabilities(checkpoint.alphas)
+    for network in derive(log_probs, budgets, args.num_candidates):
+        costs = {names[k]: t.cost(network) for k, t in tables.items()}
+        chosen = (row[i] for row, i in zip(log_probs, network, strict=True))
+        item = dict(indices=network, log_prob=math.fsum(chosen))
         found.append(dict(item, provenance={**shared, **costs}))
     return found
 

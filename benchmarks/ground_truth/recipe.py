@@ -15,7 +15,7 @@ from pvnas_mmaction.engine.muon import MuonAdamW
 from pvnas_mmaction.models.blocks import init_weights
 from pvnas_mmaction.models.pvnas_net import PVNASNet
 from pvnas_mmaction.search.randomness import derived_seed
-from pvnas_mmaction.space.checks import check_count, wrong
+from pvnas_mmaction.space.checks import at_least, check, wrong
 from pvnas_mmaction.space.search_space import SearchSpace
 
 
@@ -80,7 +80,7 @@ class Recipe:
     reversals: bool = True
 
     def __post_init__(self) -> None:
-        check_count("train_clips", self.train_clips, self.batch_size)
+        check("train_clips", self.train_clips, at_least(self.batch_size))
         if self.warmup < 0 or self.cooldown <= 0 or self.warmup + self.cooldown > 1:
             raise wrong(
                 "warmup, cooldown",

@@ -3,7 +3,6 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from ..engine.checkpoints import SearchCheckpoint
 from ..engine.search_data import ALPHA_SHARE, CALIBRATION_BATCHES, METRIC, SearchData
 from ..engine.validation import Validation
+from ..models.supernet import inherit_weights
 from ..search.randomness import seeded
 from ..search.steps import judge
 from ..space.checks import wrong
@@ -57,8 +57,9 @@ def inherited_networks(
     def evaluate(indices: Sequence[int]) -> tuple[float, dict[str, Tensor]]:
         genotype = checkpoint.space.genotype(indices)
         backbone = dict(type="PVNASNet", genotype=genotype)
+        inherited = inherit_weights(checkpoint.state, indices)
         model = MODELS.build(copy.deepcopy(dict(cfg["model"], backbone=backbone)))
-        load_weights(model, checkpoint.inherited(indices), str(checkpoint.path))
+        load_weights(model, inherited, str(checkpoint.path))
         state: dict[str, Tensor] = {}
 
         def validate(model: nn.Module) -> float:
@@ -66,7 +67,7 @@ def inherited_networks(
             state.update(copy.deepcopy(model.state_dict()))
             return validation(model)
 
-        calibration = partial(data.calibration, num_batches)
+        calibration = data.calibration(num_batches)
         accuracy = judge(model.to(device), calibration, validate, seed)
         return accuracy, {key: value.cpu() for key, value in state.items()}
 

@@ -9,6 +9,7 @@ from . import (
     muon,
     optim,
     search_history_hook,
+    search_loop,
     sync_statistics_hook,
     warmup_cosine_lr,
 )

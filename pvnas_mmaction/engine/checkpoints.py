@@ -5,7 +5,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from ..models.supernet import inherit_weights, log_probabilities
 from ..search.archive import Archive
 from ..space.checks import reading, wrong
 from ..space.search_space import SearchSpace
@@ -31,13 +30,9 @@ def check_checkpoint(path: str | os.PathLike[str], option: str) -> None:
     path = Path(path)
     if not path.is_file():
         got = f"the folder {path}" if path.is_dir() else f"no file {path}"
-        for near in [*saved_checkpoints(path), *saved_checkpoints(path.parent)][:1]:
-            got += f"; take {near}, say"
         raise FileNotFoundError(f"{option}: expected a checkpoint, got {got}")
     if not _is_whole(path):
         hint = "take an earlier one, or copy it again"
-        if re.fullmatch(rb"[\s -~]+", start := path.read_bytes()[:40]):
-            hint = f"it is a text, {start.decode()!r}..."
         raise wrong(option, "a whole checkpoint of torch.save", str(path), hint)
     with reading(f"{option} {path}", "weights by name"):
         mmap = zipfile.is_zipfile(path)
@@ -93,23 +88,17 @@ def latest_checkpoint(
 
 def search_state(checkpoint: Mapping[str, Any], path: object) -> dict[str, Any]:
     """The state of a search in a checkpoint; a ValueError if that is none."""
-    state = checkpoint.get(CHECKPOINT_KEY)
-    if not isinstance(state, Mapping):
-        expected = "the state of a search, as tools/train.py writes it"
-        hint = "name the work directory, or a checkpoint, of a search"
-        raise wrong(str(path), expected, "none", hint)
-    version = state.get("format_version")
-    if version != FORMAT_VERSION:
-        hint = "use the version of pvnas_mmaction that wrote it"
-        expected = f"format version {FORMAT_VERSION}"
-        raise wrong(f"{path}, {CHECKPOINT_KEY}", expected, repr(version), hint)
-    return dict(state)
+    state = checkpoint.get(CHECKPOINT_KEY) or {}
+    if (version := state.get("format_version")) != FORMAT_VERSION:
+        expected = f"the state of a search in format version {FORMAT_VERSION}"
+        hint = "name a checkpoint of a search by this version of pvnas_mmaction"
+        raise wrong(str(path), expected, str(version).lower(), hint)
+    return state
 
 
 @dataclass(frozen=True)
 class SearchCheckpoint:
-    """A search as a checkpoint has it: its space, the alphas of every layer, the state
-    dict of the recognizer, the setting and results of the search, and all else."""
+    """A search as a checkpoint has it; ``content`` is the whole checkpoint."""
 
     path: Path
     space: SearchSpace
@@ -121,13 +110,6 @@ class SearchCheckpoint:
     num_classes: int
     archive: Archive
     content: dict[str, Any]
-
-    def log_probs(self) -> list[list[float]]:
-        return log_probabilities(self.alphas)
-
-    def inherited(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """State dict of a recognizer around one derived network."""
-        return inherit_weights(self.state, indices)
 
 
 def load_search_checkpoint(path: str | os.PathLike[str]) -> SearchCheckpoint:

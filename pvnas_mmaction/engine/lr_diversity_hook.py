@@ -6,33 +6,13 @@ from mmaction.registry import HOOKS
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from ..search.archive import ArchiveEntry
 from ..search.schedule import AUTO, LRDiversityConfig, LRDiversitySchedule
 from ..space.checks import wrong
 from .checkpoints import CHECKPOINT_KEY, FORMAT_VERSION, search_state
 from .optim import unwrap
-from .search_loop import SearchLoop
 
 # Top-level keys with which MMEngine changes how a model runs.
 TRANSFORMS = ("activation_checkpointing", "compile", "efficient_conv_bn_eval")
-
-
-def _check_config(runner: Runner) -> None:
-    if not isinstance(runner.train_loop, SearchLoop):
-        found = type(runner.train_loop).__name__
-        raise wrong("train_cfg.type", "'SearchLoop' with LRDiversityHook", repr(found))
-    if runner.param_schedulers:
-        hint = "LRDiversityHook alone sets the learning rates of a search"
-        raise wrong("param_scheduler", "none", "one", hint)
-    for key in TRANSFORMS:
-        if runner.cfg.get(key):
-            hint = "it is for one network: take it for the retraining"
-            raise wrong(key, "none", repr(runner.cfg.get(key)), hint)
-    for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook) and not hook.save_optimizer:
-            hint = "without the moments a search that is resumed would end elsewhere"
-            field = "default_hooks.checkpoint.save_optimizer"
-            raise wrong(field, "True", "False", hint)
 
 
 @HOOKS.register_module()
@@ -61,19 +41,23 @@ class LRDiversityHook(Hook):
     def before_run(self, runner: Runner) -> None:
         if isinstance(runner.optim_wrapper, dict):
             return  # still a config: the runner validates or tests
-        _check_config(runner)
-        if (number := sum(isinstance(h, LRDiversityHook) for h in runner.hooks)) > 1:
-            raise wrong("custom_hooks", "one LRDiversityHook", str(number))
+        if runner.param_schedulers:
+            hint = "LRDiversityHook alone sets the learning rates of a search"
+            raise wrong("param_scheduler", "none", "one", hint)
+        for key in TRANSFORMS:
+            if runner.cfg.get(key):
+                hint = "it is for one network: take it for the retraining"
+                raise wrong(key, "none", repr(runner.cfg.get(key)), hint)
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook) and not hook.save_optimizer:
+                hint = "a search that is resumed needs the moments"
+                field = "default_hooks.checkpoint.save_optimizer"
+                raise wrong(field, "True", "False", hint)
         weights = runner.optim_wrapper["weights"].optimizer
         alphas = runner.optim_wrapper["alphas"].optimizer
-        for name, optimizer in (("weights", weights), ("alphas", alphas)):
-            rate = optimizer.defaults["lr"]
-            if rate != AUTO and not rate > 0:
-                field = f"optim_wrapper.{name}.optimizer.lr"
-                raise wrong(field, "a number above 0, the peak", repr(rate))
         # auto_scale_lr has scaled both; the alphas' rate tells by how much.
-        peak = alphas.defaults["lr"]
-        scale = alphas.param_groups[0]["lr"] / (1.0 if peak == AUTO else peak)
+        peak, rate = alphas.defaults["lr"], alphas.param_groups[0]["lr"]
+        scale = rate / (1.0 if peak == AUTO else peak) if rate else 1.0
         loop = runner.train_loop
         config = LRDiversityConfig(
             total_steps=runner.max_iters - loop.num_tune_steps,
@@ -106,7 +90,13 @@ class LRDiversityHook(Hook):
             runner.message_hub.update_scalar(f"train/{name}", value)
         if search.at_cycle_end:
             entry = runner.train_loop.end_cycle()
-            self._report(runner, entry)
+            accuracy = "n/a" if entry.accuracy is None else f"{entry.accuracy:.4f}"
+            runner.logger.info(
+                f"Cycle {entry.cycle + 1}/{search.schedule.num_cycles}: "
+                f"{' '.join(entry.blocks)} | {entry.macs / 1e9:.4f} GFLOPs, "
+                f"{entry.params / 1e6:.3f} M parameters | accuracy {accuracy} | D "
+                f"{entry.diversity:.3f}"
+            )
             ended = [[entry]]
             if search.is_done:
                 ended.append([e for e in search.archive.entries if e.cycle >= 0])
@@ -114,21 +104,10 @@ class LRDiversityHook(Hook):
                 runner.logger.warning(line)
         self._set_rates(runner)
 
-    def _report(self, runner: Runner, entry: ArchiveEntry) -> None:
-        search = runner.train_loop.search
-        accuracy = "n/a" if entry.accuracy is None else f"{entry.accuracy:.4f}"
-        runner.logger.info(
-            f"Cycle {entry.cycle + 1}/{search.schedule.num_cycles}: "
-            f"{' '.join(entry.blocks)} | {entry.macs / 1e9:.4f} GFLOPs, "
-            f"{entry.params / 1e6:.3f} M parameters | accuracy {accuracy} | D "
-            f"{entry.diversity:.3f}"
-        )
-
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         for name, parameter in unwrap(runner.model).named_parameters():
             if not torch.isfinite(parameter).all():
-                hint = "the search has diverged; start another one in another work_dir "
-                hint += "with a lower optim_wrapper.weights.optimizer.lr"
+                hint = "start another search with a lower learning rate of the weights"
                 field = f"step {runner.iter}, {name}"
                 raise wrong(field, "finite weights", "some that are not", hint)
         state = runner.train_loop.search.state_dict()

@@ -68,12 +68,11 @@ class MuonAdamW(torch.optim.AdamW):
             rate = group.get("lr", lr)
             for muon, own in ((False, rate), (True, muon_lr * (rate / lr))):
                 settings = dict(params=parts[muon], muon=muon, lr=own)
+                settings["muon_momentum"] = muon_momentum
                 groups += [dict(group, **settings)] if parts[muon] else []
         super().__init__(
             groups, lr=lr, betas=tuple(betas), weight_decay=weight_decay, fused=True
         )
-        # Among the defaults, since a copy of an optimizer keeps those alone.
-        self.defaults["muon_momentum"] = muon_momentum
         # Under mixed precision, gradients come unscaled: Muon's part needs them so.
         self._step_supports_amp_scaling = False
 
@@ -89,7 +88,7 @@ class MuonAdamW(torch.optim.AdamW):
         inspect.unwrap(torch.optim.AdamW.step)(self)
 
     def _muon_step(self, group: dict[str, Any]) -> None:
-        momentum = self.defaults["muon_momentum"]
+        momentum = group["muon_momentum"]
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue

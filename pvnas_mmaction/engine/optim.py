@@ -60,21 +60,16 @@ class _WeightsConstructor(DefaultOptimWrapperConstructor):
 
     def add_params(self, params, module, prefix="", is_dcn_module=None) -> None:
         super().add_params(params, module, prefix, is_dcn_module)
-        if not prefix:
-            alphas = find_supernet(module).alphas
-            own = [group for group in params if group["params"][0] is not alphas]
-            params[:] = _merge_groups(own)
-
-
-def _merge_groups(groups: list[dict]) -> list[dict]:
-    """Join groups of the same settings, so that one call updates many parameters."""
-    merged: dict[tuple, dict] = {}
-    for group in groups:
-        settings = {key: value for key, value in group.items() if key != "params"}
-        key = tuple(sorted(settings.items()))
-        merged.setdefault(key, {"params": [], **settings})
-        merged[key]["params"].extend(group["params"])
-    return list(merged.values())
+        if prefix:
+            return
+        alphas, merged = find_supernet(module).alphas, {}
+        for group in params:  # one for all parameters of the same settings
+            (parameter,) = group.pop("params")
+            if parameter is not alphas:
+                key = tuple(sorted(group.items()))
+                merged.setdefault(key, {"params": [], **group})
+                merged[key]["params"].append(parameter)
+        params[:] = merged.values()
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -112,27 +107,21 @@ class SearchOptimWrapperConstructor:
         # An empty paramwise_cfg would make MMEngine take model.parameters() whole.
         paramwise = {"bypass_duplicate": False, **(self.paramwise_cfg or {})}
         weights = _WeightsConstructor(self.configs["weights"], paramwise)(model)
-        alphas = self.configs["alphas"]
-        optimizer = _build_alphas_optimizer(alphas.pop("optimizer"), found)
-        alphas = OPTIM_WRAPPERS.build(alphas, default_args=dict(optimizer=optimizer))
+        # Of "auto", the default, a schedule makes a rate; 1 stands for it until then.
+        config = self.configs["alphas"]
+        settings = dict(config["optimizer"], params=[found])
+        rate = settings.pop("lr", AUTO)
+        settings["lr"] = 1.0 if rate == AUTO else rate
+        optimizer = config["optimizer"] = OPTIMIZERS.build(settings)
+        adams = torch.optim.Adam | torch.optim.AdamW
+        if rate == AUTO and not isinstance(optimizer, adams):
+            expected = f"a number with {settings['type']}"
+            hint = f"{AUTO!r} counts on the steps of Adam"
+            raise wrong("optim_wrapper.alphas.optimizer.lr", expected, repr(AUTO), hint)
+        optimizer.defaults["lr"] = rate
+        alphas = OPTIM_WRAPPERS.build(config)
         groups = weights.optimizer.param_groups
         held = [id(parameter) for group in groups for parameter in group["params"]]
         rest = {id(parameter) for parameter in model.parameters()} - {id(found)}
         assert len(held) == len(rest) and set(held) == rest, "weights, each once"
         return OptimWrapperDict(weights=weights, alphas=alphas)
-
-
-def _build_alphas_optimizer(
-    config: dict, alphas: nn.Parameter
-) -> torch.optim.Optimizer:
-    """With ``lr="auto"``, the default, ``defaults["lr"]`` is that word, for a schedule
-    to read, while the parameter group has a rate of 1 until the schedule sets one."""
-    config = {"lr": AUTO, **config, "params": [alphas]}
-    rate = config["lr"]
-    optimizer = OPTIMIZERS.build({**config, "lr": 1.0} if rate == AUTO else config)
-    if rate == AUTO and not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
-        expected = f"a number with {config['type']}"
-        hint = f"{AUTO!r} counts on the steps of Adam"
-        raise wrong("optim_wrapper.alphas.optimizer.lr", expected, repr(AUTO), hint)
-    optimizer.defaults["lr"] = rate
-    return optimizer

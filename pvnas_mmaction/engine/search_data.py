@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -44,29 +45,26 @@ def split_by_class(
     of ``files`` (None: each has its own) come to one half."""
     check("train_cfg.alpha_share", alpha_share, in_range("(0, 1)"))
     generator = np.random.default_rng(seed)
-    labels = np.asarray(labels)
-    _, firsts, numbers = np.unique(
-        np.arange(len(labels)) if files is None else np.asarray(files),
-        return_index=True,
-        return_inverse=True,
-    )
-    stand_in = firsts[numbers]  # the first clip of the same file
-    chosen: list[int] = []
-    for label in np.unique(labels):
-        own = (labels == label) & (stand_in == np.arange(len(labels)))
-        members = generator.permutation(np.flatnonzero(own))
+    files = range(len(labels)) if files is None else files
+    first: dict[Any, int] = {}  # clip of a file
+    for index, file in enumerate(files):
+        first.setdefault(file, index)
+    by_class: dict[int, list[int]] = defaultdict(list)
+    for index in first.values():
+        by_class[labels[index]].append(index)
+    chosen: set[int] = set()
+    for _, members in sorted(by_class.items()):
         count = round(len(members) * alpha_share)
         if len(members) > 1:
             count = min(max(count, 1), len(members) - 1)
-        chosen.extend(members[:count].tolist())
-    in_alphas = np.isin(stand_in, chosen)
-    alphas = np.flatnonzero(in_alphas).tolist()
-    weights = np.flatnonzero(~in_alphas).tolist()
-    if not weights or not alphas:
-        expected = "two clips or more of one class"
-        hint = "weights and alphas are trained on different clips"
-        raise wrong(LIST, expected, f"{len(labels)} clips, no two of one class", hint)
-    return weights, alphas
+        chosen.update(generator.permutation(members)[:count].tolist())
+    halves: tuple[list[int], list[int]] = ([], [])
+    for index, file in enumerate(files):
+        halves[first[file] in chosen].append(index)
+    if not all(halves):
+        got = f"{len(labels)} clips, no two of one class"
+        raise wrong(LIST, "two clips or more of one class", got)
+    return halves
 
 
 class StepSampler(Sampler[Key]):
@@ -138,19 +136,23 @@ class SearchData:
     def __init__(self, dataloader: Mapping[str, Any], alpha_share: float) -> None:
         config = copy.deepcopy(dict(dataloader))
         config.pop("sampler", None)
-        if config.pop("batch_sampler", None) is not None:
-            hint = "a search makes the batches of its two halves itself"
-            raise wrong("train_dataloader.batch_sampler", "none", "one", hint)
         dataset = DATASETS.build(config.pop("dataset"))
         self.dataset, self._parts = dataset, _parts(dataset)
         self.ann_file = str(getattr(dataset, "ann_file", ""))
         self.alpha_share = alpha_share
-        infos = [dataset.get_data_info(index) for index in range(len(dataset))]
-        self._labels = [_label(*item) for item in enumerate(infos)]
-        self._paths = [_path(*item) for item in enumerate(infos)]
+        self._labels: list[int] = []
+        self._paths: list[str] = []
+        for index in range(len(dataset)):
+            info = dataset.get_data_info(index)
+            if not isinstance(label := info.get("label"), Integral):
+                expected = "one class id per clip, by which the list is split"
+                raise wrong(f"{LIST}, clip {index}", expected, repr(label))
+            self._labels.append(int(label))
+            # What it is read from; its place where that isn't known.
+            names = map(info.get, ("filename", "frame_dir", "video_id"))
+            self._paths.append(str(next(filter(None, names), index)))
         if len(set(self._labels)) == 1:
-            got = f"class id {self._labels[0]} for every clip"
-            raise wrong(LIST, "two classes or more", got)
+            raise wrong(LIST, "two classes or more", f"class id {label} alone")
         self._config = dict(config, dataset=SeededDataset(dataset))
 
     def set_up(self, runner: Runner, seed: int) -> None:
@@ -225,23 +227,6 @@ def _parts(dataset: Any) -> list[Any]:
     if isinstance(dataset, ConcatDataset):
         return [part for inner in dataset.datasets for part in _parts(inner)]
     if isinstance(dataset, RepeatDataset | ClassBalancedDataset):
-        hint = (
-            "a clip that is there twice would train both weights and alphas; raise "
-            "train_cfg.max_epochs instead"
-        )
+        hint = "raise train_cfg.max_epochs instead of repeating clips"
         raise wrong(LIST, "the data set in it", type(dataset).__name__, hint)
     return [dataset]
-
-
-def _path(index: int, info: Mapping[str, Any]) -> str:
-    """What a clip is read from; its place where that isn't known."""
-    found = (info.get(key) for key in ("filename", "frame_dir", "video_id"))
-    return str(next(filter(None, found), index))
-
-
-def _label(index: int, info: Mapping[str, Any]) -> int:
-    label = info.get("label")
-    if not isinstance(label, Integral):
-        hint = "a search splits its clips by class"
-        raise wrong(f"{LIST}, clip {index}", "one class id per clip", repr(label), hint)
-    return int(label)

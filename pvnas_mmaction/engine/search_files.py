@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,41 +39,6 @@ def start_facts() -> dict[str, str]:
         mmengine=mmengine.__version__,
         opencv=cv2.__version__,
     )
-
-
-@contextmanager
-def recorded_run(runner: Runner, **facts: Any) -> Iterator[None]:
-    """Write ``work_dir/search/run.json`` at the start and the end, however that comes,
-    of what runs within this context; rank 0 alone. ``state`` is ``running`` (also of a
-    search that was killed), ``finished``, ``interrupted`` or ``failed`` by ``error``; a
-    resumed search has several ``starts``."""
-    if not is_main_process():
-        yield
-        return
-    path = Path(runner.work_dir) / "search" / "run.json"
-    resumed = runner.iter > 0 and path.is_file()
-    start = dict(folder=runner.timestamp, step=runner.iter, started=_now(), ended=None)
-    start |= start_facts()
-    record = dict(
-        state="running",
-        error=None,
-        config=str(runner.cfg.filename or ""),
-        **facts,
-        starts=[*(read_starts(path) if resumed else ()), start],
-    )
-    _write(path, record)
-    try:
-        yield
-        record["state"] = "finished"
-    except BaseException as error:
-        if is_interrupt(error):
-            record["state"] = "interrupted"
-        else:
-            record.update(state="failed", error=f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        start["ended"] = _now()
-        _write(path, record)
 
 
 def is_interrupt(error: BaseException | None) -> bool:
@@ -157,6 +123,46 @@ class SearchFiles:
         if search.archive.entries and not has_archive:  # resumed in another folder
             self._write_archive()
 
+    @contextmanager
+    def recorded_run(self) -> Iterator[None]:
+        """Write ``run.json`` at the start and the end of what runs within this context.
+        ``state`` is ``running`` (also of a search that was killed), ``finished``,
+        ``interrupted`` or ``failed`` by ``error``; a resumed search has several
+        ``starts``."""
+        if not is_main_process():
+            yield
+            return
+        runner, path = self.runner, self.directory / "run.json"
+        start = dict(folder=runner.timestamp, step=runner.iter, started=_now())
+        resumed = runner.iter > 0 and path.is_file()
+        record = dict(
+            state="running",
+            error=None,
+            config=str(runner.cfg.filename or ""),
+            seed=self.search.seed,
+            num_steps=runner.max_iters,
+            data=dict(
+                ann_file=self.data.ann_file,
+                num_weights_clips=len(self.data.weights_half),
+                num_alphas_clips=len(self.data.alpha_half),
+            ),
+            schedule=asdict(self.search.schedule.config),
+            starts=read_starts(path) if resumed else [],
+        )
+        record["starts"].append({**start, "ended": None, **start_facts()})
+        _write(path, record)
+        try:
+            yield
+            record["state"] = "finished"
+        except BaseException as error:
+            record["state"] = "interrupted" if is_interrupt(error) else "failed"
+            if record["state"] == "failed":
+                record["error"] = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            record["starts"][-1]["ended"] = _now()
+            _write(path, record)
+
     def write_archive(self) -> None:
         """Write the archive, its genotypes and, with a donor, what blocks are worth."""
         from_rank_0(self._write_archive)
@@ -167,7 +173,7 @@ class SearchFiles:
             _write(self.directory / "sensitivities.json", found, None)
         for entry in [*archive.entries, *([archive.final] if archive.final else [])]:
             save_genotype(self.genotype(entry), self.directory / entry.file)
-        archive.save(self.directory / "archive.json")
+        _write(self.directory / "archive.json", archive.to_dict())
 
     def write_result(self) -> None:
         """Write the genotype that the search chose, ``diagnostics.json`` and, with a

@@ -11,7 +11,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..space.checks import check_count
+from ..space.checks import COUNT, check
 from ..space.genotype import write_atomically
 
 OF_WEIGHTS, OF_ALPHAS = ("loss", "top1_acc"), ("alpha_loss", "alpha_top1_acc")
@@ -37,7 +37,7 @@ class SearchHistoryHook(Hook):
     priority = "BELOW_NORMAL"
 
     def __init__(self, interval: int = 20) -> None:
-        check_count("interval", interval, 1)
+        check("interval", interval, COUNT)
         self.interval = interval
 
     @master_only

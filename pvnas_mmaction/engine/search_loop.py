@@ -2,7 +2,6 @@
 """The training loop of a search: it feeds batches to a :class:`Search`."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -17,9 +16,9 @@ from ..search.donor_warmup import DonorWarmup
 from ..search.randomness import seeded
 from ..search.schedule import LRDiversitySchedule, num_epochs
 from ..search.search import Search
-from ..space.checks import check_count, wrong
+from ..space.checks import COUNT, at_least, check, wrong
 from .search_data import ALPHA_SHARE, CALIBRATION_BATCHES, METRIC, SearchData
-from .search_files import SearchFiles, recorded_run
+from .search_files import SearchFiles
 from .validation import Validation
 
 
@@ -44,19 +43,16 @@ class SearchLoop(EpochBasedTrainLoop):
         min_steps: int = 0,
         **settings: Any,
     ) -> None:
-        check_count("train_cfg.calibration_batches", calibration_batches, 1)
-        check_count("train_cfg.min_steps", min_steps, 0)
+        check("train_cfg.calibration_batches", calibration_batches, COUNT)
+        check("train_cfg.min_steps", min_steps, at_least(0))
         self.data = SearchData(dataloader, alpha_share)
         # With diff_rank_seed, MMEngine gives each rank another one.
         self.data.set_up(runner, from_rank_0(lambda: runner.seed))
         loader = self.data.weights_loader
         epochs = num_epochs(max_epochs, min_steps, len(loader))
         if epochs > max_epochs:
-            runner.logger.info(
-                f"train_cfg.min_steps: {max_epochs} epochs of {len(loader)} step(s) "
-                f"are less than {min_steps} steps, so the search takes {epochs}; "
-                "train_cfg.min_steps=0 keeps it short"
-            )
+            text = f"{epochs} epochs instead of {max_epochs} make min_steps={min_steps}"
+            runner.logger.info(f"train_cfg: {text}")
         super().__init__(runner, loader, epochs)
         self.val_begin = self._max_epochs + 1  # the supernet itself is never validated
         self.calibration_batches, self.metric = calibration_batches, metric
@@ -102,13 +98,10 @@ class SearchLoop(EpochBasedTrainLoop):
         backbone = sum(p.numel() for p in self.supernet.parameters())
         found = sum(p.numel() for p in self.model.parameters()) - backbone
         counted = (search.space.skeleton.out_channels + 1) * search.num_classes
-        if found != counted:
+        if search.penalty is not None and found != counted:
             expected = f"{counted} parameters outside its backbone, one linear layer"
             hint = "costs are without the rest of model.cls_head and model.neck"
-            error = wrong("model", expected, str(found), hint)
-            if search.penalty is not None:
-                raise error
-            self.runner.logger.warning(str(error))
+            raise wrong("model", expected, str(found), hint)
         self.files = SearchFiles(self.runner, self.search, self.data)
         return self.search
 
@@ -116,23 +109,11 @@ class SearchLoop(EpochBasedTrainLoop):
         if self.search is None:
             expected = "LRDiversityHook, which builds the schedule of a search"
             raise wrong("custom_hooks", expected, "none")
-        search, data = self.search, self.data
+        search, sampler = self.search, self.data.alpha_loader.sampler
         self._epoch = self._iter // len(self.dataloader)
-        data.alpha_loader.sampler.start = search.num_alpha_steps
-        data.alpha_loader.sampler.num_batches = self._max_iters
-        facts = dict(
-            ann_file=data.ann_file,
-            num_weights_clips=len(data.weights_half),
-            num_alphas_clips=len(data.alpha_half),
-        )
+        sampler.start, sampler.num_batches = search.num_alpha_steps, self._max_iters
         self.files.write_setting()
-        with recorded_run(
-            self.runner,
-            seed=search.seed,
-            num_steps=self._max_iters,
-            data=facts,
-            schedule=asdict(search.schedule.config),
-        ):
+        with self.files.recorded_run():
             try:
                 if self.validation is not None:
                     # What is wrong with validation data or metric shows now.

@@ -64,20 +64,15 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
 def check_resumed_schedulers(runner: Runner, checkpoint: dict, path: str) -> None:
     """Check that the learning rates of a resumed training are those of its config:
     MMEngine takes a scheduler's settings, such as its end, from the checkpoint."""
-    saved, built = checkpoint.get("param_schedulers"), runner.param_schedulers
-    if not isinstance(built, list):
+    if not isinstance(runner.param_schedulers, list):
         return
-    if not isinstance(saved, list):
-        hint = "save checkpoints with default_hooks.checkpoint.save_param_scheduler"
-        raise wrong(path, "the state of param_scheduler", "none", hint)
+    saved = checkpoint.get("param_schedulers") or []
+    built = [scheduler.state_dict() for scheduler in runner.param_schedulers]
     found, expected = (
         [{k: v for k, v in state.items() if k not in _PROGRESS} for state in states]
-        for states in ([scheduler.state_dict() for scheduler in built], saved)
+        for states in (built, saved)
     )
     if found != expected:
-        hint = (
-            "a scheduler goes on as it was saved: keep its settings, take the type "
-            "'WarmupCosineLR', which is as long as train_cfg.max_epochs, or start a "
-            "new training from its weights: load_from=CHECKPOINT"
-        )
+        hint = "keep the settings, or start a new training with load_from=CHECKPOINT; "
+        hint += "the type 'WarmupCosineLR' is as long as train_cfg.max_epochs"
         raise wrong("param_scheduler", f"{expected}, as in {path}", str(found), hint)

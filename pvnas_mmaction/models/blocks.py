@@ -6,8 +6,9 @@ import itertools
 from collections import OrderedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..space import layout as data
 from .lowering import LoweredConv3d
@@ -30,16 +31,6 @@ class ConvNormAct(nn.Sequential):
         if part.activate:
             modules["act"] = ACTIVATIONS[style.activation](inplace=True)
         super().__init__(modules)
-
-    @torch.no_grad()
-    def fold(self) -> None:
-        """Fold the batch normalisation into the convolution."""
-        if bn := getattr(self, "bn", None):
-            statistics = bn.running_mean, bn.running_var, bn.eps
-            self.conv.weight, self.conv.bias = fuse_conv_bn_weights(
-                self.conv.weight, None, *statistics, bn.weight, bn.bias
-            )
-            del self.bn
 
 
 class SqueezeExcitation(nn.Module):
@@ -66,12 +57,9 @@ class TemporalShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         part = max(1, x.shape[1] // self.fraction)
-        back = torch.roll(x[:, :part], -1, dims=2)
-        forth = torch.roll(x[:, part : 2 * part], 1, dims=2)
-        keep = torch.ones(x.shape[2], dtype=x.dtype, device=x.device)
-        keep[-1] = 0
-        mask = keep[:, None, None]
-        y = torch.cat((back * mask, forth * mask.flip(0), x[:, 2 * part :]), dim=1)
+        back = F.pad(x[:, :part, 1:], (0, 0, 0, 0, 0, 1))
+        forth = F.pad(x[:, part : 2 * part, :-1], (0, 0, 0, 0, 1, 0))
+        y = torch.cat((back, forth, x[:, 2 * part :]), dim=1)
         return y.contiguous(memory_format=torch.channels_last_3d)
 
 
@@ -118,8 +106,9 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
     """The module, with every batch normalisation of its blocks folded into its
     convolution. For inference only: training checkpoints fit it no more."""
     for part in module.modules():
-        if isinstance(part, ConvNormAct):
-            part.fold()
+        if isinstance(part, ConvNormAct) and hasattr(part, "bn"):
+            part.conv = fuse_conv_bn_eval(part.conv, part.bn)
+            del part.bn
     return module
 
 

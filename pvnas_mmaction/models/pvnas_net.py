@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,9 +25,6 @@ def resolve_genotype(genotype: str | Mapping[str, Any] | Genotype) -> Genotype:
         return genotype
     if isinstance(genotype, Mapping):
         return parse_genotype(genotype)
-    if not isinstance(genotype, str | os.PathLike):
-        expected = "the path of a genotype file, or its content as a dict"
-        raise wrong("genotype", expected, repr(genotype))
     return load_genotype(genotype)
 
 
@@ -57,7 +53,6 @@ class PVNASNet(Backbone):
         self.genotype = resolve_genotype(genotype)
         space, blocks = self.genotype.space, " ".join(self.genotype.blocks)
         self.whose = f"the genotype of space {space!r} with blocks {blocks}"
-        self.hint = "use the genotype that the checkpoint was trained with"
         self.norm_eval = norm_eval
         self.skeleton = skeleton = self.genotype.skeleton
         num_stages = len(skeleton.stages)

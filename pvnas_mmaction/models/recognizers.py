@@ -61,11 +61,9 @@ def view_of(config: Config) -> View:
         elif kind == "FormatShape":
             input_format = transform["input_format"]
     if frames is None or size is None or input_format not in ("NCHW", "NCTHW"):
-        raise wrong(
-            "pipeline",
-            "clip_len, a crop, and the format NCHW or NCTHW",
-            f"clip_len {frames}, crop {size} and format {input_format!r}",
-        )
+        expected = "clip_len, a crop, and the format NCHW or NCTHW"
+        got = f"clip_len {frames}, crop {size} and format {input_format!r}"
+        raise wrong("pipeline", expected, got)
     is_2d = input_format == "NCHW"
     return View(frames * clips if is_2d else frames, *size, is_2d)
 

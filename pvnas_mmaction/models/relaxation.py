@@ -115,10 +115,9 @@ RELAXATIONS: dict[str, Relaxation] = dict(
 def sample(relaxation: str, draw: Draw) -> tuple[Choice, ...]:
     """What each layer runs."""
     indices, weights = RELAXATIONS[relaxation](draw)
-    # A row may hold more than there are candidates.
-    pairs = zip(indices.tolist(), draw.counts, strict=True)
-    rows = [tuple(row[:count]) for row, count in pairs]
-    if weights is None:
-        return tuple(Choice(row) for row in rows)
-    found = zip(rows, weights.unbind(), strict=True)
-    return tuple(Choice(row, weight[: len(row)]) for row, weight in found)
+    parts = [None] * len(draw.counts) if weights is None else weights.unbind()
+    rows = zip(indices.tolist(), parts, draw.counts, strict=True)
+    return tuple(  # a row may hold more than there are candidates
+        Choice(tuple(row[:k]), None if part is None else part[:k])
+        for row, part, k in rows
+    )

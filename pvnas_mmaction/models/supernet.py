@@ -4,12 +4,15 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from itertools import islice
+from operator import add
 from typing import Any
 
 import torch
 from mmaction.registry import MODELS
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ..space.checks import wrong
 from ..space.layout import Layer
@@ -31,14 +34,11 @@ class MixedLayer(nn.Module):
 
     def forward(self, x: Tensor, choice: Choice) -> Tensor:
         """The candidates of ``choice``, added up by its weights."""
-        first, *others = (self.ops[index] for index in choice.indices)
+        ops = [self.ops[index] for index in choice.indices]
         if choice.weights is None:
-            return first(x)
-        weights = choice.weights.unbind()
-        total = weights[0] * first(x)
-        for weight, op in zip(weights[1:], others, strict=True):
-            total = total + weight * op(x)
-        return total
+            return ops[0](x)
+        pairs = zip(choice.weights.unbind(), ops, strict=True)
+        return reduce(add, (weight * op(x) for weight, op in pairs))
 
 
 @MODELS.register_module()
@@ -70,7 +70,6 @@ class PVNASSupernet(Backbone):
         super().__init__(init_cfg=init_cfg)
         self.space = SearchSpace.from_config(space)
         self.whose = f"the supernet of space {self.space.name!r}"
-        self.hint = "use the space that the checkpoint was trained with"
         self.share = share
         self.skeleton = skeleton = self.space.skeleton
         self.stem = Block(skeleton.stem_layout)
@@ -190,9 +189,8 @@ def first_channels(widest: Tensor, weight: Tensor) -> Tensor:
 
 def padded(rows: Sequence[Sequence[float]], value: float = 0.0) -> Tensor:
     """Rows of unlike lengths as one tensor (L, K) in float64, filled up."""
-    width = max(map(len, rows))
-    full = [[*row, *[value] * (width - len(row))] for row in rows]
-    return torch.tensor(full, dtype=torch.float64)
+    tensors = [torch.tensor(row, dtype=torch.float64) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=value)
 
 
 def log_probabilities(rows: Sequence[Sequence[float]]) -> list[list[float]]:

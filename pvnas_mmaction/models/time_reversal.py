@@ -26,21 +26,16 @@ class TimeReversalBlending:
 
     def __init__(self, opposites: Sequence[int]) -> None:
         self.opposites = list(opposites)
-        classes = range(len(self.opposites))
-        for index, opposite in enumerate(self.opposites):
-            if opposite not in classes or self.opposites[opposite] != index:
+        opposite_of = dict(enumerate(self.opposites))
+        for index, opposite in opposite_of.items():
+            if opposite_of.get(opposite) != index:
                 expected = f"a class whose own opposite is {index}"
-                hint = "a class that looks the same backwards is its own opposite"
-                raise wrong(f"opposites[{index}]", expected, repr(opposite), hint)
+                raise wrong(f"opposites[{index}]", expected, repr(opposite))
 
     def __call__(
         self, imgs: Tensor, batch_data_samples: list[ActionDataSample]
     ) -> tuple[Tensor, list[ActionDataSample]]:
-        """(N, clips, C, T, H, W) and N samples -> 2 N of both."""
-        if imgs.ndim != 6:
-            expected, got = "(N, clips, C, T, H, W)", str(tuple(imgs.shape))
-            hint = "set format_shape='NCTHW' in the data preprocessor and FormatShape"
-            raise wrong("blending: shape of a batch", expected, got, hint)
+        """(N, clips, C, T, H, W), format_shape 'NCTHW', and N samples: 2 N of both."""
         backwards = []
         for sample in batch_data_samples:
             label = sample.gt_label

@@ -21,7 +21,7 @@ from torch import nn
 from ..models.blocks import fold_batch_norm
 from ..models.pvnas_net import PVNASNet
 from ..models.supernet import PVNASSupernet
-from ..space.checks import check_count, wrong
+from ..space.checks import COUNT, check, wrong
 from ..space.cost import check_input_shape, layer_shapes
 from ..space.latency_table import LatencyTable
 from ..space.search_space import SearchSpace
@@ -57,9 +57,9 @@ class Networks:
         if self.is_onnx and device != "cpu":
             raise wrong("backend onnxruntime", "device cpu", device)
         check_device(device)
-        check_count("rounds", rounds, 1)
+        check("rounds", rounds, COUNT)
         if threads is not None:
-            check_count("threads", threads, 1)
+            check("threads", threads, COUNT)
         self.device, self.threads, self.rounds = device, threads, rounds
         self.space, self.num_classes = space, num_classes
         self.shape = check_input_shape(space.skeleton, input_shape)

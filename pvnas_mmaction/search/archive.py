@@ -4,15 +4,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..space.genotype import write_atomically
 from .diversity import hamming, mean_pairwise_hamming
-
-FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -20,12 +16,10 @@ class ArchiveEntry:
     """One genotype of the archive.
 
     Args:
-        cycle: Cycle that ended in it, from 0; -1 for what the losses of single blocks
-            gave before the first.
+        cycle: Cycle that ended in it, from 0; -1: before the first one, from a donor.
         step: Weights steps taken when it was derived.
         costs: Cost by kind.
-        accuracy: Validation accuracy, a share, or None: with the weights of the cycle's
-            end, or of the search's; after a race with weights trained there.
+        accuracy: Validation accuracy, a share, when it was judged last, or None.
         distance: Share of layers that differ from the nearest earlier entry, or None.
         diversity, planned_diversity: D(p) and D* when it was derived.
         file: Genotype file, relative to the folder of the archive.
@@ -53,15 +47,13 @@ class ArchiveEntry:
         return int(self.costs["params"])
 
 
+@dataclass
 class Archive:
     """Genotypes found so far, in order, and ``final``, the network that the search
     ended in, which may be one of them (None: it goes on)."""
 
-    def __init__(
-        self, entries: Sequence[ArchiveEntry] = (), final: ArchiveEntry | None = None
-    ) -> None:
-        self.entries = list(entries)
-        self.final = final
+    entries: list[ArchiveEntry] = field(default_factory=list)
+    final: ArchiveEntry | None = None
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -93,12 +85,7 @@ class Archive:
         )
 
     def to_dict(self) -> dict:
-        return dict(
-            format_version=FORMAT_VERSION,
-            entries=[asdict(entry) for entry in self.entries],
-            final=self.final and asdict(self.final),
-            summary=self.summary(),
-        )
+        return {**asdict(self), "summary": self.summary()}
 
     @classmethod
     def from_dict(cls, data: dict) -> Archive:
@@ -106,11 +93,7 @@ class Archive:
         final = data["final"] and ArchiveEntry(**data["final"])
         return cls([ArchiveEntry(**item) for item in data["entries"]], final)
 
-    def save(self, path: str | os.PathLike) -> None:
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-        write_atomically(path, text)
-
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Archive:
-        """Read what :meth:`save` wrote."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    def load(cls, path: Path) -> Archive:
+        """Read :meth:`to_dict` from a file."""
+        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))

@@ -6,15 +6,11 @@ Given the log-probabilities of the candidates of each layer, derivation solves
     maximise    sum_l log p_l[o_l]
     subject to  fixed + sum_l c_l[o_l] <= limit        for every budget
 
-a multiple-choice knapsack, as an integer program with one binary variable per layer
-and candidate (``scipy.optimize.milp``, HiGHS, with no gap allowed). For several
-networks it is solved again with one cut per network found, so that every network is the
-best of those that differ from all earlier ones in at least ``min_distance`` layers.
-
-HiGHS accepts constraints that are violated by its feasibility tolerance. So every
-solution is added up again in exact rational arithmetic; one that exceeds a budget is
-cut off and the program solved again. No network returned exceeds a budget, not by one
-multiply-accumulate.
+a multiple-choice knapsack, as an integer program (``scipy.optimize.milp``, HiGHS, with
+no gap allowed). After each network found, a cut excludes all that differ from it in
+less than ``min_distance`` layers. HiGHS accepts constraints that are violated by its
+feasibility tolerance, so every solution is added up again in exact rational arithmetic;
+one that exceeds a budget is cut off, too.
 """
 
 import math
@@ -39,31 +35,12 @@ _SCALE = 1e4
 Indices = tuple[int, ...]
 
 
-class InfeasibleBudgetError(ValueError):
-    """No network of the space keeps the budgets."""
-
-
 @dataclass(frozen=True)
 class Budget:
     """An upper limit on one cost of the network, in the unit of its table."""
 
     table: CostTable
     limit: float
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.limit) and self.limit > 0):
-            expected = f"a number of {self.table.unit} above 0"
-            raise wrong(f"{self.table.kind} budget", expected, repr(self.limit))
-
-
-@dataclass(frozen=True)
-class Derived:
-    """A derived network: the candidate of each layer, the sum of their (raised)
-    log-probabilities, and its cost by kind of budget."""
-
-    indices: Indices
-    log_prob: float
-    costs: dict[str, float]
 
 
 def derive(
@@ -73,7 +50,7 @@ def derive(
     min_distance: int = 1,
     earlier: Sequence[Sequence[int]] = (),
     earlier_distance: int = 1,
-) -> list[Derived]:
+) -> list[Indices]:
     """Find the most likely networks that keep every budget.
 
     Args:
@@ -85,40 +62,29 @@ def derive(
             ``earlier_distance`` layers.
 
     Returns:
-        The networks, best first; fewer than wanted where no more exist, none only where
-        ``earlier`` leaves none.
+        Candidate indices of the networks, best first; fewer than wanted where no more
+        exist, none only where ``earlier`` leaves none.
 
     Raises:
-        InfeasibleBudgetError: No network keeps the budgets; names the lowest cost.
+        ValueError: No network keeps the budgets; names the lowest cost.
     """
     scores = [[max(float(v), LOG_PROB_FLOOR) for v in layer] for layer in log_probs]
     assert all(math.isfinite(value) for layer in scores for value in layer), log_probs
     for table, limit in ((budget.table, budget.limit) for budget in budgets):
         assert list(map(len, table.per_layer)) == list(map(len, scores))
         if table.cheapest() > limit:
-            raise InfeasibleBudgetError(
-                f"no network keeps the {table.kind} budget of {limit} {table.unit}: "
-                f"the cheapest possible costs {plain(table.cheapest())} {table.unit} "
-                f"({plain(Fraction(table.fixed))} of them fixed)"
-            )
+            expected = f"{plain(table.cheapest())} {table.unit} or more, the cheapest"
+            raise wrong(f"{table.kind} budget", f"{expected} network", f"{limit}")
     program = _Program(scores, budgets)
     for indices in earlier:
-        program.forbid([[i] for i in indices], at_most=len(scores) - earlier_distance)
-    found: list[Derived] = []
-    while len(found) < num_candidates:
-        indices = program.solve()
-        if indices is None:
-            break
-        chosen = [layer[index] for layer, index in zip(scores, indices, strict=True)]
-        costs = {b.table.kind: b.table.cost(indices) for b in budgets}
-        found.append(Derived(indices, math.fsum(chosen), costs))
-        program.forbid([[i] for i in indices], at_most=len(scores) - min_distance)
+        program.forbid(indices, earlier_distance)
+    found: list[Indices] = []
+    while len(found) < num_candidates and (indices := program.solve()) is not None:
+        found.append(indices)
+        program.forbid(indices, min_distance)
     if not found and not earlier:
         asked = ", ".join(f"{b.table.kind} {b.limit} {b.table.unit}" for b in budgets)
-        raise InfeasibleBudgetError(
-            "no network keeps all budgets at once, though each can be kept alone: "
-            f"{asked}; raise one"
-        )
+        raise wrong("budgets", "a network that keeps all at once", asked, "raise one")
     return found
 
 
@@ -129,15 +95,14 @@ def derive_apart(
     found: Sequence[Sequence[int]],
     share: float,
 ) -> list[Indices]:
-    """The most probable networks, as candidate indices, that differ from those found in
-    a share of their layers, rounded up; any where none of these keeps the budgets."""
+    """The most probable networks that differ from those found in a share of their
+    layers, rounded up; any where none of these keeps the budgets."""
     # 0.2 of 15 layers are 3, whatever floats make of it.
     layers = math.ceil(share * len(log_probs) - 1e-9)
-    networks: list[Derived] = []
+    networks: list[Indices] = []
     if layers > 0:
         networks = derive(log_probs, budgets, num_candidates, 1, found, layers)
-    networks = networks or derive(log_probs, budgets, num_candidates)
-    return [network.indices for network in networks]
+    return networks or derive(log_probs, budgets, num_candidates)
 
 
 class _Program:
@@ -145,86 +110,52 @@ class _Program:
 
     def __init__(self, scores: list[list[float]], budgets: Sequence[Budget]) -> None:
         self.sizes = [len(layer) for layer in scores]
-        self.starts = np.concatenate([[0], np.cumsum(self.sizes)])
+        self.starts = np.cumsum([0, *self.sizes[:-1]])
         self.budgets = budgets
         losses = np.array([max(layer) - score for layer in scores for score in layer])
         self.losses = losses * (_SCALE / (losses.max() or 1.0))
         self.rows: list[np.ndarray] = []
         self.limits: list[float] = []
         self.upper = np.ones(len(losses))
-        for budget in budgets:
-            self._add_budget(budget)
+        for table, limit in ((budget.table, budget.limit) for budget in budgets):
+            # Costs above the cheapest network: small numbers lose no digits.
+            slack = Fraction(limit) - table.cheapest()
+            rows = [list(map(Fraction, row)) for row in table.per_layer]
+            extra = [cost - min(row) for row in rows for cost in row]
+            # A candidate that breaks the budget by itself never enters the program.
+            self.upper[[cost > slack for cost in extra]] = 0
+            scale = Fraction(_SCALE) / slack if slack else Fraction(1)
+            row = [float(c * scale) if c <= slack else 0.0 for c in extra]
+            self.rows.append(np.array(row))
+            self.limits.append(float(slack * scale))
 
     def solve(self) -> Indices | None:
-        while True:
-            indices = self._solve_once()
-            if indices is None:
-                return None
-            exceeded = [b for b in self.budgets if b.table.exact(indices) > b.limit]
-            if not exceeded:
-                return indices
-            for budget in exceeded:
-                self._forbid_cover(budget, indices)
-
-    def forbid(self, choices: list[list[int]], at_most: int) -> None:
-        """Allow at most so many layers to take one of their listed candidates."""
-        row = np.zeros(len(self.losses))
-        for start, candidates in zip(self.starts, choices, strict=False):
-            row[start + np.array(candidates, dtype=int)] = 1
-        self.rows.append(row)
-        self.limits.append(at_most)
-
-    def _add_budget(self, budget: Budget) -> None:
-        # Costs above the cheapest network: small numbers lose no digits.
-        slack = Fraction(budget.limit) - budget.table.cheapest()
-        extra: list[Fraction] = []
-        for layer in budget.table.per_layer:
-            extra.extend(Fraction(cost) - Fraction(min(layer)) for cost in layer)
-        # A candidate that breaks the budget by itself never enters the program.
-        self.upper[[cost > slack for cost in extra]] = 0
-        scale = Fraction(_SCALE) / slack if slack else Fraction(1)
-        row = [float(c * scale) if c <= slack else 0.0 for c in extra]
-        self.rows.append(np.array(row))
-        self.limits.append(float(slack * scale))
-
-    def _solve_once(self) -> Indices | None:
+        """The best network that the cuts leave and that keeps every budget exactly."""
         one_each = np.repeat(np.eye(len(self.sizes)), self.sizes, axis=1)
-        constraints = [LinearConstraint(one_each, 1, 1)]
-        if self.rows:
-            rows = np.stack(self.rows)
-            constraints.append(LinearConstraint(rows, -np.inf, self.limits))
-        result = milp(
-            self.losses,
-            integrality=np.ones(len(self.losses)),
-            bounds=Bounds(0, self.upper),
-            constraints=constraints,
-            options={"mip_rel_gap": 0.0},
-        )
-        if result.status == 2:
-            return None
-        if result.x is None:
-            raise RuntimeError(f"the integer program failed: {result.message}")
-        return tuple(
-            int(np.argmax(result.x[start:stop]))
-            for start, stop in zip(self.starts, self.starts[1:], strict=False)
-        )
+        while True:
+            constraints = [LinearConstraint(one_each, 1, 1)]
+            if self.rows:
+                rows = np.stack(self.rows)
+                constraints.append(LinearConstraint(rows, -np.inf, self.limits))
+            result = milp(
+                self.losses,
+                integrality=np.ones(len(self.losses)),
+                bounds=Bounds(0, self.upper),
+                constraints=constraints,
+                options={"mip_rel_gap": 0.0},
+            )
+            if result.status == 2:
+                return None
+            assert result.x is not None, result.message
+            parts = np.split(result.x, self.starts[1:])
+            indices = tuple(int(np.argmax(part)) for part in parts)
+            if all(b.table.exact(indices) <= b.limit for b in self.budgets):
+                return indices
+            self.forbid(indices, distance=1)
 
-    def _forbid_cover(self, budget: Budget, indices: Indices) -> None:
-        """Cut off a network over the budget, with all that cost at least as much, by a
-        cover inequality over the layers that are needed to exceed the limit."""
-        rows = [list(map(Fraction, row)) for row in budget.table.per_layer]
-        chosen = [row[i] for row, i in zip(rows, indices, strict=True)]
-        extra = [cost - min(row) for cost, row in zip(chosen, rows, strict=True)]
-        excess = budget.table.exact(indices) - Fraction(budget.limit)
-        needed = set(range(len(rows)))
-        for layer in sorted(needed, key=lambda index: extra[index]):
-            if extra[layer] < excess:
-                excess -= extra[layer]
-                needed.remove(layer)
-        choices = [
-            [o for o, cost in enumerate(row) if cost >= chosen[layer]]
-            if layer in needed
-            else []
-            for layer, row in enumerate(rows)
-        ]
-        self.forbid(choices, at_most=len(needed) - 1)
+    def forbid(self, indices: Sequence[int], distance: int) -> None:
+        """Allow only networks that differ from one in so many layers."""
+        row = np.zeros(len(self.losses))
+        row[self.starts + np.array(indices)] = 1
+        self.rows.append(row)
+        self.limits.append(len(indices) - distance)

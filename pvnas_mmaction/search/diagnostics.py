@@ -47,7 +47,7 @@ def diagnose(
     own = sum(loss for loss, _ in found) / len(parts)
     pairs = zip(probabilities, worth, strict=True)
     drawn = [-sum(map(mul, p, values)) for p, values in pairs]
-    blocks = find_supernet(model).space.genotype(network).blocks
+    blocks = find_supernet(model).space.blocks(network)
     return dict(
         skips=blocks.count("skip") / len(blocks),
         gap=own - sum(drawn) / len(drawn),

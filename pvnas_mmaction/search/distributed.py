@@ -2,8 +2,8 @@
 """Many processes. A sampled path leaves most of the supernet without gradient, so a
 step itself averages the gradients that it has made; all ranks draw the same path.
 
-A process that fails alone would leave the others waiting for it. So every step starts
-with a message (:func:`check_ranks_agree`) that may also say that a process has failed
+A process that fails alone would leave the others waiting. So every step starts with a
+message (:func:`check_ranks_agree`) that may also say that a process has failed
 (:func:`announce_failure`), as does what ends :func:`together`.
 """
 
@@ -75,16 +75,18 @@ def check_ranks_agree(
         return
     content = repr([[[c.indices for c in path] for path in paths], alphas])
     if step % WEIGHTS_EVERY == 0:
-        content += repr(_checksum(model))
+        # For each parameter a number that changes with any of its values.
+        values = (p.detach().float().contiguous() for p in model.parameters())
+        sums = [value.view(torch.int32).sum(dtype=torch.int64) for value in values]
+        content += repr(torch.stack(sums).tolist())
     digest = hashlib.sha256(content.encode()).digest()
     low, high = _extremes(int.from_bytes(digest[:7], "big"))
     if low == _FAILED:
         raise OtherRankError("; ".join(_messages(None)))
     if low != high:
         raise RuntimeError(
-            f"step {step}: the processes hold different alphas or weights, or drew "
-            "different paths. Start all of them with the same config, seed and code "
-            "version, and resume all of them from the same checkpoint."
+            f"step {step}: expected the same alphas, weights and paths everywhere, got "
+            "others; start all processes with one config, seed, version and checkpoint"
         )
 
 
@@ -141,10 +143,3 @@ def _extremes(number: int, timeout: timedelta | None = None) -> tuple[int, int]:
     work.wait() if timeout is None else work.wait(timeout)
     high, low = both.tolist()
     return -low, high
-
-
-@torch.no_grad()
-def _checksum(model: nn.Module) -> list[int]:
-    """A number for each parameter that changes with any of its values."""
-    bits = (p.float().contiguous().view(torch.int32) for p in model.parameters())
-    return torch.stack([value.sum(dtype=torch.int64) for value in bits]).tolist()

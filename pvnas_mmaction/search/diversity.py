@@ -7,12 +7,12 @@ and one-hot layers give 0::
 
     D(p) = mean_l (1 - sum_o p_l[o]^2) / (1 - 1 / K_l)
 
-A layer with one candidate is left out of every mean; where none has more, diversity and
-entropy are 0. Probabilities and alphas are one list of floats per layer.
+A layer with one candidate is left out of every mean, which is 0 where none has more.
+Probabilities and alphas are one list of floats per layer.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from ..space.checks import wrong
@@ -35,32 +35,25 @@ def softmax(alphas: Rows) -> list[list[float]]:
 
 def diversity(probs: Rows) -> float:
     """D(p): 1 when every layer is uniform, 0 when every one is one-hot."""
-    share = _mean(
-        probs, lambda p: (1 - math.fsum(x * x for x in p)) / (1 - 1 / len(p)), 0.0
-    )
+    differ = ((1 - math.fsum(x * x for x in p), len(p)) for p in probs)
+    share = _mean(value / (1 - 1 / k) for value, k in differ if k > 1)
     return min(max(share, 0.0), 1.0)  # float32 sums are not exactly 1
 
 
 def entropy(probs: Rows) -> float:
     """The mean over layers of ``H(p_l) / log K_l``, in [0, 1]."""
-    return _mean(
-        probs,
-        lambda p: -math.fsum(x * math.log(x) for x in p if x > 0) / math.log(len(p)),
-        0.0,
-    )
+    found = ((-math.fsum(x * math.log(x) for x in p if x > 0), len(p)) for p in probs)
+    return _mean(value / math.log(k) for value, k in found if k > 1)
 
 
 def argmax_share(probs: Rows) -> float:
     """The mean over layers of the largest probability."""
-    return _mean(probs, max, 1.0)
+    return _mean(max(p) for p in probs if len(p) > 1)
 
 
-def _mean(
-    probs: Rows, measure: Callable[[Sequence[float]], float], fixed: float
-) -> float:
-    """Mean over the layers with a choice; ``fixed`` where there is none."""
-    shares = [measure(layer) for layer in probs if len(layer) > 1]
-    return math.fsum(shares) / len(shares) if shares else fixed
+def _mean(values: Iterable[float]) -> float:
+    values = [*values]
+    return math.fsum(values) / len(values) if values else 0.0
 
 
 def hamming(a: Sequence, b: Sequence) -> float:
@@ -70,8 +63,7 @@ def hamming(a: Sequence, b: Sequence) -> float:
 
 def mean_pairwise_hamming(networks: Sequence[Sequence]) -> float:
     """The mean of :func:`hamming` over all pairs; 0 below two networks."""
-    distances = [hamming(a, b) for a, b in combinations(networks, 2)]
-    return math.fsum(distances) / len(distances) if distances else 0.0
+    return _mean(hamming(a, b) for a, b in combinations(networks, 2))
 
 
 def shrink_to_diversity(alphas: Rows, target: float) -> float:

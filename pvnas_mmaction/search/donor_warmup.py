@@ -1,21 +1,17 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Start of a search from a pretrained network.
 
-1. The *full network*, a block as wide as the donor's in each layer and with a shift
-   where there is one, is tuned alone.
-2. Every other candidate inherits from the tuned blocks, so that none is behind because
-   it has learnt less.
-3. The loss of the full network with one block changed at a time says what each block is
-   worth. Added up and solved exactly under the budget, these losses give the archive's
-   first network; the alphas start from them.
-4. From then on a step runs this network with a share of its layers drawn from p, as
-   networks that differ from a trained one in all their layers are at chance. A weights
-   step also runs the full network, from which the path is distilled (sandwich rule and
-   in-place distillation, Yu and Huang, ICCV 2019).
+The *full network*, a block as wide as the donor's in each layer and with a shift where
+there is one, is tuned alone; every other candidate inherits from it. The loss of the
+full network with one block changed at a time says what each block is worth: from these
+losses follow the archive's first network and the first alphas. Then a step runs this
+network with a share of its layers drawn from p, and a weights step also the full
+network, from which the path is distilled. See docs/how_to/pretrained.md.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +27,7 @@ from ..space.cost_table import CostTable, Rows
 from ..space.search_space import SearchSpace
 from . import diversity
 from .derive import Indices
-from .steps import losses, untracked
+from .steps import loss_of, switched_off
 
 FIELD = "train_cfg.donor"
 CLIPS = 64
@@ -63,9 +59,8 @@ class DonorWarmup:
         rules = dict(tune_steps=COUNT, clips=COUNT)
         settings = read(config, rules, ["tune_steps"], FIELD)
         if type(head).loss is not BaseHead.loss:
-            expected = f"a head with the loss of BaseHead, as {FIELD} needs its scores"
-            got = f"{type(head).__name__}, which makes its loss itself"
-            raise wrong("model.cls_head.type", expected, got, "set it to I3DHead")
+            expected = "a head with the loss of BaseHead, such as I3DHead"
+            raise wrong("model.cls_head.type", expected, type(head).__name__)
         return cls(full_network(space), **settings)
 
 
@@ -81,10 +76,9 @@ def full_network(space: SearchSpace) -> Indices:
     if that has a temporal convolution, from which others could not inherit."""
     full = []
     for row in space.candidates:
-        shifts = (i for i, s in enumerate(row) if s.startswith(("ts_", "rs_")))
+        shifts = (i for i, text in enumerate(row) if text.startswith(("ts_", "rs_")))
         full.append(next(shifts, 0))
-        family, *rest = row[full[-1]].split("_")
-        if not rest or (rest[0] != "t1" and family not in ("ts", "rs")):
+        if not re.match("ts_|rs_|.+_t1_", row[full[-1]]):
             expected = "first candidates without a temporal convolution, as a donor's"
             raise wrong("model.backbone.space", expected, f"{row[0]!r}", FIELD)
     return tuple(full)
@@ -105,15 +99,14 @@ def block_losses(
     norms = [m.train() for m in norms if m.track_running_stats]
     base, rows, count = 0.0, [[0.0] * n for n in supernet.counts], 0
     try:
-        with untracked(norms):
+        with switched_off(norms, "track_running_stats"):
             for batch in batches:
                 data = model.data_preprocessor(batch, training=False)
                 samples = data["data_samples"]
 
                 def loss(x: Tensor, layer: int, samples: list = samples) -> float:
                     with supernet.use_path(path, layer):
-                        found, _ = losses(model, x.unsqueeze(1), samples)
-                    return float(model.parse_losses(found)[0])
+                        return float(loss_of(model, x.unsqueeze(1), samples)[0])
 
                 x = data["inputs"].flatten(0, 1)
                 size = len(x)
@@ -140,17 +133,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).norm() <= _SAME * b.norm())
 
 
-def priced_alphas(
-    rows: Rows, table: CostTable, limit: float, target: float
-) -> tuple[list[list[float]], dict[str, float]]:
-    """Alphas by the loss of each block and what its cost is worth under a limit, at a
-    wanted diversity; also their ``temperature`` and the ``price`` of a unit of cost."""
-    price = price_of(rows, table, limit)
-    alphas, temperature = alphas_from(_priced(rows, table, price), target)
-    return alphas, dict(temperature=temperature, price=price)
-
-
-def _priced(rows: Rows, table: CostTable, price: float) -> list[list[float]]:
+def priced(rows: Rows, table: CostTable, price: float) -> list[list[float]]:
+    """Loss of each block plus the price of its cost."""
     return [
         [loss + price * cost for loss, cost in zip(*pair, strict=True)]
         for pair in zip(rows, table.per_layer, strict=True)
@@ -162,7 +146,7 @@ def price_of(rows: Rows, table: CostTable, limit: float) -> float:
     a limit (the multiplier of the budget's Lagrangian)."""
 
     def keeps(price: float) -> bool:
-        sums = _priced(rows, table, price)
+        sums = priced(rows, table, price)
         return table.cost([row.index(min(row)) for row in sums]) <= limit
 
     low, high = 0.0, 1 / limit

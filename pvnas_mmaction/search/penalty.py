@@ -5,13 +5,12 @@ With E = fixed + sum_l sum_o p_l[o] c_l[o], the expected cost, the loss of an al
 is CE + lambda * |log(E / budget)| (FBNet, Wu et al., 2019; ProxylessNAS, Cai et al.,
 2019), or lambda * max(0, log(E / budget)) in the one-sided form.
 
-A fixed lambda is too weak or too strong, depending on the data, so lambda follows the
-error e = |log(E / budget)| (one-sided: without the absolute value). After an alpha step
+Lambda follows the error e = |log(E / budget)| (one-sided: without the absolute value).
+After an alpha step
 
 - e within the tolerance: lambda shrinks, by half of RATE;
 - e above it, and not falling by a share of 1 / HORIZON per step: lambda grows by RATE;
-- e above it and falling: lambda stays. The alphas are on their way and take as many
-  steps as their learning rate lets them; a lambda that grew meanwhile would drown CE.
+- e above it and falling: lambda stays; if it grew meanwhile it would drown CE.
 """
 
 from __future__ import annotations
@@ -57,13 +56,12 @@ def build_penalty(
         one_sided=one_of(True, False),
     )
     settings = read(cost, rules, ("kind", "budget"), "train_cfg.cost")
-    kind, limit, table = (
-        settings.pop(key, None) for key in ("kind", "budget", "table")
-    )
+    kind, table = settings["kind"], settings.get("table")
     if (table is None) == (kind == "latency"):
         expected = "a latency table for kind 'latency', and none for other kinds"
         raise wrong("train_cfg.cost: table", expected, repr(table))
-    return CostPenalty(Budget(tables[kind], limit), **settings)
+    budget = Budget(tables[kind], settings["budget"])
+    return CostPenalty(budget, settings.get("one_sided", False))
 
 
 class CostPenalty:

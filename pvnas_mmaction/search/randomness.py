@@ -34,14 +34,13 @@ def derived_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def seed_all(seed: int) -> None:
-    """Seed Python's generator, NumPy's, and torch's on every device."""
+def seed_all(seed: int, accelerators: bool = True) -> None:
+    """Seed Python's generator, NumPy's, and torch's on the CPU and on accelerators."""
     random.seed(seed)
     np.random.seed(seed)
-    if torch.accelerator.is_available():
+    torch.default_generator.manual_seed(seed)
+    if accelerators and torch.accelerator.is_available():
         torch.manual_seed(seed)
-    else:  # spares the record that PyTorch makes for a GPU that may come
-        torch.default_generator.manual_seed(seed)
 
 
 @contextmanager
@@ -49,16 +48,11 @@ def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
     """Within this context all generators draw from ``seed``; afterwards they go on as
     if nothing had been drawn. With the CPU as device no accelerator is touched, as it
     must be in a worker of a data loader."""
-    device = torch.device(device)
+    devices = [device] if torch.device(device).type == "cuda" else []
     states = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.default_generator.manual_seed(seed)
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed)
+        with torch.random.fork_rng(devices):
+            seed_all(seed, accelerators=bool(devices))
             yield
     finally:
         random.setstate(states[0])

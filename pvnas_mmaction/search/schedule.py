@@ -1,26 +1,13 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The learning-rate diversity schedule, as arithmetic: time and diversity go in,
 learning rates come out. Steps are split into cycles, and ``u`` in [0, 1) is the
-position of a step within its cycle.
-
-==========  ================================================================
-weights     cosine from peak to floor over u
-alphas      0 while ``u < warmup``, then ``alphas_lr * gain``
-planned D*  1 at first, or ``diversity_start``, while ``u < warmup``; then a
-            cosine that ends in ``diversity_end`` and stays there for a while
-feedback    a p that collapses too early lowers the gain, one that lags behind
-            the plan raises it, at every alpha step
-restart     more diverse when the most probable network is near the archive
-==========  ================================================================
-
-Mode ``diversity`` does all of this; ``cyclic`` has no feedback; ``cosine`` and
-``constant`` have neither feedback nor restarts, so one cycle, and the latter a constant
-rate of the weights. Formulas: docs/schedule.md; defaults: docs/reference/configs.md.
+position of a step within its cycle. Formulas and modes: docs/schedule.md; defaults:
+docs/reference/configs.md.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ..space.checks import COUNT, POSITIVE, Rule, in_range, one_of, read, wrong
 from .archive import ArchiveEntry
@@ -31,22 +18,27 @@ AUTO = "auto"
 MISSED_PLAN = 0.1
 """How far D may be from D* at a cycle's end before a warning says so."""
 
-_SHARES = ["weights_lr_floor", "min_distance", "restart_diversity_step"]
-_SHARES += ["diversity_start", "diversity_end"]
-_RULES: dict[str, Rule] = {
-    "mode": one_of(*MODES),
-    "alphas_lr": (
-        f"a number above 0, or {AUTO!r}",
-        lambda value: value == AUTO or POSITIVE[1](value),
-    ),
-    **dict.fromkeys(("total_steps", "num_cycles", "accumulated"), COUNT),
-    "weights_lr": POSITIVE,
-    **dict.fromkeys(_SHARES, in_range("[0, 1]")),
-    **dict.fromkeys(("warmup", "settle"), in_range("[0, 1)")),
-    **dict.fromkeys(("kappa", "damping"), in_range("[0, inf)")),
-    "gain_min": in_range("(0, 1]"),
-    "gain_max": in_range("[1, inf)"),
-}
+_RATE = (f"a number above 0, or {AUTO!r}", lambda v: v == AUTO or POSITIVE[1](v))
+_SHARE = in_range("[0, 1]")
+_RULES: dict[str, Rule] = dict(
+    mode=one_of(*MODES),
+    total_steps=COUNT,
+    num_cycles=COUNT,
+    accumulated=COUNT,
+    weights_lr=POSITIVE,
+    weights_lr_floor=_SHARE,
+    alphas_lr=_RATE,
+    warmup=in_range("[0, 1)"),
+    settle=in_range("[0, 1)"),
+    diversity_start=_SHARE,
+    diversity_end=_SHARE,
+    kappa=in_range("[0, inf)"),
+    damping=in_range("[0, inf)"),
+    gain_min=in_range("(0, 1]"),
+    gain_max=in_range("[1, inf)"),
+    min_distance=_SHARE,
+    restart_diversity_step=_SHARE,
+)
 _STATE = ("log_gain", "last_error", "diversity_start")
 
 
@@ -76,7 +68,7 @@ def travel_lr(num_steps: float, num_candidates: int, start: float, end: float) -
 
 @dataclass(frozen=True)
 class LRDiversityConfig:
-    """Settings of the schedule. Those of ``LRDiversityHook`` are explained, with their
+    """Settings of the schedule; those of ``LRDiversityHook`` are explained, with their
     defaults, in docs/reference/configs.md.
 
     Args:
@@ -119,16 +111,11 @@ class LRDiversityConfig:
         cycles, needed = self.effective_cycles, 1
         while needed - math.ceil(self.warmup * needed) < self.accumulated:
             needed += 1
-        if self.total_steps // cycles < needed:
-            raise wrong(
-                f"{where}: total_steps",
-                f"{cycles * needed} or more, so that each of {cycles} cycle(s) moves "
-                f"the alphas after its warm-up of {self.warmup:.3g}",
-                str(self.total_steps),
-                "raise train_cfg.min_steps or max_epochs, or lower num_cycles or "
-                "warmup of LRDiversityHook, train_dataloader.batch_size or "
-                "optim_wrapper.alphas.accumulative_counts",
-            )
+        if self.total_steps < cycles * needed:
+            expected = f"{cycles * needed} or more, so that each cycle moves the alphas"
+            hint = "raise train_cfg.min_steps or max_epochs, or lower num_cycles, "
+            hint += "warmup, or optim_wrapper.alphas.accumulative_counts"
+            raise wrong(f"{where}: total_steps", expected, str(self.total_steps), hint)
 
     @property
     def effective_cycles(self) -> int:
@@ -238,12 +225,12 @@ class LRDiversitySchedule:
     def missed(self, entries: Sequence[ArchiveEntry]) -> str | None:
         """One line with what to change if cycles that ended in these genotypes missed
         their plan; else None, as in modes without feedback."""
-        cycles = [(e.cycle + 1, e.diversity, e.planned_diversity) for e in entries]
         missed = [
-            f"cycle {number} at {reached:.2f}, planned {planned:.2f}: p decided too "
-            + ("little" if reached > planned else "early")
-            for number, reached, planned in cycles
-            if abs(reached - planned) > MISSED_PLAN
+            f"cycle {e.cycle + 1} at {e.diversity:.2f}, planned "
+            f"{e.planned_diversity:.2f}: p decided too "
+            + ("little" if e.diversity > e.planned_diversity else "early")
+            for e in entries
+            if abs(e.diversity - e.planned_diversity) > MISSED_PLAN
         ]
         if not self.has_feedback or not missed:
             return None
@@ -267,21 +254,10 @@ class LRDiversitySchedule:
         return self.diversity_start
 
     def state_dict(self) -> dict:
-        state = {name: getattr(self, name) for name in _STATE}
-        return state | {"settings": asdict(self.config)}
+        return {name: getattr(self, name) for name in _STATE}
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from :meth:`state_dict`; ValueError for one of other settings."""
-        hint = (
-            "resume with the settings of LRDiversityHook, max_epochs, min_steps, "
-            "batch_size and number of processes that the search was started with, or "
-            "start another one in another work_dir"
-        )
-        for name, own in asdict(self.config).items():
-            if (theirs := state["settings"].get(name)) != own:
-                expected = f"{own!r} as in this config"
-                got = f"a checkpoint with {theirs!r}"
-                raise wrong(f"schedule, {name}", expected, got, hint)
+        """Continue from :meth:`state_dict`, under the same settings."""
         for name in _STATE:
             setattr(self, name, state[name])
 

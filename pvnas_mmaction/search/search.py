@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ..models.inherit import spread
 from ..models.relaxation import RELAXATIONS
 from ..models.supernet import Choices, find_supernet, inherit_weights, log_probabilities
-from ..space.checks import check_count, one_of, read, wrong
+from ..space.checks import at_least, check, one_of, read, wrong
 from ..space.cost import check_input_shape
 from ..space.cost_table import cost_tables
 from . import diversity
@@ -39,7 +39,7 @@ from .archive import Archive, ArchiveEntry
 from .derive import Indices
 from .diagnostics import NUM_CLIPS, diagnose
 from .distributed import check_ranks_agree, from_rank_0
-from .donor_warmup import DonorWarmup, block_losses, near, priced_alphas
+from .donor_warmup import DonorWarmup, alphas_from, block_losses, near, price_of, priced
 from .penalty import build_penalty
 from .randomness import Stream, derived_seed, seed_all
 from .schedule import LRDiversitySchedule
@@ -47,9 +47,8 @@ from .selection import Selection, hand_made
 from .steps import Steps, judge
 
 DEFAULT_RELAXATIONS = dict(warmup="uniform", weights="gumbel_st", alphas="two_path")
-_GRADIENT = one_of(*(name for name in RELAXATIONS if name != "uniform"))
-_RELAXATIONS = dict.fromkeys(DEFAULT_RELAXATIONS, one_of(*RELAXATIONS))
-_RELAXATIONS |= dict(alphas=_GRADIENT)
+_RULES = dict.fromkeys(DEFAULT_RELAXATIONS, one_of(*RELAXATIONS))
+_RULES["alphas"] = one_of(*(name for name in RELAXATIONS if name != "uniform"))
 # What a resumed search takes as it is.
 _STATE = ("seed", "num_steps", "num_alpha_steps", "accumulated_from")
 _STATE += ("sensitivities", "diagnostics")
@@ -107,14 +106,14 @@ class Search:
         donor: Mapping[str, Any] | None = None,
         race_steps: int = 0,
     ) -> None:
-        check_count("train_cfg.largest_every", largest_every, 0)
-        check_count("train_cfg.race_steps", race_steps, 0)
+        check("train_cfg.largest_every", largest_every, at_least(0))
+        check("train_cfg.race_steps", race_steps, at_least(0))
         self.model, self.optimizers, self.schedule = model, optimizers, schedule
         self.seed, self.largest_every, self.race_steps = seed, largest_every, race_steps
         self.validate, self.calibration = validate, calibration
         self.judging, self.racing = judging, racing
         self.extra_setting = extra_setting or {}
-        changes = read(relaxations or {}, _RELAXATIONS, (), "train_cfg.relaxations")
+        changes = read(relaxations or {}, _RULES, (), "train_cfg.relaxations")
         self.relaxations = DEFAULT_RELAXATIONS | changes
         self.supernet = find_supernet(model)
         self.space = self.supernet.space
@@ -124,14 +123,18 @@ class Search:
         self.input_shape = check_input_shape(self.space.skeleton, input_shape)
         pair = optimizers["weights"], optimizers["alphas"]
         self.steps = Steps(model, *pair, self.input_shape)
-        file = cost.get("table") if isinstance(cost, Mapping) else None
-        sizes = self.input_shape, self.num_classes
-        self.tables = cost_tables(self.space, *sizes, file)
+        table = cost.get("table") if isinstance(cost, Mapping) else None
+        self.tables = cost_tables(self.space, self.input_shape, self.num_classes, table)
         self.penalty = build_penalty(cost, self.tables)
         self.budget = self.penalty and self.penalty.budget
-        judge, numbers = self.judge if validate else None, (num_clips, num_ranked)
         self.selection = Selection(
-            self.space, self.tables, self.budget, judge, *numbers, alpha_weight
+            self.space,
+            self.tables,
+            self.budget,
+            self.judge if validate else None,
+            num_clips,
+            num_ranked,
+            alpha_weight,
         )
         # Now, so that a space without one fails before any training.
         self._hand_made = race_steps and hand_made(self.space, self.selection.budgets)
@@ -251,7 +254,7 @@ class Search:
         rows = [flat[i : i + width] for i in range(0, alphas.numel(), width)]
         self.alphas = self.supernet.rows(rows)
         p = self.probabilities = diversity.softmax(self.alphas)
-        argmax = self.selection.blocks([row.index(max(row)) for row in p])
+        argmax = self.space.blocks([row.index(max(row)) for row in p])
         self.scalars = dict(
             weights_lr=self.weights_lr,
             alphas_lr=self.alphas_lr,
@@ -269,21 +272,26 @@ class Search:
 
     def _end_tuning(self) -> None:
         """Let all candidates inherit; set the alphas by what single blocks give."""
-        full, clips = self.donor.full, self.donor.clips
+        full, clips, table = self.donor.full, self.donor.clips, self.selection.table
         spread(self.supernet, full)
         base, rows = from_rank_0(
             lambda: block_losses(self.model, full, self.judging(clips))
         )
         limit = self.budget.limit if self.budget else math.inf
         target = self.schedule.diversity_start
-        alphas, facts = priced_alphas(rows, self.selection.table, limit, target)
+        price = price_of(rows, table, limit)
+        alphas, temperature = alphas_from(priced(rows, table, price), target)
         self.supernet.write_alphas(alphas)
         self.alphas = self.supernet.read_alphas()
         self.probabilities = diversity.softmax(self.alphas)
         pairs = zip(self.space.candidates, rows, strict=True)
-        losses = [dict(zip(*pair, strict=True)) for pair in pairs]
-        blocks = list(self.selection.blocks(full))
-        self.sensitivities = dict(full=blocks, loss=base, **facts, losses=losses)
+        self.sensitivities = dict(
+            full=list(self.space.blocks(full)),
+            loss=base,
+            temperature=temperature,
+            price=price,
+            losses=[dict(zip(*pair, strict=True)) for pair in pairs],
+        )
         found = diversity.diversity(self.probabilities)
         self.selection.start(rows, self.num_steps, found)
 
@@ -295,16 +303,16 @@ class Search:
     def end_cycle(self) -> ArchiveEntry:
         """Archive the genotype of the cycle that is over, and restart the next one."""
         schedule, log_probs = self.schedule, self.log_probs()
-        last_step = self.num_steps - 1
-        cycle = schedule.cycle_of(last_step)
-        nearest = self.selection.most_probable_distance(log_probs)
+        cycle = schedule.cycle_of(self.num_steps - 1)
+        most_probable = self.space.blocks(self.selection.derive(log_probs)[0])
+        nearest = self.archive.distance(most_probable)
         entry = self.selection.finish_cycle(
             log_probs,
             cycle,
             schedule.archive_distance,
             step=self.num_steps,
             diversity=diversity.diversity(self.probabilities),
-            planned_diversity=schedule.planned_diversity(last_step),
+            planned_diversity=schedule.planned_diversity(self.num_steps - 1),
         )
         if cycle + 1 < schedule.num_cycles:
             self._shrink(schedule.restart(nearest))
@@ -331,9 +339,9 @@ class Search:
             self.selection.race(self._hand_made, self.trained_accuracy, log_probs)
         best = self.archive.best()
         if best and self.judging:
-            network, p = self.space.indices_of_blocks(best.blocks), self.probabilities
+            facts = self.space.indices_of_blocks(best.blocks), self.probabilities
             self.diagnostics = from_rank_0(
-                lambda: diagnose(self.model, network, p, self.judging(NUM_CLIPS))
+                lambda: diagnose(self.model, *facts, self.judging(NUM_CLIPS))
             )
         return best
 
@@ -356,7 +364,7 @@ class Search:
         """What ``validate`` gives for a network with inherited weights."""
         with self.supernet.use_path(self.supernet.path_of(indices)):
             validate = validate or self.validate
-            return judge(self.model, self.calibration, validate, self.seed)
+            return judge(self.model, self.calibration(), validate, self.seed)
 
     def inherited(self, indices: Indices) -> dict[str, Tensor]:
         """State dict, on the CPU, of one network, with batch norm re-estimated."""
@@ -373,7 +381,7 @@ class Search:
         """What a search has to share with the one it resumes, by field."""
         budget, space = self.budget, self.space
         tables = [[t.kind, t.fixed, t.per_layer] for t in self.tables.values()]
-        counts = getattr(self.optimizers["alphas"], "_accumulative_counts", 1)
+        schedule = asdict(self.schedule.config)
         return {
             "model.backbone.space": f"{space.name} {digest_of(space.to_config())}",
             "model.backbone.share": self.supernet.share,
@@ -386,7 +394,7 @@ class Search:
             "train_cfg.race_steps": self.race_steps,
             "train_cfg.largest_every": self.largest_every,
             "train_cfg.alpha_weight": self.selection.alpha_weight,
-            "optim_wrapper.alphas.accumulative_counts": counts,
+            **{f"LRDiversityHook: {name}": value for name, value in schedule.items()},
             **self.extra_setting,
         }
 
@@ -408,8 +416,8 @@ class Search:
         """Continue from :meth:`state_dict`, or a ValueError about another search's."""
         for field, value in self.setting().items():
             if (found := state["setting"].get(field)) != value:
-                hint = "resume with the config that the search was started with, or "
-                hint += "start another one in another work_dir"
+                hint = "resume with the config, and the number of processes, that the "
+                hint += "search was started with, or start another one elsewhere"
                 if field == "train_cfg.cost":
                     hint += "; tools/derive_genotype.py takes other budgets"
                 got = f"a checkpoint of a search with {found!r}"

@@ -73,24 +73,16 @@ def hand_made(space: SearchSpace, budgets: Sequence[Budget]) -> Indices:
         widths = [math.log(ratio) if ratio else LEFT_OUT for ratio in ratios]
         pairs = zip(fits, widths, strict=True)
         scores.append([w if fit or w == LEFT_OUT else -math.inf for fit, w in pairs])
-    return derive(scores, budgets)[0].indices
+    return derive(scores, budgets)[0]
 
 
 class Selection:
-    """Derives the networks of a search, judges them and fills its archive.
+    """Derives the networks of a search, judges them and fills its ``archive``.
 
-    Args:
-        space: The search space.
-        tables: Costs by kind.
-        budget: Limit that every network keeps, or an InfeasibleBudgetError.
-        judge: Gives the validation accuracy, a share, of a network with inherited
-            weights. Default None: nothing is judged.
-        num_clips: Number of validation clips.
-        num_ranked: How many of the most probable networks are judged.
-
-    Attributes:
-        archive: What was found so far.
-        table: Costs of the budget's kind; multiply-accumulates without a budget.
+    ``tables`` are the costs by kind; every network keeps the ``budget``, or a
+    ValueError. ``judge`` gives the validation accuracy, a share, of a network with
+    inherited weights, on ``num_clips`` clips; with None nothing is judged. ``table`` is
+    that of the budget's kind, multiply-accumulates without a budget.
     """
 
     def __init__(
@@ -118,22 +110,15 @@ class Selection:
         """The ``num_ranked`` most probable networks that keep the budget and differ
         from the archive in a share of their layers, see :func:`derive_apart`."""
         found = [self.space.indices_of_blocks(e.blocks) for e in self.archive.entries]
-        return derive_apart(
-            log_probs, self.budgets, self.num_ranked, found, min_distance
-        )
-
-    def most_probable_distance(self, log_probs: Rows) -> float | None:
-        """:meth:`Archive.distance` of the most probable network in the budget."""
-        return self.archive.distance(self.blocks(self.derive(log_probs)[0]))
+        wanted = self.num_ranked, found, min_distance
+        return derive_apart(log_probs, self.budgets, *wanted)
 
     def start(self, losses: Rows, step: int, found_diversity: float) -> None:
         """Put the network of the least sum of single blocks' losses in the archive."""
         (found,) = derive([[-value for value in row] for row in losses], self.budgets)
-        facts = dict(diversity=found_diversity, planned_diversity=found_diversity)
-        facts |= self._facts(found.indices)
-        self.archive.entries.append(
-            ArchiveEntry(cycle=-1, step=step, file=FIRST_FILE, **facts)
-        )
+        own = dict(diversity=found_diversity, planned_diversity=found_diversity)
+        own |= dict(cycle=-1, step=step, file=FIRST_FILE)
+        self.archive.entries.append(ArchiveEntry(**own, **self._facts(found)))
 
     def finish_cycle(
         self, log_probs: Rows, cycle: int, min_distance: float = 0.0, **facts: float
@@ -155,24 +140,20 @@ class Selection:
         search ends in the best of all."""
         if self.judge is None:
             return
-        archive, networks = self.archive, []
-        *earlier, last = archive.entries
-        if min_distance > 0:
-            archived = {entry.blocks for entry in archive.entries}
-            networks = self.derive(log_probs)
-            networks = [n for n in networks if self.blocks(n) not in archived]
+        *earlier, last = self.archive.entries
+        networks = self.derive(log_probs) if min_distance > 0 else []
         near = [replace(last, file=FINAL_FILE, **self._facts(n)) for n in networks]
+        near = [entry for entry in near if entry.distance != 0]  # others are archived
         judged = self._judged([*earlier, *near], self.judge)
-        archive.entries = [*judged[: len(earlier)], last]
+        self.archive.entries = [*judged[: len(earlier)], last]
         near = judged[len(earlier) :]
-        archive.final = self._best([*archive.entries, *near], log_probs)
+        self.archive.final = self._best([*self.archive.entries, *near], log_probs)
 
     def race(self, other: Indices, judge: Judge, log_probs: Rows) -> None:
         """Judge all and another network by a short training of each alone, which tells
         them apart better than inherited weights (one round of successive halving,
         Jamieson and Talwalkar, AISTATS 2016); the search ends in the best."""
         final = self.archive.final
-        assert final is not None
         finalists = {entry.blocks: entry for entry in [*self.archive.entries, final]}
         hand_made = replace(final, **self._facts(other))
         finalists.setdefault(hand_made.blocks, hand_made)
@@ -200,19 +181,15 @@ class Selection:
         sums = [sum(row[index] for row, index in pairs) for pairs in chosen]
         costs = [entry.costs[self.table.kind] for entry in entries]
         accuracies = [entry.accuracy for entry in entries]
-        numbers = self.num_clips, self.alpha_weight
-        return entries[choose(accuracies, sums, costs, *numbers)]
+        settings = self.num_clips, self.alpha_weight
+        return entries[choose(accuracies, sums, costs, *settings)]
 
     def _facts(self, indices: Indices) -> dict[str, Any]:
         """What an entry of the archive says of the network itself."""
-        blocks = self.blocks(indices)
+        blocks = self.space.blocks(indices)
         return dict(
             blocks=blocks,
             costs={kind: table.cost(indices) for kind, table in self.tables.items()},
             accuracy=None,
             distance=self.archive.distance(blocks),
         )
-
-    def blocks(self, indices: Indices) -> tuple[str, ...]:
-        pairs = zip(self.space.candidates, indices, strict=True)
-        return tuple(row[index] for row, index in pairs)

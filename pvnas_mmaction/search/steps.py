@@ -81,10 +81,10 @@ class Steps:
         with self.weights.optim_context(self.model):
             data = self._data(batch)
             with self.supernet.use_path(paths[0]):
-                loss, logs, scores = self._loss(data)
+                loss, logs, scores = loss_of(self.model, **data)
             if teacher is not None:
                 with self.supernet.use_path(path):
-                    path_scores = self._loss(data)[2]
+                    path_scores = loss_of(self.model, **data)[2]
                 target = torch.softmax(scores.detach().float(), 1)
                 found = torch.log_softmax(path_scores.float(), 1)
                 distance = F.kl_div(found, target, reduction="batchmean")
@@ -120,9 +120,12 @@ class Steps:
         names starting with ``alpha_``. Weights and running statistics of batch
         normalisation stay as they are."""
         running = self._running(path)
-        with frozen(running.weights), untracked(running.norms):
+        with (
+            switched_off(running.weights, "requires_grad"),
+            switched_off(running.norms, "track_running_stats"),
+        ):
             with self.alphas.optim_context(self.model), self.supernet.use_path(path):
-                loss, logs, _ = self._loss(self._data(batch))
+                loss, logs, _ = loss_of(self.model, **self._data(batch))
             if penalty is not None:
                 loss = loss + penalty.loss(self.supernet.probabilities())
             self._update(self.alphas, loss, [self.supernet.alphas])
@@ -156,10 +159,6 @@ class Steps:
             raise wrong("train_cfg.input_shape", expected, str(self.input_shape), hint)
         return data
 
-    def _loss(self, data: dict) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        found, scores = losses(self.model, **data)
-        return *self.model.parse_losses(found), scores
-
     def _running(self, *paths: Choices) -> _Part:
         weights, norms = list(self._shared.weights), list(self._shared.norms)
         for candidates, *choices in zip(self._candidates, *paths, strict=True):
@@ -170,18 +169,19 @@ class Steps:
         return _Part(weights, norms)
 
 
-def losses(
+def loss_of(
     model: nn.Module, inputs: Tensor, data_samples: list
-) -> tuple[dict[str, Tensor | list[Tensor]], Tensor | None]:
-    """What ``model(inputs, data_samples, mode="loss")`` gives, from scores in float32,
-    and the scores; None for a head that makes its loss in its own way.
+) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+    """Loss and values to log, as of ``model(inputs, data_samples, mode="loss")`` from
+    scores in float32, and the scores; None for a head that makes its loss itself.
 
     MMAction2's heads copy scores and labels to the host to count the clips that are
     right, and take no bfloat16 there; here that is done where the scores are.
     """
     head = model.cls_head
     if type(head).loss is not BaseHead.loss:
-        return model(inputs, data_samples, mode="loss"), None
+        found = model(inputs, data_samples, mode="loss")
+        return *model.parse_losses(found), None
     scores, extra = model.extract_feat(inputs, stage="head", data_samples=data_samples)
     scores = scores.float()
     labels = torch.stack([sample.gt_label for sample in data_samples]).flatten()
@@ -196,74 +196,52 @@ def losses(
         right = best == labels[:, None]
         for k in head.topk:
             found[f"top{k}_acc"] = right[:, :k].any(1).float().mean()
-    return {**found, **extra.get("loss_aux", {})}, scores
+    return *model.parse_losses({**found, **extra.get("loss_aux", {})}), scores
 
 
 @contextmanager
-def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """No gradients for ``parameters`` within this context."""
-    trainable = [p for p in parameters if p.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad = False
+def switched_off(items: Iterable[object], attribute: str) -> Iterator[None]:
+    """Within this context an attribute of some items, by default True, is False."""
+    items = [item for item in items if getattr(item, attribute)]
+    for item in items:
+        object.__setattr__(item, attribute, False)  # nn.Module is slow to set it
     try:
         yield
     finally:
-        for parameter in trainable:
-            parameter.requires_grad = True
+        for item in items:
+            object.__setattr__(item, attribute, True)
 
 
-@contextmanager
-def untracked(norms: Iterable[_BatchNorm]) -> Iterator[None]:
-    """Batch normalisation by the batch, its running statistics left alone."""
-    attributes = [*map(vars, norms)]  # nn.Module is slow to set them
-    for own in attributes:
-        own["track_running_stats"] = False
-    try:
-        yield
-    finally:
-        for own in attributes:
-            own["track_running_stats"] = True
+def judge(
+    model: nn.Module,
+    calibration: Iterable[dict],
+    validate: Callable[[nn.Module], T],
+    seed: int,
+) -> T:
+    """What ``validate`` gives for the network that a model runs at present.
 
-
-@contextmanager
-def reestimated_batch_norm(
-    model: nn.Module, batches: Iterable[dict], seed: int
-) -> Iterator[None]:
-    """Within this context, running statistics of batch normalisation are those of the
-    network that runs at present, the mean over some batches of training clips: a
-    supernet's mix all networks that were sampled. ``seed`` is that of what is drawn on
-    the way, as by a blending."""
+    Meanwhile running statistics of batch normalisation are the mean over batches of
+    training clips: a supernet's mix all networks that were sampled. ``seed``, that of
+    the search, is for what is drawn on the way, as by a blending.
+    """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     layers = [m for m in norms if m.running_mean is not None]
     saved = [(m.momentum, copy.deepcopy(dict(m.named_buffers()))) for m in layers]
-    training = model.training
+    training, device = model.training, next(model.parameters()).device
     try:
         for module in layers:
             module.reset_running_stats()
             module.momentum = None
         model.train()
-        device = next(model.parameters()).device
+        seed = derived_seed(seed, Stream.CALIBRATION)
         with together(), torch.no_grad(), seeded(seed, device):
-            for batch in batches:
+            for batch in calibration:
                 data = model.data_preprocessor(batch, training=True)
                 model(**data, mode="loss")  # head and neck run, too
-        yield
+        return validate(model)
     finally:
         for module, (momentum, buffers) in zip(layers, saved, strict=True):
             module.momentum = momentum
             for name, value in module.named_buffers():
                 value.copy_(buffers[name])
         model.train(training)
-
-
-def judge(
-    model: nn.Module,
-    calibration: Callable[[], Iterable[dict]],
-    validate: Callable[[nn.Module], T],
-    seed: int,
-) -> T:
-    """What ``validate`` gives for the network that a model runs at present, with batch
-    normalisation re-estimated; ``seed`` is that of the search."""
-    seed = derived_seed(seed, Stream.CALIBRATION)
-    with reestimated_batch_norm(model, calibration(), seed):
-        return validate(model)

@@ -3,6 +3,7 @@
 package a function named ``check_...`` raises what :func:`wrong` makes, or OSError."""
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -32,16 +33,10 @@ def reading(where: object, expected: str) -> Iterator[None]:
         raise wrong(str(where), expected, got) from error
 
 
-def inside(where: str, key: str) -> str:
-    """Name of a value for messages: ``FILE: key``, below that ``FILE: key.key``."""
-    return f"{where}.{key}" if ": " in where else f"{where}: {key}"
-
-
 def one_of(*values: object) -> Rule:
     """The rule for a value that is one of a few."""
-    known = [(type(value), value) for value in values]
     expected = "one of " * (len(values) > 1) + ", ".join(map(str, values))
-    return expected, lambda v: (type(v), v) in known
+    return expected, lambda v: v in values
 
 
 def or_none(rule: Rule) -> Rule:
@@ -62,48 +57,44 @@ def is_list(value: object) -> bool:
 def in_range(interval: str) -> Rule:
     """The rule for a number in an interval such as ``"[0, 1)"`` or ``"[1, inf)"``."""
     low, high = map(float, interval[1:-1].split(","))
+    above = operator.ge if interval[0] == "[" else operator.gt
+    below = operator.le if interval[-1] == "]" else operator.lt
+    expected = f"a number in {interval}"
+    return expected, lambda v: is_number(v) and above(v, low) and below(v, high)
 
-    def holds(value: Any) -> bool:
-        above = is_number(value) and (
-            value >= low if interval[0] == "[" else value > low
-        )
-        return above and (value <= high if interval[-1] == "]" else value < high)
 
-    return f"a number in {interval}", holds
+def at_least(least: int) -> Rule:
+    """The rule for a whole number from ``least`` up."""
+    expected = f"a whole number from {least} up"
+    return expected, lambda v: type(v) is int and v >= least
 
 
 TEXT: Rule = ("text", lambda v: isinstance(v, str))
 NAME: Rule = ("a name", lambda v: isinstance(v, str) and v != "")
-INTEGER: Rule = ("a whole number", lambda v: type(v) is int)
-COUNT: Rule = ("a whole number from 1 up", lambda v: type(v) is int and v >= 1)
+COUNT: Rule = at_least(1)
 ODD: Rule = ("an odd number from 1 up", lambda v: COUNT[1](v) and v % 2 == 1)
-NUMBER: Rule = ("a number", is_number)
 POSITIVE: Rule = ("a number above 0", lambda v: is_number(v) and v > 0)
 MAPPING: Rule = ("a mapping", lambda v: isinstance(v, Mapping))
 
 
 def read(
-    data: object,
-    rules: Mapping[str, Rule],
-    required: Sequence[str],
-    where: str,
-    hint: str = "",
+    data: object, rules: Mapping[str, Rule], required: Sequence[str], where: str
 ) -> dict[str, Any]:
     """A mapping, as a config or file holds it, with checked keys and values, as a new
     dict; a ValueError about ``where`` if it is no mapping, a key is unknown, a required
     one is missing, or a value is wrong."""
     keys = ", ".join(rules)
     if not isinstance(data, Mapping):
-        raise wrong(where, f"a mapping with the keys {keys}", short(data), hint)
+        raise wrong(where, f"a mapping with the keys {keys}", short(data))
     for key in data:
         if key not in rules:
-            raise wrong(f"{where}, unknown key", f"one of {keys}", repr(key), hint)
+            raise wrong(f"{where}, unknown key", f"one of {keys}", repr(key))
     for key in required:
         if key not in data:
-            raise wrong(where, f"the key {key!r} as well", short(sorted(data)), hint)
+            raise wrong(where, f"the key {key!r} as well", short(sorted(data)))
     for key, (expected, holds) in rules.items():
         if key in data and not holds(data[key]):
-            raise wrong(inside(where, key), expected, short(data[key]), hint)
+            raise wrong(f"{where}: {key}", expected, short(data[key]))
     return dict(data)
 
 
@@ -117,9 +108,3 @@ def check(field: str, value: object, rule: Rule) -> None:
     """Raise ValueError unless a value is what a rule expects."""
     if not rule[1](value):
         raise wrong(field, rule[0], short(value))
-
-
-def check_count(name: str, value: object, least: int) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least ``least``."""
-    if type(value) is not int or value < least:
-        raise wrong(name, f"an integer of {least} or more", repr(value))

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from .cost import layer_costs, skeleton_cost
@@ -61,30 +62,27 @@ def plain(value: Fraction) -> float:
     return value.numerator if value.denominator == 1 else float(value)
 
 
-def _counted(field: str) -> Callable[..., tuple[float, Rows]]:
-    def read(
-        space: SearchSpace, input_shape: Sequence[int], num_classes: int, table: Any
-    ) -> tuple[float, Rows]:
-        rows = layer_costs(space, input_shape)
-        fixed = getattr(skeleton_cost(space.skeleton, input_shape, num_classes), field)
-        return fixed, [[getattr(cost, field) for cost in row] for row in rows]
-
-    return read
+def _counted(
+    field: str, space: SearchSpace, shape: Sequence[int], num_classes: int, table: Any
+) -> tuple[float, Rows]:
+    fixed = getattr(skeleton_cost(space.skeleton, shape, num_classes), field)
+    rows = layer_costs(space, shape)
+    return fixed, [[getattr(cost, field) for cost in row] for row in rows]
 
 
 def _measured(
-    space: SearchSpace, input_shape: Sequence[int], num_classes: int, table: Any
+    space: SearchSpace, shape: Sequence[int], num_classes: int, table: Any
 ) -> tuple[float, Rows] | None:
     if table is None:
         return None
-    latency = load_latency_table(table, space, input_shape)
+    latency = load_latency_table(table, space, shape)
     return latency.fixed_ms, latency.layer_ms
 
 
 # Unit, and what gives the fixed cost and the rows; None where it is not known.
 KINDS: dict[str, tuple[str, Callable[..., tuple[float, Rows] | None]]] = {
-    "flops": ("MACs", _counted("macs")),
-    "params": ("parameters", _counted("params")),
+    "flops": ("MACs", partial(_counted, "macs")),
+    "params": ("parameters", partial(_counted, "params")),
     "latency": ("ms", _measured),
 }
 

@@ -15,8 +15,6 @@ from .genotype import write_atomically
 from .search_space import SearchSpace
 
 FORMAT_VERSION = 2
-TIME = in_range("[0, inf)")
-REBUILD = "build the table again with tools/build_latency_table.py"
 
 
 @dataclass(frozen=True)
@@ -43,31 +41,17 @@ def load_latency_table(
 ) -> LatencyTable:
     """Read a table about a space and an input shape; FileNotFoundError or ValueError
     where there is none, or one for something else."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such latency table; make it with tools/build_latency_table.py"
-        )
     with reading(path, "a latency table as JSON"):
-        data = json.loads(path.read_text(encoding="utf-8"))
-    counts = [len(candidates) for candidates in space.candidates]
-    same = f"the space {space.name!r} with the same stages and candidates"
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    same = f"a table of the space {space.name!r} as it is now, from `pvnas latency`"
     rules: dict[str, Rule] = dict(
         format_version=one_of(FORMAT_VERSION),
         space=(same, lambda v: v == space.to_config()),
         input_shape=(str(list(input_shape)), lambda v: v == list(input_shape)),
-        fixed_ms=TIME,
-        layer_ms=(
-            f"rows of {counts} milliseconds of 0 or more",
-            lambda rows: (
-                is_list(rows)
-                and all(map(is_list, rows))
-                and [len(row) for row in rows] == counts
-                and all(TIME[1](ms) for row in rows for ms in row)
-            ),
-        ),
+        fixed_ms=in_range("[0, inf)"),
+        layer_ms=("rows of milliseconds", is_list),
         setting=MAPPING,
     )
-    data = read(data, rules, tuple(rules), str(path), REBUILD)
+    data = read(data, rules, tuple(rules), str(path))
     del data["format_version"]
     return LatencyTable(**data)

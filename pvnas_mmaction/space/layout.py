@@ -43,7 +43,9 @@ PADDINGS = ("symmetric", "tf_same")
 Triple = tuple[int, int, int]
 ONE: Triple = (1, 1, 1)
 
-_SPEC = re.compile(r"([a-z0-9]+)_t(\d+)_k(\d+)_e(\d+(?:\.\d+)?)(_se)?")
+_NUMBER = r"(0|[1-9][0-9]*)"
+_RATIO = r"((?:0|[1-9][0-9]*)(?:\.[0-9]{0,5}[1-9])?)"
+_SPEC = re.compile(rf"([a-z0-9]+)_t{_NUMBER}_k{_NUMBER}_e{_RATIO}(_se)?")
 
 
 @dataclass(frozen=True)
@@ -81,19 +83,15 @@ class BlockSpec:
         if spec.family not in FAMILIES:
             raise wrong(place, f"a family out of {', '.join(FAMILIES)}", repr(text))
         known = FAMILIES[spec.family]
-        for letter, size, (least, most) in (
+        for letter, value, (least, most) in (
             ("t", spec.temporal_kernel, known.temporal_kernels),
             ("k", spec.spatial_kernel, (1, MAX_KERNEL)),
+            ("e", spec.expand_ratio, known.expand_ratios),
         ):
-            if size % 2 == 0 or not least <= size <= most:
-                expected = f"{letter} odd and from {least} to {most} for {spec.family}"
+            odd = "" if letter == "e" else "odd and "
+            if not least <= value <= most or (odd and value % 2 == 0):
+                expected = f"{letter} {odd}from {least:g} to {most:g} for {name}"
                 raise wrong(place, expected, repr(text))
-        low, high = known.expand_ratios
-        if not low <= spec.expand_ratio <= high:
-            expected = f"e from {low:g} to {high:g} for {spec.family}"
-            raise wrong(place, expected, repr(text))
-        if str(spec) != text:
-            raise wrong(place, f"its normal form {str(spec)!r}", repr(text))
         return spec
 
 

@@ -2,16 +2,8 @@
 """Search spaces: a skeleton and, for each layer, a list of block specs.
 
 A space is plain config data: a skeleton (:mod:`.genotype`) with a name, and candidates
-in every stage::
-
-    space = dict(
-        name="toy", stem=dict(channels=16), head_channels=64,
-        stages=[dict(out_channels=16, num_layers=3, spatial_stride=2,
-                     candidates=["mb_t{1,3}_k{3,5}_e2", "skip"])])
-
-Braces stand for every text between their commas, in order, so that the list above is
-``mb_t1_k3_e2 mb_t1_k5_e2 mb_t3_k3_e2 mb_t3_k5_e2 skip``. ``{mb_t1,ts_t3}_k3_e{6,1.5}``
-is four block specs.
+in every stage; docs/reference/block_specs.md has an example. Braces stand for every
+text between their commas, in order: ``{mb_t1,ts_t3}_k3_e{6,1.5}`` is four block specs.
 
 The list of a stage is offered to each of its layers, but ``skip`` only to those that
 keep their shape. Where layers differ more, ``candidates`` is a list of such lists, one
@@ -57,13 +49,8 @@ class SearchSpace:
         name = data.pop("name", None)
         check("space: name", name, NAME)
         where = f"space {name!r}"
-        stages, offered = [], []
-        for i, stage in enumerate(data.get("stages") or ()):
-            if not isinstance(stage, Mapping) or "candidates" not in stage:
-                place = f"{where}: stages[{i}]"
-                raise wrong(place, "a stage with the key 'candidates'", repr(stage))
-            offered.append(stage["candidates"])
-            stages.append({k: v for k, v in stage.items() if k != "candidates"})
+        stages = [dict(stage) for stage in data.get("stages") or ()]
+        offered = [stage.pop("candidates", None) for stage in stages]
         skeleton = parse_skeleton(dict(data, stages=stages), where)
         candidates: list[tuple[str, ...]] = []
         for i, texts in enumerate(offered):
@@ -75,11 +62,10 @@ class SearchSpace:
     def to_config(self) -> dict[str, Any]:
         """Config data that this space can be read from."""
         config = dict(name=self.name, **asdict(self.skeleton))
-        for stage in config["stages"]:
-            stage["candidates"] = []
+        stages = config["stages"] = [dict(s, candidates=[]) for s in config["stages"]]
         for layer, texts in zip(self.layers, self.candidates, strict=True):
-            config["stages"][layer.stage]["candidates"].append(list(texts))
-        return dict(config, stages=list(config["stages"]))
+            stages[layer.stage]["candidates"].append(list(texts))
+        return config
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -93,10 +79,13 @@ class SearchSpace:
     def genotype(
         self, indices: Sequence[int], provenance: Mapping[str, Any] | None = None
     ) -> Genotype:
-        assert all(i >= 0 for i in indices), indices
+        blocks, facts = self.blocks(indices), dict(provenance or {})
+        return Genotype(self.name, self.skeleton, blocks, facts)
+
+    def blocks(self, indices: Sequence[int]) -> tuple[str, ...]:
+        """Block specs of the network with these candidates."""
         pairs = zip(self.candidates, indices, strict=True)
-        blocks = tuple(texts[int(i)] for texts, i in pairs)
-        return Genotype(self.name, self.skeleton, blocks, dict(provenance or {}))
+        return tuple(texts[index] for texts, index in pairs)
 
     def indices_of_blocks(self, blocks: Sequence[str]) -> tuple[int, ...]:
         """Candidate index of each layer of a network of this space."""
@@ -113,18 +102,17 @@ def _layer_candidates(
     if len(lists) != len(layers):
         raise wrong(place, f"{len(layers)} lists, one a layer", f"{len(lists)} lists")
     result = []
-    for i, (layer, patterns) in enumerate(zip(layers, lists, strict=True)):
-        where = f"{place}[{i}]" if per_layer else place
+    for layer, patterns in zip(layers, lists, strict=True):
         if not is_list(patterns) or not all(isinstance(p, str) for p in patterns):
-            raise wrong(where, "a list of block specs", repr(patterns))
+            raise wrong(place, "a list of block specs", repr(patterns))
         texts = [text for pattern in patterns for text in expand_braces(pattern)]
         for text in texts:
-            BlockSpec.parse(text, where)
-        if len(set(texts)) != len(texts):
-            raise wrong(where, "each block spec once", repr(texts))
+            BlockSpec.parse(text, place)
         kept = tuple(t for t in texts if t != "skip" or layer.keeps_shape)
+        if len(set(texts)) != len(texts):
+            raise wrong(place, "each block spec once", repr(texts))
         if not kept:
             expected = f"an operation, since layer {layer.index} changes its shape"
-            raise wrong(where, expected, repr(texts))
+            raise wrong(place, expected, repr(texts))
         result.append(kept)
     return result
