@@ -27,7 +27,7 @@ from benchmarks.ground_truth import DEFAULT, GroundTruth, load
 from benchmarks.ground_truth.table import shuffled_indices
 from benchmarks.jobs import JobLog, missing, provenance, run_jobs
 from benchmarks.memory_search import MemorySearch
-from benchmarks.search_report import judge_all, markdown
+from benchmarks.search_report import by_rate, judge_all, markdown
 from pvnas_mmaction.apis.cli import run
 from pvnas_mmaction.profiling.clock import check_device
 from pvnas_mmaction.space.checks import wrong
@@ -299,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.out, json.dumps(result, indent=1) + "\n")
-    print(markdown(result))
+    print(markdown(result) if len(args.rate_factors) == 1 else by_rate(result))
 
 
 if __name__ == "__main__":

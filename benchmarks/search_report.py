@@ -147,3 +147,29 @@ def markdown(result: Mapping[str, Any]) -> str:
                 cells[-1] += f" ± {figure['standard_error']:.{digits}f}"
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def by_rate(result: Mapping[str, Any]) -> str:
+    """Regrets of each variant at each of the alphas' rates (``NAME xF``), over all of
+    them, the highest, and how many runs end in the worse half of the networks."""
+    runs, half = result["runs"], result["table"]["networks"] / 2
+    names = dict.fromkeys(run["variant"] for run in runs)
+    rates = dict.fromkeys(name.partition(" x")[2] or "1" for name in names)
+    heads = ["default" if rate == "1" else f"x{rate}" for rate in rates]
+    heads += ["mean", "worst", "collapsed"]
+    lines = [
+        f"| regret, points, by rate | {' | '.join(heads)} |",
+        f"| --- |{' ---: |' * len(heads)}",
+    ]
+    for variant in dict.fromkeys(name.partition(" x")[0] for name in names):
+        own = [run for run in runs if run["variant"].partition(" x")[0] == variant]
+        cells = []
+        for rate in (*rates, None):
+            name = variant if rate == "1" else f"{variant} x{rate}"
+            regret = summarise([r for r in own if rate is None or r["variant"] == name])
+            regret = regret["regret"]
+            cells.append(f"{regret['mean']:.2f} ± {regret['standard_error'] or 0:.2f}")
+        collapsed = sum(run["rank"] > half for run in own)
+        cells += [f"{max(run['regret'] for run in own):.2f}"]
+        lines.append(f"| {variant} | {' | '.join(cells)} | {collapsed} of {len(own)} |")
+    return "\n".join(lines)

@@ -34,7 +34,10 @@ def rows_of_files(folder: Path) -> set[str]:
     """Every row that a file of results has to show, against any of its own networks."""
     lines = set()
     for path in folder.glob("search_quality*.json"):
-        lines |= {*search_report.markdown(json.loads(path.read_text())).splitlines()}
+        result = json.loads(path.read_text())
+        lines |= {*search_report.markdown(result).splitlines()}
+        if "rates" in path.name:
+            lines |= {*search_report.by_rate(result).splitlines()}
     for path in folder.glob("real_clips_*.json"):
         result = json.loads(path.read_text())
         names = [row["name"] for row in result["rows"]]
