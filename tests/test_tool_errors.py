@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
@@ -29,7 +30,7 @@ from tool_processes import (
     load_tool,
 )
 
-from pvnas_mmaction.apis import cli, errors
+from pvnas_mmaction.apis import cli, errors, termination
 from pvnas_mmaction.apis.errors import user_line
 from pvnas_mmaction.apis.run_checks import RunCheckHook
 from pvnas_mmaction.engine.checkpoints import latest_checkpoint
@@ -89,6 +90,8 @@ CASES = [
         ("val_dataloader.num_workers=-1", "a number in [0, inf)"),
         ("optim_wrapper.optimizer.lr=nan", "a number"), ("resume=c.pth", "one of True"
          ", False"), (f"{DATA}.ann_file={{dir}}", "a list of lines 'path class_id'"),
+        ("model.data_preprocessor.std=0", "numbers above 0"), ("default_scope=abc", "on"
+         "e of mmaction, pvnas_mmaction"),
         ("model.data_preprocessor.mean=abc", f"{OTHER} ActionDataPreprocessor takes"),
         ("model.backbone.width=3", f"{OTHER} PVNASNet takes"),
         ("model.backbone.out_indices=[9]", "indices from 0 to 4, the output behind al"
@@ -320,3 +323,23 @@ def test_options_reach_the_config(parse, monkeypatch, tmp_path) -> None:
     dump = dict(type="DumpResults", out_file_path=str(tmp_path / "p.pkl"))
     assert cfg.test_evaluator == [FLAT["test_evaluator"], dump]
     assert cfg.default_hooks.visualization.out_dir == str(tmp_path)
+
+
+class Hanging(torch.utils.data.Dataset):
+    """A data set whose reader never returns."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        time.sleep(1000)
+
+
+def test_a_reader_that_hangs_is_an_error(monkeypatch):
+    monkeypatch.setattr(termination, "PATIENCE", 1.0)
+    sampler = dict(type="DefaultSampler", shuffle=False)
+    config = dict(dataset=Hanging(), sampler=sampler, batch_size=1, num_workers=1)
+    loader = termination.TerminableRunner.build_dataloader(config)
+    with pytest.raises(RuntimeError, match="timed out") as caught:
+        next(iter(loader))
+    assert "take PVNASVideoDataset" in user_line(caught.value)

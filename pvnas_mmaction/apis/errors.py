@@ -14,6 +14,7 @@ from contextlib import suppress
 from mmengine.logging import MMLogger
 
 from ..engine.search_files import is_interrupt
+from ..space.checks import wrong
 from .config_fault import config_fault
 from .launchers import end_distributed
 from .termination import EXIT_TERMINATED, asked_to_end, on_sigterm
@@ -34,6 +35,9 @@ def user_line(error: BaseException) -> str | None:
     if "Original Traceback" in text:  # of a data loader's worker
         lines = [re.sub(r"^[\w.]+: ", "", lines[-1])]
     line = " ".join(lines)
+    if line.startswith("DataLoader timed out"):
+        hint = "take PVNASVideoDataset, which does not hang on a file"
+        return str(wrong("dataset", "clips", f"none ({line})", hint))
     users = ValueError, OSError, ImportError, pickle.UnpicklingError
     known = isinstance(error, users) or "PytorchStream" in text  # the disk is full
     own = (line or type(error).__name__) if known else None

@@ -22,6 +22,8 @@ from torch.utils.data import DataLoader
 from ..space.checks import reading
 
 EXIT_TERMINATED = 143  # 128 + SIGTERM, as shells count
+PATIENCE = 1800.0
+"""Seconds for a batch of a loader with workers: some readers hang on some clips."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -88,8 +90,8 @@ class TerminationHook(Hook):
 
 
 class TerminableRunner(Runner):
-    """A runner with loaders whose workers leave SIGTERM to it; what fails while it
-    loads a checkpoint is said of that file."""
+    """A runner with loaders that wait :data:`PATIENCE` for a batch, and whose workers
+    leave SIGTERM to it; what fails while it loads a checkpoint is said of that file."""
 
     def dump_config(self) -> None:
         """Nothing yet: a run that is refused leaves the config of another one."""
@@ -102,6 +104,8 @@ class TerminableRunner(Runner):
     def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
         loader = Runner.build_dataloader(*args, **kwargs)
         loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
+        if loader.num_workers and not loader.timeout:
+            loader.timeout = PATIENCE
         return loader
 
 
