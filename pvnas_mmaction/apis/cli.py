@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 from rich.console import Console
 from tqdm import tqdm
 
+from ..compat import keep_freed_memory
 from ..engine.checkpoints import check_checkpoint, latest_checkpoint
 from ..engine.folder_lock import folder_lock
 from ..engine.optim import is_bfloat16
@@ -198,6 +199,8 @@ def build_runner(cfg: Config, tested: bool = False) -> Runner:
     make_portable(cfg)
     cfg.started_with = start_facts()  # for the report
     start_distributed(cfg)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     lock = ExitStack()  # held until the runner, or the process, ends
     with together():
         if is_main_process():

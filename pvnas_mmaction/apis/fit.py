@@ -43,6 +43,7 @@ from .video_folder import (
 # Decoded frames are kept, with this height or width, where they take no more bytes.
 CACHED_SIZE, MAX_CACHE = 128, 8e9
 BACKEND = ("--backend", "onnxruntime")
+STEPS_PER_CHECKPOINT = 25  # of a search, at least
 Lists = dict[str, list[Clip]]
 
 
@@ -162,7 +163,8 @@ class _Fit:
 
     def write_configs(self, train: list[Clip]) -> None:
         asked = self.asked
-        workers = min(2, os.cpu_count() or 1)
+        # Frames in a cache are read in no time; to fork a large process takes seconds.
+        workers = 0 if self.cache.is_dir() else min(2, os.cpu_count() or 1)
         halves = split_by_class([clip.label for clip in train], ALPHA_SHARE, 0)
         configs = []
         for name, base in (("search", asked.config), ("train", asked.train_config)):
@@ -189,6 +191,9 @@ class _Fit:
             cfg.model.cls_head.num_classes = len(self.names)
             cfg.randomness = dict(seed=asked.seed)
             if name == "search":
+                steps = len(halves[0]) // loader.batch_size
+                interval = -(-STEPS_PER_CHECKPOINT // steps)
+                cfg.default_hooks.checkpoint.interval = interval
                 cfg.train_cfg.cost = dict(kind=asked.kind, budget=asked.budget)
                 if asked.kind == "latency":
                     cfg.train_cfg.cost.table = str(self.latency_table)
