@@ -70,7 +70,7 @@ def settings(videos) -> dict:
     )
     train.write_text(f"_base_ = {str(CONFIGS / RETRAIN)!r}\n")
     return dict(
-        config=str(config), train_config=str(train), budget_gflops=BUDGET, workers=0,
+        config=str(config), train_config=str(train), budget_gflops=BUDGET,
         num_networks=1,
     )  # fmt: skip
 
@@ -106,8 +106,10 @@ def test_what_is_written(fitted, videos) -> None:
     assert verbs == "search derive train test train test export report"
     assert (fitted / "report.html").stat().st_size > 10_000
     assert "measured_ms" not in result  # the budget is no time
-    shape = load_config(str(fitted / "work" / "search.py")).train_cfg.input_shape
+    search = load_config(str(fitted / "work" / "search.py"))
+    shape = search.train_cfg.input_shape
     assert 0 < measured_ms(fitted / "model.onnx", shape, 1) < 1000
+    assert search.train_dataloader.num_workers == 0  # frames are cached
     assert not (fitted / "work" / "frames").exists()
     assert "cache" in (fitted / "work" / "search.py").read_text()
     assert "cache" not in (fitted / "config.py").read_text()

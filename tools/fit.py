@@ -50,7 +50,6 @@ def main() -> None:
     add("--num-networks", type=int, default=2, help=number)
     add("--seed", type=int, default=0, help="of all that is random; default: 0")
     add("--device", help="cpu or cuda; default: a GPU where there is one")
-    add("--workers", type=int, help="processes that read clips; default: 2 at most")
     threads = "of the deployed network, for --budget-ms; default: 1"
     add("--threads", type=int, default=1, help=threads)
     fit(**vars(parser.parse_args()))

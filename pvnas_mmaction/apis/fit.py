@@ -173,7 +173,7 @@ class _Fit:
                 loader = cfg[f"{split}_dataloader"]
                 # Not persistent: an epoch after a resume is what it would have been.
                 loader.persistent_workers = False
-                loader.num_workers = workers if asked.workers is None else asked.workers
+                loader.num_workers = workers
                 loader.dataset.update(
                     ann_file=str(self.out / f"{split}.txt"),
                     data_prefix=dict(video=str(asked.videos.resolve())),

@@ -44,7 +44,6 @@ class Settings:
     num_networks: int = 2
     seed: int = 0
     device: str | None = None
-    workers: int | None = None
     threads: int = 1
     dry_run: bool = False
 
@@ -73,7 +72,7 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """What a call has to share with the one that it goes on with."""
         found = asdict(self)
-        for name in ("out", "device", "workers", "dry_run"):
+        for name in ("out", "device", "dry_run"):
             del found[name]
         return {**found, "videos": str(self.videos.resolve()), "lists": [*self.lists]}
 
