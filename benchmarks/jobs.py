@@ -178,7 +178,7 @@ def _start(make_state: Callable[[], Any]) -> None:
 
 def _leave_with_parent() -> None:
     """End this process when the one that started it is gone: a killed command leaves
-    no worker behind that goes on with its job for nobody."""
+    no worker behind that continues its job for nobody."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

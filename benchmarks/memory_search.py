@@ -169,8 +169,8 @@ class ScaledSchedule(LRDiversitySchedule):
         super().__init__(config)
         self.rate_factor = rate_factor
 
-    def alphas_lr(self, step: int) -> float:
-        return self.rate_factor * super().alphas_lr(step)
+    def base_lr(self, step: int) -> float:
+        return self.rate_factor * super().base_lr(step)
 
 
 def read_schedule(

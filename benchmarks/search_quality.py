@@ -4,7 +4,7 @@
 
     python benchmarks/search_quality.py --seeds 0 1 2 3 4 --workers 2 --out FILE.json
 
-Each run is one line of WORK_DIR/searches.jsonl; the command goes on from there when it
+Each run is one line of WORK_DIR/searches.jsonl; the command continues there when it
 is started again. Compute is counted in clips seen forward and backward: those of
 weights steps, of alpha steps and of stand-alone trainings alike.
 """

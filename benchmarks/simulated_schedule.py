@@ -38,8 +38,11 @@ SEARCHES: dict[str, tuple[list[int], int, dict[str, Any]]] = {
 }
 FEEDBACKS: dict[str, dict[str, Any]] = {
     "default": {},
-    "kappa 4, damping 10, settle 0.35": dict(kappa=4, damping=10, settle=0.35),
-    "none, rate 0.05": dict(kappa=0, damping=0, settle=0, alphas_lr=0.05),
+    "default, rate 0.005": dict(alphas_lr=0.005),
+    "default, rate 0.5": dict(alphas_lr=0.5),
+    "none": dict(kappa=0, damping=0),
+    "none, rate 0.005": dict(kappa=0, damping=0, alphas_lr=0.005),
+    "none, rate 0.5": dict(kappa=0, damping=0, alphas_lr=0.5),
 }
 
 

@@ -28,6 +28,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import pvnas_mmaction  # noqa: F401  (registers)
+from pvnas_mmaction.apis.launchers import end_distributed
 from pvnas_mmaction.search.schedule import LRDiversityConfig, LRDiversitySchedule
 from pvnas_mmaction.search.search import Search
 
@@ -182,11 +183,15 @@ def toy_optimizers(model: nn.Module, lr: float = 0.05, **settings: Any) -> dict:
     )
 
 
-def toy_search(model: nn.Module | None = None, **settings: Any) -> Search:
+def toy_search(
+    model: nn.Module | None = None, mode: str = "diversity", **settings: Any
+) -> Search:
     """A search of 18 steps in 2 cycles without a runner, on :func:`make_batch`es."""
     model = model or build_toy_model()
     tune = settings.get("donor", {}).get("tune_steps", 0)
-    config = LRDiversityConfig(18, num_cycles=2, alphas_lr=0.1, tune_steps=tune)
+    config = LRDiversityConfig(
+        18, mode=mode, num_cycles=2, alphas_lr=0.1, tune_steps=tune
+    )
     settings = {"optimizers": toy_optimizers(model), **settings}
     schedule = LRDiversitySchedule(config)
     return Search(model, schedule=schedule, input_shape=INPUT_SHAPE, seed=0, **settings)
@@ -318,4 +323,4 @@ def _run_rank(rank: int, count: int, port: int, file: Path, target, args) -> Non
     except Exception as error:
         result = f"{type(error).__name__}: {error}"
     torch.save(result, file)
-    dist.destroy_process_group()
+    end_distributed()

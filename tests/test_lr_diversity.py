@@ -16,6 +16,7 @@ from pvnas_mmaction.search.donor_warmup import NEAR
 from pvnas_mmaction.search.schedule import (
     AUTO,
     MISSED_PLAN,
+    SPEEDS,
     LRDiversityConfig,
     LRDiversitySchedule,
     logit_lead,
@@ -46,22 +47,29 @@ def schedule(mode="diversity", **changes) -> LRDiversitySchedule:
 
 
 def test_feedback_by_hand():
-    plan = schedule(kappa=0.5, damping=1.0, gain_min=0.5, gain_max=1.5)
+    plan = schedule(kappa=2.0, damping=1.0)  # four alpha steps in a cycle
     # Step 10: D* = 0.5, D = 0.3, e = 0.2, from 0: collapsing too early lowers the gain.
     assert plan.observe(10, 0.3) == pytest.approx(math.exp(-0.1 - 0.2))
     assert plan.alphas_lr(10) == pytest.approx(0.02 * math.exp(-0.3))
     # The same error again: it has not changed.
     assert plan.observe(10, 0.3) == pytest.approx(math.exp(-0.4))
-    # Then D = 0.9, e = -0.4: lagging raises it, by more than the bound lets it.
+    # Then D = 0.9, e = -0.4: lagging raises it.
     assert plan.observe(10, 0.9) == pytest.approx(math.exp(-0.4 + 0.2 + 0.6))
-    for _ in range(10):
+    # The next cycle starts with the mean of these three.
+    plan.restart(None)
+    assert plan.gain == pytest.approx(math.exp((-0.3 - 0.4 + 0.4) / 3))
+    plan.restart(None)  # without an observation it stays
+    # The rate is bounded by what the plan needs, and the bound holds the logarithm
+    # itself, so the way back is not delayed.
+    for _ in range(100):
         plan.observe(10, 1.0)
-    assert plan.gain == 1.5
-    # The bound holds the logarithm itself, so the way back is not delayed.
-    assert plan.observe(10, 0.45) == pytest.approx(1.5 * math.exp(-0.025 - 0.55))
-    for _ in range(50):
+    least, most = (speed * plan.needed_lr(10) for speed in SPEEDS)
+    assert plan.alphas_lr(10) == pytest.approx(most)
+    plan.observe(10, 0.45)
+    assert plan.alphas_lr(10) == pytest.approx(most * math.exp(-0.025 - 0.55))
+    for _ in range(100):
         plan.observe(10, 0.0)
-    assert plan.gain == 0.5
+    assert plan.alphas_lr(10) == pytest.approx(least)
     # 0.04 + 0.36 * (1 + c) / 2 for the cosine of 120 degrees
     assert plan.weights_lr(4) == pytest.approx(0.13)
 
@@ -72,10 +80,10 @@ def test_restart_near_the_archive_is_more_diverse(mode):
     plan.observe(4, 0.0)
     assert (plan.gain < 1) == (mode == "diversity")
     assert plan.restart(None) == 0.9  # nothing to be near to
-    assert (plan.gain, plan.last_error) == (1, 0)
+    assert plan.last_error == 0
     assert plan.restart(0.1) == pytest.approx(0.95)
     assert plan.planned_diversity(10) == pytest.approx((0.95 + 0.1) / 2)
-    assert plan.alphas_lr(10) == 0.02
+    assert plan.alphas_lr(10) == 0.02 * plan.gain
     assert plan.restart(0.0) == pytest.approx(0.975)
     # Far enough now: the settings stay as they are.
     assert plan.restart(0.9) == pytest.approx(0.975)
@@ -129,7 +137,7 @@ def test_a_missed_plan_is_named_with_what_to_change():
     assert "; set optim_wrapper.alphas" in schedule().missed(entries((0.5, 0.3)))
 
 
-SNRS = [0, 0.05, 0.1, 0.2, 0.5, 1, math.inf] * 3
+SNRS = [0, 0.05, 0.1, 0.2, 0.5, 1, math.inf] * 5
 
 
 @pytest.mark.parametrize("clips", [50, 200, 2000])
@@ -159,28 +167,26 @@ def test_shipped_searches_keep_their_plan(path, clips):
         for run in range(len(plans)):
             alphas.restart(run, config.diversity_start)
     history = run_search(plans, alphas, range(plans[0].num_steps))
-    for step, values in enumerate(history):
-        if plans[0].is_cycle_end(step):
-            misses = sum(abs(plan - found) > MISSED_PLAN for plan, found in values)
-            # Of four layers, one that changes its mind late is a quarter of D.
-            assert misses <= (len(sizes) <= 4), f"step {step}: {values}"
+    last = [step for step in range(len(history)) if plans[0].is_cycle_end(step)]
+    missed = np.abs(np.diff(np.array(history)[last])) > MISSED_PLAN
+    # Where gradients are noise, a layer may change its mind in the last steps; of four
+    # layers one is a quarter of D.
+    assert missed.mean() <= (0.05 if len(sizes) <= 4 else 0.02), np.argwhere(missed)
 
 
-@pytest.mark.parametrize(
-    ("process", "alphas_lr"), [("collapses too early", 0.3), ("lags behind", 0.01)]
-)
-def test_feedback_halves_the_deviation_from_the_plan(process, alphas_lr):
-    def deviation(**changes) -> np.ndarray:
-        config = LRDiversityConfig(2400, num_cycles=3, alphas_lr=alphas_lr, **changes)
+@pytest.mark.parametrize("alphas_lr", [0.002, 0.02, 0.5])
+def test_feedback_keeps_the_plan_at_any_rate(alphas_lr):
+    def ends(**changes) -> np.ndarray:
+        changes |= dict(num_cycles=3, diversity_end=0.3)
+        config = LRDiversityConfig(2400, alphas_lr=alphas_lr, **changes)
         plans = [LRDiversitySchedule(config) for _ in range(5)]
-        alphas = Alphas([6] * 20, [0.3] * 5)
-        history = np.array(run_search(plans, alphas, range(2400)))
-        moving = [not plans[0].is_warmup(step) for step in range(2400)]
-        return np.abs(history[moving, :, 0] - history[moving, :, 1]).mean(0)
+        history = run_search(plans, Alphas([6] * 20, [0.3] * 5), range(2400))
+        last = [step for step in range(2400) if plans[0].is_cycle_end(step)]
+        return np.abs(np.diff(np.array(history)[last]))
 
-    without = deviation(kappa=0.0, damping=0.0)
-    assert (without > 0.1).all(), f"the process {process} needs no feedback"
-    assert (deviation() <= without / 2).all()
+    if alphas_lr != 0.02:  # about what the plan needs
+        assert (ends(kappa=0.0, damping=0.0) > MISSED_PLAN).all()
+    assert (ends() < MISSED_PLAN).all()
 
 
 def test_settings_out_of_range_are_named():

@@ -86,28 +86,28 @@ def column(rows: list[dict], name: str) -> list[float]:
 @pytest.mark.parametrize("mode", list(WEIGHTS_LR))
 def test_learning_rates_replayed_through_a_runner(tmp_path, mode):
     hook = dict(mode=mode, num_cycles=2, min_distance=0.0, settle=0.0)
-    hook |= dict(kappa=1.0, damping=2.0, gain_min=0.05, gain_max=3.0)
+    hook |= dict(kappa=6.0, damping=2.0)
     runner, recorder, logged = run(tmp_path, hook)
     expected = WEIGHTS_LR[mode]
     rates = {name: [r[0] for r in rows] for name, rows in recorder.rates.items()}
     assert rates["weights"] == pytest.approx(expected, abs=1e-6)
     assert column(logged, "planned_diversity") == pytest.approx(PLAN[mode], abs=1e-5)
     if mode == "diversity":
-        # log g <- clip(log g - kappa * e - damping * (e - last e)) with e = D* - D at
-        # every alpha step, from nothing in each cycle
-        expected, gains = [], []
+        # log g <- log g - kappa / 6 * e - damping * (e - last e), e = D* - D, at each
+        # of a cycle's 6 alpha steps, from the mean of the cycle before
+        expected, gains, logs = [], [], [0.0]
         for step, (plan, found) in enumerate(
             zip(PLAN[mode], column(logged, "diversity"), strict=True)
         ):
             if step % 9 == 0:
-                log_gain = last = 0.0
+                log_gain, last, logs = sum(logs) / len(logs), 0.0, []
             gains.append(math.exp(log_gain))
             expected.append(0.1 * gains[-1] if step % 9 >= 3 else 0)
             if step % 9 >= 3:
                 error = plan - found
                 log_gain -= error + 2 * (error - last)
-                log_gain = min(max(log_gain, math.log(0.05)), math.log(3))
                 last = error
+                logs.append(log_gain)
         assert column(logged, "gain") == pytest.approx(gains, rel=1e-4)
         assert len(set(gains)) > 6
     else:

@@ -6,7 +6,7 @@
     python benchmarks/ground_truth/train.py pack
     python benchmarks/ground_truth/train.py summary --plot FILE.png
 
-`train` appends each result to WORK_DIR/trainings.jsonl and goes on from there when it
+`train` appends each result to WORK_DIR/trainings.jsonl and continues from there when it
 is started again; what a table of the same settings holds is not trained again, so that
 one may be extended by seeds: for all networks, or for the best of them (`--seeds 2 3
 --best 32`). `pack` writes what is there as one compressed file, a random sample of the

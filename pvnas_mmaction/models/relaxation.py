@@ -118,6 +118,6 @@ def sample(relaxation: str, draw: Draw) -> tuple[Choice, ...]:
     parts = [None] * len(draw.counts) if weights is None else weights.unbind()
     rows = zip(indices.tolist(), parts, draw.counts, strict=True)
     return tuple(  # a row may hold more than there are candidates
-        Choice(tuple(row[:k]), None if part is None else part[:k])
+        Choice(tuple(row[:k]), part[:k] if k < len(row) else part)
         for row, part, k in rows
     )

@@ -5,14 +5,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
-from itertools import islice
+from itertools import islice, zip_longest
 from operator import add
 from typing import Any
 
 import torch
 from mmaction.registry import MODELS
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from ..space.checks import wrong
 from ..space.layout import Layer
@@ -189,8 +188,8 @@ def first_channels(widest: Tensor, weight: Tensor) -> Tensor:
 
 def padded(rows: Sequence[Sequence[float]], value: float = 0.0) -> Tensor:
     """Rows of unlike lengths as one tensor (L, K) in float64, filled up."""
-    tensors = [torch.tensor(row, dtype=torch.float64) for row in rows]
-    return pad_sequence(tensors, batch_first=True, padding_value=value)
+    columns = zip_longest(*rows, fillvalue=value)
+    return torch.tensor([*zip(*columns, strict=True)], dtype=torch.float64)
 
 
 def log_probabilities(rows: Sequence[Sequence[float]]) -> list[list[float]]:

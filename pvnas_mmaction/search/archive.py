@@ -50,7 +50,7 @@ class ArchiveEntry:
 @dataclass
 class Archive:
     """Genotypes found so far, in order, and ``final``, the network that the search
-    ended in, which may be one of them (None: it goes on)."""
+    ended in, which may be one of them (None: it has not ended)."""
 
     entries: list[ArchiveEntry] = field(default_factory=list)
     final: ArchiveEntry | None = None

@@ -1,6 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Random numbers that follow from a seed and a place, and not from what was drawn
-before: a search that was killed goes on as it would have. Blendings and augmentations
+before: a search that was killed continues as it would have. Blendings and augmentations
 draw from Python's generator, NumPy's or torch's: all are seeded together."""
 
 import random
@@ -45,7 +45,7 @@ def seed_all(seed: int, accelerators: bool = True) -> None:
 
 @contextmanager
 def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
-    """Within this context all generators draw from ``seed``; afterwards they go on as
+    """In this context all generators draw from ``seed``; afterwards they continue as
     if nothing had been drawn. With the CPU as device no accelerator is touched, as it
     must be in a worker of a data loader."""
     devices = [device] if torch.device(device).type == "cuda" else []

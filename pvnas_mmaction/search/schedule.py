@@ -17,6 +17,9 @@ AUTO = "auto"
 
 MISSED_PLAN = 0.1
 """How far D may be from D* at a cycle's end before a warning says so."""
+SPEEDS = 0.01, 20.0
+"""How many times what the plan needs the alphas' rate may be: with a faster one a
+single noisy gradient decides, and after a slower one the way back takes too long."""
 
 _RATE = (f"a number above 0, or {AUTO!r}", lambda v: v == AUTO or POSITIVE[1](v))
 _SHARE = in_range("[0, 1]")
@@ -34,12 +37,10 @@ _RULES: dict[str, Rule] = dict(
     diversity_end=_SHARE,
     kappa=in_range("[0, inf)"),
     damping=in_range("[0, inf)"),
-    gain_min=in_range("(0, 1]"),
-    gain_max=in_range("[1, inf)"),
     min_distance=_SHARE,
     restart_diversity_step=_SHARE,
 )
-_STATE = ("log_gain", "last_error", "diversity_start")
+_STATE = ("log_gain", "last_error", "log_gain_sum", "num_observed", "diversity_start")
 
 
 def num_epochs(max_epochs: int, min_steps: int, steps_per_epoch: int) -> int:
@@ -95,10 +96,8 @@ class LRDiversityConfig:
     settle: float = 0.05
     diversity_start: float = 0.95
     diversity_end: float = 0.1
-    kappa: float = 1.5
+    kappa: float = 100.0
     damping: float = 15.0
-    gain_min: float = 0.02
-    gain_max: float = 10.0
     min_distance: float = 0.2
     restart_diversity_step: float = 0.5
 
@@ -133,15 +132,21 @@ class LRDiversitySchedule:
         self.num_cycles = config.effective_cycles
         self.has_feedback = config.mode == "diversity"
         self.archive_distance = config.min_distance if self.has_feedback else 0.0
-        self.log_gain = self.last_error = 0.0
+        self.log_gain = self.last_error = self.log_gain_sum = 0.0
+        self.num_observed = 0  # in this cycle, as the sum
         self.diversity_start = float(config.diversity_start)
 
     @property
     def gain(self) -> float:
         """Factor on the alphas' learning rate; 1 in modes without feedback."""
-        # exp(log(x)) may round past x, and the bounds are promised exactly.
-        low, high = self.config.gain_min, self.config.gain_max
-        return min(max(math.exp(self.log_gain), low), high)
+        return math.exp(self.log_gain)
+
+    @property
+    def updates_per_cycle(self) -> float:
+        """Updates of the alphas in a cycle, not rounded."""
+        config = self.config
+        length = config.total_steps / self.num_cycles
+        return length * (1 - config.warmup) / config.accumulated
 
     def cycle_start(self, cycle: int) -> int:
         """First step of a cycle; cycles differ by one step at most."""
@@ -199,27 +204,34 @@ class LRDiversitySchedule:
             share = floor + (1 - floor) * fall
         return self.config.weights_lr * share
 
+    def needed_lr(self, step: int) -> float:
+        """The alphas' rate that the plan of this cycle needs, see :func:`travel_lr`."""
+        counts = [k for k in self.config.num_candidates if k > 1] or [2]
+        ends = (self._start(step), self.config.diversity_end)
+        rates = [travel_lr(self.updates_per_cycle, k, *ends) for k in counts]
+        return sum(rates) / len(rates)
+
+    def base_lr(self, step: int) -> float:
+        """That of the alphas at gain 1."""
+        rate = self.config.alphas_lr
+        return self.needed_lr(step) if rate == AUTO else float(rate)
+
     def alphas_lr(self, step: int) -> float:
         """Learning rate of the alphas at this step; 0 in warm-up."""
-        if self.is_warmup(step):
-            return 0.0
-        config, rate = self.config, self.config.alphas_lr
-        if rate == AUTO:
-            length = config.total_steps / self.num_cycles
-            updates = length * (1 - config.warmup) / config.accumulated
-            counts = [k for k in config.num_candidates if k > 1] or [2]
-            ends = (self._start(step), config.diversity_end)
-            rate = sum(travel_lr(updates, k, *ends) for k in counts) / len(counts)
-        return float(rate) * self.gain
+        return 0.0 if self.is_warmup(step) else self.base_lr(step) * self.gain
 
     def observe(self, step: int, diversity: float) -> float:
         """Feed back D(p), measured after the alphas moved; gives the gain."""
         if not self.is_warmup(step) and self.has_feedback:
             config, error = self.config, self.planned_diversity(step) - diversity
             change, self.last_error = error - self.last_error, error
-            log_gain = self.log_gain - config.kappa * error - config.damping * change
-            low, high = math.log(config.gain_min), math.log(config.gain_max)
+            pull = config.kappa * error / self.updates_per_cycle
+            log_gain = self.log_gain - pull - config.damping * change
+            needed = self.needed_lr(step) / self.base_lr(step)
+            low, high = (math.log(speed * needed) for speed in SPEEDS)
             self.log_gain = min(max(log_gain, low), high)
+            self.log_gain_sum += self.log_gain
+            self.num_observed += 1
         return self.gain
 
     def missed(self, entries: Sequence[ArchiveEntry]) -> str | None:
@@ -243,10 +255,13 @@ class LRDiversitySchedule:
         )
 
     def restart(self, distance: float | None) -> float:
-        """Prepare the next cycle; gives the diversity to which the alphas have to be
-        shrunk. ``distance`` is the share of layers in which the most probable network
-        differs from the nearest archived one; None for an empty archive."""
-        self.log_gain = self.last_error = 0.0
+        """Prepare the next cycle; its gain starts at the geometric mean of this one's;
+        gives the diversity to which the alphas have to be shrunk. ``distance`` is the
+        share of layers in which the most probable network differs from the nearest
+        archived one; None for an empty archive."""
+        self.log_gain = self.log_gain_sum / max(1, self.num_observed)
+        self.last_error = self.log_gain_sum = 0.0
+        self.num_observed = 0
         config = self.config
         if distance is not None and distance < config.min_distance:
             step = config.restart_diversity_step * (1 - self.diversity_start)

@@ -224,10 +224,11 @@ class Search:
     def _weights_path(self) -> Choices:
         if self.schedule.is_tuning(self.num_steps):
             return self._full
-        # For others to share what it learns (sandwich rule, Yu and Huang, 2019); in the
-        # first cycle alone, so that it is not favoured when networks are ranked.
-        every, first_cycle = self.largest_every, not self.archive.entries
-        if first_cycle and every and self.num_steps % every == 0:
+        # For others to share what it learns (sandwich rule, Yu and Huang, 2019); early
+        # alone, so that it is not favoured when networks are ranked.
+        every, plan = self.largest_every, self.schedule.config
+        early = self.num_steps < plan.tune_steps + plan.total_steps // plan.num_cycles
+        if early and every and self.num_steps % every == 0:
             return self.supernet.path_of(self.selection.table.most_expensive())
         kind = "warmup" if self.rests and not self.donor else "weights"
         return self._draw(self.relaxations[kind], Stream.WEIGHTS_PATH)

@@ -139,13 +139,15 @@ class Steps:
         rank. Those of shared weights go to their owner, which alone is trained."""
         optimizer.backward(optimizer.scale_loss(loss))
         found = [parameter for parameter in parameters if parameter.grad is not None]
-        all_reduce_params([parameter.grad for parameter in found], op="mean")
+        all_reduce_params((parameter.grad for parameter in found), op="mean")
         for weight in (w for w in found if w in self.owners):
-            owner = self.owners[weight]
+            owner, gradient, weight.grad = self.owners[weight], weight.grad, None
+            if owner.grad is None and gradient.shape == owner.shape:
+                owner.grad = gradient
+                continue
             if owner.grad is None:
                 owner.grad = torch.zeros_like(owner)
-            first_channels(owner.grad, weight).add_(weight.grad)
-            weight.grad = None
+            first_channels(owner.grad, weight).add_(gradient)
         if optimizer.should_update():
             optimizer.step()
             optimizer.zero_grad()
@@ -160,13 +162,12 @@ class Steps:
         return data
 
     def _running(self, *paths: Choices) -> _Part:
-        weights, norms = list(self._shared.weights), list(self._shared.norms)
+        parts = [self._shared]
         for candidates, *choices in zip(self._candidates, *paths, strict=True):
-            indices = [index for choice in choices for index in choice.indices]
-            for index in dict.fromkeys(indices):
-                weights += candidates[index].weights
-                norms += candidates[index].norms
-        return _Part(weights, norms)
+            indices = (index for choice in choices for index in choice.indices)
+            parts += [candidates[index] for index in dict.fromkeys(indices)]
+        kinds = zip(*parts, strict=True)
+        return _Part(*([item for own in kind for item in own] for kind in kinds))
 
 
 def loss_of(
