@@ -100,6 +100,12 @@ def test_onnx_parts_are_the_candidates_of_a_network() -> None:
         np.testing.assert_allclose(start(parts.head, 1)(y), expected, atol=1e-5)
         np.testing.assert_allclose(whole, expected, atol=1e-5)
     assert abs(expected).max() > 1e-3
+    for graph in parts.layers[0]:  # with skip, which computes nothing
+        given = torch.randn(1, 8, 4, 8, 8).numpy()
+        y = start(graph, 1)(given)
+        kept = y.copy()
+        given += 1
+        np.testing.assert_array_equal(y, kept)
 
 
 def test_a_table_in_onnxruntime() -> None:

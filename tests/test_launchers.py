@@ -3,6 +3,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,29 @@ def test_a_task_of_srun_without_a_gpu(tmp_path, monkeypatch) -> None:
         end_distributed()
     assert os.environ["MASTER_ADDR"] == "localhost"
     assert os.environ["LOCAL_RANK"] == "3"
+
+
+LAST_TENSOR = f"""
+import sys, time, torch
+from torch import distributed
+from pvnas_mmaction.apis.launchers import end_distributed
+distributed.init_process_group(
+    "gloo", init_method="tcp://127.0.0.1:{free_port()}", rank=0, world_size=1)
+sys.setswitchinterval(1000)  # no other thread gets Python's lock before this one waits
+large = torch.zeros(2**24)
+work = distributed.all_gather([torch.zeros(2**24)], large, async_op=True)
+del large, work  # gloo's thread, which copies, has the only references now
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    pass
+end_distributed()
+print("ended")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_end_does_not_wait_for_a_thread_that_waits_for_it() -> None:
+    """In torch 2.6 it did where a thread of gloo had yet to give back a tensor."""
+    command = [sys.executable, "-c", LAST_TENSOR]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.stdout == "ended\n", done.stderr

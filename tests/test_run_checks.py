@@ -161,8 +161,8 @@ def test_a_new_training_overwrites_no_other(work_dir, finished, train):
     for more in ([], ["--resume", finished / "epoch_2.pth"]):
         assert train(work_dir, *more) == (
             "--work-dir: expected a folder without checkpoints of another run, got "
-            f"{work_dir}/epoch_2.pth; once that run has ended, --resume goes on; or "
-            "name another folder"
+            f"{work_dir}/epoch_2.pth; once that run has ended, --resume continues it; "
+            "or name another folder"
         )
 
 

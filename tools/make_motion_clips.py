@@ -252,4 +252,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, "run it again to go on")
+    cli.run(main, "run it again to continue")

@@ -27,8 +27,8 @@ VERBS = {
     "latency": ("build_latency_table", "Milliseconds of every candidate of a space."),
     "clips": ("make_motion_clips", "Render clips to try things with."),
 }
-INTERRUPTED = "the same command goes on from where it was"
-TRAIN_INTERRUPTED = "the same command with --resume goes on from the last checkpoint"
+INTERRUPTED = "the same command continues from where it was"
+TRAIN_INTERRUPTED = "the same command with --resume continues from the last checkpoint"
 
 
 def call(verb: str, arguments: Sequence[object]) -> None:

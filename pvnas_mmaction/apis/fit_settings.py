@@ -70,7 +70,7 @@ class Settings:
             check_device(self.device)
 
     def identity(self) -> dict[str, Any]:
-        """What a call has to share with the one that it goes on with."""
+        """What a call has to share with the one that it continues."""
         found = asdict(self)
         for name in ("out", "device", "dry_run"):
             del found[name]

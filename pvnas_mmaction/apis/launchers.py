@@ -4,7 +4,10 @@
 import gc
 import os
 import subprocess
+import threading
+import time
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -49,5 +52,26 @@ def end_distributed() -> None:
     something refers to the group, as the cycles of references around a runner do; a
     thread that is there when the interpreter ends may abort the process."""
     if torch_dist.is_available() and torch_dist.is_initialized():
+        _wait_for_threads()
         torch_dist.destroy_process_group()
         gc.collect()
+
+
+def _wait_for_threads(seconds: float = 10.0) -> None:
+    """Wait until all other threads of this process sleep, at most ``seconds``. In torch
+    2.6 a group that ends keeps Python's lock while it waits for gloo's threads. One of
+    them may need that lock to give back its last tensor: here it gets it."""
+    end = time.monotonic() + seconds
+    here = str(threading.get_native_id())
+    while time.monotonic() < end:
+        time.sleep(0.02)
+        tasks = Path("/proc/self/task").glob("*/stat")
+        if all(_sleeps(task) for task in tasks if task.parent.name != here):
+            return
+
+
+def _sleeps(task: Path) -> bool:
+    try:
+        return task.read_text().rpartition(")")[2].split()[0] == "S"
+    except OSError:  # it has ended
+        return True

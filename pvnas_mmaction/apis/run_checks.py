@@ -47,14 +47,14 @@ _LOADER = ("batch_size", "dataset", "sampler", "drop_last")
 
 def check_work_dir(cfg: Config, resumed: bool) -> None:
     """Check that a training overwrites no checkpoints of another one; ``resumed`` says
-    whether it goes on from the latest checkpoint of the folder."""
+    whether it continues from the latest checkpoint of the folder."""
     saved = saved_checkpoints(cfg.work_dir)
     here = Path(cfg.work_dir).resolve()
     if cfg.get("resume") and Path(cfg.load_from or here).resolve().parent == here:
         resumed = True
     if saved and not resumed:
         expected = "a folder without checkpoints of another run"
-        hint = "once that run has ended, --resume goes on; or name another folder"
+        hint = "once that run has ended, --resume continues it; or name another folder"
         raise wrong("--work-dir", expected, str(saved[0]), hint)
 
 
@@ -126,7 +126,7 @@ def check_finite(model: nn.Module, field: str, hint: str = "") -> None:
 class RunCheckHook(Hook):
     """Records a run in its checkpoints, and checks what is loaded and the first clips.
 
-    A checkpoint is loaded to go on with its training (``resumed``), to be ``tested``,
+    A checkpoint is loaded to continue its training (``resumed``), to be ``tested``,
     or as a start: then only the network has to fit, and a head may be another.
     """
 
@@ -189,7 +189,7 @@ class RunCheckHook(Hook):
 
 
 def check_resumable(checkpoint: Mapping, path: str) -> None:
-    """Check that a checkpoint holds what a training goes on from."""
+    """Check that a training can continue from a checkpoint."""
     facts = checkpoint.get("meta", {})
     if {"message_hub", "optimizer"} - {*checkpoint} or {"epoch", "iter"} - {*facts}:
         expected = "a checkpoint of a training, with its optimizer and progress"

@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Checkpoint files: which one a run goes on from, and what that of a search holds."""
+"""Checkpoint files: from which one a run continues, and what that of a search holds."""
 
 import os
 import pickle

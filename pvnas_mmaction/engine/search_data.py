@@ -1,6 +1,6 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The two halves of the training list, and loaders whose every batch is a function of
-(seed, step), so that a search that was killed goes on with the batches that it would
+(seed, step), so that a search that was killed continues with the batches that it would
 have seen. Samplers yield keys (index, seed), from which augmentations are seeded."""
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def split_by_class(
 class StepSampler(Sampler[Key]):
     """Keys for one half: epoch e is a permutation seeded by (seed, e), shared between
     the ranks in strides, its last incomplete batch left out. Iteration starts at batch
-    ``start`` and goes on for ``num_batches``; ``batch_size`` is that of a rank."""
+    ``start`` and continues for ``num_batches``; ``batch_size`` is that of a rank."""
 
     def __init__(
         self,

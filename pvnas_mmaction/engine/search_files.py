@@ -97,7 +97,7 @@ class SearchFiles:
                 self.directory.rename(self.directory.with_name(earlier))
                 text = "found another search, moved to"
                 logger.warning(f"{self.directory}: {text} {earlier}")
-            # Nor does --resume go on with another search.
+            # Nor does --resume continue another search.
             self.directory.with_name("last_checkpoint").unlink(missing_ok=True)
         split = dict(
             seed=data.seed,

@@ -128,4 +128,18 @@ def _export(modules: Sequence[nn.Module], x: Tensor) -> tuple[list[Any], Tensor]
     extractor = Extractor(program.model_proto)
     # Before torch 2.7 what skip gives, which is the input, gives it its name.
     given = [program.model_proto.graph.input[0].name]
-    return [extractor.extract_model(given, [name]) for name in names], modules[0](x)
+    graphs = [_with_a_node(extractor.extract_model(given, [name])) for name in names]
+    return graphs, modules[0](x)
+
+
+def _with_a_node(model: Any) -> Any:
+    """Before torch 2.7 the graph of skip has none; onnxruntime then returns the memory
+    of the input, which its caller may free before it reads the output."""
+    from onnx import helper
+
+    graph = model.graph
+    if not graph.node:
+        (given,), (wanted,) = graph.input, graph.output
+        wanted.name = f"{given.name}_again"
+        graph.node.append(helper.make_node("Identity", [given.name], [wanted.name]))
+    return model
