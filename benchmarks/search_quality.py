@@ -256,7 +256,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     rates = "alphas' rates, in units of the schedule's; default: 1"
     add("--rate-factors", type=float, nargs="+", default=[1.0], metavar="F", help=rates)
     add("--train-clips", type=int, help="default: those of the table's trainings")
-    add("--ranked", type=int, default=40, help="networks judged by inherited weights")
+    add(
+        "--ranked",
+        type=int,
+        default=40,
+        help="networks evaluated with inherited weights",
+    )
     add("--baseline-seeds", type=int, default=1000, help="runs of each baseline")
     add("--workers", type=int, default=1, help="processes of one thread each")
     add("--device", default="cpu", help="cpu or cuda")

@@ -21,7 +21,7 @@ from pvnas_mmaction.apis.config_files import load_config
 from pvnas_mmaction.search.archive import Archive
 from pvnas_mmaction.search.derive import Budget
 from pvnas_mmaction.search.search import Search
-from pvnas_mmaction.search.selection import hand_made
+from pvnas_mmaction.search.selection import hand_designed
 from pvnas_mmaction.search.steps import Steps
 from pvnas_mmaction.space.cost_table import cost_tables
 from pvnas_mmaction.space.genotype import load_genotype
@@ -31,14 +31,16 @@ STEPS = 3
 NETWORK = (0, 1, 2)
 
 
-def test_the_hand_made_network_is_the_donor_with_shift_narrowed_to_the_budget() -> None:
+def test_the_hand_designed_network_is_the_donor_with_shift_narrowed_to_the_budget() -> (
+    None
+):
     cfg = load_config("pvnas_mmaction::pvnas/_base_/spaces/lite0.py")
     space = SearchSpace.from_config(cfg.space)
     table = cost_tables(space, (3, 8, 112, 112), 7)["flops"]
-    wide = hand_made(space, [Budget(table, 10**12)])
+    wide = hand_designed(space, [Budget(table, 10**12)])
     tsm = load_genotype(CONFIGS / "genotypes" / "lite0-tsm.json")
     assert space.genotype(wide).blocks == tsm.blocks
-    narrow = hand_made(space, [Budget(table, 280_000_000)])
+    narrow = hand_designed(space, [Budget(table, 280_000_000)])
     blocks = space.genotype(narrow).blocks
     assert table.cost(narrow) <= 280_000_000
     names = ([block[:8] for block in found] for found in (blocks, tsm.blocks))
@@ -101,7 +103,7 @@ def test_a_network_is_trained_apart():
             assert value is None or torch.equal(value, theirs["state"][key][name])
 
 
-@pytest.mark.parametrize("winner", ["archive", "hand-made"])
+@pytest.mark.parametrize("winner", ["archive", "hand-designed"])
 def test_the_best_finalist_is_the_result(winner):
     search = make_search()
     search.begin()
@@ -109,7 +111,7 @@ def test_the_best_finalist_is_the_result(winner):
         rows = [[float(torch.tensor(v).log()) for v in p]] * 3
         facts = dict(step=1, diversity=0.5, planned_diversity=0.5)
         search.selection.finish_cycle(rows, cycle, **facts)
-    other = hand_made(search.space, [])
+    other = hand_designed(search.space, [])
     entries = search.archive.entries
     found = search.space.indices_of_blocks(entries[1].blocks)
     assert found != other

@@ -71,7 +71,8 @@ def parse_args() -> argparse.Namespace:
     add("--batch-size", type=int, default=1, help="views per run; default: 1")
     add = parser.add_argument_group("timing").add_argument
     add("--rounds", type=int, default=5, help="turns of each model; default: 5")
-    add("--seconds", type=float, default=2, help="per model, round, kind; default: 2")
+    seconds = "of timing per model, round and kind; default: 2"
+    add("--seconds", type=float, default=2, help=seconds)
     args = parser.parse_args()
     check_device(args.device)
     for name in ("rounds", "batch_size", "threads"):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Measure a latency table: every candidate of every layer of a search space, in place.
+"""Measure a latency table: every candidate of every layer of a search space.
 
     %(prog)s CONFIG --threads 2 --out FILE.json
     %(prog)s CONFIG --backend onnxruntime --out FILE.json
@@ -31,7 +31,7 @@ def main() -> None:
     backend = "what runs the networks; default: torch"
     add("--backend", choices=latency.BACKENDS, default="torch", help=backend)
     add("--device", default="cpu", help="cpu or cuda; default: cpu")
-    add("--threads", type=int, help="CPU threads; default: as PyTorch has it")
+    add("--threads", type=int, help="CPU threads; default: PyTorch's")
     rounds = "readings of each candidate at each layer, at least; default: 16"
     add("--rounds", type=int, default=16, help=rounds)
     cli.add_input_shape(parser, "train_cfg.input_shape of the config")

@@ -5,7 +5,7 @@
     %(prog)s work_dirs/search --budget-gflops 0.2 --out derived
     %(prog)s work_dirs/search --num-candidates 8 --rank-on CONFIG --out derived
 
-Writes the most likely networks that keep every budget as genotype_01.json and so on,
+Writes the most likely networks that meet every budget as genotype_01.json and so on,
 the most likely first; with --rank-on the most accurate first. One search serves any
 number of budgets. GFLOPs are 1e9 multiply-accumulates of one view. log p is the sum of
 log softmax(alpha) over the layers.
@@ -50,8 +50,8 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument_group("networks").add_argument
     number = "how many networks to write; default: 1"
     add("--num-candidates", type=int, default=1, metavar="K", help=number)
-    ranking = "validate with inherited weights on the data of this config (that of the "
-    ranking += "search, say), batch normalisation re-estimated on its training clips"
+    ranking = "validate with inherited weights on the data of this config (e.g. the "
+    ranking += "search's), batch normalisation re-estimated on its training clips"
     add("--rank-on", metavar="CONFIG", help=ranking)
     weights = "with --rank-on: also write the inherited weights as genotype_NN.pth, to "
     weights += "start training from (load_from)"
@@ -134,8 +134,8 @@ def write(args: argparse.Namespace, checkpoint: SearchCheckpoint, found: list) -
     best = checkpoint.archive.best()
     if args.rank_on is None and best is not None and best.accuracy is not None:
         print(
-            "note: likely is not accurate: these networks were not judged. Use "
-            "--rank-on CONFIG --num-candidates 8; the best that the search judged has "
+            "note: likely is not accurate: these networks were not evaluated. Use "
+            "--rank-on CONFIG --num-candidates 8; the best one of the search has "
             f"accuracy {best.accuracy:.4f}: {' '.join(best.blocks)}",
             file=sys.stderr,
         )

@@ -240,7 +240,7 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument_group("picture").add_argument
     add("--size", type=int, default=32, help="height and width, even; default: 32")
     add("--frames", type=int, default=12, help="of a clip; default: 12")
-    noise = "its deviation, where full intensity is 1; default: 0.06"
+    noise = "standard deviation, full intensity being 1; default: 0.06"
     add("--noise", type=float, default=0.06, help=noise)
     args = parser.parse_args(argv)
     if args.size < 16 or args.size % 2:

@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""What a search was worth: its networks next to a hand-made one, on test clips."""
+"""What a search was worth: its networks next to a hand-designed one, on test clips."""
 
 import shlex
 from collections.abc import Callable, Mapping
@@ -16,8 +16,8 @@ DRAWS = 10_000
 
 def compare(rows: Mapping[str, dict[str, Any]], scores: Mapping[str, Path]) -> dict:
     """Which network is exported: the searched one of best validation accuracy, or
-    the hand-made one where it is better on the test clips, or as good and cheaper. Rows
-    have ``cost`` and ``validation``, and get ``test`` from the dumps of predictions."""
+    the hand-designed one where it is better on the test clips, or as good and cheaper.
+    Rows have ``cost`` and ``validation``, and get ``test`` from dumps of predictions."""
     right = {}
     for name, row in rows.items():
         pairs = load_scores(scores[name])
@@ -59,7 +59,7 @@ def summary(result: dict[str, Any], show: Callable[[float], str], out: Path) -> 
         verdict = f"no clear difference, so the cheaper {result['chosen']} is exported"
     folder = shlex.quote(str(out))
     lines.append(
-        f"\n{result['searched']} minus the hand-made {REFERENCE}: "
+        f"\n{result['searched']} minus the hand-designed {REFERENCE}: "
         f"{100 * result['difference']:+.1f} points on {result['num_test_clips']} test "
         f"clips (95 % interval {100 * low:+.1f} to {100 * high:+.1f}): {verdict}."
     )

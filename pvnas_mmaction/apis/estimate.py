@@ -54,7 +54,7 @@ def estimate(
         steps -= donor.tune_steps
         blocks = JUDGED_BLOCK * sum(map(len, space.candidates))
         total += full * (donor.tune_steps + blocks * donor.get("clips", CLIPS) / batch)
-    # First network, one of each cycle, the final one and the hand-made one.
+    # First network, one of each cycle, the final one and the hand-designed one.
     total += RACERS * cfg.get("race_steps", 0) * (own + batch * clip)
     # A weights step and an alpha step, of two candidates in a layer.
     total += steps * (full + 2.3 * own + 2 * batch * clip)

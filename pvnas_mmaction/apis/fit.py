@@ -18,7 +18,7 @@ from ..engine.search_data import ALPHA_SHARE, split_by_class
 from ..profiling.onnx_parts import measured_ms
 from ..report.data import read_work_dirs
 from ..search.derive import Budget
-from ..search.selection import hand_made
+from ..search.selection import hand_designed
 from ..space.checks import reading, wrong
 from ..space.cost_table import CostTable, cost_tables
 from ..space.genotype import load_genotype, save_genotype, write_atomically
@@ -79,7 +79,7 @@ class _Fit:
         self.names: list[str] = []
         self.searched = [f"searched_{i}" for i in range(1, asked.num_networks + 1)]
         # What a dry run measured counts for calls that ask for the same.
-        setting = f"{Path(asked.config).stem}_{asked.device}_{asked.threads}"
+        setting = f"{Path(asked.config).stem}_{asked.device or 'cpu'}_{asked.threads}"
         self.latency_table = self.work / f"latency_{setting}.json"
 
     def run(self) -> dict[str, Any] | None:
@@ -227,11 +227,11 @@ class _Fit:
             f"Space {self.space.name!r}: {self.space.size:.3g} networks, "
             f"{asked.show(cheapest)} to {asked.show(most)} for a clip of {shape}; "
             f"budget {asked.show(asked.budget)}"
-            + (", which all of them keep" if asked.budget >= most else "")
+            + (", which all of them meet" if asked.budget >= most else "")
         )
 
     def estimate(self, lists: Lists, table: CostTable) -> None:
-        network = hand_made(self.space, [Budget(table, self.asked.budget)])
+        network = hand_designed(self.space, [Budget(table, self.asked.budget)])
         device = self.asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
         sizes = [len(lists[split]) for split in ("train", "val")]
         configs = self.search_cfg, self.train_cfg, self.space
@@ -257,7 +257,7 @@ class _Fit:
             argv += ["--device", asked.device]
         if not self.steps.is_done("derive"):  # it was killed, perhaps
             shutil.rmtree(folder, ignore_errors=True)
-        title = "Deriving networks that keep the budget"
+        title = "Deriving networks that meet the budget"
         self.steps.run("derive", title, ("derive", argv))
         # The search's own choice, judged once more at its end, then the next ones.
         files = [search / "search" / "genotype.json", *sorted(folder.glob("*.json"))]
@@ -265,8 +265,8 @@ class _Fit:
         for file in files:
             found.setdefault(load_genotype(file).blocks, file)
         networks = dict(zip(self.searched, found.values(), strict=False))
-        file = self.work / "hand_made.json"
-        indices = hand_made(self.space, [Budget(table, asked.budget)])
+        file = self.work / "hand_designed.json"
+        indices = hand_designed(self.space, [Budget(table, asked.budget)])
         save_genotype(self.space.genotype(indices), file)
         return {**networks, REFERENCE: file}
 

@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Derivation: the most likely networks of a search that keep every budget.
+"""Derivation: the most likely networks of a search that meet every budget.
 
 Given the log-probabilities of the candidates of each layer, derivation solves
 
@@ -51,7 +51,7 @@ def derive(
     earlier: Sequence[Sequence[int]] = (),
     earlier_distance: int = 1,
 ) -> list[Indices]:
-    """Find the most likely networks that keep every budget.
+    """Find the most likely networks that meet every budget.
 
     Args:
         log_probs: Log-probability of every candidate, one list per layer.
@@ -66,7 +66,7 @@ def derive(
         exist, none only where ``earlier`` leaves none.
 
     Raises:
-        ValueError: No network keeps the budgets; names the lowest cost.
+        ValueError: No network meets the budgets; names the lowest cost.
     """
     scores = [[max(float(v), LOG_PROB_FLOOR) for v in layer] for layer in log_probs]
     assert all(math.isfinite(value) for layer in scores for value in layer), log_probs
@@ -96,7 +96,7 @@ def derive_apart(
     share: float,
 ) -> list[Indices]:
     """The most probable networks that differ from those found in a share of their
-    layers, rounded up; any where none of these keeps the budgets."""
+    layers, rounded up; any where none of these meets the budgets."""
     # 0.2 of 15 layers are 3, whatever floats make of it.
     layers = math.ceil(share * len(log_probs) - 1e-9)
     networks: list[Indices] = []
@@ -130,7 +130,7 @@ class _Program:
             self.limits.append(float(slack * scale))
 
     def solve(self) -> Indices | None:
-        """The best network that the cuts leave and that keeps every budget exactly."""
+        """The best network that the cuts leave and that meets every budget exactly."""
         one_each = np.repeat(np.eye(len(self.sizes)), self.sizes, axis=1)
         while True:
             constraints = [LinearConstraint(one_each, 1, 1)]

@@ -8,6 +8,7 @@ docs/reference/configs.md.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from ..space.checks import COUNT, POSITIVE, Rule, in_range, one_of, read, wrong
 from .archive import ArchiveEntry
@@ -33,7 +34,7 @@ _RULES: dict[str, Rule] = dict(
     alphas_lr=_RATE,
     warmup=in_range("[0, 1)"),
     settle=in_range("[0, 1)"),
-    diversity_start=_SHARE,
+    diversity_start=in_range("(0.01, 1]"),
     diversity_end=_SHARE,
     kappa=in_range("[0, inf)"),
     damping=in_range("[0, inf)"),
@@ -57,6 +58,7 @@ def logit_lead(diversity: float, num_candidates: int) -> float:
     return math.log((1 + (num_candidates - 1) * x) / (1 - x))
 
 
+@cache
 def travel_lr(num_steps: float, num_candidates: int, start: float, end: float) -> float:
     """Adam's learning rate with which the alphas of a layer travel from one diversity
     to another in so many steps: 1.2 * travel * (K / 2)^(1/4) / num_steps^(3/4).

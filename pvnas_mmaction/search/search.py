@@ -43,7 +43,7 @@ from .donor_warmup import DonorWarmup, alphas_from, block_losses, near, price_of
 from .penalty import build_penalty
 from .randomness import Stream, derived_seed, seed_all
 from .schedule import LRDiversitySchedule
-from .selection import Selection, hand_made
+from .selection import Selection, hand_designed
 from .steps import Steps, judge
 
 DEFAULT_RELAXATIONS = dict(warmup="uniform", weights="gumbel_st", alphas="two_path")
@@ -137,7 +137,9 @@ class Search:
             alpha_weight,
         )
         # Now, so that a space without one fails before any training.
-        self._hand_made = race_steps and hand_made(self.space, self.selection.budgets)
+        self._hand_designed = race_steps and hand_designed(
+            self.space, self.selection.budgets
+        )
         groups = optimizers["weights"].optimizer.param_groups
         self._shares = [g["lr"] / schedule.config.weights_lr for g in groups]
         self.num_steps = self.num_alpha_steps = 0
@@ -336,8 +338,8 @@ class Search:
         says so; gives what the search ends in."""
         log_probs = self.log_probs()
         self.selection.finish_search(log_probs, self.schedule.archive_distance)
-        if self._hand_made and self.validate:
-            self.selection.race(self._hand_made, self.trained_accuracy, log_probs)
+        if self._hand_designed and self.validate:
+            self.selection.race(self._hand_designed, self.trained_accuracy, log_probs)
         best = self.archive.best()
         if best and self.judging:
             facts = self.space.indices_of_blocks(best.blocks), self.probabilities

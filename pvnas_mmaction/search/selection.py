@@ -1,5 +1,5 @@
 # Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Which networks a search finds: derived exactly, judged, chosen, archived.
+"""Which networks a search finds: derived exactly, evaluated, chosen, archived.
 
 Networks that share most of their layers differ by little, and a validation accuracy has
 a standard error. What the alphas learnt, over all steps of the search, is evidence of
@@ -28,7 +28,7 @@ from .derive import Budget, Indices, derive, derive_apart
 FIRST_FILE = "genotypes/cycle_00.json"
 FINAL_FILE = "genotypes/final.json"
 LEFT_OUT = -20.0
-"""What the hand-made network's score loses where it leaves out a layer."""
+"""What the hand-designed network's score loses where it leaves out a layer."""
 Judge = Callable[[Indices], float]
 
 
@@ -57,7 +57,7 @@ def choose(
     return max(range(len(scores)), key=lambda i: (scores[i], -costs[i], -i))
 
 
-def hand_made(space: SearchSpace, budgets: Sequence[Budget]) -> Indices:
+def hand_designed(space: SearchSpace, budgets: Sequence[Budget]) -> Indices:
     """The donor with a temporal shift in every residual block (TSM, Lin et al., ICCV
     2019; a temporal kernel of 3 where a space has none), as wide as the budgets allow:
     the greatest sum of log expand ratios, without a layer only where no width fits."""
@@ -107,7 +107,7 @@ class Selection:
         derive([[0.0] * len(c) for c in space.candidates], self.budgets)
 
     def derive(self, log_probs: Rows, min_distance: float = 0.0) -> list[Indices]:
-        """The ``num_ranked`` most probable networks that keep the budget and differ
+        """The ``num_ranked`` most probable networks that meet the budget and differ
         from the archive in a share of their layers, see :func:`derive_apart`."""
         found = [self.space.indices_of_blocks(e.blocks) for e in self.archive.entries]
         wanted = self.num_ranked, found, min_distance
@@ -155,13 +155,13 @@ class Selection:
         Jamieson and Talwalkar, AISTATS 2016); the search ends in the best."""
         final = self.archive.final
         finalists = {entry.blocks: entry for entry in [*self.archive.entries, final]}
-        hand_made = replace(final, **self._facts(other))
-        finalists.setdefault(hand_made.blocks, hand_made)
-        judged = self._judged([*finalists.values()], judge, "Trained and judged")
+        hand_designed = replace(final, **self._facts(other))
+        finalists.setdefault(hand_designed.blocks, hand_designed)
+        judged = self._judged([*finalists.values()], judge, "Trained and evaluated")
         self.archive.final = replace(self._best(judged, log_probs), file=FINAL_FILE)
 
     def _judged(
-        self, entries: Sequence[ArchiveEntry], judge: Judge, how: str = "Judged"
+        self, entries: Sequence[ArchiveEntry], judge: Judge, how: str = "Evaluated"
     ) -> list[ArchiveEntry]:
         judged = []
         for number, entry in enumerate(entries, start=1):
