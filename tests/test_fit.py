@@ -23,7 +23,7 @@ from mmengine.registry import init_default_scope
 from searching import run_forked
 from tool_processes import CONFIGS, RETRAIN, SEARCH
 
-from pvnas_mmaction.apis import clip_split, onnx_predict, verb_steps
+from pvnas_mmaction.apis import clip_split, comparison, onnx_predict, verb_steps
 from pvnas_mmaction.apis.comparison import bootstrap_interval
 from pvnas_mmaction.apis.config_files import load_config
 from pvnas_mmaction.apis.export import load_trained, preprocessing_of
@@ -97,8 +97,6 @@ def test_what_is_written(fitted, videos) -> None:
     costs = {name: row["cost"] for name, row in result["networks"].items()}
     assert list(costs) == ["searched_1", "reference"]
     assert max(costs.values()) <= BUDGET * 1e9
-    cheaper = min(costs, key=costs.get)
-    assert result["chosen"] == cheaper if result["as_good"] else True
     chosen = result["networks"][result["chosen"]]
     assert list(load_genotype(fitted / "genotype.json").blocks) == chosen["blocks"]
     commands = (fitted / "commands.sh").read_text().splitlines()
@@ -347,6 +345,33 @@ def test_near_duplicates_stay_together() -> None:
     assert clip_split.lacking(lists) is None
     by_name = clip_split.group_clips(clips, r"/(\d+)_")
     assert {c.group for c in by_name} == {str(i) for i in range(12)}
+
+
+@pytest.mark.parametrize(
+    ("right", "costs", "chosen", "why"),
+    [
+        ("11111110", (10, 9), "searched_1", None),  # beyond the interval
+        ("00000001", (9, 10), "reference", None),
+        ("00111111", (10, 9), "reference", "cheaper"),
+        ("11110000", (9, 10), "searched_1", "cheaper"),
+        ("00111111", (10, 9.95), "searched_1", "better"),  # as expensive
+        ("11000000", (9.95, 10), "reference", "better"),
+        ("11110000", (9.95, 10), "searched_1", "cheaper"),
+    ],
+)
+def test_which_network_is_exported(monkeypatch, right, costs, chosen, why) -> None:
+    other = "00001111" if why else right.translate(str.maketrans("01", "10"))
+    hits = dict(searched_1=right, reference=other)
+
+    def scores(name: str) -> list:
+        return [(1, np.array([0, int(hit)])) for hit in hits[name]]
+
+    monkeypatch.setattr(comparison, "load_scores", scores)
+    rows = {n: dict(cost=c, validation=0.5) for n, c in zip(hits, costs, strict=True)}
+    result = comparison.compare(rows, {name: name for name in rows})
+    assert result["chosen"] == chosen and result["as_good"] == bool(why)
+    text = comparison.summary(dict(result, unit="params"), "{:.2f}".format, Path("out"))
+    assert (f"the {why} one, {chosen}, is exported" if why else chosen) in text
 
 
 def test_bootstrap_interval() -> None:
