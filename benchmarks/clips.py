@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Motion clips, decoded once and held in memory.
 
 Networks this small train faster than a video is decoded. The clips of a folder that

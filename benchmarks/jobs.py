@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Many independent jobs over several processes, with results that survive a kill.
 
 Each finished job is one line of JSON at the end of a file. A command that is started

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Time every way to carry out the convolutions of the shipped spaces.
 
 For each convolution: milliseconds of a forward, and of forward with backward, by each

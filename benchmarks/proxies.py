@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Zero-cost proxies judged by the ground truth table: does a score of an untrained
 network tell how good it will be?
 

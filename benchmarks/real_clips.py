@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Networks on real clips, from the same pretrained weights and trained alike.
 
     python benchmarks/real_clips.py DATA_FOLDER --out FILE.json

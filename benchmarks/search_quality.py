@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Judge the search by the ground truth table, next to alternatives at equal compute.
 
     python benchmarks/search_quality.py --seeds 0 1 2 3 4 --workers 2 --out FILE.json

@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Memory and time of one step of a search, next to one derived network; how often a
 step waits for the device, and what it spends in Python (``step_overhead.py``).
 

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What the installed MMAction2, mmengine and torch lack to work together.
 
 - The mmaction2 1.2.0 wheel lacks ``mmaction.models.localizers.drn``: a stand-in whose

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Made-up work directories, written without the code that reads or writes real ones."""
 
 import json

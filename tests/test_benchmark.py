@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The benchmark next to the zoo: costs against formulas and the zoo's own figures, and
 the tool as a whole."""
 

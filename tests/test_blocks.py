@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Blocks against plain modules and numbers by hand, at odd sizes, and folded."""
 
 import copy

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The cost term: expected cost, penalty, and a weight that keeps the budget."""
 
 import math

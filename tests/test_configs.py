@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Every config of configs/pvnas: found by itself, built, and run on small inputs."""
 
 import dataclasses

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Costs by formula against a counted forward, counted parameters and hand counts."""
 
 import functools

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Derivation against brute force, and on problems that strain the solver."""
 
 import itertools

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Several processes: one path, the same alphas, gradients of the whole batch."""
 
 import copy

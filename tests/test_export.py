@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Networks outside of eager PyTorch: ONNX, torch.export and torch.compile."""
 
 import json

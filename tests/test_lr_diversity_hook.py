@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The schedule in a real runner: rates as full lists, restarts, logs, refusals."""
 
 import copy

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Every pair of what a folder or checkpoint holds and what a command asks for: it fits,
 or it is refused before anything runs."""
 

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A search without a runner: what it runs, what it reads, what it feeds back."""
 
 from collections import Counter

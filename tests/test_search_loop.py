@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A whole search: what it reads, what it runs, what it judges and what it leaves."""
 
 import math

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The judgement of searches by a table: baselines, arithmetic, and a search itself."""
 
 import copy

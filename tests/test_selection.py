@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Which networks are derived, judged and chosen; the archive and its file."""
 
 import itertools

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The supernet against the networks derived from it; where gradients arrive."""
 
 import math

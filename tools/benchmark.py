@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Measure how long networks take, ours next to those of MMAction2's zoo.
 
     %(prog)s

@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Export a trained recognizer to ONNX and check it against PyTorch.
 
     %(prog)s CONFIG CHECKPOINT --out model.onnx

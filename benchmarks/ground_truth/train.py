@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Train every network of the space `tiny` from scratch, and write the table.
 
     python benchmarks/ground_truth/train.py train --workers 2

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What ``tools/train.py`` and ``tools/test.py`` share.
 
 They take the options of MMAction2's own tools, which here also work without a GPU and

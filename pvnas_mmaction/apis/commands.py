@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The console command ``pvnas VERB ...``: each verb calls ``main`` of one of the tools,
 which a wheel carries in ``.mim/tools``, as ``mim`` expects."""
 

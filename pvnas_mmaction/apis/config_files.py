@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Config files as the tools read them, and as runs write them."""
 
 import argparse

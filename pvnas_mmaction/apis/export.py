@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A recognizer as a function of clips, in PyTorch or as an ONNX file."""
 
 import copy

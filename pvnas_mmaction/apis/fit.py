@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """From a folder of videos and a budget to a network that runs, by calls of the other
 verbs (:mod:`.verb_steps`). The same call continues wherever it was killed, and ends in
 the same result."""

@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Classes of videos, by an exported network.
 
 This file runs without the package: it needs Python, numpy, OpenCV and onnxruntime.

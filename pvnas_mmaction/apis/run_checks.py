@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Whether folder, checkpoint, data and config of a run belong together.
 
 Every checkpoint gets a record of the run that writes it: its network, its data and how

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """SIGTERM, which a scheduler such as Slurm sends to all processes of a job: a search
 ends at the next step, with a checkpoint; anything else ends at once. Workers of loaders
 leave it to their reader, which needs whole batches up to the end of its step."""

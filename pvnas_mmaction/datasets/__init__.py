@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The video data set that checks what it is given, and its reader."""
 
 from .load_video import PVNASVideoDecode, PVNASVideoInit

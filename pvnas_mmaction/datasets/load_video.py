@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The transforms that open a video and decode its sampled frames."""
 
 import hashlib

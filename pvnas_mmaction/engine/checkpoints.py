@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Checkpoint files: from which one a run continues, and what that of a search holds."""
 
 import os

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Optimisers of a search: one for the weights, one for the alphas."""
 
 import copy

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The two halves of the training list, and loaders whose every batch is a function of
 (seed, step), so that a search that was killed continues with the batches that it would
 have seen. Samplers yield keys (index, seed), from which augmentations are seeded."""

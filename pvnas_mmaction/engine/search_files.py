@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What a search leaves in its work directory, written whole and by rank 0 alone."""
 
 import json

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The course of a search as a file, for reports: p of every layer over time."""
 
 import json

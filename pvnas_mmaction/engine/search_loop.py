@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The training loop of a search: it feeds batches to a :class:`Search`."""
 
 from collections.abc import Iterator, Mapping

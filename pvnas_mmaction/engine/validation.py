@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The accuracy of a model, without a validation loop's hooks, which would take that for
 the end of an epoch."""
 

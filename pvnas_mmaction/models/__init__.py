@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Supernet and derived network; importing this package registers both."""
 
 from .inherit import InheritFrom

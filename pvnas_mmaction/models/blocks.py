@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """From the layout of a block to its module, which takes (N, C_in, T, H, W) and gives
 (N, C_out, ceil(T/St), ceil(H/S), ceil(W/S))."""
 

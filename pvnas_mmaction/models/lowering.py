@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """How a 3D convolution is carried out: as PyTorch's own, or as cheaper 2D ones.
 
 A tensor (N, C, T, H, W) in channels-last memory holds the same numbers in the same

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The network of one genotype, as a backbone."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Recognizers out of configs, ours and MMAction2's: viewed, run, counted."""
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The supernet: every candidate of every layer of a search space, as a backbone."""
 
 import re

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Fit a latency table to whole networks, and see how well it predicts others.
 
 A sum of medians is not the time of a network: readings are skewed, each piece that runs

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Measure latency tables, and how well they predict whole networks.
 
 A block that runs alone in a loop keeps its input and its weights in the caches, and is

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Work directories of searches and trainings, finished or not, as plain data: a
 search's files in ``search/``, and what MMEngine leaves in ``<timestamp>/vis_data``."""
 

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The picture of a network, one for page, TensorBoard and files.
 
 A network is a row of slots, one per layer between stem and last convolution. In its

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A picture of every network that a search finds, where its scalars are logged."""
 
 import mmcv

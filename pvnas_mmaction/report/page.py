@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The report: one HTML file that needs neither network nor server."""
 
 from collections.abc import Mapping, Sequence

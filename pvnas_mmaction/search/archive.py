@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The archive: genotypes that a search found, with costs and accuracy."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Derivation: the most likely networks of a search that meet every budget.
 
 Given the log-probabilities of the candidates of each layer, derivation solves

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Many processes. A sampled path leaves most of the supernet without gradient, so a
 step itself averages the gradients that it has made; all ranks draw the same path.
 

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Diversity of architecture distributions and of genotypes, in plain floats.
 
 Two networks drawn independently from a distribution p over the candidates of each layer

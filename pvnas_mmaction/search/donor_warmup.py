@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Start of a search from a pretrained network.
 
 The *full network*, a block as wide as the donor's in each layer and with a shift where

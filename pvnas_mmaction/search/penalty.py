@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The cost term of the search loss.
 
 With E = fixed + sum_l sum_o p_l[o] c_l[o], the expected cost, the loss of an alpha step

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A search, from its first step to its last: the algorithm without a runner.
 
 ::

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Which networks a search finds: derived exactly, evaluated, chosen, archived.
 
 Networks that share most of their layers differ by little, and a validation accuracy has

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """One step of the weights and one of the alphas (first-order bilevel search)."""
 
 from __future__ import annotations

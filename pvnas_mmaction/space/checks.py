@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Settings are what they should be, or one line says what is wrong. Everywhere in the
 package a function named ``check_...`` raises what :func:`wrong` makes, or OSError."""
 

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Cost of blocks and networks by closed formula, from their layouts.
 
 MACs are the multiply-accumulates of convolutions and fully connected layers, per view.

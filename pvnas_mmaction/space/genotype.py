@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Genotypes: one network as a text file, in JSON.
 
 One block spec per layer (:mod:`.layout` has their grammar), the skeleton that is needed

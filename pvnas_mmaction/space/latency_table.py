@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Latency tables: measured milliseconds of every candidate at every layer, for one
 space, input shape, device and number of threads."""
 

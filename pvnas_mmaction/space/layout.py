@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Blocks as data: from a block spec and a layer to the parts of a block.
 
 A *block spec* names one candidate operation::

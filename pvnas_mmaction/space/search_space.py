@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Search spaces: a skeleton and, for each layer, a list of block specs.
 
 A space is plain config data: a skeleton (:mod:`.genotype`) with a name, and candidates
