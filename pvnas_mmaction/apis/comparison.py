@@ -16,7 +16,7 @@ DRAWS = 10_000
 def compare(rows: Mapping[str, dict[str, Any]], scores: Mapping[str, Path]) -> dict:
     """Which network is exported: the searched one of best validation accuracy, or
     the hand-designed one where it is better on the test clips, or as good and cheaper.
-    Rows have ``cost`` and ``validation``, and get ``test`` from dumps of predictions."""
+    Rows have ``cost`` and ``validation``, and get ``test`` from dumped predictions."""
     right = {}
     for name, row in rows.items():
         pairs = load_scores(scores[name])

@@ -117,8 +117,6 @@ class _Fit:
                 raise wrong("--out", f"a fit with {key} {value!r}", got, hint)
         return True
 
-    # -- clips ----------------------------------------------------------------------
-
     def make_lists(self, begun: bool) -> Lists:
         """Scan and split the videos, or read the lists of an earlier call."""
         asked, lists, how = self.asked, {}, "as they are"
@@ -157,8 +155,6 @@ class _Fit:
         free = shutil.disk_usage(self.out).free
         if 3 * CACHED_SIZE**2 * area < min(MAX_CACHE, free / 2):
             self.cache.mkdir(exist_ok=True)
-
-    # -- configs --------------------------------------------------------------------
 
     def write_configs(self, train: list[Clip]) -> None:
         asked = self.asked
@@ -202,8 +198,6 @@ class _Fit:
         self.space = read_space(self.search_cfg, "search.py")
         self.shape = tuple(self.search_cfg.train_cfg.input_shape)
 
-    # -- the plan ---------------------------------------------------------------------
-
     def cost_table(self) -> CostTable:
         asked, table = self.asked, None
         if asked.kind == "latency":
@@ -239,8 +233,6 @@ class _Fit:
         seconds["search"] = search
         left = sum(s for name, s in seconds.items() if not self.steps.is_done(name))
         print(f"About {max(1, round(left / 60))} minute(s) on this machine", flush=True)
-
-    # -- search and trainings ---------------------------------------------------------
 
     def search(self, table: CostTable) -> dict[str, Path]:
         asked, search = self.asked, self.work / "search"
@@ -288,8 +280,6 @@ class _Fit:
     def _last(self, name: str) -> Path:
         epochs = self.train_cfg.train_cfg.max_epochs
         return self.work / name / f"epoch_{epochs}.pth"
-
-    # -- the result -------------------------------------------------------------------
 
     def compare(self, names: list[str], table: CostTable) -> dict[str, Any]:
         rows: dict[str, dict[str, Any]] = {}

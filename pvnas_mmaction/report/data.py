@@ -137,9 +137,6 @@ def lookup(config: Any, dotted: str) -> Any:
     return config
 
 
-# -- searches ----------------------------------------------------------------------
-
-
 def _read_search(run: SearchRun) -> SearchRun:
     folder = run.path / "search"
     if not folder.is_dir():
@@ -204,9 +201,6 @@ def _read_setting(path: Path) -> dict[str, Any]:
     data = _read_json(path)
     setting = {key: data[key] for key in ("input_shape", "num_classes", "budget")}
     return dict(setting, space=SearchSpace.from_config(data["space"]))
-
-
-# -- trainings ---------------------------------------------------------------------
 
 
 def _read_training(run: TrainRun, folders: Sequence[Path]) -> TrainRun:

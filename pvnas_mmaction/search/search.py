@@ -163,8 +163,6 @@ class Search:
     def at_cycle_end(self) -> bool:
         return self.num_steps > 0 and self.schedule.is_cycle_end(self.num_steps - 1)
 
-    # -- steps ----------------------------------------------------------------------
-
     def begin(self) -> None:
         """Get ready for the next step, once weights and state have been loaded."""
         self.steps.owners = self.supernet.share_weights()
@@ -297,8 +295,6 @@ class Search:
         found = diversity.diversity(self.probabilities)
         self.selection.start(rows, self.num_steps, found)
 
-    # -- cycles ---------------------------------------------------------------------
-
     def log_probs(self) -> list[list[float]]:
         return log_probabilities(self.alphas)
 
@@ -376,8 +372,6 @@ class Search:
             return {key: value.cpu().clone() for key, value in found.items()}
 
         return self.judge(indices, copied)
-
-    # -- resume ---------------------------------------------------------------------
 
     def setting(self) -> dict[str, Any]:
         """What a search has to share with the one it resumes, by field."""
