@@ -1,10 +1,8 @@
 """Measure latency tables, and how well they predict whole networks.
 
 A block that runs alone in a loop keeps its input and its weights in the caches, and is
-quicker than in a network. So whole networks run here, drawn such that every candidate
-of every layer has its turn, and a clock is read between the layers. A candidate's time
-is the median of its readings; how the load of other programs changed from one moment to
-the next is divided out. Layers of the same kind and input size share their readings.
+quicker than in a network. So whole networks run here, and a clock is read between the
+layers. Layers of the same kind and input size share their readings.
 """
 
 import random

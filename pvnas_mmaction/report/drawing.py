@@ -1,16 +1,5 @@
-"""The picture of a network, one for page, TensorBoard and files.
-
-A network is a row of slots, one per layer between stem and last convolution. In its
-slot stand the convolutions of the block's layout from left to right, each
-
-- as wide as its multiply-accumulates, next to those of the most expensive layer;
-- as high as its temporal kernel: a flat bar sees one frame;
-- in the color of the block's family; pale where it is depthwise, an outline where it
-  stands on the shortcut.
-
-A temporal shift is three bars, staggered; a dot above a block marks
-squeeze-and-excitation; a skipped layer is an empty dashed frame.
-"""
+"""The picture of a network, one for page, TensorBoard and files: a row of slots, one
+per layer. ``templates/report.html.jinja`` says how to read it (``legend``)."""
 
 from collections.abc import Sequence
 from typing import Any

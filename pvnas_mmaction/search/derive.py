@@ -1,15 +1,9 @@
 """Derivation: the most likely networks of a search that meet every budget.
 
-Given the log-probabilities of the candidates of each layer, derivation solves
-
-    maximise    sum_l log p_l[o_l]
-    subject to  fixed + sum_l c_l[o_l] <= limit        for every budget
-
-a multiple-choice knapsack, as an integer program (``scipy.optimize.milp``, HiGHS, with
-no gap allowed). After each network found, a cut excludes all that differ from it in
-less than ``min_distance`` layers. HiGHS accepts constraints that are violated by its
-feasibility tolerance, so every solution is added up again in exact rational arithmetic;
-one that exceeds a budget is cut off, too.
+The knapsack of docs/explanation/derivation.md as an integer program
+(``scipy.optimize.milp``, HiGHS, with no gap allowed). HiGHS accepts constraints that
+are violated by its feasibility tolerance, so every solution is added up again in exact
+rational arithmetic; one that exceeds a budget is cut off.
 """
 
 import math

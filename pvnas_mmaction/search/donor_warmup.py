@@ -1,12 +1,4 @@
-"""Start of a search from a pretrained network.
-
-The *full network*, a block as wide as the donor's in each layer and with a shift where
-there is one, is tuned alone; every other candidate inherits from it. The loss of the
-full network with one block changed at a time says what each block is worth: from these
-losses follow the archive's first network and the first alphas. Then a step runs this
-network with a share of its layers drawn from p, and a weights step also the full
-network, from which the path is distilled. See docs/how_to/pretrained.md.
-"""
+"""Start of a search from a pretrained network, see docs/how_to/pretrained.md."""
 
 from __future__ import annotations
 

@@ -4,10 +4,6 @@ MACs are the multiply-accumulates of convolutions and fully connected layers, pe
 MMAction2's ``get_flops.py`` prints the same quantity as "FLOPs" and adds the work of
 batch normalisation and pooling, some percent on top. Parameters are all learnable
 numbers, batch normalisation included.
-
-For a convolution with kernel volume k, c_in inputs, c_out outputs and g groups at an
-output of (T, H, W): MACs = k * c_in * c_out / g * T * H * W and parameters
-k * c_in * c_out / g, plus 2 * c_out for the batch normalisation behind it.
 """
 
 from __future__ import annotations

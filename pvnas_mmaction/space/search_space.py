@@ -1,13 +1,5 @@
-"""Search spaces: a skeleton and, for each layer, a list of block specs.
-
-A space is plain config data: a skeleton (:mod:`.genotype`) with a name, and candidates
-in every stage; docs/reference/block_specs.md has an example. Braces stand for every
-text between their commas, in order: ``{mb_t1,ts_t3}_k3_e{6,1.5}`` is four block specs.
-
-The list of a stage is offered to each of its layers, but ``skip`` only to those that
-keep their shape. Where layers differ more, ``candidates`` is a list of such lists, one
-for each layer.
-"""
+"""Search spaces: a skeleton and, for each layer, a list of block specs; as config data,
+see docs/reference/block_specs.md."""
 
 from __future__ import annotations
 
