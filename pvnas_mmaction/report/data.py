@@ -7,19 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mmengine.config import Config
 
 from ..engine.search_files import read_starts
 from ..engine.search_history_hook import read_json_lines
-from ..models.pvnas_net import resolve_genotype
 from ..search.archive import Archive, ArchiveEntry
 from ..space.checks import wrong
 from ..space.genotype import Genotype, load_genotype
 from ..space.search_space import SearchSpace
 
-T = TypeVar("T")
 EXPECTED = "the work directory of a search or training (--work-dir of tools/train.py)"
 
 
@@ -143,7 +141,7 @@ def _read_search(run: SearchRun) -> SearchRun:
         run.missing.append("search/ is not there: the search is before its first step.")
         return run
 
-    def attempt(name: str, read: Callable[[Path], T], default: T) -> T:
+    def attempt(name: str, read: Callable[[Path], Any], default: Any) -> Any:
         """What ``read`` makes of a file; a sentence where it can't."""
         try:
             return read(folder / name)
@@ -233,7 +231,7 @@ def _read_training(run: TrainRun, folders: Sequence[Path]) -> TrainRun:
         run.missing.append("The config names no genotype: the network is not drawn.")
         return run
     try:
-        run.genotype = resolve_genotype(source)
+        run.genotype = load_genotype(source)
     except (OSError, ValueError) as error:
         run.missing.append(f"The genotype can't be read ({error}).")
     return run

@@ -1,7 +1,5 @@
 """Start of a search from a pretrained network, see docs/how_to/pretrained.md."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,8 +8,8 @@ from typing import Any
 import torch
 from mmaction.models.heads import BaseHead
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..models.blocks import batch_norms
 from ..models.supernet import Choices, find_supernet
 from ..space.checks import COUNT, read, wrong
 from ..space.cost_table import CostTable, Rows
@@ -42,7 +40,7 @@ class DonorWarmup:
     @classmethod
     def read(
         cls, config: Mapping[str, Any] | None, space: SearchSpace, head: nn.Module
-    ) -> DonorWarmup | None:
+    ) -> "DonorWarmup | None":
         """From ``train_cfg.donor``, or a ValueError, as for a head whose scores can't
         be had; None gives None."""
         if config is None:
@@ -86,8 +84,7 @@ def block_losses(
     path = supernet.path_of(full)
     training = model.training
     model.eval()
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    norms = [m.train() for m in norms if m.track_running_stats]
+    norms = [m.train() for m in batch_norms(model) if m.track_running_stats]
     base, rows, count = 0.0, [[0.0] * n for n in supernet.counts], 0
     try:
         with switched_off(norms, "track_running_stats"):

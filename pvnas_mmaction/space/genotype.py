@@ -120,10 +120,9 @@ class Skeleton:
     @property
     def head_layout(self) -> Layout:
         """The last convolution as a block: ``project``, or the identity."""
-        width = self.stages[-1].out_channels
-        if self.head_channels is None:
-            return Layout((), style=self.style)
-        return Layout((Conv("project", width, self.head_channels),), style=self.style)
+        inner, width = self.stages[-1].out_channels, self.head_channels
+        parts = () if width is None else (Conv("project", inner, width),)
+        return Layout(parts, style=self.style)
 
 
 @dataclass(frozen=True)
@@ -134,9 +133,6 @@ class Genotype:
     skeleton: Skeleton
     blocks: tuple[str, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        assert len(self.blocks) == len(self.skeleton.layers), self.blocks
 
     @property
     def specs(self) -> tuple[BlockSpec, ...]:
@@ -184,9 +180,17 @@ def parse_skeleton(data: object, where: str = "skeleton") -> Skeleton:
     return Skeleton(stem=Stem(**stem), stages=stages, **root)
 
 
-def load_genotype(path: str | os.PathLike[str]) -> Genotype:
-    """Read a genotype file, or ``package::path``; OSError or ValueError."""
-    path = package_file(path)
+def load_genotype(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Genotype,
+) -> Genotype:
+    """A genotype from what a config gives: the path of a file, also one among a
+    package's configs (``"pvnas_mmaction::pvnas/genotypes/pvnas-s.json"``), or its
+    content as a dict; OSError or ValueError where there is none."""
+    if isinstance(source, Genotype):
+        return source
+    if isinstance(source, Mapping):
+        return parse_genotype(source)
+    path = package_file(source)
     return parse_genotype(path.read_bytes(), where=str(path))
 
 
