@@ -64,7 +64,7 @@ def main() -> None:
     if config.model.type != "Recognizer3D":
         raise wrong("model.type", "'Recognizer3D'", repr(config.model.type))
     make_portable(config)
-    shape = view_of(config).shape
+    shape, _ = view_of(config)
     classifier = export.load_classifier(config, args.checkpoint, shape)
     export.export_onnx(classifier, out, shape, export.model_facts(config, shape))
     difference = export.max_difference(classifier, out, export.check_inputs(shape))

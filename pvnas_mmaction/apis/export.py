@@ -115,7 +115,7 @@ def load_trained(source: str, checkpoint: str | None, device: str) -> Deployed:
     check_one_network(cfg)
     make_portable(cfg)
     preprocessing = preprocessing_of(cfg)
-    classifier = load_classifier(cfg, weights, recognizers.view_of(cfg).shape).to(where)
+    classifier = load_classifier(cfg, weights, recognizers.view_of(cfg)[0]).to(where)
     labels = labels_of(cfg) if checkpoint else read_description(folder)[0]
 
     @torch.inference_mode()

@@ -18,7 +18,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import EMAHook, Hook
-from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 
 from ..engine.checkpoints import saved_checkpoints, weights_of
@@ -194,12 +194,6 @@ def check_resumable(checkpoint: Mapping, path: str) -> None:
         expected = "a checkpoint of a training, with its optimizer and progress"
         hint = "load_from=CHECKPOINT starts a new training from weights"
         raise wrong(path, expected, "weights alone", hint)
-
-
-def seed_of(path: str) -> int | None:
-    """The seed of the run that wrote a checkpoint, where it says so."""
-    found = CheckpointLoader.load_checkpoint(path, "cpu", logger="silent")
-    return found.get("meta", {}).get("seed")
 
 
 def _keep_best_here(runner: Runner, checkpoint: dict) -> None:

@@ -127,7 +127,7 @@ class Report:
         if run.genotype is not None:
             classes = lookup(run.config, "model.cls_head.num_classes")
             try:
-                shape = view_of(Config(run.config)).shape
+                shape, _ = view_of(Config(run.config))
             except ValueError:  # a pipeline that does not say it
                 shape = None
             rows = layers.layer_rows(run.genotype, shape, classes)

@@ -295,12 +295,9 @@ class Search:
         found = diversity.diversity(self.probabilities)
         self.selection.start(rows, self.num_steps, found)
 
-    def log_probs(self) -> list[list[float]]:
-        return log_probabilities(self.alphas)
-
     def end_cycle(self) -> ArchiveEntry:
         """Archive the genotype of the cycle that is over, and restart the next one."""
-        schedule, log_probs = self.schedule, self.log_probs()
+        schedule, log_probs = self.schedule, log_probabilities(self.alphas)
         cycle = schedule.cycle_of(self.num_steps - 1)
         most_probable = self.space.blocks(self.selection.derive(log_probs)[0])
         nearest = self.archive.distance(most_probable)
@@ -331,7 +328,7 @@ class Search:
     def finish(self) -> ArchiveEntry | None:
         """Judge all genotypes by the final weights, and race them where ``race_steps``
         says so; gives what the search ends in."""
-        log_probs = self.log_probs()
+        log_probs = log_probabilities(self.alphas)
         self.selection.finish_search(log_probs, self.schedule.archive_distance)
         if self._hand_designed and self.validate:
             self.selection.race(self._hand_designed, self.trained_accuracy, log_probs)
