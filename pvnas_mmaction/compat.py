@@ -51,8 +51,6 @@ class DRN:
         )
 
 
-
-
 def history_buffer_statistic(owner: type, name: str) -> object:
     """Stands in for ``getattr``, which would reach anything: a pickled
     ``HistoryBuffer`` lists its statistics as ``getattr(HistoryBuffer, "mean")``."""

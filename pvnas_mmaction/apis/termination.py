@@ -71,7 +71,7 @@ class TerminationHook(Hook):
         if _State.asked:  # since the last step, while networks were judged
             raise Terminated
 
-    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+    def after_train_iter(self, runner: Runner, *_, **__) -> None:
         asked = torch.tensor(int(_State.asked))
         if get_world_size() > 1:
             all_reduce(asked, "max")

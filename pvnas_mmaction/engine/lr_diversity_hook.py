@@ -81,9 +81,7 @@ class LRDiversityHook(Hook):
         if weights.base_param_settings is not None:
             weights.base_param_settings["lr"] = search.weights_lr
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx, data_batch=None, outputs=None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_, **__) -> None:
         search = runner.train_loop.search
         for name, value in search.scalars.items():
             runner.message_hub.update_scalar(f"train/{name}", value)

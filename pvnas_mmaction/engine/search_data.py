@@ -2,8 +2,6 @@
 (seed, step), so that a search that was killed continues with the batches that it would
 have seen. Samplers yield keys (index, seed), from which augmentations are seeded."""
 
-from __future__ import annotations
-
 import copy
 import os
 from collections import defaultdict
@@ -116,7 +114,7 @@ class SeededDataset(Dataset):
         self.dataset = dataset
         self.metainfo = getattr(dataset, "metainfo", {})
 
-    def __deepcopy__(self, memo: dict) -> SeededDataset:
+    def __deepcopy__(self, memo: dict) -> "SeededDataset":
         return self
 
     def __len__(self) -> int:

@@ -49,9 +49,7 @@ class SearchHistoryHook(Hook):
         write_atomically(self.path, "".join(kept))
 
     @master_only
-    def after_train_iter(
-        self, runner: Runner, batch_idx, data_batch=None, outputs=None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_, **__) -> None:
         step, last = runner.iter, runner.iter + 1 == runner.max_iters
         if step % self.interval and not last:
             return

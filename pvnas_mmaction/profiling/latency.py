@@ -9,7 +9,7 @@ import random
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from mmaction.models.heads import I3DHead
@@ -25,8 +25,7 @@ from ..space.search_space import SearchSpace
 from .clock import Clock, check_device, machine_facts, thread_count
 from .onnx_parts import OnnxParts, start
 
-T = TypeVar("T")
-Track = Callable[[Sequence[T]], Iterable[T]]
+Track = Callable[[Sequence], Iterable]
 Stage = Callable[[Any], Any]
 BACKENDS = ("torch", "onnxruntime")
 NUM_PASSES = 3

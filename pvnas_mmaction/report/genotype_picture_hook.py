@@ -21,9 +21,7 @@ class GenotypePictureHook(Hook):
     priority = "BELOW_NORMAL"
 
     @master_only
-    def after_train_iter(
-        self, runner: Runner, batch_idx, data_batch=None, outputs=None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_, **__) -> None:
         search = runner.train_loop.search
         if not search.at_cycle_end:
             return

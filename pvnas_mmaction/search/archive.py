@@ -1,7 +1,5 @@
 """The archive: genotypes that a search found, with costs and accuracy."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -87,12 +85,12 @@ class Archive:
         return {**asdict(self), "summary": self.summary()}
 
     @classmethod
-    def from_dict(cls, data: dict) -> Archive:
+    def from_dict(cls, data: dict) -> "Archive":
         """Read what :meth:`to_dict` gave."""
         final = data["final"] and ArchiveEntry(**data["final"])
         return cls([ArchiveEntry(**item) for item in data["entries"]], final)
 
     @classmethod
-    def load(cls, path: Path) -> Archive:
+    def load(cls, path: Path) -> "Archive":
         """Read :meth:`to_dict` from a file."""
         return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))

@@ -12,8 +12,6 @@ After an alpha step
 - e above it and falling: lambda stays; if it grew meanwhile it would drown CE.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -41,7 +39,7 @@ _STATE = ("weight", "error", "trend")
 
 def build_penalty(
     cost: Mapping[str, Any] | None, tables: Mapping[str, CostTable]
-) -> CostPenalty | None:
+) -> "CostPenalty | None":
     """The cost term that ``train_cfg.cost`` asks for, or a ValueError: ``kind`` and
     ``budget``, in the unit of the kind; for latency also ``table``, the file that
     ``tools/build_latency_table.py`` wrote. ``one_sided=True``: a cost under the budget

@@ -6,8 +6,6 @@ batch normalisation and pooling, some percent on top. Parameters are all learnab
 numbers, batch normalisation included.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +33,7 @@ class Cost:
     macs: int = 0
     params: int = 0
 
-    def __add__(self, other: Cost) -> Cost:
+    def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.macs + other.macs, self.params + other.params)
 
 

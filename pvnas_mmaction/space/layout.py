@@ -7,8 +7,6 @@ family**, write one function (spec, layer) -> Layout with the line ``@family(...
 above it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -53,7 +51,7 @@ class BlockSpec:
         return f"{self.family}_{kernels}_e{ratio}{'_se' if self.se else ''}"
 
     @classmethod
-    def parse(cls, text: object, place: str = "block") -> BlockSpec:
+    def parse(cls, text: object, place: str = "block") -> "BlockSpec":
         """Read a block spec, e.g. ``"mb_t3_k5_e4_se"``; ValueError about ``place``."""
         if text == "skip":
             return cls("skip")

@@ -1,8 +1,6 @@
 """Search spaces: a skeleton and, for each layer, a list of block specs; as config data,
 see docs/reference/block_specs.md."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re
@@ -33,7 +31,7 @@ class SearchSpace:
     candidates: tuple[tuple[str, ...], ...]
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> SearchSpace:
+    def from_config(cls, config: Mapping[str, Any]) -> "SearchSpace":
         """Read a space from config data, or raise ValueError about what is wrong."""
         check("space", config, MAPPING)
         data = dict(config)
