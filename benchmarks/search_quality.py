@@ -29,6 +29,7 @@ from benchmarks.memory_search import MemorySearch
 from benchmarks.search_report import by_rate, judge_all, markdown
 from pvnas_mmaction.apis.cli import run
 from pvnas_mmaction.profiling.clock import check_device
+from pvnas_mmaction.search.diversity import mean_pairwise_hamming
 from pvnas_mmaction.space.checks import wrong
 from pvnas_mmaction.space.genotype import write_atomically
 from pvnas_mmaction.space.search_space import SearchSpace
@@ -220,8 +221,8 @@ def run_search(
     memory = MemorySearch(cfg, train, val, seed, device, rate_factor)
     best, search = memory.run(), memory.search
     counts = {key: getattr(memory, f"{key}clips") for key in ("", "path_", "forward_")}
-    wall, summary = time.perf_counter() - started, search.archive.summary()
-    indices_of = search.space.indices_of_blocks
+    wall, indices_of = time.perf_counter() - started, search.space.indices_of_blocks
+    found = [entry.blocks for entry in search.archive.entries]
     return dict(
         found=list(indices_of(best.blocks)),
         macs=best.macs,
@@ -229,8 +230,8 @@ def run_search(
             dict(indices=list(indices_of(e.blocks)), accuracy=e.accuracy, macs=e.macs)
             for e in search.archive.entries
         ],
-        mean_pairwise_hamming=summary["mean_pairwise_hamming"],
-        distinct=summary["distinct"],
+        mean_pairwise_hamming=mean_pairwise_hamming(found),
+        distinct=len(set(found)),
         inherited=[[list(indices), search.judge(indices)] for indices in ranked],
         **{f"{key}clips": value for key, value in counts.items()},
         wall_s=round(wall, 2),

@@ -129,8 +129,7 @@ def write_search(
                  accuracy=accuracy, distance=1.0 if cycle else None, diversity=0.8,
                  planned_diversity=0.75, file=file)
         )  # fmt: skip
-    summary = dict(mean_pairwise_hamming=0, distinct=0, best_accuracy=None)
-    archive = dict(format_version=2, final=None, entries=entries, summary=summary)
+    archive = dict(format_version=2, final=None, entries=entries)
     write_json(folder / "archive.json", archive)
     if finished:
         write_json(folder / "genotype.json", genotype(NETWORKS[-1]))

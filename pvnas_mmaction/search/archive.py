@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .diversity import hamming, mean_pairwise_hamming
+from .diversity import hamming
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,8 @@ class Archive:
             return self.entries[-1] if self.entries else None
         return max(judged, key=lambda pair: (pair[0], -pair[1].macs))[1]
 
-    def summary(self) -> dict:
-        """How different the entries are, and the best accuracy, or None."""
-        found = [*self.entries, *([self.final] if self.final else [])]
-        accuracies = [e.accuracy for e in found if e.accuracy is not None]
-        blocks = [entry.blocks for entry in self.entries]
-        return dict(
-            mean_pairwise_hamming=mean_pairwise_hamming(blocks),
-            distinct=len(set(blocks)),
-            best_accuracy=max(accuracies, default=None),
-        )
-
     def to_dict(self) -> dict:
-        return {**asdict(self), "summary": self.summary()}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict) -> "Archive":
