@@ -13,7 +13,7 @@ from pvnas_mmaction.search.archive import Archive, ArchiveEntry
 from pvnas_mmaction.search.derive import Budget
 from pvnas_mmaction.search.diversity import mean_pairwise_hamming
 from pvnas_mmaction.search.selection import Selection, choose
-from pvnas_mmaction.space.cost_table import cost_tables
+from pvnas_mmaction.space.cost_table import CostTable, cost_tables
 from pvnas_mmaction.space.search_space import SearchSpace
 
 TOY = SearchSpace.from_config(SPACE)
@@ -164,6 +164,29 @@ def entry(blocks=A, cycle=0, accuracy=0.5, distance=None, **changes) -> ArchiveE
         file=f"genotypes/cycle_{cycle + 1:02d}.json",
     )
     return ArchiveEntry(**{**values, **changes})
+
+
+def test_distance_from_the_archive_is_rounded_up_and_gives_way():
+    stage = dict(out_channels=8, num_layers=3, candidates=["mb_t{1,3}_k3_e1"])
+    space = SearchSpace.from_config(
+        dict(name="three", stem=dict(channels=8), head_channels=8, stages=[stage])
+    )
+    table = CostTable("flops", "MACs", 0, [[0, 1], [1, 2], [0, 1]])
+    rows, first = [[-0.1, -3.0], [-0.2, -2.0], [-0.3, -1.0]], (0, 0, 0)
+
+    def derived(number, found, share, budget=None) -> list[tuple[int, ...]]:
+        selection = Selection(space, dict(flops=table), budget, num_ranked=number)
+        selection.archive.entries = [entry(space.blocks(network)) for network in found]
+        return selection.derive(rows, share)
+
+    assert derived(1, [], 0.5) == [first]
+    assert derived(1, [first], 0.0) == [first]
+    assert derived(1, [first], 1 / 3) == [(0, 0, 1)]
+    assert derived(1, [first], 0.34) == [(0, 1, 1)]
+    assert derived(1, [first], 1.0) == [(1, 1, 1)]
+    # Nothing is that far from both.
+    assert derived(2, [first, (1, 1, 1)], 1.0) == [first, (0, 0, 1)]
+    assert derived(2, [first], 0.1, Budget(table, 1)) == [first]
 
 
 def full_archive() -> Archive:
