@@ -179,7 +179,6 @@ class SearchFiles:
         donor, the weights to fine-tune it from."""
         search, weights = self.search, None
         best, path = search.archive.best(), self.directory / "genotype.json"
-        assert best is not None
         if search.donor:  # by all ranks
             weights = search.inherited(search.space.indices_of_blocks(best.blocks))
 
