@@ -9,7 +9,6 @@ marks what ``choose_lowering`` takes. Lowerings run in turn; medians over the ro
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from benchmarks.jobs import provenance
 from benchmarks.supernet_step import milliseconds
 from pvnas_mmaction.models.lowering import LOWERINGS, LoweredConv3d, choose_lowering
 from pvnas_mmaction.profiling.clock import Clock, thread_count
-from pvnas_mmaction.space.genotype import write_atomically
+from pvnas_mmaction.space.genotype import write_json
 
 ROOT = Path(__file__).resolve().parent
 # (name, in, out, groups, kernel, stride, T, H = W): places in networks of the project.
@@ -132,7 +131,7 @@ def main() -> None:
         clock=clock,
         rows=rows,
     )
-    write_atomically(args.out, json.dumps(result, indent=1) + "\n")
+    write_json(args.out, result)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ weights steps, of alpha steps and of stand-alone trainings alike.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ from pvnas_mmaction.apis.cli import run
 from pvnas_mmaction.profiling.clock import check_device
 from pvnas_mmaction.search.diversity import mean_pairwise_hamming
 from pvnas_mmaction.space.checks import wrong
-from pvnas_mmaction.space.genotype import write_atomically
+from pvnas_mmaction.space.genotype import write_json
 from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -303,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         **judge_all(records, table, args.baseline_seeds),
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(args.out, json.dumps(result, indent=1) + "\n")
+    write_json(args.out, result)
     print(markdown(result) if len(args.rate_factors) == 1 else by_rate(result))
 
 

@@ -20,7 +20,13 @@ from ..search.derive import Budget
 from ..search.selection import hand_designed
 from ..space.checks import reading, wrong
 from ..space.cost_table import CostTable, cost_tables
-from ..space.genotype import load_genotype, save_genotype, write_atomically
+from ..space.genotype import (
+    load_genotype,
+    replacing,
+    save_genotype,
+    write_atomically,
+    write_json,
+)
 from . import cli
 from .clip_split import lacking, split_by_source
 from .comparison import REFERENCE, compare, summary
@@ -94,7 +100,7 @@ class _Fit:
         if self.asked.dry_run:
             print("Nothing was trained: --dry-run")
             return None
-        self._write(self.work / "settings.json", self.asked.identity())
+        write_json(self.work / "settings.json", self.asked.identity())
         networks = self.search(table)
         for name, genotype in networks.items():
             self.train(name, genotype)
@@ -298,7 +304,8 @@ class _Fit:
         save_genotype(load_genotype(self.work / f"{name}.json"), out / "genotype.json")
         found = torch.load(self._last(name), map_location="cpu", weights_only=True)
         kept = {k: found[k] for k in ("meta", "state_dict", RECORD_KEY)}
-        torch.save(kept, out / "checkpoint.pth")
+        with replacing(out / "checkpoint.pth") as temporary:
+            torch.save(kept, temporary)
         cfg = load_config(str(self.work / f"{name}.py"))
         cfg.load_from = None
         cfg.model.backbone.genotype = str(out / "genotype.json")
@@ -318,8 +325,5 @@ class _Fit:
         if asked.unit == "ms" and not asked.on_gpu:
             file = out / "model.onnx"
             result["measured_ms"] = measured_ms(file, self.shape, asked.threads)
-        self._write(out / "result.json", result)
+        write_json(out / "result.json", result, ensure_ascii=False)
         shutil.rmtree(self.cache, ignore_errors=True)
-
-    def _write(self, path: Path, content: Any) -> None:
-        write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")

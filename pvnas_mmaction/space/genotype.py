@@ -7,7 +7,9 @@ docs/reference/block_specs.md. A genotype can be read where torch is not install
 
 import json
 import os
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -199,13 +201,25 @@ def save_genotype(genotype: Genotype, path: str | os.PathLike[str]) -> None:
     write_atomically(path, genotype.to_json())
 
 
+def write_json(path: str | os.PathLike[str], data: object, **settings: Any) -> None:
+    """Write data as JSON, whole or not at all; settings as of ``json.dumps``."""
+    write_atomically(path, json.dumps(data, **{"indent": 1, **settings}) + "\n")
+
+
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file through a temporary one next to it: whole, or not at all."""
+    """Write a text file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary file next to ``path``, which takes its place at the context's end."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
