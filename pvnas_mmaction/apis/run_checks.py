@@ -21,7 +21,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 
-from ..engine.checkpoints import saved_checkpoints, weights_of
+from ..engine.checkpoints import check_finite, saved_checkpoints, weights_of
 from ..engine.optim import unwrap
 from ..engine.search_data import SeededDataset
 from ..engine.warmup_cosine_lr import check_resumed_schedulers
@@ -114,12 +114,6 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> No
         hint = "take the config that it was written with"
         raise wrong(path, "the weights of the config's model", got, hint) from error
     check_finite(model, path)
-
-
-def check_finite(model: nn.Module, field: str, hint: str = "") -> None:
-    """Check that no weight has become infinite, or is no number."""
-    if not all(value.isfinite().all() for value in model.parameters()):
-        raise wrong(field, "weights that are finite numbers", "others", hint)
 
 
 class RunCheckHook(Hook):

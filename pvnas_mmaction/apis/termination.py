@@ -111,9 +111,8 @@ class TerminableRunner(Runner):
 def _start_worker(init: Callable[[int], None] | None, worker: int) -> None:
     if init is not None:
         init(worker)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        Thread(target=_end_with_parent, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:

@@ -68,7 +68,7 @@ class Report:
             plots |= figures.comparison_plots(self.searches)
             self.comparison = self._add("compare", plots)
 
-    def render(self, title: str = "", now: datetime | None = None) -> str:
+    def render(self, title: str = "") -> str:
         kind = "Search report" if self.searches else "Training report"
         names = [section.run.name for section in self.sections]
         what = names[0] if len(names) == 1 else f"{len(names)} runs"
@@ -89,7 +89,7 @@ class Report:
         return environment.get_template("report.html.jinja").render(
             report=self,
             title=title or f"{kind}: {what}",
-            now=(now or datetime.now()).replace(microsecond=0),
+            now=datetime.now().replace(microsecond=0),
             version=__version__,
             families=family_colors(),
             kinds=KINDS,
