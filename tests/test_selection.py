@@ -108,7 +108,7 @@ def test_a_search_ends_in_the_best_of_all_however_near(better):
     assert first.blocks == blocks((0, 0, 0))
     assert second.distance >= 2 / 3  # half of three layers are two
     selection.finish_search(rows, 0.5)
-    assert len(judged) == len(accuracies) and len(selection.archive) == 2
+    assert len(judged) == len(accuracies) and len(selection.archive.entries) == 2
     final = selection.archive.final
     if better:
         assert judged[7:] == likeliest(rows)[1:]
@@ -207,7 +207,7 @@ def test_distance_to_the_nearest_entry_by_hand():
     # Pairs: AB 2, AA 0, AC 2, BA 2, BC 2, AC 2, of 4 layers each.
     found = [e.blocks for e in archive.entries]
     assert mean_pairwise_hamming(found) == pytest.approx(10 / 4 / 6)
-    assert len(archive) == 4
+    assert len(archive.entries) == 4
 
 
 def test_best_is_the_most_accurate_then_the_cheapest_then_the_earliest():

@@ -180,7 +180,7 @@ class SearchFiles:
 
         from_rank_0(write)
         self.runner.logger.info(
-            f"Search done: {len(search.archive)} genotype(s), the "
+            f"Search done: {len(search.archive.entries)} genotype(s), the "
             f"{'last' if best.accuracy is None else 'best'} is {path}: "
             f"{' '.join(best.blocks)}"
         )

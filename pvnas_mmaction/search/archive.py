@@ -52,9 +52,6 @@ class Archive:
     entries: list[ArchiveEntry] = field(default_factory=list)
     final: ArchiveEntry | None = None
 
-    def __len__(self) -> int:
-        return len(self.entries)
-
     def distance(self, blocks: Sequence[str]) -> float | None:
         """Share of layers that differ from the nearest entry; None without one."""
         return min((hamming(blocks, e.blocks) for e in self.entries), default=None)
