@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Link configs and tools into the package; all else is in pyproject.toml.
 
 MMEngine (``pvnas_mmaction::pvnas/...``) and ``mim`` look for configs, tools and model

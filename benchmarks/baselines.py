@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Searches that train every network they look at: at random, by local search, and by
 evolution.
 

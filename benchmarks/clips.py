@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Motion clips, decoded once and held in memory.
 
 Networks this small train faster than a video is decoded. The clips of a folder that
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from torch import Tensor
 
 from pvnas_mmaction.datasets import VideoFrames
 from pvnas_mmaction.space.checks import wrong
+from pvnas_mmaction.space.genotype import replacing
 
 # As in configs/pvnas/_base_/models.
 MEAN = (123.675, 116.28, 103.53)
@@ -106,11 +105,8 @@ class MotionClips:
         digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
         path = Path(cache) / f"clips_{split}_{digest}.npy"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            with partial.open("wb") as stream:
+            with replacing(path) as partial, partial.open("wb") as stream:
                 np.save(stream, _decode(folder, names, size))
-            partial.replace(path)
         # Mapped copy-on-write: processes share the pages, and none can change them.
         return cls(torch.from_numpy(np.load(path, mmap_mode="c")), labels, clip_len)
 

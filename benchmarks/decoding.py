@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Clips per second of processor time, for each way to decode.
 
     python benchmarks/decoding.py "my videos" --clips 40

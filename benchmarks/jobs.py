@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Many independent jobs over several processes, with results that survive a kill.
 
 Each finished job is one line of JSON at the end of a file. A command that is started
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from pvnas_mmaction.profiling.clock import machine_facts, thread_count
 from pvnas_mmaction.space.checks import wrong
-from pvnas_mmaction.space.genotype import write_atomically
+from pvnas_mmaction.space.genotype import write_json
 
 Record = dict[str, Any]
 
@@ -69,7 +68,7 @@ class JobLog:
         if not described.is_file():
             if given is None:
                 raise FileNotFoundError(f"{described}: no such file; nothing ran here")
-            write_atomically(described, json.dumps(given, indent=1) + "\n")
+            write_json(described, given)
         self.settings = json.loads(described.read_text())
         if given is not None and given != self.settings:
             keys = sorted({*given, *self.settings})

@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Do derived networks keep a budget in milliseconds when they are measured whole?
 
     pvnas latency CONFIG --backend onnxruntime --threads 1 --out TABLE.json

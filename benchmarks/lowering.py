@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Time every way to carry out the convolutions of the shipped spaces.
 
 For each convolution: milliseconds of a forward, and of forward with backward, by each
@@ -10,7 +9,6 @@ marks what ``choose_lowering`` takes. Lowerings run in turn; medians over the ro
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -25,7 +23,7 @@ from benchmarks.jobs import provenance
 from benchmarks.supernet_step import milliseconds
 from pvnas_mmaction.models.lowering import LOWERINGS, LoweredConv3d, choose_lowering
 from pvnas_mmaction.profiling.clock import Clock, thread_count
-from pvnas_mmaction.space.genotype import write_atomically
+from pvnas_mmaction.space.genotype import write_json
 
 ROOT = Path(__file__).resolve().parent
 # (name, in, out, groups, kernel, stride, T, H = W): places in networks of the project.
@@ -133,7 +131,7 @@ def main() -> None:
         clock=clock,
         rows=rows,
     )
-    write_atomically(args.out, json.dumps(result, indent=1) + "\n")
+    write_json(args.out, result)
 
 
 if __name__ == "__main__":

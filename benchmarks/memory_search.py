@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The project's search on clips in memory, without a runner: many short searches are to
 be compared, and their clips fit in memory. Settings come from a search config."""
 

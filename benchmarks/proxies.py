@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Zero-cost proxies judged by the ground truth table: does a score of an untrained
 network tell how good it will be?
 
@@ -23,7 +22,6 @@ AZ-NAS        sum of the log-ranks of expressivity, progressivity, trainability 
 
 import argparse
 import itertools
-import json
 import math
 import sys
 import time
@@ -42,7 +40,7 @@ from benchmarks.ground_truth import GroundTruth, load
 from benchmarks.ground_truth.recipe import Classifier
 from benchmarks.jobs import provenance
 from pvnas_mmaction.apis.cli import run
-from pvnas_mmaction.space.genotype import write_atomically
+from pvnas_mmaction.space.genotype import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = 32
@@ -202,7 +200,7 @@ def main() -> None:
     for name, row in rows.items():
         row["seconds"] = min(t[name] for t in times)
     result = dict(provenance("benchmarks/proxies.py"), seeds=args.seeds, rows=rows)
-    write_atomically(args.out, json.dumps(result, indent=1) + "\n")
+    write_json(args.out, result)
     print(markdown(result))
 
 

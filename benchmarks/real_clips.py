@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Networks on real clips, from the same pretrained weights and trained alike.
 
     python benchmarks/real_clips.py DATA_FOLDER --out FILE.json
@@ -49,7 +48,7 @@ from pvnas_mmaction.engine.search_files import save_weights
 from pvnas_mmaction.search.search import Search
 from pvnas_mmaction.space.cost import network_cost
 from pvnas_mmaction.space.cost_table import cost_tables
-from pvnas_mmaction.space.genotype import Genotype, load_genotype, write_atomically
+from pvnas_mmaction.space.genotype import Genotype, load_genotype, write_json
 from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -242,7 +241,7 @@ def run_study(study: Study, args: argparse.Namespace) -> None:
         known = {row["name"] for row in result["rows"]}
         rows = {job["name"]: study.cost(job["blocks"]) for job in jobs}
         result["rows"] += [dict(name=n) | c for n, c in rows.items() if n not in known]
-        write_atomically(args.out, json.dumps(result, indent=1) + "\n")
+        write_json(args.out, result)
 
     places = [dict(fold=fold, seed=seed) for seed in args.seeds for fold in args.folds]
     if args.donor:

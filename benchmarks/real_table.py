@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Trainings on real clips in folds: means, errors, paired differences, as a table.
 
 python benchmarks/real_table.py FILE.json --against NAME [NAME ...]

@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Judge the search by the ground truth table, next to alternatives at equal compute.
 
     python benchmarks/search_quality.py --seeds 0 1 2 3 4 --workers 2 --out FILE.json
@@ -10,7 +9,6 @@ weights steps, of alpha steps and of stand-alone trainings alike.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -30,8 +28,9 @@ from benchmarks.memory_search import MemorySearch
 from benchmarks.search_report import by_rate, judge_all, markdown
 from pvnas_mmaction.apis.cli import run
 from pvnas_mmaction.profiling.clock import check_device
+from pvnas_mmaction.search.diversity import mean_pairwise_hamming
 from pvnas_mmaction.space.checks import wrong
-from pvnas_mmaction.space.genotype import write_atomically
+from pvnas_mmaction.space.genotype import write_json
 from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -221,8 +220,8 @@ def run_search(
     memory = MemorySearch(cfg, train, val, seed, device, rate_factor)
     best, search = memory.run(), memory.search
     counts = {key: getattr(memory, f"{key}clips") for key in ("", "path_", "forward_")}
-    wall, summary = time.perf_counter() - started, search.archive.summary()
-    indices_of = search.space.indices_of_blocks
+    wall, indices_of = time.perf_counter() - started, search.space.indices_of_blocks
+    found = [entry.blocks for entry in search.archive.entries]
     return dict(
         found=list(indices_of(best.blocks)),
         macs=best.macs,
@@ -230,8 +229,8 @@ def run_search(
             dict(indices=list(indices_of(e.blocks)), accuracy=e.accuracy, macs=e.macs)
             for e in search.archive.entries
         ],
-        mean_pairwise_hamming=summary["mean_pairwise_hamming"],
-        distinct=summary["distinct"],
+        mean_pairwise_hamming=mean_pairwise_hamming(found),
+        distinct=len(set(found)),
         inherited=[[list(indices), search.judge(indices)] for indices in ranked],
         **{f"{key}clips": value for key, value in counts.items()},
         wall_s=round(wall, 2),
@@ -303,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         **judge_all(records, table, args.baseline_seeds),
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(args.out, json.dumps(result, indent=1) + "\n")
+    write_json(args.out, result)
     print(markdown(result) if len(args.rate_factors) == 1 else by_rate(result))
 
 

@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The diversity schedule on simulated alphas: does D keep its plan, and does what the
 alphas decide get worse?
 

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What a step of a search costs the host: reads of the device, and time in Python.
 
 A shipped search config runs on random clips in memory. Counted per iteration with an

@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Memory and time of one step of a search, next to one derived network; how often a
 step waits for the device, and what it spends in Python (``step_overhead.py``).
 
@@ -39,7 +38,7 @@ from pvnas_mmaction.models.blocks import init_weights
 from pvnas_mmaction.models.relaxation import Choice
 from pvnas_mmaction.profiling.clock import Clock, thread_count
 from pvnas_mmaction.search.steps import Steps
-from pvnas_mmaction.space.genotype import write_atomically
+from pvnas_mmaction.space.genotype import write_json
 from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -259,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows=rows,
         overhead=overhead,
     )
-    write_atomically(args.out, json.dumps(result, indent=1) + "\n")
+    write_json(args.out, result)
 
 
 if __name__ == "__main__":

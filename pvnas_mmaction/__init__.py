@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """PV-NAS as an MMAction2 plugin. Importing it, before ``mmaction.models``, supplies
 what the installed MMAction2 lacks (:mod:`.compat`) and registers models, loops, hooks
 and data sets in ``mmaction.registry``. Without torch or MMAction2 nothing is

@@ -1,17 +1,4 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""What the installed MMAction2, mmengine and torch lack to work together.
-
-- The mmaction2 1.2.0 wheel lacks ``mmaction.models.localizers.drn``: a stand-in whose
-  class DRN explains itself when built.
-- mmengine imports ``pkg_resources``, which setuptools 81 and later lack and earlier
-  ones warn of: ``_standins/`` stands last in ``sys.path``, with the names that mmengine
-  uses; that warning, and mmcv-lite's of a layer that it lacks, are not shown.
-- ``torch.load`` reads weights only, and mmengine's checkpoints hold more: those types
-  become safe globals.
-- mmengine resolves ``package::path`` for the packages that it lists: this one is added.
-- OpenMP threads that wait for each other spin: where other work keeps a core busy, a
-  step takes many times as long. They sleep, unless ``OMP_WAIT_POLICY`` says otherwise.
-"""
+"""What the installed MMAction2, mmengine and torch lack to work together."""
 
 import ctypes
 import os
@@ -62,23 +49,6 @@ class DRN:
             f"DRN: the installed mmaction2 wheel lacks {_DRN}. Install MMAction2 from "
             "source: pip install git+https://github.com/open-mmlab/mmaction2.git"
         )
-
-
-def supply_missing_modules() -> None:
-    """Make the stand-ins importable, after all that is installed."""
-    folder = str(Path(__file__).parent / "_standins")
-    if folder not in sys.path:
-        sys.path.append(folder)
-    for text in ("pkg_resources is deprecated", "Fail to import ``MultiScaleDeform"):
-        warnings.filterwarnings("ignore", text, UserWarning)
-    # Python 3.12 and newer, when they compile MMAction2 for the first time.
-    warnings.filterwarnings("ignore", "invalid escape", SyntaxWarning, ".*/mmaction/")
-    found = find_spec("mmaction")
-    if found is not None and found.origin is not None:
-        parts = _DRN.split(".")[1:]
-        if not Path(found.origin).parent.joinpath(*parts).with_suffix(".py").is_file():
-            sys.modules[_DRN] = ModuleType(_DRN)
-            sys.modules[_DRN].DRN = DRN  # type: ignore[attr-defined]
 
 
 def history_buffer_statistic(owner: type, name: str) -> object:
@@ -139,11 +109,29 @@ def keep_freed_memory() -> None:
 
 
 def apply() -> None:
+    # OpenMP threads that wait for each other spin: where other work keeps a core busy,
+    # a step takes many times as long. So they sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    supply_missing_modules()
+    # mmengine imports pkg_resources, which setuptools 81 and later lack and earlier
+    # ones warn of. The stand-in comes after all that is installed.
+    folder = str(Path(__file__).parent / "_standins")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    for text in ("pkg_resources is deprecated", "Fail to import ``MultiScaleDeform"):
+        warnings.filterwarnings("ignore", text, UserWarning)
+    # Python 3.12 and newer, when they compile MMAction2 for the first time.
+    warnings.filterwarnings("ignore", "invalid escape", SyntaxWarning, ".*/mmaction/")
+    found = find_spec("mmaction")
+    if found is not None and found.origin is not None:
+        parts = _DRN.split(".")[1:]
+        if not Path(found.origin).parent.joinpath(*parts).with_suffix(".py").is_file():
+            sys.modules[_DRN] = ModuleType(_DRN)
+            sys.modules[_DRN].DRN = DRN  # type: ignore[attr-defined]
     if find_spec("mmengine") is not None and find_spec("torch") is not None:
         from mmengine.config import utils
         from torch import serialization
 
+        # torch.load reads weights only, and mmengine's checkpoints hold more.
         serialization.add_safe_globals(checkpoint_globals())
+        # Where mmengine looks for ``package::path``.
         utils.MODULE2PACKAGE.setdefault(_PACKAGE, _PACKAGE)

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The scope ``pvnas_mmaction``: an empty child of every registry of
 ``mmaction.registry``, for configs that inherit with ``_base_ = 'pvnas_mmaction::...'``:
 mmengine imports this module to find that scope, and looks in the parents for what the

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """One thread per test process, and the video files that several tests read."""
 
 import fcntl

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Made-up work directories, written without the code that reads or writes real ones."""
 
 import json
@@ -130,8 +129,7 @@ def write_search(
                  accuracy=accuracy, distance=1.0 if cycle else None, diversity=0.8,
                  planned_diversity=0.75, file=file)
         )  # fmt: skip
-    summary = dict(mean_pairwise_hamming=0, distinct=0, best_accuracy=None)
-    archive = dict(format_version=2, final=None, entries=entries, summary=summary)
+    archive = dict(format_version=2, final=None, entries=entries)
     write_json(folder / "archive.json", archive)
     if finished:
         write_json(folder / "genotype.json", genotype(NETWORKS[-1]))

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A search so small that it takes about a second, for tests of the engine."""
 
 import json

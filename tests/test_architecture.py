@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Which folder may import which, and what every registered class is called."""
 
 import ast
@@ -13,7 +12,7 @@ import pvnas_mmaction  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pvnas_mmaction"
-TOP = {"compat", "registry", "__init__", "__main__"}
+TOP = {"compat", "registry", "__init__"}
 # A folder may import itself, what stands at the top of the package, and these.
 MAY_IMPORT = {
     "space": set(),

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A checkpoint of another network is an error; one of the same network loads."""
 
 import copy

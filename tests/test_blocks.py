@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Blocks against plain modules and numbers by hand, at odd sizes, and folded."""
 
 import copy
@@ -17,7 +16,6 @@ from pvnas_mmaction.models.blocks import (
     Block,
     ConvNormAct,
     SqueezeExcitation,
-    build_block,
     fold_batch_norm,
 )
 from pvnas_mmaction.report.drawing import family_colors, network_plot
@@ -33,6 +31,7 @@ from pvnas_mmaction.space.layout import (
     Layout,
     Style,
     family,
+    layout,
     out_shape,
 )
 from pvnas_mmaction.space.search_space import SearchSpace
@@ -116,7 +115,7 @@ assert {text.partition("_")[0] for text in CHAINS} == set(FAMILIES)
 @pytest.mark.parametrize("text", CHAINS)
 def test_block_against_plain_modules(text: str, training: bool) -> None:
     layer = make_layer(16, 24, 2, 2) if text in STRIDED else make_layer()
-    block = randomize(build_block(text, layer)).train(training)
+    block = randomize(Block(layout(text, layer))).train(training)
     parts = [p for name, p in block.named_children() if name not in ("shortcut", "act")]
     reference = nn.Sequential(*copy.deepcopy(CHAINS[text])).train(training)
     copy_weights(nn.Sequential(*parts), reference)
@@ -145,7 +144,7 @@ def test_every_family_at_odd_sizes(family: str, layer: Layer) -> None:
     """The declared shape, finite gradients everywhere, and the same numbers with batch
     normalisation folded into the convolutions."""
     for text in specs_of(family):
-        block = randomize(build_block(text, layer))
+        block = randomize(Block(layout(text, layer)))
         x = clip(layer.in_channels).requires_grad_()
         y = block(x)
         assert y.shape == (2, layer.out_channels, *out_shape(layer, (5, 17, 9))), text
@@ -203,7 +202,7 @@ def test_every_activation() -> None:
         expected = function(copy.deepcopy(head.project.bn)(before))
         torch.testing.assert_close(head(x), expected, rtol=1e-4, atol=1e-4)
         layer = Layer(0, 0, 8, 8, 1, 1, Style(name))
-        block = randomize(build_block("rb_t1_k3_e1", layer)).eval()
+        block = randomize(Block(layout("rb_t1_k3_e1", layer))).eval()
         inner = block.reduce(x).detach()
         assert inner.min() >= 0 or name in ("silu", "hard_swish")
         inside = block.expand(block.spatial(inner))
@@ -251,7 +250,7 @@ def test_a_new_family_is_one_function_and_one_line(monkeypatch, tmp_path) -> Non
     weights = 8 * 16 * 3 * 9
     expected = Cost(weights * 4 * 5 * 6, weights + 32)
     assert block_cost("full_t3_k3_e1", space.layers[0], (4, 5, 6)) == expected
-    block = build_block("full_t3_k3_e1", space.layers[0]).eval()
+    block = Block(layout("full_t3_k3_e1", space.layers[0])).eval()
     assert next(iter(block.state_dict())) == "joint.conv.weight"
     x = torch.randn(2, 8, 4, 5, 6)
     reference = nn.functional.conv3d(x, block.joint.conv.weight, padding=1)

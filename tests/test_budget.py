@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The cost term: expected cost, penalty, and a weight that keeps the budget."""
 
 import math
@@ -52,32 +51,26 @@ def test_penalty_by_hand():
     budget = small_budget(2, [[4, 12]])
     even = torch.tensor([[0.5, 0.5]])  # costs 10: on the budget
     expensive, cheap = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
-    two_sided, one_sided = CostPenalty(budget), CostPenalty(budget, one_sided=True)
-    assert two_sided.weight == 0.1
-    two_sided.weight = one_sided.weight = 3.0
-    assert float(two_sided.loss(even)) == 0
-    assert float(two_sided.loss(expensive)) == pytest.approx(3 * math.log(14 / 10))
-    assert float(two_sided.loss(cheap)) == pytest.approx(3 * math.log(10 / 6))
-    assert float(one_sided.loss(expensive)) == pytest.approx(3 * math.log(14 / 10))
-    assert float(one_sided.loss(cheap)) == 0
+    penalty = CostPenalty(budget)
+    assert penalty.weight == 0.1
+    penalty.weight = 3.0
+    assert float(penalty.loss(even)) == 0
+    assert float(penalty.loss(expensive)) == pytest.approx(3 * math.log(14 / 10))
+    assert float(penalty.loss(cheap)) == pytest.approx(3 * math.log(10 / 6))
 
 
 def test_weight_by_hand():
     # In cents of the log of (expected / budget): far off, falling fast, within, below.
     errors = [0.5, 0.5, 0.3, 0.01, -0.5]
-    for one_sided, moves in (
-        (False, [1, 1, 0, -0.5, 1]),
-        (True, [1, 1, 0, -0.5, -0.5]),
-    ):
-        penalty = CostPenalty(small_budget(), one_sided)
-        seen = [penalty.update(10 * math.exp(error)) for error in errors]
-        log_weight, expected = math.log(0.1), []
-        for move in moves:
-            log_weight += 0.1 * move
-            expected.append(math.exp(log_weight))
-        assert seen == pytest.approx(expected)
-    for _ in range(100):
-        penalty.update(1.0)
+    penalty = CostPenalty(small_budget())
+    seen = [penalty.update(10 * math.exp(error)) for error in errors]
+    log_weight, expected = math.log(0.1), []
+    for move in [1, 1, 0, -0.5, 1]:
+        log_weight += 0.1 * move
+        expected.append(math.exp(log_weight))
+    assert seen == pytest.approx(expected)
+    for _ in range(200):
+        penalty.update(10.0)
     assert penalty.weight == LOWEST
 
 
@@ -140,17 +133,14 @@ def search_alphas(penalty: CostPenalty, slope: float, steps: int) -> list[float]
 
 
 @pytest.mark.parametrize(("slope", "share"), [(0.1, 0.3), (1.0, 0.6), (10.0, 0.3)])
-@pytest.mark.parametrize("one_sided", [False, True])
-def test_expected_cost_ends_within_five_percent_of_the_budget(slope, share, one_sided):
+def test_expected_cost_ends_within_five_percent_of_the_budget(slope, share):
     table = TABLES["flops"]
     cheapest, most = float(table.cheapest()), table.cost(table.most_expensive())
     budget = Budget(table, cheapest * (most / cheapest) ** share)
-    ratios = search_alphas(CostPenalty(budget, one_sided=one_sided), slope, steps=250)
-    assert ratios[-1] < 1.05
-    if slope >= 1 or not one_sided:
-        assert ratios[-1] > 0.95
+    ratios = search_alphas(CostPenalty(budget), slope, steps=250)
+    assert 0.95 < ratios[-1] < 1.05
     # Without the penalty the expensive networks win.
-    if slope >= 1 and not one_sided:
+    if slope >= 1:
         none = SimpleNamespace(budget=budget, loss=lambda p: 0, update=lambda cost: 0)
         free = search_alphas(none, slope, steps=250)
         assert free[-1] > 1.1
@@ -164,7 +154,6 @@ def test_wrong_settings():
         (dict(kind="flops", budget=0), "budget: expected a number above 0, got 0"),
         (dict(kind="latency", budget=1), "table: expected a latency .*, got None"),
         (dict(kind="flops", budget=1, colour=2), "unknown key: .*, got 'colour'"),
-        (dict(kind="flops", budget=1, one_sided="no"), "one_sided: .*, got 'no'"),
     ):
         with pytest.raises(ValueError, match=message):
             build_penalty(cost, TABLES)

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Which checkpoint a run goes on from after a kill at the worst moment."""
 
 import os

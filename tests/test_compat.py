@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Each fix: without it upstream fails, with it upstream works, no gap no change.
 
 Most tests run a fresh process, since an import or a registered type cannot be undone.

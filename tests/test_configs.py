@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Every config of configs/pvnas: found by itself, built, and run on small inputs."""
 
 import dataclasses
@@ -23,7 +22,6 @@ from torch import nn
 from pvnas_mmaction.apis.config_files import load_config
 from pvnas_mmaction.engine.search_loop import SearchLoop
 from pvnas_mmaction.models.blocks import init_weights
-from pvnas_mmaction.models.pvnas_net import resolve_genotype
 from pvnas_mmaction.models.recognizers import view_of
 from pvnas_mmaction.search.derive import derive
 from pvnas_mmaction.search.donor_warmup import DonorWarmup
@@ -33,6 +31,7 @@ from pvnas_mmaction.search.search import Search
 from pvnas_mmaction.search.steps import Steps
 from pvnas_mmaction.space.cost import layer_costs, network_cost, skeleton_cost
 from pvnas_mmaction.space.cost_table import cost_tables
+from pvnas_mmaction.space.genotype import load_genotype
 from pvnas_mmaction.space.search_space import SearchSpace
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "pvnas"
@@ -90,7 +89,7 @@ def test_name_says_what_the_config_does(name):
     total = int(said["gpus"]) * int(said["batch"])
     if total > 16:
         assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=total)
-    assert view_of(cfg).frames == num_frames(name)
+    assert view_of(cfg)[0][1] == num_frames(name)
     loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
     counts = {loader.dataset.num_classes for loader in loaders}
     counts.add(cfg.model.cls_head.num_classes)
@@ -105,8 +104,8 @@ def test_name_says_what_the_config_does(name):
 def test_pipelines_give_the_views_of_the_recipe(name, motion_clips):
     cfg = load(name)
     video = str(motion_clips / (motion_clips / "val.txt").read_text().split()[0])
-    view = view_of(cfg)
-    shape = (3, num_frames(name), view.height, view.width)
+    shape, _ = view_of(cfg)
+    assert shape[1] == num_frames(name)
     if name in SEARCH:
         assert tuple(cfg.train_cfg.input_shape) == shape
     views = dict(train=1, val=1, test=DATA[parts(name)["data"]][1])
@@ -231,10 +230,9 @@ def test_model_index_is_about_the_config_that_it_names(entry):
     assert metadata["Epochs"] == cfg.train_cfg.max_epochs
     if "Resolution" not in metadata:
         return
-    view = view_of(cfg)
-    assert metadata["Resolution"] == str(view)
-    genotype = resolve_genotype(cfg.model.backbone.genotype)
-    shape = (3, view.frames, view.height, view.width)
+    shape, _ = view_of(cfg)
+    assert metadata["Resolution"] == "x".join(map(str, shape[1:]))
+    genotype = load_genotype(cfg.model.backbone.genotype)
     cost = network_cost(genotype.skeleton, genotype.blocks, shape, cfg.num_classes)
     for field, found in (("FLOPs", cost.macs), ("Parameters", cost.params)):
         unit = dict(K=1e3, M=1e6, G=1e9)[metadata[field][-1]]

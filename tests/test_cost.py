@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Costs by formula against a counted forward, counted parameters and hand counts."""
 
 import functools
@@ -21,7 +20,7 @@ from toys import (
 )
 
 from pvnas_mmaction.models import PVNASNet
-from pvnas_mmaction.models.blocks import build_block
+from pvnas_mmaction.models.blocks import Block
 from pvnas_mmaction.space.cost import (
     Cost,
     block_cost,
@@ -37,7 +36,7 @@ from pvnas_mmaction.space.genotype import (
     Stem,
     parse_genotype,
 )
-from pvnas_mmaction.space.layout import FAMILIES, Layer
+from pvnas_mmaction.space.layout import FAMILIES, Layer, layout
 from pvnas_mmaction.space.search_space import SearchSpace
 
 SPACE = SearchSpace.from_config(space_of_all_families())
@@ -57,7 +56,7 @@ def counted(module: nn.Module, *shape: int) -> Cost:
 def test_block_cost_is_what_a_forward_counts(family: str, layer: Layer) -> None:
     for text in specs_of(family):
         found = block_cost(text, layer, (5, 17, 11))
-        block = build_block(text, layer)
+        block = Block(layout(text, layer))
         assert found == counted(block, layer.in_channels, 5, 17, 11), text
     assert block_cost("skip", make_layer(), (5, 17, 11)) == Cost(0, 0)
 

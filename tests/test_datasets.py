@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Lists with faults, videos that cannot be read, and how both are reported."""
 
 import logging

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Derivation against brute force, and on problems that strain the solver."""
 
 import itertools
@@ -8,7 +7,7 @@ import random
 import pytest
 
 from pvnas_mmaction.search import derive as derive_module
-from pvnas_mmaction.search.derive import derive, derive_apart
+from pvnas_mmaction.search.derive import derive
 from pvnas_mmaction.space.cost_table import KINDS, CostTable
 
 
@@ -47,25 +46,21 @@ class BruteForce:
         chosen = [t[o] for t, o in zip(rows, network, strict=True)]
         return budget.table.fixed + sum(chosen)
 
-    def next_best(self, found, min_distance) -> float | None:
-        """Log-probability of the best network far enough from those found."""
-        rest = [
-            value
-            for network, value in self.feasible.items()
-            if all(distance(network, other) >= min_distance for other in found)
-        ]
+    def next_best(self, found) -> float | None:
+        """Log-probability of the best network but those found."""
+        rest = [v for network, v in self.feasible.items() if network not in found]
         return max(rest, default=None)
 
-    def check(self, results: list, num_candidates, min_distance) -> None:
+    def check(self, results: list, num_candidates) -> None:
         for position, result in enumerate(results):
             assert result in self.feasible
             earlier = results[:position]
-            best = self.next_best(earlier, min_distance)
+            best = self.next_best(earlier)
             assert self.feasible[result] == pytest.approx(best, abs=1e-9)
-            assert all(distance(result, e) >= min_distance for e in earlier)
+            assert result not in earlier
         assert len(results) <= num_candidates
         if len(results) < num_candidates:
-            assert self.next_best(results, min_distance) is None
+            assert self.next_best(results) is None
 
 
 def random_problem(seed: int):
@@ -93,9 +88,7 @@ def random_problem(seed: int):
         if generator.random() < 0.3:
             limit = int(limit * generator.uniform(0.7, 1.3))
         budgets.append(Budget(kind, max(limit, 1), fixed, table))
-    num_candidates = generator.randint(1, 4)
-    min_distance = generator.randint(1, len(sizes))
-    return log_probs, budgets, num_candidates, min_distance
+    return log_probs, budgets, generator.randint(1, 4)
 
 
 @pytest.mark.parametrize("block", range(12))
@@ -104,11 +97,11 @@ def test_equals_brute_force(block, away):
     """``away``: from some networks that were found earlier, too."""
     numbers = []
     for seed in range(25 * block, 25 * block + 25):
-        log_probs, budgets, num_candidates, min_distance = random_problem(seed)
+        log_probs, budgets, num_candidates = random_problem(seed)
         reference = BruteForce(log_probs, budgets)
         if not reference.feasible:
             with pytest.raises(ValueError, match=r"budgets?: expected"):
-                derive(log_probs, budgets, num_candidates, min_distance)
+                derive(log_probs, budgets, num_candidates)
             continue
         generator = random.Random(seed)
         apart = generator.randint(1, len(log_probs))
@@ -121,10 +114,8 @@ def test_equals_brute_force(block, away):
             for network, value in reference.feasible.items()
             if all(distance(network, other) >= apart for other in earlier)
         }
-        results = derive(
-            log_probs, budgets, num_candidates, min_distance, earlier, apart
-        )
-        reference.check(results, num_candidates, min_distance)
+        results = derive(log_probs, budgets, num_candidates, earlier, apart)
+        reference.check(results, num_candidates)
         numbers.append(len(results))
     assert any(numbers) and all(numbers) == (not away)
 
@@ -145,9 +136,9 @@ def test_a_budget_below_the_tolerance_of_the_solver_is_kept(seed, monkeypatch):
     log_probs += [log_softmax([o + generator.random() for o in range(4)])] * 3
     limit = sum(sorted(row[1] for row in table[:4])[:2]) + 4
     budgets = [Budget("flops", limit, 0, table)]
-    results = derive(log_probs, budgets, num_candidates=3, min_distance=2)
+    results = derive(log_probs, budgets, num_candidates=3)
     assert len(calls) > 3, "the problem is too easy to test the repair"
-    BruteForce(log_probs, budgets).check(results, 3, 2)
+    BruteForce(log_probs, budgets).check(results, 3)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -206,20 +197,6 @@ def test_budgets_that_exclude_each_other_are_named():
     with pytest.raises(ValueError, match=message):
         derive([[0.0, 0.0]] * 2, [flops, less])
     assert derive([[0.0, 0.0]] * 2, [flops, params])[0] == (0, 0)
-
-
-def test_derive_apart_rounds_up_and_gives_way():
-    log_probs = [[-0.1, -3.0], [-0.2, -2.0], [-0.3, -1.0]]
-    first = (0, 0, 0)
-    assert derive_apart(log_probs, [], 1, [], 0.5) == [first]
-    assert derive_apart(log_probs, [], 1, [first], 0.0) == [first]
-    assert derive_apart(log_probs, [], 1, [first], 1 / 3) == [(0, 0, 1)]
-    assert derive_apart(log_probs, [], 1, [first], 0.34) == [(0, 1, 1)]
-    assert derive_apart(log_probs, [], 1, [first], 1.0) == [(1, 1, 1)]
-    # Nothing is that far from both.
-    assert derive_apart(log_probs, [], 2, [first, (1, 1, 1)], 1.0) == [first, (0, 0, 1)]
-    budget = Budget("flops", 1, 0, [[0, 1], [1, 2], [0, 1]])
-    assert derive_apart(log_probs, [budget], 2, [first], 0.1) == [first]
 
 
 def test_most_expensive_is_the_maximum_over_all_networks():

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """tools/derive_genotype.py, on the checkpoint of a search that really ran."""
 
 import itertools

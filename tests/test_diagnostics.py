@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Whether the choice of a search can be trusted, in figures that are known here."""
 
 import pytest

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Several processes: one path, the same alphas, gradients of the whole batch."""
 
 import copy
@@ -224,7 +223,7 @@ def test_what_fails_in_one_process_ends_all(tmp_path, what):
         elif what == "a genotype":
             search_files.save_genotype = fail
         elif what == "the setting":
-            search_files.write_atomically = fail
+            search_files.write_json = fail
         elif what == "a clip":
             loop.data.weights_loader.collate_fn = fail
         else:

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Diversity, entropy and distances, against enumeration and hand counts."""
 
 import itertools

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A search from a donor: what each phase runs, against what it says it computes."""
 
 import copy

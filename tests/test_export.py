@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Networks outside of eager PyTorch: ONNX, torch.export and torch.compile."""
 
 import json
@@ -22,7 +21,8 @@ from pvnas_mmaction.apis.export import (
     model_facts,
 )
 from pvnas_mmaction.apis.quantize import labelled_clips
-from pvnas_mmaction.models.recognizers import settle_batch_norm
+from pvnas_mmaction.models.blocks import batch_norms
+from pvnas_mmaction.models.recognizers import logits
 
 GENOTYPES = one_genotype_per_family()
 SHAPE = (3, 6, 32, 32)
@@ -36,8 +36,12 @@ FORMAT = dict(type="FormatShape", input_format="NCTHW")
 def random_recognizer(config: Config) -> torch.nn.Module:
     torch.manual_seed(0)
     recognizer = init_recognizer(config, device="cpu")
-    settle_batch_norm(recognizer, torch.randn(2, 1, *SHAPE))
-    return recognizer
+    # With running statistics of 0 and 1, activations would shrink.
+    for norm in batch_norms(recognizer):
+        norm.momentum = 1.0
+    with torch.no_grad():
+        logits(recognizer.train(), torch.randn(2, 1, *SHAPE))
+    return recognizer.eval()
 
 
 @pytest.mark.parametrize("family", GENOTYPES)

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """``pvnas fit`` on 40 tiny clips, also killed in each step, and ``pvnas predict``."""
 
 import csv

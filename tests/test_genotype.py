@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Block specs and genotype files: round trips, and what each wrong input is told."""
 
 import json

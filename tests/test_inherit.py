@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pvnas_mmaction.models import PVNASNet, PVNASSupernet
 from pvnas_mmaction.models import inherit as inherit_module
-from pvnas_mmaction.models.blocks import build_block, init_weights
+from pvnas_mmaction.models.blocks import Block, init_weights
 from pvnas_mmaction.models.donor import Donor, load_state, read_donor
 from pvnas_mmaction.models.inherit import (
     inherit,
@@ -25,6 +25,7 @@ from pvnas_mmaction.models.inherit import (
     shape_block,
     shape_kernel,
 )
+from pvnas_mmaction.space.layout import layout
 from pvnas_mmaction.space.search_space import SearchSpace, expand_braces
 
 SPACES = Path(__file__).parents[1] / "configs/pvnas/_base_/spaces"
@@ -310,10 +311,10 @@ def test_narrower_blocks_drop_the_channels_of_least_weight(name, layer, texts):
     source = donor.layers[layer]
     ranked = rank_channels(source)
     for text in texts:
-        block = build_block(text, place).eval()
+        block = Block(layout(text, place)).eval()
         shapes = {key: value.shape for key, value in block.state_dict().items()}
         block.load_state_dict(shape_block(ranked, shapes), strict=False)
-        pruned = build_block(texts[0], place).eval()
+        pruned = Block(layout(texts[0], place)).eval()
         state = {k: v[:, :, None] if v.ndim == 4 else v for k, v in source.items()}
         for consumer in ("project",) if text[0] == "m" else ("spatial", "expand"):
             weight = state[f"{consumer}.conv.weight"].clone()
@@ -418,7 +419,7 @@ def test_inheriting_beats_random_weights_at_step_0(name, tmp_path):
         found = {"inherited": [], "random": []}
         for layer in space.layers[1::3]:
             own = network.layers[layer.index]
-            block = build_block(replace(space.candidates[layer.index][0]), layer)
+            block = Block(layout(replace(space.candidates[layer.index][0]), layer))
             init_weights(block)
             network.layers[layer.index] = block
             for kind in ("random", "inherited"):

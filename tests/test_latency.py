@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Latency tables: the file, how they are measured, and the tool that does it."""
 
 import itertools

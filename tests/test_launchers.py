@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """tools/dist_*.sh and tools/slurm_*.sh: what they pass on, and what is made of it."""
 
 import os

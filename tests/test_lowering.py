@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Every lowering against PyTorch's own 3D convolution, forward and backward."""
 
 import itertools

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The schedule: whole curves by hand, feedback on simulated alphas, resume."""
 
 import doctest

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The schedule in a real runner: rates as full lists, restarts, logs, refusals."""
 
 import copy
@@ -117,7 +116,7 @@ def test_learning_rates_replayed_through_a_runner(tmp_path, mode):
     for name in ("weights", "alphas"):
         assert column(logged, f"{name}_lr") == rates[name]
     cycles = 2 if mode in ("cyclic", "diversity") else 1
-    assert len(runner.train_loop.search.archive) == cycles
+    assert len(runner.train_loop.search.archive.entries) == cycles
 
 
 def test_what_is_logged_is_true_of_the_alphas(tmp_path):

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The motion clips: what moves, what does not tell the class, and the files."""
 
 import json

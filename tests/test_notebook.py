@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The notebook of the docs runs from start to end, with small settings."""
 
 import nbformat

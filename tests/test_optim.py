@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The two optimisers of a search; Muon and AdamW in one, against PyTorch's own two."""
 
 import copy

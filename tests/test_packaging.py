@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What pyproject.toml asks for is what the package and its tools import, and
 scripts/bootstrap takes the Pythons that it names."""
 

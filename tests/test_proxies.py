@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Zero-cost proxies: scores against answers by hand, and one run over some networks."""
 
 import math

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The backbone of a genotype, alone and inside MMAction2's recognizer."""
 
 import json

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The race of a search's finalists."""
 
 import copy

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The study on real clips: folds, networks, a whole run, and the table."""
 
 import json

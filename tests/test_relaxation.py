@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Relaxations: values by hand, frequencies of what is drawn, gradients, seeds."""
 
 import itertools

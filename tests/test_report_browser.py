@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The page in Chromium, opened from disk. Skipped where there is no Chromium."""
 
 import json

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A network layer by layer, and its drawing, against the network itself."""
 
 import json

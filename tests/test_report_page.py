@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The page as text, and the tool that writes it and the figures."""
 
 import html

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Dumps of predictions: what they hold, and what must not be let in."""
 
 import io

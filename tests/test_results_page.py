@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Pages with results: links that lead somewhere, tables as the files have them."""
 
 import json

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A search that was killed and resumed ends bit for bit as one that was not."""
 
 import copy

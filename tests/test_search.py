@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A search without a runner: what it runs, what it reads, what it feeds back."""
 
 from collections import Counter
@@ -42,7 +41,7 @@ def test_a_search_needs_no_runner():
     )
     noted = run(search)
     assert (len(noted), search.num_steps, search.num_alpha_steps) == (18, 18, 12)
-    assert len(search.archive) == 2 and search.archive.final is not None
+    assert len(search.archive.entries) == 2 and search.archive.final is not None
     assert len(judged) >= 5
     for entry, number in zip(search.archive.entries, (9, 18), strict=True):
         assert entry.step == number

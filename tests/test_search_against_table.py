@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Derivation, ranking and a short search, judged by the committed table."""
 
 import math

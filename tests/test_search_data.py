@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The halves of the training list, and batches that follow from (seed, number)."""
 
 import random

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What a search writes: run.json, its history, pictures of its networks."""
 
 import json

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The judgement of searches by a table: baselines, arithmetic, and a search itself."""
 
 import copy
@@ -22,6 +21,7 @@ from benchmarks.ground_truth.table import Network, all_indices
 from benchmarks.memory_search import MemorySearch
 from benchmarks.search_quality import CONFIG
 from benchmarks.search_report import judge, judge_all, markdown
+from pvnas_mmaction.models.supernet import log_probabilities
 from pvnas_mmaction.space.cost import network_cost
 from pvnas_mmaction.space.search_space import SearchSpace
 
@@ -188,6 +188,6 @@ def test_same_search_as_the_loop(tmp_path, options):
     # that are not archived; each on 2 batches of 4 to calibrate and on 16 clips.
     evaluations = 2 * options.get("num_ranked", 1) + 1
     archived = {entry.blocks for entry in ours.archive.entries}
-    likeliest = map(ours.space.blocks, ours.selection.derive(ours.log_probs()))
-    evaluations += sum(blocks not in archived for blocks in likeliest)
+    likeliest = ours.selection.derive(log_probabilities(ours.alphas))
+    evaluations += sum(ours.space.blocks(n) not in archived for n in likeliest)
     assert memory.forward_clips == evaluations * (2 * 4 + 16)

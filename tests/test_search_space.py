@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Search spaces: size and indices against enumeration, and what wrong ones are told."""
 
 import itertools

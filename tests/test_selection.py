@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Which networks are derived, judged and chosen; the archive and its file."""
 
 import itertools
@@ -12,8 +11,9 @@ from searching import INPUT_SHAPE, NUM_CLASSES, SPACE
 
 from pvnas_mmaction.search.archive import Archive, ArchiveEntry
 from pvnas_mmaction.search.derive import Budget
+from pvnas_mmaction.search.diversity import mean_pairwise_hamming
 from pvnas_mmaction.search.selection import Selection, choose
-from pvnas_mmaction.space.cost_table import cost_tables
+from pvnas_mmaction.space.cost_table import CostTable, cost_tables
 from pvnas_mmaction.space.search_space import SearchSpace
 
 TOY = SearchSpace.from_config(SPACE)
@@ -108,7 +108,7 @@ def test_a_search_ends_in_the_best_of_all_however_near(better):
     assert first.blocks == blocks((0, 0, 0))
     assert second.distance >= 2 / 3  # half of three layers are two
     selection.finish_search(rows, 0.5)
-    assert len(judged) == len(accuracies) and len(selection.archive) == 2
+    assert len(judged) == len(accuracies) and len(selection.archive.entries) == 2
     final = selection.archive.final
     if better:
         assert judged[7:] == likeliest(rows)[1:]
@@ -166,6 +166,29 @@ def entry(blocks=A, cycle=0, accuracy=0.5, distance=None, **changes) -> ArchiveE
     return ArchiveEntry(**{**values, **changes})
 
 
+def test_distance_from_the_archive_is_rounded_up_and_gives_way():
+    stage = dict(out_channels=8, num_layers=3, candidates=["mb_t{1,3}_k3_e1"])
+    space = SearchSpace.from_config(
+        dict(name="three", stem=dict(channels=8), head_channels=8, stages=[stage])
+    )
+    table = CostTable("flops", "MACs", 0, [[0, 1], [1, 2], [0, 1]])
+    rows, first = [[-0.1, -3.0], [-0.2, -2.0], [-0.3, -1.0]], (0, 0, 0)
+
+    def derived(number, found, share, budget=None) -> list[tuple[int, ...]]:
+        selection = Selection(space, dict(flops=table), budget, num_ranked=number)
+        selection.archive.entries = [entry(space.blocks(network)) for network in found]
+        return selection.derive(rows, share)
+
+    assert derived(1, [], 0.5) == [first]
+    assert derived(1, [first], 0.0) == [first]
+    assert derived(1, [first], 1 / 3) == [(0, 0, 1)]
+    assert derived(1, [first], 0.34) == [(0, 1, 1)]
+    assert derived(1, [first], 1.0) == [(1, 1, 1)]
+    # Nothing is that far from both.
+    assert derived(2, [first, (1, 1, 1)], 1.0) == [first, (0, 0, 1)]
+    assert derived(2, [first], 0.1, Budget(table, 1)) == [first]
+
+
 def full_archive() -> Archive:
     archive = Archive()
     found = [(A, 0.5), (B, 0.75), (A, None), (C, 0.75)]
@@ -175,19 +198,16 @@ def full_archive() -> Archive:
     return archive
 
 
-def test_distance_to_the_nearest_entry_and_summary_by_hand():
+def test_distance_to_the_nearest_entry_by_hand():
     archive = full_archive()
     assert [e.distance for e in archive.entries] == [None, 0.5, 0.0, 0.5]
     assert archive.distance(A) == 0
     assert archive.distance(("x", *A[1:])) == 0.25
     assert Archive().distance(A) is None
     # Pairs: AB 2, AA 0, AC 2, BA 2, BC 2, AC 2, of 4 layers each.
-    assert archive.summary() == {
-        "mean_pairwise_hamming": pytest.approx(10 / 4 / 6),
-        "distinct": 3,
-        "best_accuracy": 0.75,
-    }
-    assert len(archive) == 4
+    found = [e.blocks for e in archive.entries]
+    assert mean_pairwise_hamming(found) == pytest.approx(10 / 4 / 6)
+    assert len(archive.entries) == 4
 
 
 def test_best_is_the_most_accurate_then_the_cheapest_then_the_earliest():
@@ -206,5 +226,4 @@ def test_file_gives_the_archive_back(tmp_path):
     path.write_text(json.dumps(archive.to_dict()))
     assert Archive.load(path).entries == archive.entries
     data = json.loads(path.read_text())
-    assert data["summary"]["distinct"] == 3
     assert data["entries"][1]["blocks"] == list(B)

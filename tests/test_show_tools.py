@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """tools/show_space.py and tools/show_genotype.py, run in this process."""
 
 import itertools

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Weights step and alpha step: each moves its own parameters by the right gradient."""
 
 import copy

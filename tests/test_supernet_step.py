@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What a step of a search saves for its backward pass, reads and costs the host."""
 
 import pytest

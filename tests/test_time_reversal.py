@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Time reversal: pairs in a batch, through MMAction2's preprocessor and a step."""
 
 import copy

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Options of the tools; what a user gets wrong: one line that names the field, exit
 status 2; and what happens to all other errors, and to Ctrl-C."""
 

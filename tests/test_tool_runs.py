@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """tools/train.py, test.py and their launchers, run whole, next to MMAction2's own."""
 
 import pickle

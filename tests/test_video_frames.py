@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Frame i is the i-th frame that a player shows, whatever the file."""
 
 import shutil

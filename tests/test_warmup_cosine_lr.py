@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Learning rates of a training follow its length, also when it is resumed."""
 
 import itertools

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The tools under test: where they are, and how to load, call and start one."""
 
 import importlib.util

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Block specs, layers and a space for tests, taken from the registered families.
 
 A family that joins ``layout.FAMILIES`` is in every list here without a change.

@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Measure how long networks take, ours next to those of MMAction2's zoo.
 
     %(prog)s
@@ -14,6 +13,7 @@ import shlex
 import statistics
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from pvnas_mmaction.models import recognizers
 from pvnas_mmaction.models.blocks import fold_batch_norm
 from pvnas_mmaction.models.pvnas_net import PVNASNet
 from pvnas_mmaction.profiling.clock import check_device, machine_facts
+from pvnas_mmaction.report.layers import format_shape
 from pvnas_mmaction.space.checks import COUNT, check, wrong
 
 ZOO = {
@@ -80,17 +81,22 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def random_input(shape: Sequence[int], is_2d: bool, batch_size: int) -> torch.Tensor:
+    """(N, 1, C, T, H, W), or (N, T, C, H, W) for a 2D recognizer."""
+    x = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0))
+    return x.transpose(1, 2).contiguous() if is_2d else x.unsqueeze(1)
+
+
 def prepare(result: dict[str, Any], args: argparse.Namespace) -> dict[str, Timer]:
     """Build a model and count its cost; gives what times its inference and training."""
     config = load_config(CONFIGS.get(result["name"], result["name"]))
     check_one_network(config)
-    view = recognizers.view_of(config)
+    shape, is_2d = recognizers.view_of(config)
     model = init_recognizer(config, device="cpu")  # random weights
-    x = view.random_input(1)
-    recognizers.settle_batch_norm(model, x)
-    result |= dict(view=str(view), params=recognizers.count_params(model))
-    result["macs"] = recognizers.count_macs(model, x)
-    x = view.random_input(args.batch_size).to(args.device)
+    learnt = (p.numel() for p in model.parameters() if p.requires_grad)
+    result |= dict(view=format_shape(shape[1:]), params=sum(learnt))
+    result["macs"] = recognizers.count_macs(model, random_input(shape, is_2d, 1))
+    x = random_input(shape, is_2d, args.batch_size).to(args.device)
     trained = copy.deepcopy(model).to(args.device)
     trained.train()  # those of TSM give no model back
     result["folded"] = isinstance(model.backbone, PVNASNet)
@@ -163,6 +169,9 @@ def to_markdown(results: list[dict[str, Any]], args: argparse.Namespace) -> str:
 def main() -> None:
     args = parse_args()
     warnings.filterwarnings("ignore")
+    # Activations of an untrained network may shrink to denormal numbers, which a CPU
+    # handles slowly. Threads that start later do the same.
+    torch.set_flush_denormal(True)
     results = measure(args)
     print(to_markdown(results, args))
     if all("error" in result for result in results):

@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Measure a latency table: every candidate of every layer of a search space.
 
     %(prog)s CONFIG --threads 2 --out FILE.json

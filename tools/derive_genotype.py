@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Derive genotypes from the checkpoint of a search, under budgets.
 
     %(prog)s work_dirs/search --budget-gflops 0.2 --out derived

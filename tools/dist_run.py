@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """torchrun, for dist_train.sh and dist_test.sh. After SIGTERM it waits for the
 checkpoint of a search, and ends with exit status 143."""
 

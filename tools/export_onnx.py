@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Export a trained recognizer to ONNX and check it against PyTorch.
 
     %(prog)s CONFIG CHECKPOINT --out model.onnx
@@ -65,7 +64,7 @@ def main() -> None:
     if config.model.type != "Recognizer3D":
         raise wrong("model.type", "'Recognizer3D'", repr(config.model.type))
     make_portable(config)
-    shape = view_of(config).shape
+    shape, _ = view_of(config)
     classifier = export.load_classifier(config, args.checkpoint, shape)
     export.export_onnx(classifier, out, shape, export.model_facts(config, shape))
     difference = export.max_difference(classifier, out, export.check_inputs(shape))

@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Find, train and export a network for a folder of videos and a budget.
 
 VIDEOS holds one folder of videos for each class. Clips are read once and split; a

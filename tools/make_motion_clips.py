@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Render motion clips: small mp4 files of 8 classes that only motion tells apart.
 
     %(prog)s --out data/motion_clips

@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Predict the classes of videos, with their probabilities.
 
     %(prog)s work_dirs/mine VIDEO --onnx

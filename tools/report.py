@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Write a report of searches and trainings: one HTML file that opens from disk.
 
     %(prog)s work_dirs/search

@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Show the network of a genotype layer by layer, as text and as a picture.
 
     %(prog)s GENOTYPE.json

@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Show a search space: stages, candidates, number of networks, lowest and highest cost.
 
     %(prog)s CONFIG

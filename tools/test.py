@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Test a checkpoint on the test set of its config.
 
     %(prog)s CONFIG CHECKPOINT

@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Search with a search config, or train the network of any other config.
 
     %(prog)s CONFIG --work-dir work_dirs/search --seed 0

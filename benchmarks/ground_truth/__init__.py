@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Every network of the search space ``tiny``, trained from scratch on motion clips.
 
 from benchmarks.ground_truth import load

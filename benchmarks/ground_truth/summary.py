@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What a ground truth table says, in a few lines and a plot."""
 
 import itertools

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The ground truth table: networks, accuracies, costs, ranks and regrets."""
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Train every network of the space `tiny` from scratch, and write the table.
 
     python benchmarks/ground_truth/train.py train --workers 2
@@ -43,7 +42,7 @@ from pvnas_mmaction.apis.cli import run
 from pvnas_mmaction.profiling.clock import check_device
 from pvnas_mmaction.space.checks import wrong
 from pvnas_mmaction.space.cost import network_cost
-from pvnas_mmaction.space.genotype import write_atomically
+from pvnas_mmaction.space.genotype import write_json
 from pvnas_mmaction.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -300,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             taken = take_over(log, load(args.table))
             print(f"{taken} trainings taken over from {args.table.name}")
         made = provenance("benchmarks/ground_truth/train.py", args.device)
-        write_atomically(args.work_dir / MADE, json.dumps(made) + "\n")
+        write_json(args.work_dir / MADE, made)
         left = train_table(loader, log, args.seeds, args.workers, args.limit, args.best)
         print(f"{len(log.records)} trainings in {log.path.name}, {left} left")
     elif args.command == "pack":

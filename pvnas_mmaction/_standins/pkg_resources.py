@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Stands in for ``pkg_resources``, which setuptools dropped after release 80, as far as
 mmengine uses it: to find the folder of an installed package (``mmaction::...``)."""
 

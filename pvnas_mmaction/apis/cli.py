@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What ``tools/train.py`` and ``tools/test.py`` share.
 
 They take the options of MMAction2's own tools, which here also work without a GPU and
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from rich.console import Console
 from tqdm import tqdm
 
@@ -32,11 +31,9 @@ from ..space.checks import NAME, check, wrong
 from . import run_checks
 from .config_checks import check_num_classes, warn_of_shared_clips
 from .config_files import KeyValueAction, make_portable, merge_options
-from .errors import run
+from .errors import run  # noqa: F401
 from .launchers import LAUNCHERS, start_distributed
 from .termination import TerminableRunner, TerminationHook
-
-__all__ = ["run"]
 
 _WRAPPERS = ("OptimWrapper", "AmpOptimWrapper", "BFloat16OptimWrapper")
 
@@ -114,7 +111,9 @@ def merge_train_args(cfg: Config, args: argparse.Namespace) -> Config:
         randomness["seed"] = args.seed
     elif cfg.get("resume") and randomness.get("seed") is None and cfg.load_from:
         # MMEngine would take it when the loaders have drawn another one.
-        randomness["seed"] = run_checks.seed_of(cfg.load_from)
+        load = CheckpointLoader.load_checkpoint
+        meta = load(cfg.load_from, "cpu", logger="silent").get("meta", {})
+        randomness["seed"] = meta.get("seed")
     flags = ("diff_rank_seed", "deterministic")
     cfg.randomness = randomness | {flag: True for flag in flags if getattr(args, flag)}
     return cfg

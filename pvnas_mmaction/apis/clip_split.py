@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Clips as three lists, with the clips of one source in one of them: by a regular
 expression of their names, or frames whose perceptual hashes differ in few bits."""
 

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The console command ``pvnas VERB ...``: each verb calls ``main`` of one of the tools,
 which a wheel carries in ``.mim/tools``, as ``mim`` expects."""
 
@@ -39,7 +38,6 @@ def call(verb: str, arguments: Sequence[object]) -> None:
     folders = (PACKAGE / ".mim" / "tools", PACKAGE.parent / "tools")
     file = next(f for d in folders if (f := d / f"{name}.py").is_file())
     spec = importlib.util.spec_from_file_location(f"pvnas_tool_{name}", file)
-    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look themselves up there
     spec.loader.exec_module(module)

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What a search was worth: its networks next to a hand-designed one, on test clips."""
 
 import shlex

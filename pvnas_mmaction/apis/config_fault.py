@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Which field of a config an exception comes from.
 
 MMEngine and MMAction2 build a run out of nested dicts, and each class fails in its own

@@ -1,15 +1,13 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Config files as the tools read them, and as runs write them."""
 
-import argparse
 import json
 from typing import Any
 
 from mmengine.config import Config, ConfigDict, DictAction
 
 from ..compat import package_file
-from ..models.pvnas_net import resolve_genotype
 from ..space.checks import reading, wrong
+from ..space.genotype import load_genotype
 from ..space.search_space import SearchSpace
 from .config_checks import check_fields
 
@@ -26,13 +24,7 @@ class KeyValueAction(DictAction):
             return DictAction._parse_iterable(text)
         return DictAction._parse_int_float_bool(text)
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
         for value in values or ():
             if "=" not in value:
                 parser.error(f"{option_string}: expected key=value, got {value!r}")
@@ -90,7 +82,7 @@ def make_portable(cfg: Config) -> None:
     """
     backbone = (cfg.get("model") or {}).get("backbone") or {}
     if isinstance(backbone.get("genotype"), str):
-        genotype = resolve_genotype(backbone["genotype"])
+        genotype = load_genotype(backbone["genotype"])
         backbone["genotype"] = ConfigDict(json.loads(genotype.to_json()))
     dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
     if dataset.get("pipeline") is not None:

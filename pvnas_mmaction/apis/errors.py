@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """How a tool ends: which errors are the user's, and what is said and written then."""
 
 import errno

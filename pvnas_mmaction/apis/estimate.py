@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """How long a search and a training take on this machine, from a few of their steps."""
 
 from timeit import timeit

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A recognizer as a function of clips, in PyTorch or as an ONNX file."""
 
 import copy
@@ -25,7 +24,7 @@ from ..profiling.onnx_parts import onnx_program, start
 from ..report.predictions import class_names
 from ..space.checks import wrong
 from ..space.cost import check_input_shape
-from ..space.genotype import write_atomically
+from ..space.genotype import write_atomically, write_json
 from .config_checks import check_num_classes, check_one_network
 from .config_files import load_config, make_portable
 from .onnx_predict import Deployed, read_description
@@ -116,7 +115,7 @@ def load_trained(source: str, checkpoint: str | None, device: str) -> Deployed:
     check_one_network(cfg)
     make_portable(cfg)
     preprocessing = preprocessing_of(cfg)
-    classifier = load_classifier(cfg, weights, recognizers.view_of(cfg).shape).to(where)
+    classifier = load_classifier(cfg, weights, recognizers.view_of(cfg)[0]).to(where)
     labels = labels_of(cfg) if checkpoint else read_description(folder)[0]
 
     @torch.inference_mode()
@@ -130,8 +129,7 @@ def write_description(cfg: Config, folder: Path) -> None:
     """Write ``labels.txt`` and ``preprocessing.json``, for an exported network."""
     labels, preprocessing = labels_of(cfg), preprocessing_of(cfg)
     write_atomically(folder / "labels.txt", "\n".join(labels) + "\n")
-    text = json.dumps(preprocessing, indent=1) + "\n"
-    write_atomically(folder / "preprocessing.json", text)
+    write_json(folder / "preprocessing.json", preprocessing)
 
 
 def model_facts(config: Config, input_shape: Sequence[int]) -> dict[str, str]:

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """From a folder of videos and a budget to a network that runs, by calls of the other
 verbs (:mod:`.verb_steps`). The same call continues wherever it was killed, and ends in
 the same result."""
@@ -21,7 +20,13 @@ from ..search.derive import Budget
 from ..search.selection import hand_designed
 from ..space.checks import reading, wrong
 from ..space.cost_table import CostTable, cost_tables
-from ..space.genotype import load_genotype, save_genotype, write_atomically
+from ..space.genotype import (
+    load_genotype,
+    replacing,
+    save_genotype,
+    write_atomically,
+    write_json,
+)
 from . import cli
 from .clip_split import lacking, split_by_source
 from .comparison import REFERENCE, compare, summary
@@ -95,7 +100,7 @@ class _Fit:
         if self.asked.dry_run:
             print("Nothing was trained: --dry-run")
             return None
-        self._write(self.work / "settings.json", self.asked.identity())
+        write_json(self.work / "settings.json", self.asked.identity())
         networks = self.search(table)
         for name, genotype in networks.items():
             self.train(name, genotype)
@@ -117,8 +122,6 @@ class _Fit:
                 got = f"one with {theirs.get(key)!r}"
                 raise wrong("--out", f"a fit with {key} {value!r}", got, hint)
         return True
-
-    # -- clips ----------------------------------------------------------------------
 
     def make_lists(self, begun: bool) -> Lists:
         """Scan and split the videos, or read the lists of an earlier call."""
@@ -158,8 +161,6 @@ class _Fit:
         free = shutil.disk_usage(self.out).free
         if 3 * CACHED_SIZE**2 * area < min(MAX_CACHE, free / 2):
             self.cache.mkdir(exist_ok=True)
-
-    # -- configs --------------------------------------------------------------------
 
     def write_configs(self, train: list[Clip]) -> None:
         asked = self.asked
@@ -203,8 +204,6 @@ class _Fit:
         self.space = read_space(self.search_cfg, "search.py")
         self.shape = tuple(self.search_cfg.train_cfg.input_shape)
 
-    # -- the plan ---------------------------------------------------------------------
-
     def cost_table(self) -> CostTable:
         asked, table = self.asked, None
         if asked.kind == "latency":
@@ -240,8 +239,6 @@ class _Fit:
         seconds["search"] = search
         left = sum(s for name, s in seconds.items() if not self.steps.is_done(name))
         print(f"About {max(1, round(left / 60))} minute(s) on this machine", flush=True)
-
-    # -- search and trainings ---------------------------------------------------------
 
     def search(self, table: CostTable) -> dict[str, Path]:
         asked, search = self.asked, self.work / "search"
@@ -290,8 +287,6 @@ class _Fit:
         epochs = self.train_cfg.train_cfg.max_epochs
         return self.work / name / f"epoch_{epochs}.pth"
 
-    # -- the result -------------------------------------------------------------------
-
     def compare(self, names: list[str], table: CostTable) -> dict[str, Any]:
         rows: dict[str, dict[str, Any]] = {}
         for name in names:
@@ -309,7 +304,8 @@ class _Fit:
         save_genotype(load_genotype(self.work / f"{name}.json"), out / "genotype.json")
         found = torch.load(self._last(name), map_location="cpu", weights_only=True)
         kept = {k: found[k] for k in ("meta", "state_dict", RECORD_KEY)}
-        torch.save(kept, out / "checkpoint.pth")
+        with replacing(out / "checkpoint.pth") as temporary:
+            torch.save(kept, temporary)
         cfg = load_config(str(self.work / f"{name}.py"))
         cfg.load_from = None
         cfg.model.backbone.genotype = str(out / "genotype.json")
@@ -329,8 +325,5 @@ class _Fit:
         if asked.unit == "ms" and not asked.on_gpu:
             file = out / "model.onnx"
             result["measured_ms"] = measured_ms(file, self.shape, asked.threads)
-        self._write(out / "result.json", result)
+        write_json(out / "result.json", result, ensure_ascii=False)
         shutil.rmtree(self.cache, ignore_errors=True)
-
-    def _write(self, path: Path, content: Any) -> None:
-        write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The group of the processes that a launcher started, also without a GPU."""
 
 import gc

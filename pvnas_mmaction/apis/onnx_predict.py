@@ -1,5 +1,4 @@
 #!/usr/bin/env python
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Classes of videos, by an exported network.
 
 This file runs without the package: it needs Python, numpy, OpenCV and onnxruntime.
@@ -82,9 +81,6 @@ def read_description(folder: Path) -> tuple[list[str], dict[str, Any]]:
     return texts[0].splitlines(), json.loads(texts[1])
 
 
-# -- frames --------------------------------------------------------------------------
-
-
 def count_frames(path: str) -> tuple[int, float]:
     """Number of frames, and of frames per second (0: unknown)."""
     if presented is None:
@@ -110,9 +106,6 @@ def read_frames(path: str, numbers: set[int]) -> Iterator[tuple[int, np.ndarray]
         frames = enumerate(presented.decode(*source))
         chosen = (frame for number, frame in frames if number in wanted)
         yield from zip(sorted(wanted), presented.show(chosen), strict=True)
-
-
-# -- clips ---------------------------------------------------------------------------
 
 
 def sample(total: int, start: int, preprocessing: dict[str, Any]) -> list[int]:
@@ -177,9 +170,6 @@ def clips_of(
         clip = (np.stack([frames[i] for i in row]).astype(np.float32) - mean) / std
         times = start / fps, (start + length) / fps
         yield np.ascontiguousarray(clip.transpose(3, 0, 1, 2)), times
-
-
-# -- predictions ---------------------------------------------------------------------
 
 
 def predict(

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """An exported network in 8-bit integers, and the accuracy that this costs."""
 
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Judge derived networks with inherited weights, outside of a search."""
 
 import copy

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Whether folder, checkpoint, data and config of a run belong together.
 
 Every checkpoint gets a record of the run that writes it: its network, its data and how
@@ -19,10 +18,10 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import EMAHook, Hook
-from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 
-from ..engine.checkpoints import saved_checkpoints, weights_of
+from ..engine.checkpoints import check_finite, saved_checkpoints, weights_of
 from ..engine.optim import unwrap
 from ..engine.search_data import SeededDataset
 from ..engine.warmup_cosine_lr import check_resumed_schedulers
@@ -117,12 +116,6 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str) -> No
     check_finite(model, path)
 
 
-def check_finite(model: nn.Module, field: str, hint: str = "") -> None:
-    """Check that no weight has become infinite, or is no number."""
-    if not all(value.isfinite().all() for value in model.parameters()):
-        raise wrong(field, "weights that are finite numbers", "others", hint)
-
-
 class RunCheckHook(Hook):
     """Records a run in its checkpoints, and checks what is loaded and the first clips.
 
@@ -195,12 +188,6 @@ def check_resumable(checkpoint: Mapping, path: str) -> None:
         expected = "a checkpoint of a training, with its optimizer and progress"
         hint = "load_from=CHECKPOINT starts a new training from weights"
         raise wrong(path, expected, "weights alone", hint)
-
-
-def seed_of(path: str) -> int | None:
-    """The seed of the run that wrote a checkpoint, where it says so."""
-    found = CheckpointLoader.load_checkpoint(path, "cpu", logger="silent")
-    return found.get("meta", {}).get("seed")
 
 
 def _keep_best_here(runner: Runner, checkpoint: dict) -> None:

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """SIGTERM, which a scheduler such as Slurm sends to all processes of a job: a search
 ends at the next step, with a checkpoint; anything else ends at once. Workers of loaders
 leave it to their reader, which needs whole batches up to the end of its step."""
@@ -72,7 +71,7 @@ class TerminationHook(Hook):
         if _State.asked:  # since the last step, while networks were judged
             raise Terminated
 
-    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+    def after_train_iter(self, runner: Runner, *_, **__) -> None:
         asked = torch.tensor(int(_State.asked))
         if get_world_size() > 1:
             all_reduce(asked, "max")
@@ -112,9 +111,8 @@ class TerminableRunner(Runner):
 def _start_worker(init: Callable[[int], None] | None, worker: int) -> None:
     if init is not None:
         init(worker)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        Thread(target=_end_with_parent, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Verbs that are called once each in a folder, with a line about how far they are."""
 
 import contextlib

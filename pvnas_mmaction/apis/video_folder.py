@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A folder of class folders, or lists, as clips: every one decoded once."""
 
 import os

@@ -1,13 +1,5 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The video data set that checks what it is given, and its reader."""
 
-from .load_video import PVNASVideoDecode, PVNASVideoInit
-from .pvnas_video_dataset import PVNASVideoDataset
-from .video_frames import VideoFrames
-
-__all__ = [
-    "PVNASVideoDataset",
-    "PVNASVideoDecode",
-    "PVNASVideoInit",
-    "VideoFrames",
-]
+from .load_video import PVNASVideoDecode, PVNASVideoInit  # noqa: F401
+from .pvnas_video_dataset import PVNASVideoDataset  # noqa: F401
+from .video_frames import VideoFrames  # noqa: F401

@@ -1,9 +1,7 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The transforms that open a video and decode its sampled frames."""
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from mmaction.datasets.transforms import DecordDecode, DecordInit, Resize
 from mmaction.registry import TRANSFORMS
 
 from ..space.checks import wrong
+from ..space.genotype import replacing
 from .video_frames import VideoFrames
 from .video_list import video_file
 
@@ -71,10 +70,8 @@ class CachedFrames(VideoFrames):
             for image in VideoFrames(file):
                 frame = dict(imgs=[image], img_shape=image.shape[:2])
                 images += resize(frame)["imgs"]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as part:
-                np.save(part, np.stack(images))
-            os.replace(part.name, path)
+            with replacing(path) as part, part.open("wb") as stream:
+                np.save(stream, np.stack(images))
         self._frames = np.load(path, mmap_mode="r")
         self._length = len(self._frames)
 

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The frames that ``ffmpeg`` shows, by PyAV and numpy alone: :mod:`..apis.onnx_predict`
 loads this file in a process without this package."""
 

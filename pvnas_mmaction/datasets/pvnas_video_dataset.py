@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A VideoDataset that says what is wrong with a list, and lives with a bad video."""
 
 import logging

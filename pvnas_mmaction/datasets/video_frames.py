@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The frames of a video as a player shows them.
 
 What a container says of its frames is often wrong: a cut without re-encoding holds

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Annotation lists, ``path class_id`` per line: read them and check them."""
 
 import os

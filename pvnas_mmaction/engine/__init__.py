@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Search in a runner: loop, hooks, optimisers; importing it registers them."""
 
 # ruff: noqa: F401

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Checkpoint files: from which one a run continues, and what that of a search holds."""
 
 import os
@@ -12,11 +11,12 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..search.archive import Archive
 from ..space.checks import reading, wrong
 from ..space.search_space import SearchSpace
+from .optim import unwrap
 
 CHECKPOINT_KEY = "pvnas_search"
 FORMAT_VERSION = 2
@@ -46,6 +46,13 @@ def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The weights of a checkpoint, or of the state dict that it is."""
     state = checkpoint.get("state_dict", checkpoint).items()
     return {k.removeprefix("module."): v for k, v in state if isinstance(v, Tensor)}
+
+
+def check_finite(model: nn.Module, field: str, hint: str = "") -> None:
+    """Check that no weight has become infinite, or is no number."""
+    for name, value in unwrap(model).named_parameters():
+        if not value.isfinite().all():
+            raise wrong(f"{field}, {name}", "finite weights", "others", hint)
 
 
 def _is_whole(path: Path) -> bool:

@@ -1,15 +1,12 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The schedule at work in a runner."""
 
-import torch
 from mmaction.registry import HOOKS
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
 from ..search.schedule import AUTO, LRDiversityConfig, LRDiversitySchedule
 from ..space.checks import wrong
-from .checkpoints import CHECKPOINT_KEY, FORMAT_VERSION, search_state
-from .optim import unwrap
+from .checkpoints import CHECKPOINT_KEY, FORMAT_VERSION, check_finite, search_state
 
 # Top-level keys with which MMEngine changes how a model runs.
 TRANSFORMS = ("activation_checkpointing", "compile", "efficient_conv_bn_eval")
@@ -82,9 +79,7 @@ class LRDiversityHook(Hook):
         if weights.base_param_settings is not None:
             weights.base_param_settings["lr"] = search.weights_lr
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx, data_batch=None, outputs=None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_, **__) -> None:
         search = runner.train_loop.search
         for name, value in search.scalars.items():
             runner.message_hub.update_scalar(f"train/{name}", value)
@@ -105,11 +100,8 @@ class LRDiversityHook(Hook):
         self._set_rates(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        for name, parameter in unwrap(runner.model).named_parameters():
-            if not torch.isfinite(parameter).all():
-                hint = "start another search with a lower learning rate of the weights"
-                field = f"step {runner.iter}, {name}"
-                raise wrong(field, "finite weights", "some that are not", hint)
+        hint = "start another search with a lower learning rate of the weights"
+        check_finite(runner.model, f"step {runner.iter}", hint)
         state = runner.train_loop.search.state_dict()
         checkpoint[CHECKPOINT_KEY] = dict(state, format_version=FORMAT_VERSION)
 

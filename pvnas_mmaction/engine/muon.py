@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Muon for the convolutions that mix channels, AdamW for everything else.
 
 Muon (Jordan et al., 2024) moves a weight matrix by its momentum made orthogonal, so

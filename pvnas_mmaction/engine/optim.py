@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Optimisers of a search: one for the weights, one for the alphas."""
 
 import copy
@@ -120,8 +119,4 @@ class SearchOptimWrapperConstructor:
             raise wrong("optim_wrapper.alphas.optimizer.lr", expected, repr(AUTO), hint)
         optimizer.defaults["lr"] = rate
         alphas = OPTIM_WRAPPERS.build(config)
-        groups = weights.optimizer.param_groups
-        held = [id(parameter) for group in groups for parameter in group["params"]]
-        rest = {id(parameter) for parameter in model.parameters()} - {id(found)}
-        assert len(held) == len(rest) and set(held) == rest, "weights, each once"
         return OptimWrapperDict(weights=weights, alphas=alphas)

@@ -1,9 +1,6 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The two halves of the training list, and loaders whose every batch is a function of
 (seed, step), so that a search that was killed continues with the batches that it would
 have seen. Samplers yield keys (index, seed), from which augmentations are seeded."""
-
-from __future__ import annotations
 
 import copy
 import os
@@ -117,7 +114,7 @@ class SeededDataset(Dataset):
         self.dataset = dataset
         self.metainfo = getattr(dataset, "metainfo", {})
 
-    def __deepcopy__(self, memo: dict) -> SeededDataset:
+    def __deepcopy__(self, memo: dict) -> "SeededDataset":
         return self
 
     def __len__(self) -> int:

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What a search leaves in its work directory, written whole and by rank 0 alone."""
 
 import json
@@ -24,7 +23,7 @@ from ..search.archive import ArchiveEntry
 from ..search.distributed import from_rank_0
 from ..search.search import Search
 from ..space.checks import reading
-from ..space.genotype import Genotype, save_genotype, write_atomically
+from ..space.genotype import Genotype, replacing, save_genotype, write_json
 from .search_data import SearchData
 
 
@@ -64,20 +63,15 @@ def _now() -> str:
     return datetime.now().isoformat(timespec="seconds")
 
 
-def _write(path: Path, data: object, indent: int | None = 2) -> None:
-    write_atomically(path, json.dumps(data, indent=indent) + "\n")
-
-
 def save_weights(state: dict[str, Tensor], blocks: Sequence[str], path: Path) -> None:
     """Write a network's weights for ``load_from``, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
     own = {name: value.clone() for name, value in state.items()}  # shared ones, too
-    torch.save(dict(meta=dict(blocks=list(blocks)), state_dict=own), temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        torch.save(dict(meta=dict(blocks=list(blocks)), state_dict=own), temporary)
 
 
 class SearchFiles:
-    """Writer of ``work_dir/search``: rank 0 alone; where it fails, all ranks do."""
+    """Writer of ``work_dir/search``; setting and archive are for rank 0 alone."""
 
     def __init__(self, runner: Runner, search: Search, data: SearchData) -> None:
         self.runner, self.search, self.data = runner, search, data
@@ -86,9 +80,6 @@ class SearchFiles:
     def write_setting(self) -> None:
         """Write down space and split, once what an earlier search has found in this
         folder was moved to ``search_before_TIMESTAMP``."""
-        from_rank_0(self._write_setting)
-
-    def _write_setting(self) -> None:
         search, data, logger = self.search, self.data, self.runner.logger
         has_archive = (self.directory / "archive.json").exists()
         if search.num_steps == 0:
@@ -113,15 +104,15 @@ class SearchFiles:
             num_classes=search.num_classes,
             budget=budget and dict(kind=budget.table.kind, budget=budget.limit),
         )
-        _write(self.directory / "space.json", setting, None)
-        _write(self.directory / "split.json", split, None)
+        write_json(self.directory / "space.json", setting, indent=None)
+        write_json(self.directory / "split.json", split, indent=None)
         logger.info(
             f"Search space {search.space.name!r}: {search.space.size:.4g} networks, "
             f"{len(search.space.layers)} layers; {len(data.weights_half)} clips train "
             f"the weights, {len(data.alpha_half)} the alphas"
         )
         if search.archive.entries and not has_archive:  # resumed in another folder
-            self._write_archive()
+            self.write_archive()
 
     @contextmanager
     def recorded_run(self) -> Iterator[None]:
@@ -150,7 +141,7 @@ class SearchFiles:
             starts=read_starts(path) if resumed else [],
         )
         record["starts"].append({**start, "ended": None, **start_facts()})
-        _write(path, record)
+        write_json(path, record)
         try:
             yield
             record["state"] = "finished"
@@ -161,39 +152,35 @@ class SearchFiles:
             raise
         finally:
             record["starts"][-1]["ended"] = _now()
-            _write(path, record)
+            write_json(path, record)
 
     def write_archive(self) -> None:
         """Write the archive, its genotypes and, with a donor, what blocks are worth."""
-        from_rank_0(self._write_archive)
-
-    def _write_archive(self) -> None:
         archive = self.search.archive
         if found := self.search.sensitivities:
-            _write(self.directory / "sensitivities.json", found, None)
+            write_json(self.directory / "sensitivities.json", found, indent=None)
         for entry in [*archive.entries, *([archive.final] if archive.final else [])]:
             save_genotype(self.genotype(entry), self.directory / entry.file)
-        _write(self.directory / "archive.json", archive.to_dict())
+        write_json(self.directory / "archive.json", archive.to_dict())
 
     def write_result(self) -> None:
         """Write the genotype that the search chose, ``diagnostics.json`` and, with a
         donor, the weights to fine-tune it from."""
         search, weights = self.search, None
         best, path = search.archive.best(), self.directory / "genotype.json"
-        assert best is not None
         if search.donor:  # by all ranks
             weights = search.inherited(search.space.indices_of_blocks(best.blocks))
 
         def write() -> None:
             save_genotype(self.genotype(best), path)
             if search.diagnostics:
-                _write(self.directory / "diagnostics.json", search.diagnostics)
+                write_json(self.directory / "diagnostics.json", search.diagnostics)
             if weights is not None:
                 save_weights(weights, best.blocks, path.with_suffix(".pth"))
 
         from_rank_0(write)
         self.runner.logger.info(
-            f"Search done: {len(search.archive)} genotype(s), the "
+            f"Search done: {len(search.archive.entries)} genotype(s), the "
             f"{'last' if best.accuracy is None else 'best'} is {path}: "
             f"{' '.join(best.blocks)}"
         )

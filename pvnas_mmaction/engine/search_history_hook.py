@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The course of a search as a file, for reports: p of every layer over time."""
 
 import json
@@ -50,9 +49,7 @@ class SearchHistoryHook(Hook):
         write_atomically(self.path, "".join(kept))
 
     @master_only
-    def after_train_iter(
-        self, runner: Runner, batch_idx, data_batch=None, outputs=None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_, **__) -> None:
         step, last = runner.iter, runner.iter + 1 == runner.max_iters
         if step % self.interval and not last:
             return

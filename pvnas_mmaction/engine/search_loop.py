@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The training loop of a search: it feeds batches to a :class:`Search`."""
 
 from collections.abc import Iterator, Mapping
@@ -112,7 +111,7 @@ class SearchLoop(EpochBasedTrainLoop):
         search, sampler = self.search, self.data.alpha_loader.sampler
         self._epoch = self._iter // len(self.dataloader)
         sampler.start, sampler.num_batches = search.num_alpha_steps, self._max_iters
-        self.files.write_setting()
+        from_rank_0(self.files.write_setting)
         with self.files.recorded_run():
             try:
                 if self.validation is not None:
@@ -144,7 +143,7 @@ class SearchLoop(EpochBasedTrainLoop):
         alphas_batch = None if self.search.rests else self._next_alpha_batch()
         outputs = self.search.step(data_batch, alphas_batch)
         if self.search.num_steps == self.num_tune_steps:
-            self.files.write_archive()
+            from_rank_0(self.files.write_archive)
         self.runner.call_hook(
             "after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs
         )
@@ -158,10 +157,10 @@ class SearchLoop(EpochBasedTrainLoop):
     def end_cycle(self):
         """End a cycle, after the last one the search, and write what was found."""
         entry = self.search.end_cycle()
-        self.files.write_archive()
+        from_rank_0(self.files.write_archive)
         if self.search.is_done:
             self.search.finish()
-            self.files.write_archive()
+            from_rank_0(self.files.write_archive)
         return entry
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

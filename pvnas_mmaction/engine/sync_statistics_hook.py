@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Running statistics averaged over the processes."""
 
 from mmaction.registry import HOOKS

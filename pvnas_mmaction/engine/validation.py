@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The accuracy of a model, without a validation loop's hooks, which would take that for
 the end of an epoch."""
 
@@ -23,8 +22,8 @@ class Validation:
         self.metric, self.num_clips = metric, len(dataloader.dataset)
 
     @torch.no_grad()
-    def metrics(self, model: nn.Module, num_batches: int | None = None) -> dict:
-        """What the evaluator gives for all batches, or the first so many."""
+    def __call__(self, model: nn.Module, num_batches: int | None = None) -> float:
+        """Of all batches, or the first so many."""
         training = model.training
         model.eval()
         with together():
@@ -32,10 +31,7 @@ class Validation:
                 samples = model.val_step(batch)
                 self.evaluator.process(data_samples=samples, data_batch=batch)
         model.train(training)
-        return self.evaluator.evaluate(self.num_clips)
-
-    def __call__(self, model: nn.Module, num_batches: int | None = None) -> float:
-        metrics, field = self.metrics(model, num_batches), "train_cfg.metric"
+        metrics, field = self.evaluator.evaluate(self.num_clips), "train_cfg.metric"
         if self.metric not in metrics:
             raise wrong(field, f"one of {sorted(metrics)}", repr(self.metric))
         value = float(metrics[self.metric])

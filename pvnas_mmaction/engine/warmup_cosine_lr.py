@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A learning rate that follows from the length of a training, also a resumed one."""
 
 import math

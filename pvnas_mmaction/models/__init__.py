@@ -1,9 +1,6 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Supernet and derived network; importing this package registers both."""
 
-from .inherit import InheritFrom
-from .pvnas_net import PVNASNet
-from .supernet import PVNASSupernet
-from .time_reversal import TimeReversalBlending
-
-__all__ = ["InheritFrom", "PVNASNet", "PVNASSupernet", "TimeReversalBlending"]
+from .inherit import InheritFrom  # noqa: F401
+from .pvnas_net import PVNASNet  # noqa: F401
+from .supernet import PVNASSupernet  # noqa: F401
+from .time_reversal import TimeReversalBlending  # noqa: F401

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """What supernet and network share: a checkpoint of another network is an error, where
 MMEngine would only warn and keep random weights."""
 

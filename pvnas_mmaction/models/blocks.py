@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """From the layout of a block to its module, which takes (N, C_in, T, H, W) and gives
 (N, C_out, ceil(T/St), ceil(H/S), ceil(W/S))."""
 
@@ -8,6 +7,7 @@ from collections import OrderedDict
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..space import layout as data
@@ -98,8 +98,8 @@ class Block(nn.Module):
         return self.act(y) if self.layout.act_after else y
 
 
-def build_block(spec: data.BlockSpec | str, layer: data.Layer) -> Block:
-    return Block(data.layout(spec, layer))
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    return [m for m in module.modules() if isinstance(m, _BatchNorm)]
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:
@@ -125,7 +125,7 @@ def init_weights(module: nn.Module) -> None:
         elif isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, std=0.01)
             nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.modules.batchnorm._BatchNorm):
+        elif isinstance(part, _BatchNorm):
             nn.init.ones_(part.weight)
             nn.init.zeros_(part.bias)
     for block in (part for part in module.modules() if isinstance(part, Block)):

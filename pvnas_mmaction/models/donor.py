@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Donors: pretrained image or video networks, read by the names of this project."""
 
 import importlib

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Weights of any candidate out of a donor's block.
 
 ==============================  =======================================  ============

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """How a 3D convolution is carried out: as PyTorch's own, or as cheaper 2D ones.
 
 A tensor (N, C, T, H, W) in channels-last memory holds the same numbers in the same
@@ -57,7 +56,6 @@ def conv_sum_of_folded(x: Tensor, conv: nn.Conv3d) -> Tensor:
         y = y[:, :, start : start + (last - first) * stride + 1 : stride]
         pad = (0, 0, 0, 0, first, out_frames - 1 - last)
         total = y if total is None else total + F.pad(y, pad)
-    assert total is not None
     return total
 
 

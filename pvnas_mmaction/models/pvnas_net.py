@@ -1,7 +1,4 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The network of one genotype, as a backbone."""
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,23 +6,12 @@ from typing import Any
 import torch
 from mmaction.registry import MODELS
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..space.checks import wrong
-from ..space.genotype import Genotype, load_genotype, parse_genotype
+from ..space.genotype import load_genotype
+from ..space.layout import layout
 from .backbone import Backbone
-from .blocks import Block, build_block
-
-
-def resolve_genotype(genotype: str | Mapping[str, Any] | Genotype) -> Genotype:
-    """A genotype from what a config gives: the path of a file, also one among a
-    package's configs (``"pvnas_mmaction::pvnas/genotypes/pvnas-s.json"``), or its
-    content as a dict. FileNotFoundError or ValueError where there is none."""
-    if isinstance(genotype, Genotype):
-        return genotype
-    if isinstance(genotype, Mapping):
-        return parse_genotype(genotype)
-    return load_genotype(genotype)
+from .blocks import Block, batch_norms
 
 
 @MODELS.register_module()
@@ -33,7 +19,7 @@ class PVNASNet(Backbone):
     """Backbone built from a genotype.
 
     Args:
-        genotype: As for :func:`resolve_genotype`.
+        genotype: As for :func:`load_genotype`.
         out_indices: Which outputs to give: 0 to S - 1 for the S stages, S for the last
             convolution, which ``I3DHead`` takes. One index gives a tensor, several a
             tuple. Default None: the last convolution alone.
@@ -50,7 +36,7 @@ class PVNASNet(Backbone):
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        self.genotype = resolve_genotype(genotype)
+        self.genotype = load_genotype(genotype)
         space, blocks = self.genotype.space, " ".join(self.genotype.blocks)
         self.whose = f"the genotype of space {space!r} with blocks {blocks}"
         self.norm_eval = norm_eval
@@ -63,7 +49,7 @@ class PVNASNet(Backbone):
         self.out_indices = indices
         self.stem = Block(skeleton.stem_layout)
         self.layers = nn.ModuleList(
-            build_block(spec, layer)
+            Block(layout(spec, layer))
             for spec, layer in zip(self.genotype.specs, skeleton.layers, strict=True)
         )
         self.head = Block(skeleton.head_layout)
@@ -80,10 +66,9 @@ class PVNASNet(Backbone):
         chosen = tuple(outputs[index] for index in self.out_indices)
         return chosen[0] if len(chosen) == 1 else chosen
 
-    def train(self, mode: bool = True) -> PVNASNet:
+    def train(self, mode: bool = True) -> "PVNASNet":
         super().train(mode)
         if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            for module in batch_norms(self):
+                module.eval()
         return self

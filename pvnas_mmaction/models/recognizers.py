@@ -1,50 +1,21 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Recognizers out of configs, ours and MMAction2's: viewed, run, counted."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..space.checks import wrong
 
 
-@dataclass(frozen=True)
-class View:
-    """One clip, cropped once; a 2D recognizer takes its frames as so many images."""
-
-    frames: int
-    height: int
-    width: int
-    is_2d: bool
-
-    def __str__(self) -> str:
-        return f"{self.frames}x{self.height}x{self.width}"
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(C, T, H, W)."""
-        return 3, self.frames, self.height, self.width
-
-    def random_input(self, batch_size: int) -> Tensor:
-        """(N, 1, 3, T, H, W), or (N, T, 3, H, W) for a 2D recognizer."""
-        generator = torch.Generator().manual_seed(0)
-        size = (batch_size, 1, self.frames, self.height, self.width, 3)
-        x = torch.randn(size, generator=generator).permute(0, 1, 5, 2, 3, 4)
-        if self.is_2d:
-            x = x[:, 0].transpose(1, 2)
-        return x.contiguous()
-
-
-def view_of(config: Config) -> View:
-    """One view of a config's test (else of its validation), what the zoo states FLOPs
-    for; ValueError where the pipeline does not say the number of frames or the size."""
+def view_of(config: Config) -> tuple[tuple[int, ...], bool]:
+    """Shape (C, T, H, W) of one view of a config's test (else of its validation), what
+    the zoo states FLOPs for, and whether the recognizer is a 2D one, which takes frames
+    as so many images; ValueError where the pipeline does not say frames or size."""
     pipeline = pipeline_of(config)
     frames: int | None = None
     size: tuple[int, int] | None = None
@@ -65,7 +36,7 @@ def view_of(config: Config) -> View:
         got = f"clip_len {frames}, crop {size} and format {input_format!r}"
         raise wrong("pipeline", expected, got)
     is_2d = input_format == "NCHW"
-    return View(frames * clips if is_2d else frames, *size, is_2d)
+    return (3, frames * clips if is_2d else frames, *size), is_2d
 
 
 def pipeline_of(config: Config) -> Sequence[Mapping[str, Any]]:
@@ -89,18 +60,6 @@ def logits(model: nn.Module, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def settle_batch_norm(model: nn.Module, x: Tensor) -> None:
-    """Set running statistics to those of one batch: with 0 and 1, activations of an
-    untrained network may shrink to denormal numbers, which a CPU handles slowly."""
-    for layer in model.modules():
-        if isinstance(layer, _BatchNorm):
-            layer.momentum = 1.0
-    model.train()
-    logits(model, x)
-    model.eval()
-
-
-@torch.no_grad()
 def count_macs(model: nn.Module, x: Tensor) -> int:
     """Multiply-accumulates of a forward: convolutions, fully connected layers and the
     products of attention, counted as PyTorch runs them one by one."""
@@ -114,7 +73,3 @@ def count_macs(model: nn.Module, x: Tensor) -> int:
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops() // 2
-
-
-def count_params(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The five relaxations: which candidates of a layer run, and with what weights.
 
 With p = softmax(alpha) over the K candidates of a layer:

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The supernet: every candidate of every layer of a search space, as a backbone."""
 
 import re
@@ -14,10 +13,10 @@ from mmaction.registry import MODELS
 from torch import Tensor, nn
 
 from ..space.checks import wrong
-from ..space.layout import Layer
+from ..space.layout import Layer, layout
 from ..space.search_space import SearchSpace
 from .backbone import Backbone
-from .blocks import Block, build_block
+from .blocks import Block
 from .relaxation import Choice, Draw, sample
 
 Choices = tuple[Choice, ...]
@@ -29,7 +28,7 @@ class MixedLayer(nn.Module):
 
     def __init__(self, candidates: Sequence[str], layer: Layer) -> None:
         super().__init__()
-        self.ops = nn.ModuleList(build_block(spec, layer) for spec in candidates)
+        self.ops = nn.ModuleList(Block(layout(spec, layer)) for spec in candidates)
 
     def forward(self, x: Tensor, choice: Choice) -> Tensor:
         """The candidates of ``choice``, added up by its weights."""
@@ -145,10 +144,6 @@ class PVNASSupernet(Backbone):
         """The path that runs one network."""
         return tuple(Choice((int(index),)) for index in indices)
 
-    def argmax_indices(self) -> tuple[int, ...]:
-        """The most probable candidate of each layer."""
-        return tuple(row.index(max(row)) for row in self.read_alphas())
-
     @contextmanager
     def use_path(self, path: Choices, first: int = 0) -> Iterator[None]:
         """Run ``path`` in every forward within this context. With ``first`` above 0 the
@@ -162,7 +157,8 @@ class PVNASSupernet(Backbone):
 
     def forward(self, x: Tensor, path: Choices | None = None) -> Tensor:
         """(N, C, T, H, W) -> (N, head_channels, T', H', W')."""
-        path = path or self._choices or self.path_of(self.argmax_indices())
+        if not (path := path or self._choices):
+            path = self.path_of([row.index(max(row)) for row in self.read_alphas()])
         x = x.contiguous(memory_format=torch.channels_last_3d)
         if self._first == 0:
             x = self.stem(x)

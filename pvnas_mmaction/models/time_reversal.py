@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Time reversal: every training clip is seen forwards and backwards in one batch. Where
 some classes are others played backwards, as opening and closing, the two differ in
 nothing but the sign of the motion."""

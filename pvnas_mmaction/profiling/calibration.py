@@ -1,10 +1,6 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Fit a latency table to whole networks, and see how well it predicts others.
-
-A sum of medians is not the time of a network: readings are skewed, each piece that runs
-alone has an overhead, and a search prefers the candidates whose readings came out low.
-So the table is scaled to networks drawn with that preference, with a margin on top.
-"""
+"""Fit a latency table to whole networks, and see how well it predicts others: readings
+are skewed, each piece that runs alone has an overhead, and a search prefers the
+candidates whose readings came out low."""
 
 import math
 import random

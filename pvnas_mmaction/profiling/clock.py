@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A clock for the CPU and the GPU, and the machine that its times hold for."""
 
 import os

@@ -1,18 +1,15 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Measure latency tables, and how well they predict whole networks.
 
 A block that runs alone in a loop keeps its input and its weights in the caches, and is
-quicker than in a network. So whole networks run here, drawn such that every candidate
-of every layer has its turn, and a clock is read between the layers. A candidate's time
-is the median of its readings; how the load of other programs changed from one moment to
-the next is divided out. Layers of the same kind and input size share their readings.
+quicker than in a network. So whole networks run here, and a clock is read between the
+layers. Layers of the same kind and input size share their readings.
 """
 
 import random
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from mmaction.models.heads import I3DHead
@@ -28,8 +25,7 @@ from ..space.search_space import SearchSpace
 from .clock import Clock, check_device, machine_facts, thread_count
 from .onnx_parts import OnnxParts, start
 
-T = TypeVar("T")
-Track = Callable[[Sequence[T]], Iterable[T]]
+Track = Callable[[Sequence], Iterable]
 Stage = Callable[[Any], Any]
 BACKENDS = ("torch", "onnxruntime")
 NUM_PASSES = 3

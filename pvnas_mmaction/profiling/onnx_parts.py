@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The networks of a space in onnxruntime: stem, candidates and head are exported once,
 and a network is their graphs, one behind the other."""
 

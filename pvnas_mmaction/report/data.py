@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Work directories of searches and trainings, finished or not, as plain data: a
 search's files in ``search/``, and what MMEngine leaves in ``<timestamp>/vis_data``."""
 
@@ -8,19 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mmengine.config import Config
 
 from ..engine.search_files import read_starts
 from ..engine.search_history_hook import read_json_lines
-from ..models.pvnas_net import resolve_genotype
 from ..search.archive import Archive, ArchiveEntry
 from ..space.checks import wrong
 from ..space.genotype import Genotype, load_genotype
 from ..space.search_space import SearchSpace
 
-T = TypeVar("T")
 EXPECTED = "the work directory of a search or training (--work-dir of tools/train.py)"
 
 
@@ -138,16 +135,13 @@ def lookup(config: Any, dotted: str) -> Any:
     return config
 
 
-# -- searches ----------------------------------------------------------------------
-
-
 def _read_search(run: SearchRun) -> SearchRun:
     folder = run.path / "search"
     if not folder.is_dir():
         run.missing.append("search/ is not there: the search is before its first step.")
         return run
 
-    def attempt(name: str, read: Callable[[Path], T], default: T) -> T:
+    def attempt(name: str, read: Callable[[Path], Any], default: Any) -> Any:
         """What ``read`` makes of a file; a sentence where it can't."""
         try:
             return read(folder / name)
@@ -207,9 +201,6 @@ def _read_setting(path: Path) -> dict[str, Any]:
     return dict(setting, space=SearchSpace.from_config(data["space"]))
 
 
-# -- trainings ---------------------------------------------------------------------
-
-
 def _read_training(run: TrainRun, folders: Sequence[Path]) -> TrainRun:
     train: dict[int, dict[str, Any]] = {}
     val: dict[int, dict[str, Any]] = {}
@@ -240,7 +231,7 @@ def _read_training(run: TrainRun, folders: Sequence[Path]) -> TrainRun:
         run.missing.append("The config names no genotype: the network is not drawn.")
         return run
     try:
-        run.genotype = resolve_genotype(source)
+        run.genotype = load_genotype(source)
     except (OSError, ValueError) as error:
         run.missing.append(f"The genotype can't be read ({error}).")
     return run

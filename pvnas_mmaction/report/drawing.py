@@ -1,17 +1,5 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""The picture of a network, one for page, TensorBoard and files.
-
-A network is a row of slots, one per layer between stem and last convolution. In its
-slot stand the convolutions of the block's layout from left to right, each
-
-- as wide as its multiply-accumulates, next to those of the most expensive layer;
-- as high as its temporal kernel: a flat bar sees one frame;
-- in the color of the block's family; pale where it is depthwise, an outline where it
-  stands on the shortcut.
-
-A temporal shift is three bars, staggered; a dot above a block marks
-squeeze-and-excitation; a skipped layer is an empty dashed frame.
-"""
+"""The picture of a network, one for page, TensorBoard and files: a row of slots, one
+per layer. ``templates/report.html.jinja`` says how to read it (``legend``)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -70,6 +58,8 @@ def _frames(row: LayerRow) -> int:
 def _slabs(index: int, row: LayerRow, widest_macs: int) -> list[dict[str, Any]]:
     """Bars of one slot: from x to x2 in slots, from y to y2 in frames around 0."""
     color = family_colors().get(row.spec.family if row.spec else "", OTHER_COLOR)
+    channels = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    pale = "#" + "".join(f"{(channel + 255) // 2:02X}" for channel in channels)
 
     def width(conv: Conv, size: Triple) -> float:
         return max(NARROWEST, part_cost(conv, size).macs / widest_macs * WIDEST)
@@ -77,7 +67,7 @@ def _slabs(index: int, row: LayerRow, widest_macs: int) -> list[dict[str, Any]]:
     bars, size = [], row.in_shape[1:]  # width, ends in frames, fill
     for part in row.layout.parts:
         if isinstance(part, Conv):
-            half, fill = part.kernel[0] / 2, color if part.groups == 1 else _pale(color)
+            half, fill = part.kernel[0] / 2, color if part.groups == 1 else pale
             bars.append((width(part, size), -half, half, fill))
         elif isinstance(part, Shift):
             bars += [(NARROWEST, i - 1.5, i - 0.5, color) for i in range(3)]
@@ -95,12 +85,6 @@ def _slabs(index: int, row: LayerRow, widest_macs: int) -> list[dict[str, Any]]:
 
 def _drawn(rows: Sequence[LayerRow]) -> list[LayerRow]:
     return [row for row in rows if row.name != "classifier"]
-
-
-def _pale(color: str) -> str:
-    """Halfway to white."""
-    channels = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{(channel + 255) // 2:02X}" for channel in channels)
 
 
 def _slot(index: int, row: LayerRow) -> dict[str, Any]:

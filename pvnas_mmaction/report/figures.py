@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """All plots but the drawing of a network: from the data of work directories."""
 
 import itertools

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A picture of every network that a search finds, where its scalars are logged."""
 
 import mmcv
@@ -22,9 +21,7 @@ class GenotypePictureHook(Hook):
     priority = "BELOW_NORMAL"
 
     @master_only
-    def after_train_iter(
-        self, runner: Runner, batch_idx, data_batch=None, outputs=None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_, **__) -> None:
         search = runner.train_loop.search
         if not search.at_cycle_end:
             return

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A network layer by layer: shapes, costs, latency, temporal reach. No torch."""
 
 from collections.abc import Sequence

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The report: one HTML file that needs neither network nor server."""
 
 from collections.abc import Mapping, Sequence
@@ -69,7 +68,7 @@ class Report:
             plots |= figures.comparison_plots(self.searches)
             self.comparison = self._add("compare", plots)
 
-    def render(self, title: str = "", now: datetime | None = None) -> str:
+    def render(self, title: str = "") -> str:
         kind = "Search report" if self.searches else "Training report"
         names = [section.run.name for section in self.sections]
         what = names[0] if len(names) == 1 else f"{len(names)} runs"
@@ -90,7 +89,7 @@ class Report:
         return environment.get_template("report.html.jinja").render(
             report=self,
             title=title or f"{kind}: {what}",
-            now=(now or datetime.now()).replace(microsecond=0),
+            now=datetime.now().replace(microsecond=0),
             version=__version__,
             families=family_colors(),
             kinds=KINDS,
@@ -128,7 +127,7 @@ class Report:
         if run.genotype is not None:
             classes = lookup(run.config, "model.cls_head.num_classes")
             try:
-                shape = view_of(Config(run.config)).shape
+                shape, _ = view_of(Config(run.config))
             except ValueError:  # a pipeline that does not say it
                 shape = None
             rows = layers.layer_rows(run.genotype, shape, classes)

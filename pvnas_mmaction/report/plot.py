@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Plots as Vega-Lite specifications, the templates in ``plots/`` filled with data.
 Color-blind readers can tell the colors apart (Okabe and Ito, 2008; cividis)."""
 

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Predictions that ``tools/test.py --dump`` saved: confusion and accuracy by class."""
 
 import io

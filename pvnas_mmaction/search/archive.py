@@ -1,14 +1,11 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The archive: genotypes that a search found, with costs and accuracy."""
-
-from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .diversity import hamming, mean_pairwise_hamming
+from .diversity import hamming
 
 
 @dataclass(frozen=True)
@@ -55,9 +52,6 @@ class Archive:
     entries: list[ArchiveEntry] = field(default_factory=list)
     final: ArchiveEntry | None = None
 
-    def __len__(self) -> int:
-        return len(self.entries)
-
     def distance(self, blocks: Sequence[str]) -> float | None:
         """Share of layers that differ from the nearest entry; None without one."""
         return min((hamming(blocks, e.blocks) for e in self.entries), default=None)
@@ -73,27 +67,16 @@ class Archive:
             return self.entries[-1] if self.entries else None
         return max(judged, key=lambda pair: (pair[0], -pair[1].macs))[1]
 
-    def summary(self) -> dict:
-        """How different the entries are, and the best accuracy, or None."""
-        found = [*self.entries, *([self.final] if self.final else [])]
-        accuracies = [e.accuracy for e in found if e.accuracy is not None]
-        blocks = [entry.blocks for entry in self.entries]
-        return dict(
-            mean_pairwise_hamming=mean_pairwise_hamming(blocks),
-            distinct=len(set(blocks)),
-            best_accuracy=max(accuracies, default=None),
-        )
-
     def to_dict(self) -> dict:
-        return {**asdict(self), "summary": self.summary()}
+        return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict) -> Archive:
+    def from_dict(cls, data: dict) -> "Archive":
         """Read what :meth:`to_dict` gave."""
         final = data["final"] and ArchiveEntry(**data["final"])
         return cls([ArchiveEntry(**item) for item in data["entries"]], final)
 
     @classmethod
-    def load(cls, path: Path) -> Archive:
+    def load(cls, path: Path) -> "Archive":
         """Read :meth:`to_dict` from a file."""
         return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))

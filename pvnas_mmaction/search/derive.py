@@ -1,16 +1,9 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Derivation: the most likely networks of a search that meet every budget.
 
-Given the log-probabilities of the candidates of each layer, derivation solves
-
-    maximise    sum_l log p_l[o_l]
-    subject to  fixed + sum_l c_l[o_l] <= limit        for every budget
-
-a multiple-choice knapsack, as an integer program (``scipy.optimize.milp``, HiGHS, with
-no gap allowed). After each network found, a cut excludes all that differ from it in
-less than ``min_distance`` layers. HiGHS accepts constraints that are violated by its
-feasibility tolerance, so every solution is added up again in exact rational arithmetic;
-one that exceeds a budget is cut off, too.
+The knapsack of docs/explanation/derivation.md as an integer program
+(``scipy.optimize.milp``, HiGHS, with no gap allowed). HiGHS accepts constraints that
+are violated by its feasibility tolerance, so every solution is added up again in exact
+rational arithmetic; one that exceeds a budget is cut off.
 """
 
 import math
@@ -47,9 +40,8 @@ def derive(
     log_probs: Sequence[Sequence[float]],
     budgets: Sequence[Budget] = (),
     num_candidates: int = 1,
-    min_distance: int = 1,
     earlier: Sequence[Sequence[int]] = (),
-    earlier_distance: int = 1,
+    distance: int = 1,
 ) -> list[Indices]:
     """Find the most likely networks that meet every budget.
 
@@ -57,9 +49,8 @@ def derive(
         log_probs: Log-probability of every candidate, one list per layer.
         budgets: Limits, at most one of each kind.
         num_candidates: Number of networks wanted.
-        min_distance: Least number of layers in which any two differ.
         earlier: Candidate indices of networks to stay away from, by at least
-            ``earlier_distance`` layers.
+            ``distance`` layers.
 
     Returns:
         Candidate indices of the networks, best first; fewer than wanted where no more
@@ -69,40 +60,21 @@ def derive(
         ValueError: No network meets the budgets; names the lowest cost.
     """
     scores = [[max(float(v), LOG_PROB_FLOOR) for v in layer] for layer in log_probs]
-    assert all(math.isfinite(value) for layer in scores for value in layer), log_probs
     for table, limit in ((budget.table, budget.limit) for budget in budgets):
-        assert list(map(len, table.per_layer)) == list(map(len, scores))
         if table.cheapest() > limit:
             expected = f"{plain(table.cheapest())} {table.unit} or more, the cheapest"
             raise wrong(f"{table.kind} budget", f"{expected} network", f"{limit}")
     program = _Program(scores, budgets)
     for indices in earlier:
-        program.forbid(indices, earlier_distance)
+        program.forbid(indices, distance)
     found: list[Indices] = []
     while len(found) < num_candidates and (indices := program.solve()) is not None:
         found.append(indices)
-        program.forbid(indices, min_distance)
+        program.forbid(indices, distance=1)
     if not found and not earlier:
         asked = ", ".join(f"{b.table.kind} {b.limit} {b.table.unit}" for b in budgets)
         raise wrong("budgets", "a network that keeps all at once", asked, "raise one")
     return found
-
-
-def derive_apart(
-    log_probs: Sequence[Sequence[float]],
-    budgets: Sequence[Budget],
-    num_candidates: int,
-    found: Sequence[Sequence[int]],
-    share: float,
-) -> list[Indices]:
-    """The most probable networks that differ from those found in a share of their
-    layers, rounded up; any where none of these meets the budgets."""
-    # 0.2 of 15 layers are 3, whatever floats make of it.
-    layers = math.ceil(share * len(log_probs) - 1e-9)
-    networks: list[Indices] = []
-    if layers > 0:
-        networks = derive(log_probs, budgets, num_candidates, 1, found, layers)
-    return networks or derive(log_probs, budgets, num_candidates)
 
 
 class _Program:
@@ -146,7 +118,6 @@ class _Program:
             )
             if result.status == 2:
                 return None
-            assert result.x is not None, result.message
             parts = np.split(result.x, self.starts[1:])
             indices = tuple(int(np.argmax(part)) for part in parts)
             if all(b.table.exact(indices) <= b.limit for b in self.budgets):

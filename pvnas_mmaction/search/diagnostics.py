@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Signs of a search that has collapsed, or that has settled on noise.
 
 Losses are those of networks with inherited weights on a few clips of the alpha half,

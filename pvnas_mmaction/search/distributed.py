@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Many processes. A sampled path leaves most of the supernet without gradient, so a
 step itself averages the gradients that it has made; all ranks draw the same path.
 
@@ -11,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,7 +30,6 @@ WEIGHTS_EVERY = 100
 PATIENCE = timedelta(seconds=30)
 """How long a process that failed waits for the others to listen."""
 _FAILED = -1
-T = TypeVar("T")
 
 
 class OtherRankError(RuntimeError):
@@ -118,7 +116,7 @@ def together() -> Iterator[None]:
         raise error
 
 
-def from_rank_0(function: Callable[[], T]) -> T:
+def from_rank_0(function: Callable[[], Any]) -> Any:
     """What a function gives in process 0, in every process; where it fails, all do."""
     found: list = [None]
     with together():

@@ -1,14 +1,8 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Diversity of architecture distributions and of genotypes, in plain floats.
 
-Two networks drawn independently from a distribution p over the candidates of each layer
-differ, on average, in this share of their layers, scaled so that uniform layers give 1
-and one-hot layers give 0::
-
-    D(p) = mean_l (1 - sum_o p_l[o]^2) / (1 - 1 / K_l)
-
-A layer with one candidate is left out of every mean, which is 0 where none has more.
-Probabilities and alphas are one list of floats per layer.
+docs/schedule.md has the formula of D(p). A layer with one candidate is left out of
+every mean, which is 0 where none has more. Probabilities and alphas are one list of
+floats per layer.
 """
 
 import math

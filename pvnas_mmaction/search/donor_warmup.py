@@ -1,15 +1,4 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Start of a search from a pretrained network.
-
-The *full network*, a block as wide as the donor's in each layer and with a shift where
-there is one, is tuned alone; every other candidate inherits from it. The loss of the
-full network with one block changed at a time says what each block is worth: from these
-losses follow the archive's first network and the first alphas. Then a step runs this
-network with a share of its layers drawn from p, and a weights step also the full
-network, from which the path is distilled. See docs/how_to/pretrained.md.
-"""
-
-from __future__ import annotations
+"""Start of a search from a pretrained network, see docs/how_to/pretrained.md."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -19,8 +8,8 @@ from typing import Any
 import torch
 from mmaction.models.heads import BaseHead
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..models.blocks import batch_norms
 from ..models.supernet import Choices, find_supernet
 from ..space.checks import COUNT, read, wrong
 from ..space.cost_table import CostTable, Rows
@@ -51,7 +40,7 @@ class DonorWarmup:
     @classmethod
     def read(
         cls, config: Mapping[str, Any] | None, space: SearchSpace, head: nn.Module
-    ) -> DonorWarmup | None:
+    ) -> "DonorWarmup | None":
         """From ``train_cfg.donor``, or a ValueError, as for a head whose scores can't
         be had; None gives None."""
         if config is None:
@@ -95,8 +84,7 @@ def block_losses(
     path = supernet.path_of(full)
     training = model.training
     model.eval()
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    norms = [m.train() for m in norms if m.track_running_stats]
+    norms = [m.train() for m in batch_norms(model) if m.track_running_stats]
     base, rows, count = 0.0, [[0.0] * n for n in supernet.counts], 0
     try:
         with switched_off(norms, "track_running_stats"):

@@ -1,19 +1,13 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The cost term of the search loss.
 
 With E = fixed + sum_l sum_o p_l[o] c_l[o], the expected cost, the loss of an alpha step
 is CE + lambda * |log(E / budget)| (FBNet, Wu et al., 2019; ProxylessNAS, Cai et al.,
-2019), or lambda * max(0, log(E / budget)) in the one-sided form.
-
-Lambda follows the error e = |log(E / budget)| (one-sided: without the absolute value).
-After an alpha step
+2019). Lambda follows the error e = |log(E / budget)|. After an alpha step
 
 - e within the tolerance: lambda shrinks, by half of RATE;
 - e above it, and not falling by a share of 1 / HORIZON per step: lambda grows by RATE;
 - e above it and falling: lambda stays; if it grew meanwhile it would drown CE.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Mapping
@@ -23,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..models.supernet import padded
-from ..space.checks import POSITIVE, TEXT, one_of, or_none, read, wrong
+from ..space.checks import NAME, POSITIVE, one_of, or_none, read, wrong
 from ..space.cost_table import KINDS, CostTable
 from .derive import Budget
 
@@ -42,33 +36,26 @@ _STATE = ("weight", "error", "trend")
 
 def build_penalty(
     cost: Mapping[str, Any] | None, tables: Mapping[str, CostTable]
-) -> CostPenalty | None:
+) -> "CostPenalty | None":
     """The cost term that ``train_cfg.cost`` asks for, or a ValueError: ``kind`` and
     ``budget``, in the unit of the kind; for latency also ``table``, the file that
-    ``tools/build_latency_table.py`` wrote. ``one_sided=True``: a cost under the budget
-    is not penalised. None: no budget."""
+    ``tools/build_latency_table.py`` wrote. None: no budget."""
     if cost is None:
         return None
-    rules = dict(
-        kind=one_of(*KINDS),
-        budget=POSITIVE,
-        table=or_none(TEXT),
-        one_sided=one_of(True, False),
-    )
+    rules = dict(kind=one_of(*KINDS), budget=POSITIVE, table=or_none(NAME))
     settings = read(cost, rules, ("kind", "budget"), "train_cfg.cost")
     kind, table = settings["kind"], settings.get("table")
     if (table is None) == (kind == "latency"):
         expected = "a latency table for kind 'latency', and none for other kinds"
         raise wrong("train_cfg.cost: table", expected, repr(table))
-    budget = Budget(tables[kind], settings["budget"])
-    return CostPenalty(budget, settings.get("one_sided", False))
+    return CostPenalty(Budget(tables[kind], settings["budget"]))
 
 
 class CostPenalty:
     """lambda * |log(E / budget)| with a lambda, ``weight``, that follows the error."""
 
-    def __init__(self, budget: Budget, one_sided: bool = False) -> None:
-        self.budget, self.one_sided = budget, one_sided
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
         self.weight, self.trend = FIRST, 0.0
         self.error: float | None = None
         self._costs = padded(budget.table.per_layer)
@@ -79,14 +66,12 @@ class CostPenalty:
         return (probabilities.double() * self._costs).sum() + self.budget.table.fixed
 
     def loss(self, probabilities: Tensor) -> Tensor:
-        error = torch.log(self.expected(probabilities) / self.budget.limit)
-        error = error.clamp_min(0) if self.one_sided else error.abs()
+        error = torch.log(self.expected(probabilities) / self.budget.limit).abs()
         return self.weight * error.float()
 
     def update(self, expected: float) -> float:
         """Adapt lambda to an expected cost; gives the new lambda."""
-        error = math.log(expected / self.budget.limit)
-        error = error if self.one_sided else abs(error)
+        error = abs(math.log(expected / self.budget.limit))
         if self.error is not None:
             change = error - self.error
             self.trend = SMOOTHING * self.trend + (1 - SMOOTHING) * change

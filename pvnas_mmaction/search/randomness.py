@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Random numbers that follow from a seed and a place, and not from what was drawn
 before: a search that was killed continues as it would have. Blendings and augmentations
 draw from Python's generator, NumPy's or torch's: all are seeded together."""

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """The learning-rate diversity schedule, as arithmetic: time and diversity go in,
 learning rates come out. Steps are split into cycles, and ``u`` in [0, 1) is the
 position of a step within its cycle. Formulas and modes: docs/schedule.md; defaults:

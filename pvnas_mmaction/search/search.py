@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """A search, from its first step to its last: the algorithm without a runner.
 
 ::
@@ -164,8 +163,6 @@ class Search:
     def at_cycle_end(self) -> bool:
         return self.num_steps > 0 and self.schedule.is_cycle_end(self.num_steps - 1)
 
-    # -- steps ----------------------------------------------------------------------
-
     def begin(self) -> None:
         """Get ready for the next step, once weights and state have been loaded."""
         self.steps.owners = self.supernet.share_weights()
@@ -298,14 +295,9 @@ class Search:
         found = diversity.diversity(self.probabilities)
         self.selection.start(rows, self.num_steps, found)
 
-    # -- cycles ---------------------------------------------------------------------
-
-    def log_probs(self) -> list[list[float]]:
-        return log_probabilities(self.alphas)
-
     def end_cycle(self) -> ArchiveEntry:
         """Archive the genotype of the cycle that is over, and restart the next one."""
-        schedule, log_probs = self.schedule, self.log_probs()
+        schedule, log_probs = self.schedule, log_probabilities(self.alphas)
         cycle = schedule.cycle_of(self.num_steps - 1)
         most_probable = self.space.blocks(self.selection.derive(log_probs)[0])
         nearest = self.archive.distance(most_probable)
@@ -336,7 +328,7 @@ class Search:
     def finish(self) -> ArchiveEntry | None:
         """Judge all genotypes by the final weights, and race them where ``race_steps``
         says so; gives what the search ends in."""
-        log_probs = self.log_probs()
+        log_probs = log_probabilities(self.alphas)
         self.selection.finish_search(log_probs, self.schedule.archive_distance)
         if self._hand_designed and self.validate:
             self.selection.race(self._hand_designed, self.trained_accuracy, log_probs)
@@ -377,8 +369,6 @@ class Search:
             return {key: value.cpu().clone() for key, value in found.items()}
 
         return self.judge(indices, copied)
-
-    # -- resume ---------------------------------------------------------------------
 
     def setting(self) -> dict[str, Any]:
         """What a search has to share with the one it resumes, by field."""

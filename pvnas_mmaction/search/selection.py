@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Which networks a search finds: derived exactly, evaluated, chosen, archived.
 
 Networks that share most of their layers differ by little, and a validation accuracy has
@@ -23,7 +22,7 @@ from ..space.cost_table import CostTable, Rows
 from ..space.layout import BlockSpec
 from ..space.search_space import SearchSpace
 from .archive import Archive, ArchiveEntry
-from .derive import Budget, Indices, derive, derive_apart
+from .derive import Budget, Indices, derive
 
 FIRST_FILE = "genotypes/cycle_00.json"
 FINAL_FILE = "genotypes/final.json"
@@ -108,10 +107,14 @@ class Selection:
 
     def derive(self, log_probs: Rows, min_distance: float = 0.0) -> list[Indices]:
         """The ``num_ranked`` most probable networks that meet the budget and differ
-        from the archive in a share of their layers, see :func:`derive_apart`."""
+        from the archive in a share of their layers, rounded up; any that meet it where
+        none is so far away."""
         found = [self.space.indices_of_blocks(e.blocks) for e in self.archive.entries]
-        wanted = self.num_ranked, found, min_distance
-        return derive_apart(log_probs, self.budgets, *wanted)
+        wanted = log_probs, self.budgets, self.num_ranked
+        # 0.2 of 15 layers are 3, whatever floats make of it.
+        layers = math.ceil(min_distance * len(log_probs) - 1e-9)
+        apart = derive(*wanted, found, layers) if layers else []
+        return apart or derive(*wanted)
 
     def start(self, losses: Rows, step: int, found_diversity: float) -> None:
         """Put the network of the least sum of single blocks' losses in the archive."""

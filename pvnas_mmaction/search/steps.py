@@ -1,13 +1,10 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """One step of the weights and one of the alphas (first-order bilevel search)."""
-
-from __future__ import annotations
 
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,29 +12,27 @@ from mmaction.models.heads import BaseHead
 from mmengine.dist import all_reduce_params
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..models.blocks import batch_norms
 from ..models.supernet import Choices, find_supernet, first_channels
 from ..space.checks import wrong
 from .distributed import together
 from .penalty import CostPenalty
 from .randomness import Stream, derived_seed, seeded
 
-T = TypeVar("T")
-
 
 class _Part(NamedTuple):
     """Parameters and batch normalisations of a part of the model."""
 
     weights: list[nn.Parameter]
-    norms: list[_BatchNorm]
+    norms: list[nn.Module]
 
     @classmethod
-    def of(cls, module: nn.Module) -> _Part:
-        norms = (m for m in module.modules() if isinstance(m, _BatchNorm))
-        return cls([*module.parameters()], [m for m in norms if m.track_running_stats])
+    def of(cls, module: nn.Module) -> "_Part":
+        norms = [m for m in batch_norms(module) if m.track_running_stats]
+        return cls([*module.parameters()], norms)
 
-    def without(self, *others: _Part) -> _Part:
+    def without(self, *others: "_Part") -> "_Part":
         left_out = {id(item) for part in others for items in part for item in items}
         return _Part(*([i for i in own if id(i) not in left_out] for own in self))
 
@@ -216,17 +211,16 @@ def switched_off(items: Iterable[object], attribute: str) -> Iterator[None]:
 def judge(
     model: nn.Module,
     calibration: Iterable[dict],
-    validate: Callable[[nn.Module], T],
+    validate: Callable[[nn.Module], Any],
     seed: int,
-) -> T:
+) -> Any:
     """What ``validate`` gives for the network that a model runs at present.
 
     Meanwhile running statistics of batch normalisation are the mean over batches of
     training clips: a supernet's mix all networks that were sampled. ``seed``, that of
     the search, is for what is drawn on the way, as by a blending.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    layers = [m for m in norms if m.running_mean is not None]
+    layers = [m for m in batch_norms(model) if m.running_mean is not None]
     saved = [(m.momentum, copy.deepcopy(dict(m.named_buffers()))) for m in layers]
     training, device = model.training, next(model.parameters()).device
     try:

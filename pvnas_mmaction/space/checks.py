@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Settings are what they should be, or one line says what is wrong. Everywhere in the
 package a function named ``check_...`` raises what :func:`wrong` makes, or OSError."""
 
@@ -69,7 +68,6 @@ def at_least(least: int) -> Rule:
     return expected, lambda v: type(v) is int and v >= least
 
 
-TEXT: Rule = ("text", lambda v: isinstance(v, str))
 NAME: Rule = ("a name", lambda v: isinstance(v, str) and v != "")
 COUNT: Rule = at_least(1)
 ODD: Rule = ("an odd number from 1 up", lambda v: COUNT[1](v) and v % 2 == 1)

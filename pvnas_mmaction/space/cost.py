@@ -1,17 +1,10 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Cost of blocks and networks by closed formula, from their layouts.
 
 MACs are the multiply-accumulates of convolutions and fully connected layers, per view.
 MMAction2's ``get_flops.py`` prints the same quantity as "FLOPs" and adds the work of
 batch normalisation and pooling, some percent on top. Parameters are all learnable
 numbers, batch normalisation included.
-
-For a convolution with kernel volume k, c_in inputs, c_out outputs and g groups at an
-output of (T, H, W): MACs = k * c_in * c_out / g * T * H * W and parameters
-k * c_in * c_out / g, plus 2 * c_out for the batch normalisation behind it.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -40,7 +33,7 @@ class Cost:
     macs: int = 0
     params: int = 0
 
-    def __add__(self, other: Cost) -> Cost:
+    def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.macs + other.macs, self.params + other.params)
 
 

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Cost tables: what each candidate of each layer costs, in any kind of cost.
 
 **To add a kind**, add one line to :data:`KINDS`: budgets, the cost term of a search,

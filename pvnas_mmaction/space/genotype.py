@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Genotypes: one network as a text file, in JSON.
 
 One block spec per layer (:mod:`.layout` has their grammar), the skeleton that is needed
@@ -8,7 +7,9 @@ docs/reference/block_specs.md. A genotype can be read where torch is not install
 
 import json
 import os
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,10 +122,9 @@ class Skeleton:
     @property
     def head_layout(self) -> Layout:
         """The last convolution as a block: ``project``, or the identity."""
-        width = self.stages[-1].out_channels
-        if self.head_channels is None:
-            return Layout((), style=self.style)
-        return Layout((Conv("project", width, self.head_channels),), style=self.style)
+        inner, width = self.stages[-1].out_channels, self.head_channels
+        parts = () if width is None else (Conv("project", inner, width),)
+        return Layout(parts, style=self.style)
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,6 @@ class Genotype:
     skeleton: Skeleton
     blocks: tuple[str, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        assert len(self.blocks) == len(self.skeleton.layers), self.blocks
 
     @property
     def specs(self) -> tuple[BlockSpec, ...]:
@@ -185,9 +182,17 @@ def parse_skeleton(data: object, where: str = "skeleton") -> Skeleton:
     return Skeleton(stem=Stem(**stem), stages=stages, **root)
 
 
-def load_genotype(path: str | os.PathLike[str]) -> Genotype:
-    """Read a genotype file, or ``package::path``; OSError or ValueError."""
-    path = package_file(path)
+def load_genotype(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Genotype,
+) -> Genotype:
+    """A genotype from what a config gives: the path of a file, also one among a
+    package's configs (``"pvnas_mmaction::pvnas/genotypes/pvnas-s.json"``), or its
+    content as a dict; OSError or ValueError where there is none."""
+    if isinstance(source, Genotype):
+        return source
+    if isinstance(source, Mapping):
+        return parse_genotype(source)
+    path = package_file(source)
     return parse_genotype(path.read_bytes(), where=str(path))
 
 
@@ -196,13 +201,25 @@ def save_genotype(genotype: Genotype, path: str | os.PathLike[str]) -> None:
     write_atomically(path, genotype.to_json())
 
 
+def write_json(path: str | os.PathLike[str], data: object, **settings: Any) -> None:
+    """Write data as JSON, whole or not at all; settings as of ``json.dumps``."""
+    write_atomically(path, json.dumps(data, **{"indent": 1, **settings}) + "\n")
+
+
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file through a temporary one next to it: whole, or not at all."""
+    """Write a text file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary file next to ``path``, which takes its place at the context's end."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,3 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Latency tables: measured milliseconds of every candidate at every layer, for one
 space, input shape, device and number of threads."""
 
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .checks import MAPPING, Rule, in_range, is_list, one_of, read, reading
-from .genotype import write_atomically
+from .genotype import write_json
 from .search_space import SearchSpace
 
 FORMAT_VERSION = 2
@@ -32,8 +31,7 @@ class LatencyTable:
         return self.fixed_ms + math.fsum(chosen)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        data = {"format_version": FORMAT_VERSION, **asdict(self)}
-        write_atomically(path, json.dumps(data, indent=1) + "\n")
+        write_json(path, {"format_version": FORMAT_VERSION, **asdict(self)})
 
 
 def load_latency_table(

@@ -1,30 +1,11 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
 """Blocks as data: from a block spec and a layer to the parts of a block.
 
-A *block spec* names one candidate operation::
-
-    spec   = "skip" | FAMILY "_t" Kt "_k" Ks "_e" E [ "_se" ]
-    FAMILY = a name out of FAMILIES; "skip" is the identity
-    Kt, Ks = odd integer, 1 to 11: temporal and spatial kernel size
-    E      = width of the block's inside, as a multiple of the input width (rb, rs: of
-             the output width): a decimal number without trailing zeros
-    "_se"  = squeeze-and-excitation in front of the last convolution
-
-Worked example: ``mb_t3_k5_e2.25_se`` on 24 channels has the layout
-
-    expand    1x1x1, 24 -> 56 (2.25 * 24 = 54, rounded to a multiple of 8)
-    spatial   1x5x5, depthwise, no normalisation and activation of its own
-    temporal  3x1x1, depthwise
-    se        56 -> 16 -> 56
-    project   1x1x1, 56 -> 24, no activation
-
-and the identity as its shortcut. Module, costs, pictures and inherited weights follow
-from the layout. Roles are the names of the parts in a state dict:
-``layers.3.expand.conv.weight``. **To add a family**, write one function
-(spec, layer) -> Layout with the line ``@family(...)`` above it.
+docs/reference/block_specs.md has the grammar of block specs, and a worked example.
+Module, costs, pictures and inherited weights follow from the layout. Roles are the
+names of the parts in a state dict: ``layers.3.expand.conv.weight``. **To add a
+family**, write one function (spec, layer) -> Layout with the line ``@family(...)``
+above it.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Callable
@@ -70,7 +51,7 @@ class BlockSpec:
         return f"{self.family}_{kernels}_e{ratio}{'_se' if self.se else ''}"
 
     @classmethod
-    def parse(cls, text: object, place: str = "block") -> BlockSpec:
+    def parse(cls, text: object, place: str = "block") -> "BlockSpec":
         """Read a block spec, e.g. ``"mb_t3_k5_e4_se"``; ValueError about ``place``."""
         if text == "skip":
             return cls("skip")
@@ -247,7 +228,6 @@ def layout(spec: BlockSpec | str, layer: Layer) -> Layout:
     if isinstance(spec, str):
         spec = BlockSpec.parse(spec, f"layer {layer.index}")
     if spec.is_skip:
-        assert layer.keeps_shape, f"skip at layer {layer.index}, which changes shape"
         return Layout((), style=layer.style)
     return replace(FAMILIES[spec.family].layout(spec, layer), style=layer.style)
 

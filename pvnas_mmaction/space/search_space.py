@@ -1,16 +1,5 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""Search spaces: a skeleton and, for each layer, a list of block specs.
-
-A space is plain config data: a skeleton (:mod:`.genotype`) with a name, and candidates
-in every stage; docs/reference/block_specs.md has an example. Braces stand for every
-text between their commas, in order: ``{mb_t1,ts_t3}_k3_e{6,1.5}`` is four block specs.
-
-The list of a stage is offered to each of its layers, but ``skip`` only to those that
-keep their shape. Where layers differ more, ``candidates`` is a list of such lists, one
-for each layer.
-"""
-
-from __future__ import annotations
+"""Search spaces: a skeleton and, for each layer, a list of block specs; as config data,
+see docs/reference/block_specs.md."""
 
 import itertools
 import math
@@ -42,7 +31,7 @@ class SearchSpace:
     candidates: tuple[tuple[str, ...], ...]
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> SearchSpace:
+    def from_config(cls, config: Mapping[str, Any]) -> "SearchSpace":
         """Read a space from config data, or raise ValueError about what is wrong."""
         check("space", config, MAPPING)
         data = dict(config)

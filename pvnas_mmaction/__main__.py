@@ -1,7 +1,0 @@
-# Copyright (c) PV-NAS for MMAction2 contributors. Apache-2.0 license.
-"""``python -m pvnas_mmaction VERB ...`` is the console command ``pvnas``."""
-
-from .apis.commands import main
-
-if __name__ == "__main__":
-    main()
