@@ -295,7 +295,7 @@ def test_the_config_of_the_docs(project_root, tmp_path):
     clips and gives one row of probabilities for each."""
     text = (project_root / "docs/how_to/existing_config.md").read_text()
     block, _ = re.findall(r"```python\n(_base_ = .*?)```", text, re.DOTALL)
-    path = "work_dirs/mine/search/genotype.json"
+    path = "work_dirs/compact/search/genotype.json"
     assert path in block
     shipped = project_root / "configs/pvnas/genotypes/pvnas-compact.json"
     config = tmp_path / "own.py"
