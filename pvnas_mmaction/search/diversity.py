@@ -1,8 +1,7 @@
 """Diversity of architecture distributions and of genotypes, in plain floats.
 
-A layer with one candidate is left out of
-every mean, which is 0 where none has more. Probabilities and alphas are one list of
-floats per layer.
+A layer with one candidate is left out of every mean, which is 0 where none has more.
+Probabilities and alphas are one list of floats per layer.
 """
 
 import math
@@ -28,8 +27,8 @@ def softmax(alphas: Rows) -> list[list[float]]:
 
 
 def diversity(probs: Rows) -> float:
-    """D(p) = mean_l (1 - sum_o p_l[o]^2) / (1 - 1 / K_l): 1 when every layer is uniform,
-    0 when every one is one-hot."""
+    """D(p) = mean_l (1 - sum_o p_l[o]^2) / (1 - 1 / K_l): 1 when all layers are
+    uniform, 0 when all are one-hot."""
     differ = ((1 - math.fsum(x * x for x in p), len(p)) for p in probs)
     share = _mean(value / (1 - 1 / k) for value, k in differ if k > 1)
     return min(max(share, 0.0), 1.0)  # float32 sums are not exactly 1

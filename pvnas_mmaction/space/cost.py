@@ -38,7 +38,9 @@ class Cost:
 
 
 def part_cost(part: Part, shape: Triple) -> Cost:
-    """Cost of one part at an input of (T, H, W); shifts and pools have none."""
+    """Cost of one part at an input of (T, H, W); shifts and pools have none. A kernel
+    of volume k, from c_in to c_out channels in g groups, at an output of (T, H, W):
+    k * c_in * c_out / g parameters, and T * H * W times as many MACs."""
     if isinstance(part, Conv):
         weights = part.in_channels * part.out_channels // part.groups
         weights *= math.prod(part.kernel)
