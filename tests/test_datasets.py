@@ -1,10 +1,12 @@
 """Lists with faults, videos that cannot be read, and how both are reported."""
 
+import errno
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -236,6 +238,11 @@ def test_a_video_that_goes_bad_later(folder: Path, log: list[str]) -> None:
     assert judged[2]["inputs"].shape == (1, 3, 4, 32, 32)
     with pytest.raises(OSError, match=r"train/00003\.mp4: expected a video, got"):
         judged[3]
+    full = OSError(errno.ENOSPC, "no space left", "cache")
+    step, failing = judged.pipeline.transforms[0], Mock(side_effect=full)
+    disk = patch.object(step, "transform", failing)
+    with disk, pytest.raises(OSError, match="^.Errno 28"):  # no fault of a video
+        judged[4]
     for path in (folder / "train").iterdir():
         truncate(path)
     with pytest.raises(OSError, match=r"train\.txt: expected clips .* none in 7 tr"):

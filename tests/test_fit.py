@@ -243,8 +243,8 @@ def wrong_folder(tmp_path: Path, videos: Path, kind: str) -> Path:
     elif kind == "one clip":
         for file in sorted((folder / "grow").iterdir())[1:]:
             file.unlink()
-    elif kind == "corrupt":
-        for file in folder.rglob("*.mp4"):
+    elif kind.endswith("corrupt"):
+        for file in folder.rglob("*.mp4" if kind == "corrupt" else "grow/*.mp4"):
             file.write_bytes(b"no video")
     return folder
 
@@ -256,6 +256,7 @@ def wrong_folder(tmp_path: Path, videos: Path, kind: str) -> Path:
         ("empty", "", "VIDEOS: .* two classes or more, got no videos in .*/\\*/"),
         ("one class", "", "VIDEOS: .* two classes or more, got videos of one class "),
         ("one clip", "", "VIDEOS: expected 5 clips or more of each class that can b"),
+        ("one class corrupt", "", r"got 0 of .* \(5 set aside: .*\); add clips"),
         ("corrupt", "", "VIDEOS: expected clips that can be read, got none of 40, s"),
         ("whole", "--budget-gflops 1e-4", "--budget-gflops: .* or more, the cheap"),
         ("whole", "--budget-gflops -1", "budget: expected a number above 0 for one"),

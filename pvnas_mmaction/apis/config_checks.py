@@ -86,6 +86,13 @@ def check_num_classes(cfg: Config) -> None:
             if found and names and len(names) != found:
                 expected = f"{found} lines, as model.cls_head.num_classes"
                 raise wrong(f"{path.parent}/classes.txt", expected, str(len(names)))
+    blending = (cfg.model.get("data_preprocessor") or {}).get("blending") or {}
+    opposites = blending.get("opposites")
+    if found and opposites is not None and len(opposites) != found:
+        field = "model.data_preprocessor.blending.opposites"
+        expected = f"{found} class ids, as model.cls_head.num_classes"
+        hint = "blending=None does without reversed clips"
+        raise wrong(field, expected, str(len(opposites)), hint)
 
 
 def warn_of_shared_clips(cfg: Config) -> None:

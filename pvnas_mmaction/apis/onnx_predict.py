@@ -231,6 +231,8 @@ def predict_all(
     for name, seconds in dict(window=args.window, stride=args.stride).items():
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"--{name}: expected seconds, got {seconds:g}")
+    if args.top_k < 1:
+        raise ValueError(f"--top-k: expected 1 or more, got {args.top_k}")
     if args.out and args.out.suffix not in (".json", ".csv"):
         raise ValueError(f"--out: expected FILE.json or FILE.csv, got {args.out}")
     found, videos = [], find_videos(videos)
@@ -242,7 +244,7 @@ def predict_all(
             continue
         for row in rows:
             pairs = zip(row["probabilities"], deployed.labels, strict=True)
-            top = sorted(pairs, key=lambda pair: -pair[0])[: max(args.top_k, 1)]
+            top = sorted(pairs, key=lambda pair: -pair[0])[: args.top_k]
             row["top"] = [label for _, label in top]
             shown = ", ".join(f"{label} {share:.3f}" for share, label in top)
             time = f"  {row['start']:7.2f}-{row['end']:.2f} s" if args.window else ""

@@ -152,4 +152,7 @@ def check_clips(names: Sequence[str], clips: Sequence[Clip]) -> None:
     if counts[label] < FEWEST:
         expected = f"{FEWEST} clips or more of each class that can be read"
         hint = "add clips, or move the folder elsewhere"
-        raise wrong("VIDEOS", expected, f"{counts[label]} of {names[label]!r}", hint)
+        got = f"{counts[label]} of {names[label]!r}"
+        faults = [clip.fault for clip in clips if clip.label == label and clip.fault]
+        got += f" ({len(faults)} set aside: {faults[0]})" if faults else ""
+        raise wrong("VIDEOS", expected, got, hint)

@@ -4,6 +4,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
+from errno import EDQUOT, ENOSPC
 from functools import cache
 from typing import Any
 
@@ -162,7 +163,8 @@ class PVNASVideoDataset(VideoDataset):
             try:
                 data = transform(data)
             except Exception as error:
-                if has_images or isinstance(error, ImportError | MemoryError):
+                full = getattr(error, "errno", None) in (ENOSPC, EDQUOT)  # the cache
+                if has_images or full or isinstance(error, ImportError | MemoryError):
                     raise
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 text = f"{path}: expected a video, got {reason}"
