@@ -12,7 +12,7 @@ import pvnas_mmaction  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pvnas_mmaction"
-TOP = {"compat", "registry", "__init__"}
+TOP = {"compat", "registry", "__init__", "__main__"}
 # A folder may import itself, what stands at the top of the package, and these.
 MAY_IMPORT = {
     "space": set(),

@@ -241,7 +241,7 @@ def test_a_video_that_goes_bad_later(folder: Path, log: list[str]) -> None:
     full = OSError(errno.ENOSPC, "no space left", "cache")
     step, failing = judged.pipeline.transforms[0], Mock(side_effect=full)
     disk = patch.object(step, "transform", failing)
-    with disk, pytest.raises(OSError, match="^.Errno 28"):  # no fault of a video
+    with disk, pytest.raises(OSError, match="Errno 28"):  # no fault of a video
         judged[4]
     for path in (folder / "train").iterdir():
         truncate(path)
